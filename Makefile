@@ -1,0 +1,38 @@
+# make demo    seven nights of simulated traffic, from an empty folder
+# make check   everything is right: lint, types, tests
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test lint types check lock clean
+.DEFAULT_GOAL := check
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Postroom needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/postroom demo
+
+test: install
+	$(BIN)/python -m pytest -n 2
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+check: lint types test
+
+lock: install
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --upgrade pyproject.toml --output-file constraints.txt
+
+clean:
+	rm -rf .venv data/demo

@@ -1,0 +1,191 @@
+"""`open_app`: the real clients, stores, ledger, clock and executor, opened together and closed together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Generic, TypeVar
+
+from pipeline.enablex.client import EnablexClient, Pacer
+from pipeline.errors import (
+    ConfigError,
+    CredentialsRefused,
+    FileRefused,
+    PipelineError,
+    StoreUnavailable,
+    Throttled,
+    Unreachable,
+)
+from pipeline.ledger import Ledger
+from pipeline.log import Redact
+from pipeline.media.copy import FileHost
+from pipeline.progress import Progress, Silent
+from pipeline.retry import retrying
+from pipeline.settings import Settings
+from pipeline.store import ObjectStore, open_store
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+Clock = Callable[[], datetime]
+
+_FAILURES_IN_A_ROW = {Unreachable: 3, Throttled: 3, FileRefused: 2}
+"""So many of a kind in a row mean that the service, not the item, is at fault (enablex-api.md section 6, point 4)."""
+
+
+@dataclass(frozen=True)
+class Done(Generic[Item, Result]):
+    """One item after its turn: a result, or an error; `not_tried` when its group had been given up before."""
+
+    item: Item
+    result: Result | None = None
+    error: PipelineError | None = None
+    not_tried: bool = False
+
+
+@dataclass(frozen=True)
+class App:
+    """Everything a flow needs; flows build nothing themselves."""
+
+    settings: Settings
+    lake: ObjectStore
+    vault: ObjectStore
+    ledger: Ledger
+    clock: Clock
+    executor: Executor
+    progress: Progress
+    redact: Callable[[str], str]
+    clients: dict[str, EnablexClient]
+    file_hosts: dict[str, FileHost]
+
+    def each(
+        self,
+        label: str,
+        items: Iterable[Item],
+        action: Callable[[Item], Result],
+        group: Callable[[Item], Hashable] = lambda _item: None,
+    ) -> list[Done[Item, Result]]:
+        """Run an action for every item on the executor, started in order; results in the same order.
+
+        A PipelineError is that item's result. Refused credentials, or several failures of one kind in a row, give up
+        the rest of the item's group; a store that cannot be used stops everything.
+        """
+        todo = list(items)
+        breaker = Breaker()
+        futures: list[Future[Done[Item, Result]]] = []
+        with self.progress.task(label, len(todo)) as advance:
+            for item in todo:
+                future = self.executor.submit(partial(_attempt, item, action, breaker, group(item)))
+                future.add_done_callback(lambda _future: advance())
+                futures.append(future)
+            try:
+                return [future.result() for future in futures]
+            finally:
+                for future in futures:
+                    future.cancel()
+
+
+class Breaker:
+    """Notes failures per group and says when to give the rest of it up. Shared by threads; a race costs one try."""
+
+    def __init__(self) -> None:
+        self._given_up: set[Hashable] = set()
+        self._in_a_row: Counter[tuple[Hashable, type]] = Counter()
+
+    def is_open(self, group: Hashable) -> bool:
+        return group in self._given_up
+
+    def succeeded(self, group: Hashable) -> None:
+        for kind in _FAILURES_IN_A_ROW:
+            self._in_a_row[group, kind] = 0
+
+    def failed(self, group: Hashable, error: PipelineError) -> None:
+        if isinstance(error, CredentialsRefused):
+            self._given_up.add(group)
+        for kind, most in _FAILURES_IN_A_ROW.items():
+            if isinstance(error, kind):
+                self._in_a_row[group, kind] += 1
+                if self._in_a_row[group, kind] >= most:
+                    self._given_up.add(group)
+
+
+def _attempt(item: Item, action: Callable[[Item], Result], breaker: Breaker, group: Hashable) -> Done[Item, Result]:
+    if breaker.is_open(group):
+        return Done(item, not_tried=True)
+    try:
+        result = action(item)
+    except StoreUnavailable:
+        raise
+    except PipelineError as error:
+        breaker.failed(group, error)
+        return Done(item, error=error)
+    breaker.succeeded(group)
+    return Done(item, result)
+
+
+@contextmanager
+def open_app(settings: Settings, *, now: datetime | None = None, progress: Progress | None = None) -> Iterator[App]:
+    """Open what the settings name; `now` makes it that moment for the whole run (rehearsal, replay, tests)."""
+    clock: Clock = (lambda: now) if now is not None else (lambda: datetime.now(UTC))
+    with ExitStack() as stack:
+        ledger = Ledger(settings.ledger.url)
+        stack.callback(ledger.close)
+        workers = max(settings.media.concurrency, settings.collect.concurrency)
+        executor = stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="postroom"))
+        clients = {name: _client(settings, name, clock) for name in settings.projects}
+        hosts = {name: _file_host(settings, name) for name in settings.projects}
+        for name in settings.projects:
+            stack.callback(clients[name].close)
+            stack.callback(hosts[name].close)
+        yield App(
+            settings=settings,
+            lake=open_store(settings.lake.url),
+            vault=open_store(settings.vault.url),
+            ledger=ledger,
+            clock=clock,
+            executor=executor,
+            progress=progress or Silent(),
+            redact=Redact(settings.secrets()).text,
+            clients=clients,
+            file_hosts=hosts,
+        )
+
+
+def chosen_projects(settings: Settings, project: str | None) -> list[str]:
+    """The one project asked for, or all; ConfigError when there is none such, or none at all."""
+    if not settings.projects:
+        raise ConfigError(
+            "no project is configured; add [projects.NAME] with app_id and app_key to the settings file,"
+            " or try `postroom demo`"
+        )
+    if project is not None and project not in settings.projects:
+        raise ConfigError(f"--project {project}: not configured; there are {', '.join(settings.projects)}")
+    return [project] if project else list(settings.projects)
+
+
+def _client(settings: Settings, name: str, clock: Clock) -> EnablexClient:
+    project, collect = settings.projects[name], settings.collect
+    return EnablexClient(
+        base_url=project.base_url,
+        app_id=project.app_id,
+        app_key=project.app_key.get_secret_value(),
+        pacer=Pacer(collect.requests_per_second),
+        concurrency=collect.concurrency,
+        retrying=partial(retrying, collect.max_attempts),
+        clock=clock,
+    )
+
+
+def _file_host(settings: Settings, name: str) -> FileHost:
+    project = settings.projects[name]
+    return FileHost(
+        project=name,
+        user=project.files_user,
+        password=project.files_password.get_secret_value(),
+        hosts=project.file_hosts,
+    )

@@ -1,0 +1,330 @@
+"""One command per flow: arguments, flow, printed outcome, exit code.
+
+Exit codes: 0 done, 1 failed, 2 usage or settings, 3 some items failed, 4 files at risk or newly lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from pipeline import __version__, flows
+from pipeline.app import App, open_app
+from pipeline.cli import demo as demo_module
+from pipeline.cli import show
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.log import set_up_logging
+from pipeline.model import SOURCES, Failure, Outcome, Period
+from pipeline.progress import Bars, Lines, Progress, Silent
+from pipeline.schemas import TABLES
+from pipeline.settings import Loaded, load
+from pipeline.simulator.faults import FAULTS
+from pipeline.simulator.server import Simulator
+from pipeline.simulator.world import World
+
+cli = typer.Typer(
+    name="postroom",
+    help="Keep what EnableX knows about finished video sessions: CDRs to Parquet, recordings to a vault, with proof.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What stands before the command."""
+
+    config: Path | None
+    now: datetime | None
+    as_json: bool
+    verbose: bool
+
+
+@cli.callback()
+def options(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings file; else POSTROOM_CONFIG, else config/default.toml.")
+    ] = None,
+    now: Annotated[str | None, typer.Option(help="Act as if it were this moment, e.g. 2026-11-23T02:15:00Z.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON outcome on standard output.")] = False,
+    verbose: Annotated[bool, typer.Option(help="Log every step; show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"postroom {__version__}")
+        raise typer.Exit
+    ctx.obj = Options(config, _moment(now), as_json, verbose)
+
+
+From = Annotated[str | None, typer.Option("--from", metavar="DAY", help="First UTC day, YYYY-MM-DD.")]
+To = Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last UTC day, inclusive; today when left out.")]
+ProjectName = Annotated[str | None, typer.Option("--project", metavar="NAME", help="Only this project.")]
+
+
+@cli.command(epilog="Example: postroom demo")
+def demo(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Option("--dir", help="Where to put it; an earlier demo there is replaced.")] = Path(
+        "data/demo"
+    ),
+) -> int:
+    """Start the bundled EnableX simulator, run every flow over seven days of its traffic, show what came of it."""
+    given: Options = ctx.obj
+    _set_up_logging(given, quiet=True)
+    now = given.now or datetime.now(UTC)
+    outcome = demo_module.run_demo(folder, now, _progress(given), say=None if given.as_json else show.console_for())
+    if given.as_json:
+        _print_json(outcome.as_json())
+    return outcome.exit_code
+
+
+@cli.command(epilog="Example: postroom collect --from 2026-11-20 --to 2026-11-22 --project acme")
+def collect(
+    ctx: typer.Context,
+    from_: From = None,
+    to: To = None,
+    project: ProjectName = None,
+    source: Annotated[str | None, typer.Option(help=f"Only this source: {' or '.join(SOURCES)}.")] = None,
+) -> int:
+    """API to raw: ask for each day (by default lookback and today) and land every reply as received."""
+    sources = _choices("--source", source, SOURCES)
+    return _run(
+        ctx,
+        "collect",
+        lambda app: flows.collect(app, _period(from_, to, app), project=project, sources=sources),
+    )
+
+
+@cli.command(epilog="Example: postroom build --from 2026-11-01 --to 2026-11-30 --table usage_daily")
+def build(
+    ctx: typer.Context,
+    from_: From = None,
+    to: To = None,
+    table: Annotated[str | None, typer.Option(help=f"Only this table: {', '.join(TABLES)}.")] = None,
+    project: ProjectName = None,
+) -> int:
+    """Raw to tables: rebuild every day whose inputs changed (by default of all that was ever landed)."""
+    wanted = _choices("--table", table, tuple(TABLES))
+    return _run(ctx, "build", lambda app: flows.build(app, _period(from_, to, app), wanted=wanted, project=project))
+
+
+@cli.command("copy-media", epilog="Example: postroom copy-media --limit 100")
+def copy_media(
+    ctx: typer.Context,
+    limit: Annotated[int | None, typer.Option(min=1, help="Copy at most this many files.")] = None,
+    fresh: Annotated[bool, typer.Option("--collect/--no-collect", help="Ask for fresh listings first.")] = True,
+) -> int:
+    """Archive listings minus manifests to the vault: stream, hash, verify; the earliest deadline first."""
+    return _run(ctx, "copy-media", lambda app: flows.copy_media(app, limit=limit, fresh=fresh))
+
+
+@cli.command(epilog="Example: postroom --json nightly")
+def nightly(ctx: typer.Context) -> int:
+    """All of it, as a cron runs it: collect what is missing or may change, build, copy media, build again."""
+    return _run(ctx, "nightly", flows.nightly)
+
+
+@cli.command(
+    epilog='Example: postroom query "SELECT day, sum(participant_min) FROM usage_daily GROUP BY day ORDER BY day"'
+)
+def query(
+    ctx: typer.Context, sql: Annotated[str, typer.Argument(help="One SQL statement; every table is a view.")]
+) -> int:
+    """Ask the tables something, in SQL (DuckDB), reading only."""
+    given: Options = ctx.obj
+    with _open(given, _loaded(given)) as app:
+        result = flows.query(app, sql)
+    if given.as_json:
+        outcome = Outcome("query", details={"columns": result.schema.names, "rows": result.to_pylist()})
+        outcome.succeeded(rows=result.num_rows)
+        _print_json(outcome.as_json())
+    else:
+        show.show_table(show.console_for(), result)
+    return 0
+
+
+@cli.command(epilog="Example: postroom --json status")
+def status(ctx: typer.Context) -> int:
+    """What is settled, missing, waiting, at risk, lost; exit code 4 when a file is at risk."""
+    given: Options = ctx.obj
+    with _open(given, _loaded(given)) as app:
+        outcome = flows.status(app)
+    if given.as_json:
+        _print_json(outcome.as_json())
+    else:
+        show.show_status(show.console_for(), outcome)
+    return outcome.exit_code
+
+
+@cli.command(epilog="Example: postroom --config config/local.toml settings")
+def settings(ctx: typer.Context) -> int:
+    """Every setting, its value and where it came from; secrets masked."""
+    given: Options = ctx.obj
+    rows = _loaded(given).rows()
+    if given.as_json:
+        named = [{"setting": key, "value": value, "from": origin} for key, value, origin in rows]
+        _print_json(Outcome("settings", details={"settings": named}).as_json())
+    else:
+        show.show_settings(show.console_for(), rows)
+    return 0
+
+
+@cli.command(epilog="Example: postroom simulate --write-config data/sim.toml --fault rate_limit=3")
+def simulate(
+    ctx: typer.Context,
+    port: Annotated[int, typer.Option(help="Port of the API; files and the foreign host take the next two.")] = 8640,
+    seed: Annotated[int, typer.Option(help="Another seed is another world.")] = World.seed,
+    sessions_per_day: Annotated[
+        int, typer.Option(min=1, help="Sessions per project and day.")
+    ] = World.sessions_per_day,
+    fault: Annotated[list[str] | None, typer.Option(help="Switch on a fault: NAME or NAME=VALUE; repeatable.")] = None,
+    list_faults: Annotated[bool, typer.Option("--list-faults", help="Name every fault and what it does.")] = False,
+    write_config: Annotated[Path | None, typer.Option(help="Write matching Postroom settings to this file.")] = None,
+) -> int:
+    """Run the bundled EnableX simulator alone, on loopback, until Ctrl-C: to rehearse outages without an account."""
+    given: Options = ctx.obj
+    console = show.console_for()
+    if list_faults:
+        for name, about in FAULTS.items():
+            console.print(f"{name:<24} {about}")
+        return 0
+    world = World(seed=seed, sessions_per_day=sessions_per_day)
+    simulator = Simulator(
+        world, now=given.now, api_port=port, files_port=port + 1, foreign_port=port + 2, faults=fault or ()
+    )
+    try:
+        with simulator:
+            if write_config:
+                write_config.parent.mkdir(parents=True, exist_ok=True)
+                write_config.write_text(simulator.settings_toml("data/simulated"), encoding="utf-8")
+            show.show_simulator(console, simulator.base_url, simulator.files_url, fault or [], write_config)
+            simulator.wait()
+    except KeyboardInterrupt:
+        return 0
+    except ValueError as error:
+        raise ConfigError(f"--fault: {error}; see postroom simulate --list-faults") from None
+    except OSError as error:
+        raise ConfigError(f"--port {port}: {error.strerror or error}; name another one") from None
+    return 0
+
+
+def main() -> None:
+    """The `postroom` command."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line; every expected error is one line on standard error and an exit code."""
+    verbose = "--verbose" in arguments
+    try:
+        code: object = cli(args=arguments, prog_name="postroom", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except typer.TyperException as error:
+        return _refuse(arguments, error.format_message(), 2)
+    except ConfigError as error:
+        return _refuse(arguments, str(error), 2)
+    except PipelineError as error:
+        if verbose:
+            raise
+        return _refuse(arguments, str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return _refuse(arguments, "interrupted; nothing is half-written, run it again to go on", 130)
+    except Exception as error:
+        if verbose:
+            raise
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        return _refuse(arguments, f"unexpected: {what}; run again with --verbose and report it", 1)
+
+
+def _refuse(arguments: list[str], message: str, code: int) -> int:
+    """One line for people; with `--json` an outcome for programs too."""
+    print(f"postroom: {message}", file=sys.stderr)
+    if "--json" in arguments:
+        known = {info.name or info.callback.__name__ for info in cli.registered_commands if info.callback}
+        command = next((argument for argument in arguments if argument in known), "postroom")
+        _print_json(Outcome(command, failed=[Failure(command, message)]).as_json())
+    return code
+
+
+def _run(ctx: typer.Context, command: str, flow: Callable[[App], Outcome]) -> int:
+    """Open the app, run a flow, keep the run in the ledger, show the outcome."""
+    given: Options = ctx.obj
+    with _open(given, _loaded(given)) as app:
+        outcome = app.ledger.record_run(command, app.clock, lambda: flow(app))
+    if given.as_json:
+        _print_json(outcome.as_json())
+    else:
+        show.show_outcome(show.console_for(), outcome)
+    return outcome.exit_code
+
+
+def _loaded(given: Options) -> Loaded:
+    return load(given.config, os.environ)
+
+
+def _open(given: Options, loaded: Loaded) -> Any:
+    _set_up_logging(given, secrets=tuple(loaded.settings.secrets()))
+    return open_app(loaded.settings, now=given.now, progress=_progress(given))
+
+
+def _set_up_logging(given: Options, *, secrets: tuple[str, ...] = (), quiet: bool = False) -> None:
+    level = logging.DEBUG if given.verbose else logging.ERROR if quiet else logging.WARNING
+    set_up_logging(level=level, secrets=secrets)
+
+
+def _progress(given: Options) -> Progress:
+    if given.as_json:
+        return Silent()
+    return Bars(show.console_for(sys.stderr)) if sys.stderr.isatty() else Lines()
+
+
+def _print_json(outcome: Any) -> None:
+    encoded = msgspec.json.encode(outcome, enc_hook=str)
+    sys.stdout.write(msgspec.json.format(encoded, indent=2).decode() + "\n")
+
+
+def _choices(option: str, chosen: str | None, known: tuple[Any, ...]) -> tuple[Any, ...]:
+    if chosen is not None and chosen not in known:
+        raise ConfigError(f"{option} {chosen}: unknown; there are {', '.join(known)}")
+    return known if chosen is None else (chosen,)
+
+
+def _period(from_: str | None, to: str | None, app: App) -> Period | None:
+    if from_ is None:
+        if to is not None:
+            raise ConfigError("--to needs --from as well")
+        return None
+    first = _day("--from", from_)
+    last = _day("--to", to) if to else max(first, app.clock().date())
+    try:
+        return Period(first, last)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _day(option: str, text: str) -> date:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).date()
+    except ValueError:
+        raise ConfigError(f"{option} {text}: not a date; write it as 2026-11-22") from None
+
+
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--now {text}: not a moment; write it as 2026-11-22T02:15:00Z") from None
+    return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)

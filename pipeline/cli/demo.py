@@ -1,0 +1,164 @@
+"""The demo: seven nights of a simulated company, run by the real flows over real HTTP, ending now.
+
+One recording is staged to fail: its host answers with an error page until the end, so that there is something at risk to
+see (and to rescue, with the commands that the summary names).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from pipeline import flows
+from pipeline.app import App, open_app
+from pipeline.cli import show
+from pipeline.errors import ConfigError
+from pipeline.model import Outcome, Period
+from pipeline.progress import Progress
+from pipeline.schemas import TABLES
+from pipeline.settings import Settings, load
+from pipeline.simulator.server import Simulator
+from pipeline.simulator.world import SimFile, World
+from pipeline.tables import dataset, read_arrow
+
+DAYS = 7
+NIGHTLY_AT = time(2, 15, tzinfo=UTC)
+CONFIG_NAME = "postroom.toml"
+_MARK = "# Written by `postroom demo`: this folder is replaced by the next demo."
+_PORT = 8640
+"""That of `postroom simulate`, so that the demo's settings go on working with it."""
+
+
+def run_demo(folder: Path, now: datetime, progress: Progress, say: Console | None) -> Outcome:
+    """Run seven nights into `folder`, ending at `now`; print a summary on `say`."""
+    _make_empty(folder)
+    world = World(begin=now.date() - timedelta(days=DAYS - 1))
+    outcome = Outcome("demo", is_staged=True)
+    with _simulator(world, now) as simulator:
+        staged = _staged_failure(world, now)
+        simulator.faults.on(f"html_200@{staged.path}")
+        config = folder / CONFIG_NAME
+        folder.mkdir(parents=True, exist_ok=True)
+        config.write_text(f"{_MARK}\n{simulator.settings_toml(str(folder.resolve()))}", encoding="utf-8")
+        settings = load(config, {}).settings
+        for moment in _nights(now):
+            simulator.clock.set(moment)
+            if say:
+                say.print(f"[bold]night of {moment:%a %d %b}[/] [dim]as if it were {moment:%H:%M} UTC[/]")
+            night = _run_night(settings, moment, progress)
+            outcome.absorb(night)
+            outcome.at_risk = night.at_risk
+            if say:
+                say.print(f"  {show.counts_text(night.counts)}")
+    outcome.failed = [failure for failure in outcome.failed if staged.path.rpartition("/")[2] not in failure.item]
+    with open_app(settings, now=now) as app:
+        outcome.details = _facts(app, world, now, config)
+    if say:
+        _summary(say, outcome, staged, config)
+    return outcome
+
+
+def _run_night(settings: Settings, moment: datetime, progress: Progress) -> Outcome:
+    with open_app(settings, now=moment, progress=progress) as app:
+        return app.ledger.record_run("nightly", app.clock, lambda: flows.nightly(app))
+
+
+def _nights(now: datetime) -> list[datetime]:
+    """A quarter past two after each of the first six days, then `now`."""
+    first = now.date() - timedelta(days=DAYS - 1)
+    nights = [datetime.combine(first + timedelta(days=number), NIGHTLY_AT) for number in range(1, DAYS)]
+    return [night for night in nights if night < now] + [now]
+
+
+def _staged_failure(world: World, now: datetime) -> SimFile:
+    """A recording with about a day left: at risk, and time enough to rescue it."""
+    files = [
+        file
+        for project in world.projects
+        for file in world.files(project, now)
+        if file.kind == "recording" and now + timedelta(hours=12) < file.expires_at < now + timedelta(hours=21)
+    ]
+    return max(files, key=lambda file: (file.expires_at, file.path))
+
+
+@contextmanager
+def _simulator(world: World, now: datetime) -> Iterator[Simulator]:
+    """On the ports of `postroom simulate` when they are free, else on any."""
+    with ExitStack() as stack:
+        try:
+            preferred = Simulator(world, now=now, api_port=_PORT, files_port=_PORT + 1, foreign_port=_PORT + 2)
+            simulator = stack.enter_context(preferred)
+        except OSError:
+            simulator = stack.enter_context(Simulator(world, now=now))
+        yield simulator
+
+
+def _make_empty(folder: Path) -> None:
+    """Replace an earlier demo; never anything else."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    config = folder / CONFIG_NAME
+    if not config.is_file() or not config.read_text(encoding="utf-8").startswith(_MARK):
+        raise ConfigError(f"--dir {folder}: not empty and not an earlier demo; name another folder")
+    shutil.rmtree(folder)
+
+
+def _facts(app: App, world: World, now: datetime, config: Path) -> dict[str, object]:
+    """What the demo made, read back from its stores."""
+    period = Period(now.date() - timedelta(days=DAYS - 1), now.date())
+    usage = read_arrow("usage_daily", period, ["participant_min", "sessions"], lake=app.lake)
+    return {
+        "config": str(config),
+        "period": [str(period.first), str(period.last)],
+        "projects": list(world.projects),
+        "table_rows": {name: dataset(app.lake, name).count_rows() for name in TABLES},
+        "sessions": sum(usage["sessions"].to_pylist()),
+        "participant_min": int(sum(usage["participant_min"].to_pylist())),
+    }
+
+
+def _summary(say: Console, outcome: Outcome, staged: SimFile, config: Path) -> None:
+    facts, counts = outcome.details, outcome.counts
+    rows = facts["table_rows"]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column()
+    grid.add_row(
+        "collected",
+        f"{counts['replies']:,} replies of {len(facts['projects'])} projects,"
+        f" {counts['new_pages']:,} of them new; the repeats took no space",
+    )
+    grid.add_row("built", ", ".join(f"{name} {number:,}" for name, number in rows.items()) + " rows")
+    grid.add_row("", f"{facts['sessions']:,} sessions, {facts['participant_min']:,} participant minutes")
+    grid.add_row(
+        "archived",
+        f"{counts['files_copied']:,} files, {show.bytes_text(counts['bytes_copied'])}, each with its SHA-256 in a manifest"
+        + (f"; {counts['unreadable']} do not open at the source either" if counts["unreadable"] else ""),
+    )
+    for file in outcome.at_risk:
+        name = f"{file['project']}/{file['conf_num']}/{file['kind']}/{file['name']}"
+        grid.add_row("[yellow]at risk[/]", f"{name}: {show.hours_text(file['hours_left'])}")
+    grid.add_row(
+        "", "[dim]staged: the host sends an error page instead of the video, which is not counted as stored[/]"
+    )
+    if not outcome.at_risk:
+        grid.add_row("[yellow]at risk[/]", f"nothing, though {staged.path} was staged")
+    for failure in outcome.failed:
+        grid.add_row("[red]failed[/]", f"{failure.item}: {failure.error}")
+    say.print()
+    say.print(Panel(grid, title="seven nights at a simulated company", title_align="left", border_style="dim"))
+    postroom = f"postroom --config {config}"
+    sql = "SELECT owner_ref, sum(participant_min) AS minutes FROM usage_daily GROUP BY 1 ORDER BY 2 DESC LIMIT 5"
+    say.print("Try next (in .venv/bin when you came by `make demo`):")
+    say.print(f'  {postroom} query "{sql}"', markup=False)
+    say.print(f"  {postroom} status", markup=False)
+    say.print(
+        f"  postroom simulate &  {postroom} copy-media     # the host is healthy again: rescue the file", markup=False
+    )

@@ -1,0 +1,167 @@
+"""Outcomes for people: short, aligned, the urgent things last and loud."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.model import Outcome
+
+_UNATTENDED_WIDTH = 160
+"""Output into a file or pipe is not wrapped at 80 columns: names and hashes must stay in one piece."""
+
+_SAY = {
+    "replies": "replies",
+    "new_pages": "with something new",
+    "documents": "documents",
+    "days_built": "days built",
+    "tables_written": "table days written",
+    "rows": "rows",
+    "rejects": "rejects",
+    "files_copied": "files copied",
+    "bytes_copied": "copied",
+    "unreadable": "stored but unreadable",
+    "lost": "lost",
+}
+
+
+def console_for(stream: Any = None) -> Console:
+    """A console on a stream: as wide as the terminal, or wide enough for a file."""
+    stream = stream or sys.stdout
+    width = None if stream.isatty() else _UNATTENDED_WIDTH
+    return Console(file=stream, width=width, highlight=False, soft_wrap=not stream.isatty())
+
+
+def show_outcome(console: Console, outcome: Outcome) -> None:
+    """What a flow did, what failed, and which deadlines are near."""
+    console.print(f"[bold]{outcome.command}[/]: {counts_text(outcome.counts)}")
+    show_failures(console, outcome)
+    show_deadlines(console, outcome)
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """`8 replies, 5 with something new, …`; zeros left out."""
+    parts = [
+        bytes_text(number) + " copied" if name == "bytes_copied" else f"{number:,} {_SAY.get(name, name)}"
+        for name, number in counts.items()
+        if number
+    ]
+    return ", ".join(parts) or "nothing to do"
+
+
+def show_failures(console: Console, outcome: Outcome) -> None:
+    groups: dict[str, list[str]] = {}
+    for failure in outcome.failed:
+        groups.setdefault(failure.error, []).append(failure.item)
+    for error, items in groups.items():
+        more = f" and {len(items) - 1} more" if len(items) > 1 else ""
+        console.print(Text.assemble(("failed ", "bold red"), f"{items[0]}{more}: {error}"))
+
+
+def show_deadlines(console: Console, outcome: Outcome) -> None:
+    for files, title, style in ((outcome.lost, "lost", "bold red"), (outcome.at_risk, "at risk", "bold yellow")):
+        for file in files:
+            name = f"{file['project']}/{file['conf_num']}/{file['kind']}/{file['name']}"
+            console.print(Text.assemble((f"{title} ", style), f"{name}: {hours_text(file['hours_left'])}"))
+
+
+def show_status(console: Console, outcome: Outcome) -> None:
+    """One screen: days, media and deadlines per project, then the last good runs."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("project", "since", "settled", "provisional", "missing", "stored", "waiting", "lost", "deadline"):
+        table.add_column(heading, justify="left" if heading in {"project", "since", "deadline"} else "right")
+    for name, project in outcome.details["projects"].items():
+        days, media = project["days"], project["media"]
+        stored = [media.get(state, {"files": 0, "bytes": 0}) for state in ("stored", "unreadable")]
+        size = bytes_text(sum(part["bytes"] for part in stored))
+        table.add_row(
+            name,
+            days["first"] or "never collected",
+            str(days["settled"]),
+            str(len(days["provisional"])),
+            str(len(days["missing"])),
+            f"{sum(part['files'] for part in stored):,} ({size})",
+            str(project["waiting"]),
+            str(media.get("lost", {"files": 0})["files"]),
+            (project["next_deadline"] or "-")[:16].replace("T", " "),
+        )
+    console.print(table)
+    runs = outcome.details["last_good_runs"]
+    lines = [f"{command} {ended_at[:16].replace('T', ' ')}" for command, ended_at in runs.items()]
+    console.print("last good runs: " + (", ".join(lines) or "none yet"))
+    for name, project in outcome.details["projects"].items():
+        if project["days"]["missing"]:
+            console.print(f"{name}: missing {_days_text(project['days']['missing'])}; `postroom nightly` collects them")
+    show_deadlines(console, outcome)
+
+
+def show_settings(console: Console, rows: Iterable[tuple[str, str, str]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("setting", "value", "from"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def show_simulator(console: Console, base_url: str, files_url: str, faults: Sequence[str], config: Path | None) -> None:
+    """What to know while the simulator runs."""
+    console.print(f"EnableX simulator: API {base_url}, files {files_url}")
+    console.print(
+        f"faults: {', '.join(faults) or 'none'}; change them at {base_url.rpartition('/video')[0]}/_simulator"
+    )
+    if config:
+        console.print(f"settings written: postroom --config {config} nightly")
+    console.print("Ctrl-C stops it")
+
+
+def show_table(console: Console, result: pa.Table) -> None:
+    """A query's result."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for field in result.schema:
+        is_number = (
+            pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
+        )
+        table.add_column(field.name, justify="right" if is_number else "left", overflow="fold")
+    for row in result.to_pylist():
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
+    console.print(table)
+    console.print(f"{result.num_rows:,} row{'' if result.num_rows == 1 else 's'}", style="dim")
+
+
+def bytes_text(size_bytes: int) -> str:
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def hours_text(hours_left: float) -> str:
+    if hours_left < 0:
+        return f"its deadline passed {-hours_left:g} h ago; still tried"
+    return f"{hours_left:g} h left"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return str(value)
+
+
+def _days_text(days: Sequence[str | date]) -> str:
+    shown = ", ".join(map(str, days[:5]))
+    return shown if len(days) <= 5 else f"{shown} and {len(days) - 5} more"

@@ -1,0 +1,144 @@
+"""The error tree. The type says whether to try again; `retry.py` alone says how.
+
+```
+PipelineError                                          * = also Transient: worth trying again
+  ConfigError            names the setting, where its value came from, what would be valid
+  ApiError               endpoint, status, code, request_id
+    Refused              a 4xx or a non-zero result: this request will not get better
+      CredentialsRefused 401, 403, rotated key, suspended project: stops the project's run
+    Throttled*           429; carries retry_after_s when the server said one
+    Unreachable*         no connection, time-out, 5xx, result 50000 to 50003
+    UnreadableReply*     not the JSON that was promised, or cut short; carries the reply, so that it can be landed
+  RecordError            source, page, path, value: becomes a reject, the build goes on
+  FileError              a media file's answer that is not the file
+    FileRefused          the file host refuses: 401, 403, or a host that may not see the credentials
+    FileGone             404, 410, or 403 long after the session: the server says there is no such file
+    FileUnavailable*     no connection, time-out, 429, 5xx, a body cut short, an error page dressed as a file
+  StoreError             key
+    StoreUnavailable*    disk full, read-only, permission, no connection
+    ObjectMissing
+    ObjectDiffers        same key, other bytes
+  FixityError            key, expected, found:  SizeDiffers   DigestDiffers
+```
+
+Every message names the thing and the next step; it is what the operator sees, on one line.
+"""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """Anything this program raises on purpose."""
+
+
+class Transient(PipelineError):
+    """Mixed into errors that another try may cure."""
+
+    retry_after_s: float | None = None
+
+
+class ConfigError(PipelineError):
+    """The settings cannot be used."""
+
+
+class ApiError(PipelineError):
+    """EnableX answered with an error, or did not answer."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        endpoint: str = "",
+        status: int | None = None,
+        code: str = "",
+        request_id: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.endpoint, self.status, self.code, self.request_id = endpoint, status, code, request_id
+
+
+class Refused(ApiError):
+    """The request will not get better by asking again."""
+
+
+class CredentialsRefused(Refused):
+    """The project's credentials do not work: nothing else of this project will either."""
+
+
+class Throttled(ApiError, Transient):
+    """Too many requests."""
+
+
+class Unreachable(ApiError, Transient):
+    """No answer, or the platform's own fault."""
+
+
+class UnreadableReply(ApiError, Transient):
+    """An answer that is not the promised JSON."""
+
+
+class RecordError(PipelineError):
+    """One document cannot become a row.
+
+    `path` is the dotted place inside the document, `value` what stood there (short, never a secret).
+    """
+
+    def __init__(self, reason: str, *, path: str = "", value: object = None) -> None:
+        super().__init__(f"{path}: {reason}" if path else reason)
+        self.reason, self.path, self.value = reason, path, value
+
+
+class FileError(PipelineError):
+    """A media file could not be had."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class FileRefused(FileError):
+    """The file host refuses, or may not be asked."""
+
+
+class FileGone(FileError):
+    """The server says there is no such file."""
+
+
+class FileUnavailable(FileError, Transient):
+    """Not now, or not whole."""
+
+
+class StoreError(PipelineError):
+    """The lake or the vault."""
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class StoreUnavailable(StoreError, Transient):
+    """The store cannot be read or written just now."""
+
+
+class ObjectMissing(StoreError):
+    """No object under this key."""
+
+
+class ObjectDiffers(StoreError):
+    """An object with other bytes is already there."""
+
+
+class FixityError(PipelineError):
+    """Stored bytes are not what the manifest says."""
+
+    def __init__(self, key: str, expected: object, found: object) -> None:
+        super().__init__(f"{key}: expected {expected}, found {found}; restore this object from a copy")
+        self.key, self.expected, self.found = key, expected, found
+
+
+class SizeDiffers(FixityError):
+    """Length."""
+
+
+class DigestDiffers(FixityError):
+    """SHA-256."""

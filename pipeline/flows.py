@@ -1,0 +1,289 @@
+"""Start here: what Postroom does, in plain order.
+
+```
+nightly = collect, build, copy_media, build what that changed
+status, query: read only
+```
+
+Each flow takes an `App`, does its items on the app's executor, and returns an `Outcome`. A failed item is named there
+and does not stop the others. Every step may be repeated at any time: what is to be done is computed from the stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, timedelta
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import structlog
+
+from pipeline import landing, reports, tables
+from pipeline.app import App, Done, chosen_projects
+from pipeline.building import PAGE_REACH_DAYS, Builder
+from pipeline.enablex.client import UnreadableAnswer
+from pipeline.enablex.wire import period_request
+from pipeline.errors import FileGone, UnreadableReply
+from pipeline.media.copy import copy_file, write_entry
+from pipeline.media.manifest import lost_entry, stored_entry
+from pipeline.media.plan import plan_media
+from pipeline.model import SOURCES, ListedFile, MediaItem, Outcome, Period, Source
+from pipeline.query import run_query
+from pipeline.readings import REACH_DAYS, document_days, read_archives, read_entries
+from pipeline.retry import retrying
+from pipeline.schemas import TABLES
+
+_log = structlog.get_logger()
+_FILE_ATTEMPTS = 3
+"""Within one run; the next run, a quarter of an hour later, tries again until the server says that a file is gone."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One day of one source of one project: the unit of collecting."""
+
+    source: Source
+    project: str
+    day: date
+
+    def __str__(self) -> str:
+        return f"{self.project}/{self.source}/{self.day}"
+
+
+# --- collect: API -> raw ------------------------------------------------------------------------------------------
+
+
+def collect(
+    app: App, period: Period | None = None, *, project: str | None = None, sources: Sequence[Source] = SOURCES
+) -> Outcome:
+    """Ask EnableX for every day of the period (by default lookback and today) and land each reply."""
+    period = period or _lookback(app)
+    asks = [
+        Ask(source, name, day)
+        for day in period
+        for name in chosen_projects(app.settings, project)
+        for source in sources
+    ]
+    return _collect(app, asks)
+
+
+def _collect(app: App, asks: Iterable[Ask]) -> Outcome:
+    outcome = Outcome("collect")
+    for done in app.each("collect", asks, partial(_collect_day, app), group=lambda ask: ask.project):
+        _note(app, outcome, done)
+    return outcome
+
+
+def _collect_day(app: App, ask: Ask) -> dict[str, int]:
+    place = landing.Place(ask.source, ask.project, ask.day, app.clock())
+    try:
+        answer = app.clients[ask.project].fetch(period_request(ask.source, ask.day))
+    except UnreadableAnswer as error:
+        key = landing.land_unreadable(app.vault, place, error.reply)
+        raise UnreadableReply(f"{error}; kept as {key}", endpoint=error.endpoint, status=error.status) from None
+    count = len(answer.documents)
+    days = document_days(ask.source, answer.documents, ask.day)
+    is_new = landing.land(app.vault, place, answer.reply, documents=count, days=days)
+    _log.debug("page.landed", item=str(ask), documents=count, is_new=is_new)
+    return {"replies": 1, "new_pages": int(is_new), "documents": count if is_new else 0}
+
+
+# --- build: raw -> tables -----------------------------------------------------------------------------------------
+
+
+def build(
+    app: App,
+    period: Period | None = None,
+    *,
+    wanted: Sequence[str] = tuple(TABLES),
+    project: str | None = None,
+) -> Outcome:
+    """Build every stale day of the period (by default of all that was ever landed), each table's day replaced whole."""
+    builder = _builder(app)
+    outcome = Outcome("build")
+    stretches = [
+        stretch for name in chosen_projects(app.settings, project) for stretch in builder.stale(name, period, wanted)
+    ]
+    for done in app.each("build", stretches, builder.build, group=lambda stretch: stretch.project):
+        _note(app, outcome, done)
+    return outcome
+
+
+# --- copy-media: archive listings minus manifests -> vault ----------------------------------------------------------
+
+
+def copy_media(app: App, *, limit: int | None = None, fresh: bool = True) -> Outcome:
+    """Copy every listed file that no manifest names, earliest deadline first.
+
+    With `fresh`, archive listings are asked for again first, for as long as their files may live.
+    """
+    outcome = Outcome("copy-media")
+    projects = chosen_projects(app.settings, None)
+    if fresh:
+        outcome.absorb(_collect(app, [Ask("archive", name, day) for day in _media_days(app) for name in projects]))
+    waiting = [item for name in projects for item in waiting_media(app, name)]
+    waiting.sort(key=lambda item: (item.expires_at, str(item)))
+    settled = set()
+    for done in app.each("copy media", waiting[:limit], partial(_copy_item, app), group=lambda item: item.file.project):
+        _note(app, outcome, done)
+        if done.result:
+            settled.add(done.item)
+            if done.result["lost"]:
+                outcome.lost.append(done.item.deadline(app.clock()))
+    now = app.clock()
+    outcome.at_risk = [item.deadline(now) for item in waiting if item not in settled and item.is_at_risk(now)]
+    app.ledger.forget_attempts([str(item) for item in settled])
+    return outcome
+
+
+def waiting_media(app: App, project: str) -> list[MediaItem]:
+    """Files that are listed and not settled: in the days that files live, and any older ones still waiting."""
+    files: dict[tuple[str, str, str], ListedFile] = {}
+    for period in (*older_waiting(app, project), _media_days(app)):
+        pages = period.widened(REACH_DAYS)
+        files |= {file.identity: file for file in read_archives(app.vault, project, pages).files}
+    if not files:
+        return []
+    days = Period(min(file.day for file in files.values()), max(file.day for file in files.values()))
+    entries = read_entries(app.vault, project, days)
+    sessions = tables.read_arrow(
+        "sessions", days.widened(1), ["conf_num", "first_connected_at"], project=project, lake=app.lake
+    ).to_pylist()
+    first = {session["conf_num"]: session["first_connected_at"].astimezone(UTC) for session in sessions}
+    return plan_media(files.values(), entries, first, _retention(app))
+
+
+def _copy_item(app: App, item: MediaItem) -> dict[str, int]:
+    """Copy one file and write its manifest; or, when the server says that it is gone for good, write that."""
+    now = app.clock()
+    host = app.file_hosts[item.file.project]
+    try:
+        stored = retrying(_FILE_ATTEMPTS)(copy_file, item, host, app.vault, now=now)
+    except FileGone as gone:
+        if now < item.expires_at:
+            raise
+        entry = lost_entry(item.file, str(gone), gone.status, now)
+    else:
+        entry = stored_entry(item.file, stored, now)
+    write_entry(app.vault, item.file, entry)
+    _log.debug("media.settled", item=str(item), state=entry.state, size_bytes=entry.size_bytes)
+    return {
+        "files_copied": int(entry.key is not None),
+        "bytes_copied": entry.size_bytes or 0,
+        "unreadable": int(entry.state == "unreadable"),
+        "lost": int(entry.state == "lost"),
+    }
+
+
+# --- nightly: all of it -------------------------------------------------------------------------------------------
+
+
+def nightly(app: App) -> Outcome:
+    """What a cron runs: collect what is missing or may still change, build, copy media, build what that changed."""
+    outcome = Outcome("nightly")
+    asks = [ask for name in chosen_projects(app.settings, None) for ask in missing_asks(app, name)]
+    outcome.absorb(_collect(app, sorted(asks, key=lambda ask: (ask.day, ask.project, ask.source))))
+    collected = Period(min(ask.day for ask in asks), max(ask.day for ask in asks)).widened(PAGE_REACH_DAYS)
+    older = {period for name in app.settings.projects for period in older_waiting(app, name)}
+    outcome.absorb(build(app, collected))
+    outcome.absorb(copy_media(app, fresh=False))
+    for period in (collected, *sorted(older)):
+        outcome.absorb(build(app, period))
+    return outcome
+
+
+def missing_asks(app: App, project: str) -> list[Ask]:
+    """Lookback, today, and every day since the project began that was never asked for after it had settled."""
+    today = app.clock().date()
+    lookback = _lookback(app)
+    asks = []
+    for source in SOURCES:
+        asked = landing.last_asked(app.vault, source, project)
+        since = app.settings.projects[project].since or min(asked, default=lookback.first)
+        for day in Period(min(since, lookback.first), today):
+            if day in lookback or not reports.is_settled(day, asked.get(day), app.settings.collect.lookback_days):
+                asks.append(Ask(source, project, day))
+    return asks
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def query(app: App, sql: str) -> pa.Table:
+    """One SQL statement over the tables."""
+    return run_query(app.lake, sql)
+
+
+def status(app: App) -> Outcome:
+    """What is done, missing, at risk, lost: from the stores; the last good runs: from the ledger."""
+    now = app.clock()
+    outcome = Outcome("status")
+    tries = app.ledger.tries()
+    projects = {}
+    for name in chosen_projects(app.settings, None):
+        waiting = waiting_media(app, name)
+        outcome.at_risk += [
+            {**item.deadline(now), "failed_tries": tries.get(str(item), 0)} for item in waiting if item.is_at_risk(now)
+        ]
+        projects[name] = {
+            "days": reports.day_states(
+                landing.last_asked(app.vault, "cdr", name),
+                app.settings.projects[name].since,
+                now.date(),
+                app.settings.collect.lookback_days,
+            ),
+            "media": reports.media_states(
+                tables.read_arrow("media", columns=["state", "size_bytes"], project=name, lake=app.lake)
+            ),
+            "waiting": len(waiting),
+            "next_deadline": waiting[0].expires_at.isoformat() if waiting else None,
+        }
+    outcome.details = {
+        "now": now.isoformat(),
+        "projects": projects,
+        "last_good_runs": dict(app.ledger.last_good_runs()),
+    }
+    return outcome
+
+
+# --- what the flows share -----------------------------------------------------------------------------------------
+
+
+def _lookback(app: App) -> Period:
+    today = app.clock().date()
+    return Period(today - timedelta(days=app.settings.collect.lookback_days), today)
+
+
+def _retention(app: App) -> timedelta:
+    return timedelta(hours=app.settings.media.retention_hours)
+
+
+def _media_days(app: App) -> Period:
+    """Days whose files may still be there: retention, and a day more for sessions that began the day before."""
+    now = app.clock()
+    return Period((now - _retention(app) - timedelta(days=1)).date(), now.date())
+
+
+def older_waiting(app: App, project: str) -> list[Period]:
+    """Days before those of fresh listings with files that no server's answer has settled yet, by the `media` table."""
+    fresh = _media_days(app)
+    media = tables.read_arrow("media", columns=["day", "state"], project=project, lake=app.lake)
+    days = {row["day"] for row in media.to_pylist() if row["state"] == "waiting" and row["day"] < fresh.first}
+    return [Period(day, day) for day in sorted(days)]
+
+
+def _builder(app: App) -> Builder:
+    privacy = app.settings.privacy
+    return Builder(app.lake, app.vault, _retention(app), privacy.pseudonymise, privacy.key.get_secret_value().encode())
+
+
+def _note(app: App, outcome: Outcome, done: Done[Any, dict[str, int]]) -> None:
+    """Take one item's result, or failure, into the outcome; secrets masked."""
+    if done.result is not None:
+        outcome.succeeded(**done.result)
+    elif done.error is not None:
+        outcome.fail(done.item, app.redact(str(done.error)))
+    else:
+        outcome.fail(done.item, "not tried: given up after the failures before it")

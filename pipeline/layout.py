@@ -1,0 +1,158 @@
+"""Every object key, built and parsed here and nowhere else (pure).
+
+Names that come from EnableX (room ids, conf_nums, file names) are untrusted: `clean_name` stands between them and a
+key. Inverse pairs have inverse names; property tests keep them so.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from datetime import UTC, date, datetime
+from pathlib import PurePosixPath
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+MAX_NAME_BYTES = 200
+"""Object stores allow 1024 bytes a key, file systems 255 a name; this leaves room for a numbered suffix."""
+
+BODY_SUFFIX = ".json.zst"
+RECEIPT_SUFFIX = ".receipt.json"
+UNREADABLE_SUFFIX = ".unreadable.zst"
+"""A reply that could not be read: kept as evidence, not a page, so `parse_raw_key` does not know it."""
+
+_STEM = re.compile(r"^(\d{8}T\d{6}\.\d{3}Z)-([0-9a-f]{8})$")
+_RAW = re.compile(r"^raw/source=([^/]+)/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/([^/]+?)(\.json\.zst|\.receipt\.json)$")
+_MANIFEST = re.compile(r"^manifests/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/([^/]+)/(\d{4,})\.json$")
+_TABLE = re.compile(r"^tables/([^/]+)/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/part-0\.parquet$")
+
+
+class RawName(NamedTuple):
+    """What the key of a landed body or receipt says."""
+
+    source: str
+    project: str
+    day: date
+    stem: str
+    suffix: str
+
+
+class ManifestName(NamedTuple):
+    """What the key of a manifest says."""
+
+    project: str
+    day: date
+    conf_num: str
+    revision: int
+
+
+class TableName(NamedTuple):
+    """What the key of a table's day says."""
+
+    table: str
+    project: str
+    day: date
+
+
+def raw_prefix(source: str, project: str, day: date | None = None) -> str:
+    prefix = f"raw/source={source}/project={project}/"
+    return f"{prefix}day={day}/" if day else prefix
+
+
+def page_stem(asked_at: datetime, digest: str) -> str:
+    """Name of a landed page: when it was asked, UTC to the millisecond, and 8 hex digits of `digest`."""
+    moment = asked_at.astimezone(UTC)
+    return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z-{digest[:8]}"
+
+
+def asked_at_of_stem(stem: str) -> datetime:
+    match = _STEM.match(stem)
+    if match is None:
+        raise ValueError(f"not the name of a landed page: {stem}")
+    return datetime.strptime(match[1], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
+
+
+def raw_key(source: str, project: str, day: date, stem: str, suffix: str) -> str:
+    return f"{raw_prefix(source, project, day)}{stem}{suffix}"
+
+
+def parse_raw_key(key: str) -> RawName | None:
+    """None for a key that is not ours: a foreign file in the vault is left alone, not an error."""
+    match = _RAW.match(key)
+    if match is None or not _STEM.match(match[4]):
+        return None
+    return RawName(match[1], match[2], date.fromisoformat(match[3]), match[4], match[5])
+
+
+def media_key(project: str, day: date, room_id: str, conf_num: str, kind: str, name: str) -> str:
+    session = f"{clean_name(room_id or 'no-room')}/{clean_name(conf_num)}"
+    return f"media/project={project}/day={day}/{session}/{clean_name(kind)}/{clean_name(name)}"
+
+
+def manifest_prefix(project: str, day: date, conf_num: str = "") -> str:
+    prefix = f"manifests/project={project}/day={day}/"
+    return f"{prefix}{clean_name(conf_num)}/" if conf_num else prefix
+
+
+def manifest_key(project: str, day: date, conf_num: str, revision: int) -> str:
+    return f"{manifest_prefix(project, day, conf_num)}{revision:04d}.json"
+
+
+def parse_manifest_key(key: str) -> ManifestName | None:
+    match = _MANIFEST.match(key)
+    return ManifestName(match[1], date.fromisoformat(match[2]), match[3], int(match[4])) if match else None
+
+
+def table_prefix(table: str, project: str = "") -> str:
+    return f"tables/{table}/project={project}/" if project else f"tables/{table}/"
+
+
+def table_key(table: str, project: str, day: date) -> str:
+    return f"{table_prefix(table, project)}day={day}/part-0.parquet"
+
+
+def parse_table_key(key: str) -> TableName | None:
+    match = _TABLE.match(key)
+    return TableName(match[1], match[2], date.fromisoformat(match[3])) if match else None
+
+
+def name_from_url(url: str) -> str:
+    """The cleaned base name of a URL's path; `file` when it has none."""
+    return clean_name(unquote(PurePosixPath(urlsplit(url).path).name) or "file")
+
+
+def clean_name(text: str) -> str:
+    """Make untrusted text one harmless path segment; already clean names stay as they are.
+
+    No separators, no control or format characters, no leading or trailing dots and blanks (so never `.` or `..`),
+    at most `MAX_NAME_BYTES` of UTF-8 with the extension kept. Characters that mean something in a Hive path or a
+    shell glob are replaced too.
+    """
+    text = unicodedata.normalize("NFC", text)
+    text = "".join("_" if _is_unsafe(character) else character for character in text).strip(". ")
+    stem, dot, extension = text.rpartition(".")
+    if not dot or len(extension) > 16:
+        stem, dot, extension = text, "", ""
+    room = MAX_NAME_BYTES - len(f"{dot}{extension}".encode())
+    stem = stem.encode()[:room].decode(errors="ignore").strip(". ")
+    return f"{stem}{dot}{extension}" if stem else (extension or "_")
+
+
+def numbered_name(name: str, number: int) -> str:
+    """The same name with `-2`, `-3`, … before its extension; 1 is the name itself."""
+    if number == 1:
+        return name
+    stem, dot, extension = name.rpartition(".")
+    return f"{stem}-{number}.{extension}" if dot and stem else f"{name}-{number}"
+
+
+def _is_unsafe(character: str) -> bool:
+    return character in '/\\:*?"<>|=%#' or unicodedata.category(character) in {
+        "Cc",
+        "Cf",
+        "Cs",
+        "Co",
+        "Cn",
+        "Zl",
+        "Zp",
+    }

@@ -1,0 +1,55 @@
+"""Logging: events to standard error, as lines for people or JSON for machines, secrets redacted."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterable, Sequence
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+_SECRET_FIELDS = re.compile(r"authorization|password|secret|token|app_key|cookie|\bpin\b", re.IGNORECASE)
+_URL_SECRETS = re.compile(r"(https?://)([^/\s@]+@)?([^\s?\"']+)(\?[^\s\"']*)?")
+MASK = "********"
+
+
+def set_up_logging(*, level: int, secrets: Iterable[str] = ()) -> None:
+    """Send events of `level` and above to standard error: coloured on a terminal, JSON lines otherwise."""
+    terminal = sys.stderr.isatty()
+    renderer: Processor = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    processors: Sequence[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        Redact(secrets),
+        renderer,
+    ]
+    structlog.configure(
+        processors=list(processors),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+class Redact:
+    """A structlog processor: masks known secrets, fields named like secrets, and user or query parts of URLs."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._secrets = sorted(set(secrets), key=len, reverse=True)
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        return {
+            key: MASK if _SECRET_FIELDS.search(key) else self.text(value) if isinstance(value, str) else value
+            for key, value in event.items()
+        }
+
+    def text(self, text: str) -> str:
+        """The same text without secrets; also used for what goes into outcomes and the ledger."""
+        for secret in self._secrets:
+            text = text.replace(secret, MASK)
+        return _URL_SECRETS.sub(r"\1\3", text)

@@ -1,0 +1,156 @@
+"""What the bytes of a file say about themselves, read as they stream by (pure, bounded memory).
+
+EnableX states no sizes, so a body without a length can be cut without anybody noticing but the container: Matroska and
+WebM (EBML elements) and MP4 and MOV (ISO boxes) name the size of every part, and JSON has to close. An error page
+dressed as a file shows in the first bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+import msgspec
+
+JSON_KINDS = frozenset({"chat", "metadata"})
+_JSON_LIMIT_BYTES = 32 * 2**20
+"""JSON up to here is parsed to see whether it is whole; more than a day of chat."""
+
+_EBML = b"\x1a\x45\xdf\xa3"
+_EBML_SEGMENT = b"\x18\x53\x80\x67"
+_HEAD_BYTES = 512
+
+
+class Verdict(Enum):
+    """WHOLE: complete by its own account. BROKEN: cut, empty or damaged. UNKNOWN: it does not say."""
+
+    WHOLE = "whole"
+    BROKEN = "broken"
+    UNKNOWN = "unknown"
+
+
+class ErrorPage(Exception):
+    """The body is a page about the file, not the file."""
+
+
+class Inspector:
+    """Feed it a body chunk by chunk, then ask for the verdict."""
+
+    def __init__(self, kind: str) -> None:
+        self._is_json = kind in JSON_KINDS
+        self._head = b""
+        self._walker: Walker | None = None
+        self._json = bytearray()
+        self._size_bytes = 0
+        self._settled = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Raises ErrorPage as soon as the first bytes show one."""
+        self._size_bytes += len(chunk)
+        if self._is_json and self._size_bytes <= _JSON_LIMIT_BYTES:
+            self._json += chunk
+        if self._walker:
+            self._walker.feed(chunk)
+        elif not self._settled:
+            self._head += chunk
+            if len(self._head) >= _HEAD_BYTES:
+                self._settle()
+
+    def verdict(self) -> Verdict:
+        """Raises ErrorPage for one that is shorter than a file's head."""
+        if not self._settled:
+            self._settle()
+        if self._size_bytes == 0 and not self._is_json:
+            raise ErrorPage("an empty body")
+        if self._is_json:
+            return self._json_verdict()
+        return self._walker.verdict() if self._walker else Verdict.UNKNOWN
+
+    def _settle(self) -> None:
+        self._settled = True
+        start = self._head.lstrip(b"\xef\xbb\xbf \t\r\n")
+        if start.startswith(b"<") or (start.startswith(b"{") and not self._is_json):
+            raise ErrorPage(start[:60].decode(errors="replace"))
+        if self._head.startswith(_EBML):
+            self._walker = Walker(_ebml_part, required=_EBML_SEGMENT)
+        elif self._head[4:8] == b"ftyp":
+            self._walker = Walker(_iso_part, required=b"moov")
+        if self._walker:
+            self._walker.feed(self._head)
+        self._head = b""
+
+    def _json_verdict(self) -> Verdict:
+        if self._size_bytes > _JSON_LIMIT_BYTES:
+            return Verdict.UNKNOWN
+        try:
+            document = msgspec.json.decode(bytes(self._json))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return Verdict.BROKEN
+        if isinstance(document, dict) and (document.get("error") or document.get("error_code")):
+            raise ErrorPage(str(document.get("error") or document.get("error_code"))[:60])
+        return Verdict.WHOLE
+
+
+Part = tuple[bytes, int, int | None]
+"""(name, header bytes, payload bytes or None for "to the end")."""
+
+
+class Walker:
+    """Walks the top-level parts of a container by their declared sizes, without keeping payloads."""
+
+    def __init__(self, read_part: Callable[[bytes], Part | None], required: bytes) -> None:
+        self._read_part, self._required = read_part, required
+        self._header = b""
+        self._skip_bytes: int | None = 0
+        self._seen: set[bytes] = set()
+
+    def feed(self, chunk: bytes) -> None:
+        while chunk and self._skip_bytes is not None:
+            taken = min(self._skip_bytes, len(chunk))
+            self._skip_bytes -= taken
+            chunk = chunk[taken:]
+            if not chunk:
+                return
+            self._header += chunk[:16]
+            chunk = chunk[16:] if len(chunk) > 16 else b""
+            part = self._read_part(self._header)
+            if part is None:
+                continue
+            name, header_bytes, payload_bytes = part
+            self._seen.add(name)
+            chunk, self._header = self._header[header_bytes:] + chunk, b""
+            self._skip_bytes = payload_bytes
+
+    def verdict(self) -> Verdict:
+        if self._skip_bytes is None:
+            return Verdict.UNKNOWN
+        whole = self._skip_bytes == 0 and not self._header and self._required in self._seen
+        return Verdict.WHOLE if whole else Verdict.BROKEN
+
+
+def _iso_part(header: bytes) -> Part | None:
+    if len(header) < 8:
+        return None
+    size, name = int.from_bytes(header[:4]), header[4:8]
+    if size == 0:
+        return name, 8, None
+    if size != 1:
+        return name, 8, max(0, size - 8)
+    return None if len(header) < 16 else (name, 16, max(0, int.from_bytes(header[8:16]) - 16))
+
+
+def _ebml_part(header: bytes) -> Part | None:
+    id_bytes = _vint_bytes(header[0])
+    if len(header) <= id_bytes:
+        return None
+    size_bytes = _vint_bytes(header[id_bytes])
+    if len(header) < id_bytes + size_bytes:
+        return None
+    size = int.from_bytes(header[id_bytes : id_bytes + size_bytes]) & ((1 << 7 * size_bytes) - 1)
+    is_unknown = size == (1 << 7 * size_bytes) - 1
+    return header[:id_bytes], id_bytes + size_bytes, None if is_unknown else size
+
+
+def _vint_bytes(first: int) -> int:
+    """Length of an EBML variable-length number from its first byte; 8 for the invalid zero."""
+    return min(8, 9 - first.bit_length())

@@ -1,0 +1,75 @@
+"""Listed files and manifests to rows of `media`, and to what there is to copy (pure).
+
+Source: docs/enablex-api.md section 6.1: files are deleted 72 hours after creation, counted from file creation, session
+end or recording depending on the page; so the clock starts at the earliest known moment of the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+
+from pipeline.media.manifest import Entry, public_url
+from pipeline.model import ListedFile, MediaItem, Row
+from pipeline.normalise.values import timestamp
+from pipeline.schemas import MEDIA
+
+Entries = Mapping[tuple[str, str, str], Entry]
+"""Manifest entries by (conf_num, kind, name)."""
+
+
+def expires_at(file: ListedFile, first_connected_at: Mapping[str, datetime], retention: timedelta) -> datetime:
+    """The earliest credible moment at which EnableX may delete a file."""
+    return min(file.ended_at, first_connected_at.get(file.conf_num, file.ended_at)) + retention
+
+
+def plan_media(
+    files: Iterable[ListedFile],
+    entries: Entries,
+    first_connected_at: Mapping[str, datetime],
+    retention: timedelta,
+) -> list[MediaItem]:
+    """Listed files that no manifest names, earliest deadline first."""
+    waiting = [
+        MediaItem(file, expires_at(file, first_connected_at, retention))
+        for file in files
+        if file.identity not in entries
+    ]
+    return sorted(waiting, key=lambda item: (item.expires_at, item.file.project, item.file.identity))
+
+
+def media_rows(
+    files: Iterable[ListedFile],
+    entries: Entries,
+    first_connected_at: Mapping[str, datetime],
+    retention: timedelta,
+) -> list[Row]:
+    """One row of `media` per listed file, in the order of `files`."""
+    return [
+        _media_row(file, entries.get(file.identity), expires_at(file, first_connected_at, retention)) for file in files
+    ]
+
+
+def _media_row(file: ListedFile, entry: Entry | None, expires: datetime) -> Row:
+    row: Row = dict.fromkeys(column.name for column in MEDIA.columns)
+    row |= {
+        "conf_num": file.conf_num,
+        "room_id": file.room_id or None,
+        "kind": file.kind,
+        "name": file.name,
+        "url": public_url(file.url),
+        "first_listed_at": file.first_listed_at,
+        "expires_at": expires,
+        "state": entry.state if entry else "waiting",
+    }
+    if entry:
+        row |= {
+            "key": entry.key,
+            "size_bytes": entry.size_bytes,
+            "sha256": entry.sha256,
+            "etag": entry.etag,
+            "content_type": entry.content_type,
+            "stored_at": timestamp(entry.at) if entry.key else None,
+            "lost_reason": entry.lost_reason,
+        }
+    return row

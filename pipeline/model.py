@@ -1,0 +1,196 @@
+"""The nouns of the program: small frozen records, checked when made. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Literal
+
+Row = dict[str, Any]
+"""One table row by column name, in the order of its schema."""
+Source = Literal["cdr", "archive"]
+SOURCES: tuple[Source, ...] = ("cdr", "archive")
+
+AT_RISK = timedelta(hours=24)
+"""A file with less than this left and no copy of ours is at risk (design.md section 6)."""
+
+
+@dataclass(frozen=True, order=True)
+class Period:
+    """Inclusive UTC dates, as in the API."""
+
+    first: date
+    last: date
+
+    def __post_init__(self) -> None:
+        if self.first > self.last:
+            raise ValueError(f"--from {self.first} is after --to {self.last}; swap them")
+
+    def __iter__(self) -> Iterator[date]:
+        for offset in range((self.last - self.first).days + 1):
+            yield self.first + timedelta(days=offset)
+
+    def __contains__(self, day: date) -> bool:
+        return self.first <= day <= self.last
+
+    def widened(self, days: int) -> Period:
+        """The same period with `days` more on both sides."""
+        return Period(self.first - timedelta(days=days), self.last + timedelta(days=days))
+
+
+@dataclass(frozen=True, order=True)
+class Page:
+    """One reply as landed: what was asked, when, and what came back.
+
+    `days` are the UTC dates its documents speak about.
+    """
+
+    stem: str
+    source: Source
+    project: str
+    day: date
+    request: str
+    asked_at: datetime
+    status: int
+    size_bytes: int
+    sha256: str
+    documents: int
+    days: tuple[date, ...]
+    body_key: str
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """A file as EnableX's archives list it, over all readings of its record.
+
+    `day` is the UTC date of the record's `trans_date` at first sight, so that a key never moves.
+    `url` is the newest one seen; it may carry secrets in its query and stays out of tables and logs.
+    """
+
+    project: str
+    day: date
+    conf_num: str
+    room_id: str
+    kind: str
+    name: str
+    url: str
+    ended_at: datetime
+    first_listed_at: datetime
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        return (self.conf_num, self.kind, self.name)
+
+
+@dataclass(frozen=True)
+class MediaItem:
+    """A listed file that no manifest names: what there is to copy, and until when."""
+
+    file: ListedFile
+    expires_at: datetime
+
+    def __str__(self) -> str:
+        return f"{self.file.project}/{self.file.conf_num}/{self.file.kind}/{self.file.name}"
+
+    def deadline(self, now: datetime) -> Row:
+        """How the outcome and `status` speak of a file that may soon be gone."""
+        return {
+            "project": self.file.project,
+            "conf_num": self.file.conf_num,
+            "kind": self.file.kind,
+            "name": self.file.name,
+            "expires_at": self.expires_at.isoformat(),
+            "hours_left": round((self.expires_at - now) / timedelta(hours=1), 1),
+        }
+
+    def is_at_risk(self, now: datetime) -> bool:
+        return self.expires_at - now < AT_RISK
+
+
+@dataclass(frozen=True)
+class StoredMedia:
+    """What is known of a file once all its bytes are in the vault."""
+
+    key: str
+    size_bytes: int
+    sha256: str
+    content_type: str | None
+    etag: str | None
+    is_readable: bool
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One item that did not work, and why, in one line."""
+
+    item: str
+    error: str
+
+
+@dataclass
+class Outcome:
+    """What a command did. Printed for people, or as JSON with `--json`; decides the exit code.
+
+    `did` counts the items that worked; `is_staged` marks a demonstration, whose files at risk are part of the show.
+    """
+
+    command: str
+    counts: Counter[str] = field(default_factory=Counter)
+    failed: list[Failure] = field(default_factory=list)
+    at_risk: list[Row] = field(default_factory=list)
+    lost: list[Row] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+    did: int = 0
+    is_staged: bool = False
+
+    def succeeded(self, items: int = 1, **counts: int) -> None:
+        """Note items that worked, and what they amounted to."""
+        self.did += items
+        self.counts.update(counts)
+
+    def fail(self, item: object, error: BaseException | str) -> None:
+        self.failed.append(Failure(str(item), str(error)))
+
+    def absorb(self, step: Outcome) -> None:
+        """Take over a step's numbers, failures and deadlines."""
+        self.counts.update(step.counts)
+        self.failed += step.failed
+        self.did += step.did
+        self.lost += step.lost
+        self.at_risk += step.at_risk
+
+    @property
+    def ok(self) -> bool:
+        return self.exit_code == 0
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 nothing worked, 3 some items failed, 4 files at risk or newly lost (the most urgent wins)."""
+        if (self.at_risk or self.lost) and not self.is_staged:
+            return 4
+        if not self.failed:
+            return 0
+        return 3 if self.did else 1
+
+    def as_json(self) -> Mapping[str, Any]:
+        return {
+            "command": self.command,
+            "ok": self.ok,
+            "counts": dict(self.counts),
+            "failed": [{"item": failure.item, "error": failure.error} for failure in self.failed],
+            "at_risk": self.at_risk,
+            "lost": self.lost,
+            **self.details,
+        }
+
+
+def utc_text(moment: datetime) -> str:
+    """ISO 8601, UTC, milliseconds, Z: the form EnableX itself uses."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def end_of_day(day: date) -> datetime:
+    """The first moment after a UTC day."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)

@@ -1,0 +1,120 @@
+"""Archive documents to listed files (pure).
+
+Source: docs/enablex-api.md section 5. Every payload key may be missing, null, empty, a URL, an object with `url`, or a
+list of either (11.10); unknown keys that hold URLs are files of kind `other-<key>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, time
+from itertools import count
+from typing import Any
+
+from pipeline import layout
+from pipeline.errors import RecordError
+from pipeline.model import ListedFile, Page
+from pipeline.normalise import values
+
+_KINDS = {"recording": "recording", "transcoded": "transcoded", "chatdata": "chat", "metadata": "metadata"}
+_NOT_FILES = {"_id", "trans_date", "conf_num", "app_id", "room_id"}
+
+
+@dataclass(frozen=True)
+class ArchiveRecord:
+    """One archive document as read from one page."""
+
+    conf_num: str
+    room_id: str
+    ended_at: datetime
+    urls: tuple[tuple[str, str], ...]
+    """(kind, url) in the order listed."""
+
+
+def archive_record(document: Any, page: Page) -> ArchiveRecord:
+    """Read one archive document; a record without a readable `trans_date` counts on the day that was asked for.
+
+    Raises:
+        RecordError: not an object, or no `conf_num`.
+    """
+    if not isinstance(document, dict):
+        raise RecordError("not an object", value=document)
+    conf_num = _lenient(values.text, document.get("conf_num"))
+    if conf_num is None:
+        raise RecordError("missing or unreadable", path="conf_num", value=document.get("conf_num"))
+    ended_at = _lenient(values.timestamp, document.get("trans_date")) or page_noon(page.day)
+    return ArchiveRecord(
+        conf_num=conf_num,
+        room_id=_lenient(values.text, document.get("room_id")) or "",
+        ended_at=ended_at,
+        urls=tuple(
+            (_KINDS.get(key, f"other-{layout.clean_name(key)}"), url)
+            for key, value in document.items()
+            if key not in _NOT_FILES
+            for url in _urls(value)
+            if key in _KINDS or url.lower().startswith(("http://", "https://"))
+        ),
+    )
+
+
+def page_noon(day: date) -> datetime:
+    """Stands in for a missing time: surely on that UTC day."""
+    return datetime.combine(day, time(12), UTC)
+
+
+def listed_files(readings: Iterable[tuple[Page, ArchiveRecord]]) -> list[ListedFile]:
+    """All files ever listed, each once, sorted by identity.
+
+    Identity is (conf_num, kind, name), for URLs change between readings; a second file of the same base name in one
+    record gets a numbered name by its place. `day` and `first_listed_at` are of the first reading, `url` of the last.
+    """
+    files: dict[tuple[str, str, str], ListedFile] = {}
+    first: dict[str, ArchiveRecord] = {}
+    for page, record in sorted(readings, key=lambda reading: (reading[0].asked_at, reading[0].stem)):
+        origin = first.setdefault(record.conf_num, record)
+        for kind, name, url in _named(record.urls):
+            known = files.get((record.conf_num, kind, name))
+            files[record.conf_num, kind, name] = (
+                replace(known, url=url)
+                if known
+                else ListedFile(
+                    project=page.project,
+                    day=origin.ended_at.date(),
+                    conf_num=record.conf_num,
+                    room_id=origin.room_id,
+                    kind=kind,
+                    name=name,
+                    url=url,
+                    ended_at=origin.ended_at,
+                    first_listed_at=page.asked_at,
+                )
+            )
+    return [files[identity] for identity in sorted(files)]
+
+
+def _named(urls: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
+    used: set[tuple[str, str]] = set()
+    for kind, url in dict.fromkeys(urls):
+        plain = layout.name_from_url(url)
+        names = (layout.numbered_name(plain, number) for number in count(1))
+        name = next(name for name in names if (kind, name) not in used)
+        used.add((kind, name))
+        yield kind, name, url
+
+
+def _urls(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _urls(item)
+    elif isinstance(value, dict):
+        yield from _urls(value.get("url"))
+    elif isinstance(value, str) and value.strip():
+        yield value.strip()
+
+
+def _lenient(read: Any, value: Any) -> Any:
+    try:
+        return read(value)
+    except ValueError:
+        return None

@@ -1,0 +1,119 @@
+"""EnableX's spellings to values: the only place that knows them (pure).
+
+Each function returns None for what EnableX uses to say nothing (null, missing, empty text) and raises ValueError for
+what cannot be understood; the caller keeps the original. Observed: flags as "true"/"false" and 1/0, numbers as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.schemas import BILLED, COUNT, FLAG, MONEY, REAL, TEXT, TIME
+
+_TRUE = {"true", "1", "yes"}
+_FALSE = {"false", "0", "no"}
+_EPOCH_RANGE_S = (10**8, 10**10)
+"""Numbers in this range are Unix seconds (1973 to 2286), a thousand times larger ones milliseconds."""
+
+
+def text(value: Any) -> str | None:
+    """Text as it is, numbers and flags as JSON would write them."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    raise ValueError("not text")
+
+
+def flag(value: Any) -> bool | None:
+    """true/false, "true"/"false", 1/0."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise ValueError("not a flag")
+
+
+def real(value: Any) -> float | None:
+    """A finite number, or text that is one."""
+    number = decimal(value)
+    return None if number is None else float(number)
+
+
+def decimal(value: Any) -> Decimal | None:
+    """A finite number exactly as written (a float by its shortest decimal form)."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("not a number")
+    try:
+        number = Decimal(str(value).strip())
+    except InvalidOperation:
+        raise ValueError("not a number") from None
+    if not number.is_finite() or abs(number) >= 10**12:
+        raise ValueError("not a finite, sensible number")
+    return number
+
+
+def timestamp(value: Any) -> datetime | None:
+    """ISO 8601 (documented: UTC, milliseconds, Z), "YYYY-MM-DD HH:MM:SS" in UTC, or Unix seconds or milliseconds."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("not a time")
+    if isinstance(value, str) and not value.strip().replace(".", "", 1).isdecimal():
+        moment = _from_iso(value.strip())
+    else:
+        moment = _from_epoch(float(value))
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def _from_iso(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("not a time") from None
+
+
+def _from_epoch(number: float) -> datetime:
+    low, high = _EPOCH_RANGE_S
+    if low <= number < high:
+        return datetime.fromtimestamp(number, UTC)
+    if low * 1000 <= number < high * 1000:
+        return datetime.fromtimestamp(number / 1000, UTC)
+    raise ValueError("not a time")
+
+
+def reader(column_type: pa.DataType) -> Callable[[Any], Any]:
+    """The function that reads a value for a column of this type."""
+    return _READERS[column_type]
+
+
+_READERS: dict[pa.DataType, Callable[[Any], Any]] = {
+    TEXT: text,
+    FLAG: flag,
+    REAL: real,
+    COUNT: decimal,
+    TIME: timestamp,
+    BILLED: lambda value: _rounded(decimal(value), BILLED.scale),
+    MONEY: lambda value: _rounded(decimal(value), MONEY.scale),
+}
+
+
+def _rounded(number: Decimal | None, places: int) -> Decimal | None:
+    return None if number is None else round(number, places)

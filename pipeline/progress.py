@@ -1,0 +1,72 @@
+"""How long work shows itself: bars on a terminal, a line now and then otherwise, nothing for programs."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+Advance = Callable[[], None]
+_LINE_EVERY_S = 60.0
+
+
+class Progress(Protocol):
+    """Shows one task at a time; what it yields is called once per finished item, from any thread."""
+
+    def task(self, label: str, total: int) -> AbstractContextManager[Advance]: ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def task(self, label: str, total: int) -> AbstractContextManager[Advance]:  # noqa: ARG002 - the contract
+        return nullcontext(lambda: None)
+
+
+class Bars:
+    """A bar with rate and remaining time."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @contextmanager
+    def task(self, label: str, total: int) -> Iterator[Advance]:
+        columns = (
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with RichProgress(*columns, console=self._console, transient=True) as bars:
+            task = bars.add_task(label, total=total)
+            yield lambda: bars.advance(task)
+
+
+class Lines:
+    """A line when a task ends, and one a minute while it runs."""
+
+    @contextmanager
+    def task(self, label: str, total: int) -> Iterator[Advance]:
+        started = last = time.monotonic()
+        done, lock = 0, threading.Lock()
+
+        def advance() -> None:
+            nonlocal done, last
+            with lock:
+                done += 1
+                if time.monotonic() - last >= _LINE_EVERY_S:
+                    last = time.monotonic()
+                    print(f"{label}: {done} of {total}", file=sys.stderr, flush=True)
+
+        yield advance
+        if total:
+            took_s = time.monotonic() - started
+            print(f"{label}: {done} of {total} in {took_s:.1f} s", file=sys.stderr, flush=True)

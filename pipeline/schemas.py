@@ -1,0 +1,254 @@
+"""Every table and column, once: type, meaning, where it comes from, whether it speaks about a person.
+
+`docs/tables.md` is written from here (`python -m pipeline.schemas > docs/tables.md`); a test keeps it so.
+No stored type is inferred from data. Flags are booleans, times are UTC milliseconds, measured seconds and
+minutes are float64, whatever is billed is decimal. `project` and `day` are partition columns: they stand in the
+path, not in the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+TEXT = pa.string()
+FLAG = pa.bool_()
+COUNT = pa.int64()
+REAL = pa.float64()
+TIME = pa.timestamp("ms", tz="UTC")
+BILLED = pa.decimal128(18, 3)
+MONEY = pa.decimal128(18, 6)
+
+TABLES_VERSION = 1
+"""Part of every day's input digest: raise it when a column changes its meaning, and all days are built again."""
+
+Privacy = Literal["", "personal"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `path` is its place in EnableX's document, where it is taken from there unchanged in meaning."""
+
+    name: str
+    type: pa.DataType
+    about: str
+    path: str = ""
+    privacy: Privacy = ""
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One table: what a row is, its key (rows are sorted by it), and which day it is filed under."""
+
+    name: str
+    row_is: str
+    key: tuple[str, ...]
+    day_is: str
+    columns: tuple[Column, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([pa.field(column.name, column.type) for column in self.columns])
+
+
+CDR = TableSpec(
+    "cdr",
+    "one connection of one user, newest version",
+    ("cdr_id",),
+    "UTC date of `trans_date` (else of the latest time the document has)",
+    (
+        Column("cdr_id", TEXT, "key; `derived-…` when EnableX sent none", "cdr_id"),
+        Column("cdr_id_is_derived", FLAG, "the key was made here from the identifying fields"),
+        Column("app_id", TEXT, "EnableX project", "app_id"),
+        Column("partner_id", TEXT, "account above the project", "parent_partner_id"),
+        Column("conf_num", TEXT, "session", "conf_num"),
+        Column("call_num", TEXT, "number of the connection in its session", "call_num"),
+        Column("call_log_id", TEXT, "key of EnableX's audit log", "call_log_id"),
+        Column("trans_at", TIME, "when EnableX wrote the record", "trans_date"),
+        Column("is_sip", FLAG, "a SIP or telephone leg", "sip"),
+        Column("room_id", TEXT, "room", "room.room_id"),
+        Column("room_name", TEXT, "room's name at session time", "room.room_details.name"),
+        Column("owner_ref", TEXT, "your tenant, as given to the room", "room.room_details.owner_ref"),
+        Column("billing_code", TEXT, "your cost centre", "room.room_details.settings.billing_code"),
+        Column("room_mode", TEXT, "group or lecture", "room.room_details.settings.mode"),
+        Column("room_is_scheduled", FLAG, "a scheduled room", "room.room_details.settings.scheduled"),
+        Column("room_is_adhoc", FLAG, "a room that is gone after use", "room.room_details.settings.adhoc"),
+        Column(
+            "room_auto_recording",
+            FLAG,
+            "recording starts by itself",
+            "room.room_details.settings.auto_recording",
+        ),
+        Column("room_connected_at", TIME, "attached to the room", "room.connect_dt"),
+        Column("room_disconnected_at", TIME, "left the room", "room.disconnect_dt"),
+        Column("room_duration_s", REAL, "as EnableX says it, seconds", "room.duration"),
+        Column("user_ref", TEXT, "your user id, from the token", "user.ref", "personal"),
+        Column("user_name", TEXT, "display name", "user.name", "personal"),
+        Column("user_role", TEXT, "moderator, participant, viewer, audience", "user.role"),
+        Column("user_ip", TEXT, "address", "user.ip", "personal"),
+        Column("user_agent", TEXT, "browser or device", "user.agent", "personal"),
+        Column("signal_connected_at", TIME, "signalling began", "sigserver.connect_dt"),
+        Column("signal_disconnected_at", TIME, "signalling ended", "sigserver.disconnect_dt"),
+        Column("signal_duration_s", REAL, "as EnableX says it, seconds", "sigserver.duration"),
+        Column("signal_hold_s", REAL, "waiting before admission, seconds", "sigserver.hold_duration"),
+        Column("published_audio", FLAG, "sent sound", "published_track.audio"),
+        Column("published_video", FLAG, "sent video", "published_track.video"),
+        Column("published_data", FLAG, "sent data", "published_track.data"),
+        Column("published_screen", FLAG, "shared a screen", "published_track.screen"),
+        Column("published_url", FLAG, "played a URL", "published_track.url"),
+        Column("subscribed_min", REAL, "minutes of streams received", "usage.subscribed_minutes"),
+        Column("published_min", REAL, "minutes of streams sent", "usage.published_minutes"),
+        Column("screen_min", REAL, "minutes of screen share", "usage.screen_minutes"),
+        Column("connect_min", REAL, "connected, as EnableX says it", "usage.connect_minutes"),
+        Column("connect_billed_min", BILLED, "EnableX's own billed minutes", "usage.connect_minutes_cal"),
+        Column("room_connect_min", REAL, "connected to the room", "usage.room_connect_minutes"),
+        Column("participant_s", REAL, "exact seconds, from `signal_*` when both ends exist, else `room_*`"),
+        Column("participant_min", BILLED, "whole minutes, rounded up per connection"),
+        Column("price", MONEY, "charged for the connection; currency by account", "price.connect_duration"),
+        Column("revision", COUNT, "1 for the first version seen"),
+        Column("first_seen_at", TIME, "when the first version was collected"),
+        Column("changed_at", TIME, "when this version was first collected"),
+        Column("extra", TEXT, "every other field, and every value that fits no column, as JSON"),
+    ),
+)
+
+SESSIONS = TableSpec(
+    "sessions",
+    "one session: first in, last out, who, how long, what was recorded",
+    ("conf_num",),
+    "UTC date of the first connection; the whole session counts there, once",
+    (
+        Column("conf_num", TEXT, "session"),
+        Column("room_id", TEXT, "room"),
+        Column("room_name", TEXT, "room's name at session time"),
+        Column("owner_ref", TEXT, "your tenant"),
+        Column("billing_code", TEXT, "your cost centre"),
+        Column("room_mode", TEXT, "group or lecture"),
+        Column("room_is_scheduled", FLAG, "a scheduled room"),
+        Column("room_is_adhoc", FLAG, "a room that is gone after use"),
+        Column("first_connected_at", TIME, "first in"),
+        Column("last_disconnected_at", TIME, "last out"),
+        Column("duration_s", REAL, "first in to last out, seconds"),
+        Column("connections", COUNT, "CDRs; a rejoin is a second one"),
+        Column("people", COUNT, "distinct `user_ref`, and every connection without one"),
+        Column("sip_connections", COUNT, "SIP or telephone legs"),
+        Column("participant_s", REAL, "sum over connections, seconds"),
+        Column("participant_min", BILLED, "sum over connections of whole minutes"),
+        Column("connect_billed_min", BILLED, "sum of EnableX's own billed minutes"),
+        Column("published_min", REAL, "sum over connections"),
+        Column("subscribed_min", REAL, "sum over connections"),
+        Column("screen_min", REAL, "sum over connections"),
+        Column("price", MONEY, "sum over connections"),
+        Column("is_recorded", FLAG, "the archive lists a recording"),
+        Column("is_transcoded", FLAG, "the archive lists transcoded video"),
+        Column("recording_min", BILLED, "`participant_min` if recorded, else 0"),
+        Column("transcoding_min", BILLED, "first in to last out in whole minutes if transcoded, else 0"),
+        Column("media_files", COUNT, "files the archive lists"),
+    ),
+)
+
+USAGE_DAILY = TableSpec(
+    "usage_daily",
+    "one project, day, room, owner, billing code",
+    ("room_id", "owner_ref", "billing_code"),
+    "connections: UTC date of `trans_date`; whole sessions: the day they began; media: the archive record's day",
+    (
+        Column("room_id", TEXT, "room"),
+        Column("owner_ref", TEXT, "your tenant"),
+        Column("billing_code", TEXT, "your cost centre"),
+        Column("sessions", COUNT, "sessions that began this day"),
+        Column("connections", COUNT, "CDRs"),
+        Column("people", COUNT, "distinct `user_ref`, and every connection without one"),
+        Column("participant_s", REAL, "exact seconds"),
+        Column("participant_min", BILLED, "whole minutes, rounded up per connection"),
+        Column("connect_billed_min", BILLED, "EnableX's own billed minutes"),
+        Column("published_min", REAL, "minutes of streams sent"),
+        Column("subscribed_min", REAL, "minutes of streams received"),
+        Column("screen_min", REAL, "minutes of screen share"),
+        Column("sip_min", BILLED, "`participant_min` of SIP legs"),
+        Column("recording_min", BILLED, "participants' minutes of recorded sessions that began this day"),
+        Column("transcoding_min", BILLED, "length of transcoded sessions that began this day"),
+        Column("media_files", COUNT, "files in the vault"),
+        Column("media_bytes", COUNT, "their bytes"),
+    ),
+)
+
+MEDIA = TableSpec(
+    "media",
+    "one file: where from, where to, in which state",
+    ("conf_num", "kind", "name"),
+    "UTC date of the archive record's `trans_date`",
+    (
+        Column("conf_num", TEXT, "session", "conf_num"),
+        Column("room_id", TEXT, "room", "room_id"),
+        Column("kind", TEXT, "recording, transcoded, chat, metadata, other-…"),
+        Column("name", TEXT, "cleaned base name of the URL's path"),
+        Column("url", TEXT, "where EnableX lists it, without query and user"),
+        Column("first_listed_at", TIME, "first collected listing that names it"),
+        Column("expires_at", TIME, "earliest moment at which EnableX may delete it"),
+        Column("state", TEXT, "waiting, stored, unreadable (stored whole, but does not open), lost"),
+        Column("key", TEXT, "object key in the vault"),
+        Column("size_bytes", COUNT, "bytes stored"),
+        Column("sha256", TEXT, "of the bytes stored, hex"),
+        Column("crc64nvme", TEXT, "of the bytes stored, base64; where the store computes it"),
+        Column("etag", TEXT, "the file host's word at download"),
+        Column("content_type", TEXT, "the file host's word at download"),
+        Column("stored_at", TIME, "when its manifest was written"),
+        Column("lost_reason", TEXT, "what the server said, and when"),
+        Column("duration_s", REAL, "from a media probe, seconds"),
+        Column("container", TEXT, "from a media probe"),
+        Column("video_codec", TEXT, "from a media probe"),
+        Column("audio_codec", TEXT, "from a media probe"),
+        Column("width_px", COUNT, "from a media probe"),
+        Column("height_px", COUNT, "from a media probe"),
+    ),
+)
+
+REJECTS = TableSpec(
+    "rejects",
+    "one document that could not become a row",
+    ("page", "ordinal"),
+    "the day that was asked for",
+    (
+        Column("page", TEXT, "key of the landed page in the vault"),
+        Column("ordinal", COUNT, "position in the page, from 0"),
+        Column("source", TEXT, "cdr or archive"),
+        Column("reason", TEXT, "what is wrong"),
+        Column("path", TEXT, "dotted path inside the document"),
+        Column("value", TEXT, "what stood there, at most 200 characters"),
+    ),
+)
+
+TABLES: dict[str, TableSpec] = {spec.name: spec for spec in (CDR, SESSIONS, USAGE_DAILY, MEDIA, REJECTS)}
+
+PERSONAL_COLUMNS = tuple(
+    column.name for spec in TABLES.values() for column in spec.columns if column.privacy == "personal"
+)
+
+
+def document_tables() -> str:
+    """`docs/tables.md`: every table and column as Markdown."""
+    lines = [
+        "# Tables",
+        "",
+        "Written from `pipeline/schemas.py` by `python -m pipeline.schemas > docs/tables.md`; change it there.",
+        "Every table has two more columns from its path: `project` (text) and `day` (date, UTC).",
+    ]
+    for spec in TABLES.values():
+        lines += ["", f"## `{spec.name}`", "", f"One row is {spec.row_is}. Key: `{'`, `'.join(spec.key)}`."]
+        lines += [
+            f"Day: {spec.day_is}.",
+            "",
+            "| column | type | meaning | from | privacy |",
+            "|---|---|---|---|---|",
+        ]
+        for column in spec.columns:
+            source = f"`{column.path}`" if column.path else ""
+            lines.append(f"| `{column.name}` | {column.type} | {column.about} | {source} | {column.privacy} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(document_tables(), end="")

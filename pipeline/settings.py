@@ -1,0 +1,318 @@
+"""What is configured, and where each value came from. The only reader of config files and the environment.
+
+Order: environment (`POSTROOM_COLLECT__LOOKBACK_DAYS`, secrets also from a file named by `…_FILE`), then the TOML
+file, then the defaults below. Unknown keys are errors that name the nearest known key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+from zoneinfo import available_timezones
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pipeline.errors import ConfigError
+from pipeline.schemas import PERSONAL_COLUMNS
+
+DEFAULT_CONFIG = Path("config/default.toml")
+_PREFIX = "POSTROOM_"
+_PROJECT_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
+_PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@]*):([^/@]*)@")
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def _https_or_loopback(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS):
+        if parts.username or parts.password:
+            raise ValueError("must not carry credentials; use app_id and app_key")
+        return url.rstrip("/")
+    raise ValueError("must start with https:// (http:// only for a loopback address)")
+
+
+def _root_url(url: str) -> str:
+    if not url.startswith(("file:", "s3://")):
+        raise ValueError('must be "file:PATH" or "s3://BUCKET/PREFIX"')
+    return url
+
+
+def _known_zone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError('must be an IANA time zone such as "Asia/Kolkata"')
+    return name
+
+
+def _personal_columns(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in PERSONAL_COLUMNS:
+            raise ValueError(f'"{name}" is not a personal column; those are {", ".join(PERSONAL_COLUMNS)}')
+    return names
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Root(_Section):
+    """A place for objects: `file:PATH`, or `s3://BUCKET/PREFIX`."""
+
+    url: Annotated[str, AfterValidator(_root_url)]
+
+
+class S3(_Section):
+    """What boto3's own chain does not know."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+
+
+class Project(_Section):
+    """One EnableX project: its API pair, and the portal account that opens its files."""
+
+    base_url: Annotated[str, AfterValidator(_https_or_loopback)] = "https://api.enablex.io/video/v2"
+    app_id: str = Field(min_length=1)
+    app_key: SecretStr = Field(min_length=1)
+    files_user: str = ""
+    files_password: SecretStr = SecretStr("")
+    file_hosts: tuple[str, ...] = ("*.enablex.io",)
+    since: date | None = None
+
+
+class Collect(_Section):
+    """How EnableX is asked."""
+
+    lookback_days: int = Field(default=3, ge=0, le=60)
+    requests_per_second: float = Field(default=1.0, gt=0)
+    concurrency: int = Field(default=2, ge=1, le=64)
+    max_attempts: int = Field(default=5, ge=1, le=20)
+
+
+class Media(_Section):
+    """How files are copied. `retention_hours`: how long EnableX keeps a file."""
+
+    retention_hours: int = Field(default=72, ge=1)
+    concurrency: int = Field(default=4, ge=1, le=64)
+    part_mib: int = Field(default=16, ge=5, le=5120)
+
+
+class Ledger(_Section):
+    """What was attempted; deleting it loses no fact."""
+
+    url: str = "sqlite:///./data/ledger.db"
+
+
+class Billing(_Section):
+    """How a day is cut for billing."""
+
+    time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
+
+
+class Privacy(_Section):
+    """Columns of lake tables that are replaced by a keyed token; raw in the vault stays as it is."""
+
+    pseudonymise: Annotated[tuple[str, ...], AfterValidator(_personal_columns)] = ()
+    key: SecretStr = SecretStr("")
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured; frozen."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    lake: Root = Root(url="file:./data/lake")
+    vault: Root = Root(url="file:./data/vault")
+    s3: S3 = S3()
+    projects: dict[str, Project] = {}
+    collect: Collect = Collect()
+    media: Media = Media()
+    ledger: Ledger = Ledger()
+    billing: Billing = Billing()
+    privacy: Privacy = Privacy()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` hands over: it has read file and environment and knows where each value came from."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+    def secrets(self) -> Iterator[str]:
+        """Every secret text, for redaction; empty ones left out."""
+        for project in self.projects.values():
+            yield from filter(None, (project.app_key.get_secret_value(), project.files_password.get_secret_value()))
+        if self.privacy.key.get_secret_value():
+            yield self.privacy.key.get_secret_value()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings, and for each dotted key where its value came from (defaults are not in there)."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(key, value, origin) for every setting, secrets masked."""
+        return [
+            (key, _shown(value), self._origin(key))
+            for key, value in _flat(self.settings.model_dump())
+            if not (key == "projects" and value == {})
+        ]
+
+    def _origin(self, key: str) -> str:
+        return self.origins.get(key, "default")
+
+
+def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
+    """Read the TOML file and the environment.
+
+    Raises:
+        ConfigError: naming the key, where it stands, and what would be valid.
+    """
+    path = config or (Path(environ["POSTROOM_CONFIG"]) if environ.get("POSTROOM_CONFIG") else None)
+    values, origins = _read_toml(path)
+    overrides, names = _read_environment(environ)
+    _check_known(values, origins, Settings)
+    _check_known(overrides, names, Settings)
+    merged = _merge(values, overrides)
+    origins = {**origins, **names}
+    for name in merged["projects"] if isinstance(merged.get("projects"), Mapping) else ():
+        if not _PROJECT_NAME.match(name):
+            where = origins.get(f"projects.{name}", "settings")
+            raise ConfigError(f'projects.{name} ({where}): a project name is lower-case letters, digits, "-" and "_"')
+    try:
+        settings = Settings(**merged)
+    except ValidationError as error:
+        raise ConfigError(_first_problem(error, origins)) from None
+    if settings.privacy.pseudonymise and not settings.privacy.key.get_secret_value():
+        raise ConfigError(
+            "privacy.key: needed to pseudonymise; set POSTROOM_PRIVACY__KEY or POSTROOM_PRIVACY__KEY_FILE"
+        )
+    return Loaded(settings, origins)
+
+
+def _read_toml(path: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
+    if path is None and not DEFAULT_CONFIG.exists():
+        return {}, {}
+    path = path or DEFAULT_CONFIG
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such settings file; name one with --config or POSTROOM_CONFIG") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
+    return values, {key: str(path) for key, _ in _flat(values, branches=True)}
+
+
+def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Nested values of all `POSTROOM_…` variables, and the variable behind each dotted key."""
+    texts: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for name, text in sorted(environ.items()):
+        if not name.upper().startswith(_PREFIX) or name.upper() == "POSTROOM_CONFIG":
+            continue
+        key = name[len(_PREFIX) :].lower().replace("__", ".")
+        if key.endswith("_file"):
+            key = key.removesuffix("_file")
+            try:
+                text = Path(text).read_text(encoding="utf-8").strip()  # noqa: PLW2901 - the file is the value
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{name}: cannot read {text}: {error}") from None
+        texts[_PREFIX.lower() + key.replace(".", "__")] = text
+        names[key] = name
+    source = EnvSettingsSource(Settings)
+    source.env_vars = texts
+    try:
+        values = source()
+    except ValueError as error:
+        raise ConfigError(f"environment: {error}; lists and tables are written as JSON") from None
+    for key, name in names.items():
+        section = key.split(".")[0]
+        if section not in Settings.model_fields:
+            raise ConfigError(_unknown(section, name, Settings.model_fields))
+    return values, names
+
+
+def _check_known(values: Mapping[str, Any], origins: Mapping[str, str], model: type[BaseModel], at: str = "") -> None:
+    """Refuse keys that no setting has, naming the nearest one."""
+    for key, value in values.items():
+        dotted = f"{at}{key}"
+        if key not in model.model_fields:
+            raise ConfigError(_unknown(dotted, origins.get(dotted, "settings"), model.model_fields))
+        if dotted == "projects" and isinstance(value, Mapping):
+            for name, project in value.items():
+                if not isinstance(project, Mapping):
+                    raise ConfigError(f"projects.{name}: must be a table: [projects.{name}]")
+                _check_known(project, origins, Project, f"projects.{name}.")
+        elif isinstance(value, Mapping):
+            section = model.model_fields[key].annotation
+            if isinstance(section, type) and issubclass(section, BaseModel):
+                _check_known(value, origins, section, f"{dotted}.")
+
+
+def _unknown(dotted: str, origin: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(dotted.rsplit(".", 1)[-1], known, n=1, cutoff=0.5)
+    hint = f'did you mean "{near[0]}"?' if near else f"known here: {', '.join(known)}"
+    return f"{dotted} ({origin}): unknown setting; {hint}"
+
+
+def _first_problem(error: ValidationError, origins: Mapping[str, str]) -> str:
+    problems = error.errors()
+    dotted = ".".join(str(part) for part in problems[0]["loc"])
+    if problems[0]["type"] == "missing":
+        variable = _PREFIX + dotted.replace(".", "__").upper()
+        message = f"{dotted}: missing; set it in the settings file or as {variable}"
+    else:
+        origin = origins.get(dotted, origins.get(dotted.rsplit(".", 1)[0], "settings"))
+        message = f"{dotted} ({origin}): {problems[0]['msg'].removeprefix('Value error, ')}"
+    return message if len(problems) == 1 else f"{message} (and {len(problems) - 1} more)"
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _flat(values: Mapping[str, Any], at: str = "", *, branches: bool = False) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            if branches:
+                yield f"{at}{key}", value
+            yield from _flat(value, f"{at}{key}.", branches=branches)
+        else:
+            yield f"{at}{key}", value
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return "********" if value.get_secret_value() else "(not set)"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "(none)"
+    if value is None:
+        return "(not set)"
+    return mask_url(str(value))
+
+
+def mask_url(text: str) -> str:
+    """Hide the password inside `scheme://user:password@host`."""
+    return _PASSWORD_IN_URL.sub(r"\1:********@", text)

@@ -1,0 +1,141 @@
+"""The import rows of docs/style.md section 3."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROWS = {
+    0: ["errors", "model", "schemas"],
+    1: ["layout", "enablex.wire", "normalise.*", "media.content", "media.manifest", "media.plan", "reports"],
+    2: [
+        "enablex.client",
+        "landing",
+        "tables",
+        "query",
+        "media.copy",
+        "store",
+        "store.*",
+        "ledger",
+        "retry",
+        "log",
+        "progress",
+    ],
+    3: ["settings", "readings", "building", "app"],
+    4: ["flows"],
+    5: ["cli", "cli.*", "__main__"],
+}
+IMPURE = {
+    "httpx",
+    "boto3",
+    "botocore",
+    "sqlite3",
+    "sqlalchemy",
+    "duckdb",
+    "requests",
+    "socket",
+    "os",
+    "time",
+    "subprocess",
+}
+CLOCKS = {"now", "utcnow", "today", "monotonic", "perf_counter"}
+
+
+def modules(package: str) -> dict[str, Path]:
+    """Dotted name inside the package -> file."""
+    base = ROOT / package
+    found = {}
+    for path in sorted(base.rglob("*.py")):
+        parts = path.relative_to(base).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, `from a import b` as both `a` and `a.b`."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def row_of(module: str) -> int | None:
+    for row, patterns in ROWS.items():
+        for pattern in patterns:
+            if module == pattern or (pattern.endswith(".*") and module.startswith(pattern[:-1])):
+                return row
+    return None
+
+
+PIPELINE = {name: path for name, path in modules("pipeline").items() if name and not name.startswith("simulator")}
+EMPTY_PACKAGES = {"enablex", "normalise", "media"}
+
+
+def test_every_module_has_a_row() -> None:
+    """A new module cannot slip past the rows."""
+    assert [name for name in PIPELINE if row_of(name) is None and name not in EMPTY_PACKAGES] == []
+
+
+@pytest.mark.parametrize("module", [name for name in PIPELINE if name not in EMPTY_PACKAGES])
+def test_imports_point_down(module: str) -> None:
+    """No module imports one of a higher row, and edges import each other only as style.md says."""
+    own = row_of(module)
+    assert own is not None
+    for name in imports(PIPELINE[module]):
+        target = name.removeprefix("pipeline.")
+        if not name.startswith("pipeline.") or target not in PIPELINE:
+            continue
+        row = row_of(target)
+        assert row is None or row <= own, f"{module} (row {own}) imports {target} (row {row})"
+        if own == row == 2 and not module.startswith("store"):
+            assert target.startswith("store") or target in {"retry", "tables"}, f"edge {module} imports edge {target}"
+
+
+@pytest.mark.parametrize("module", [name for name in PIPELINE if row_of(name) in {0, 1}])
+def test_pure_code_sees_no_world(module: str) -> None:
+    """Rows 0 and 1 never see httpx, boto3, SQL, the environment or the clock; time comes in as an argument."""
+    path = PIPELINE[module]
+    assert {name.split(".")[0] for name in imports(path)} & IMPURE == set()
+    called = {
+        node.func.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    assert called & (CLOCKS | {"getenv", "open", "read_text", "write_text"}) == set()
+
+
+def test_pipeline_never_imports_jobs() -> None:
+    """Jobs sit on top of the pipeline, never below it."""
+    for path in modules("pipeline").values():
+        assert not any(name.split(".")[0] == "jobs" for name in imports(path)), path
+
+
+def test_only_the_command_line_imports_the_simulator() -> None:
+    """The look-alike is for `demo`, `simulate` and tests: no flow can come to depend on it."""
+    for name, path in PIPELINE.items():
+        if not name.startswith("cli"):
+            assert not any(imported.startswith("pipeline.simulator") for imported in imports(path)), name
+
+
+def test_the_simulator_stands_alone() -> None:
+    """The simulator imports nothing of the pipeline but words: a shared mistake cannot hide in both."""
+    for name, path in modules("pipeline").items():
+        if name.startswith("simulator"):
+            for imported in imports(path):
+                allowed = ("pipeline.simulator", "pipeline.errors", "pipeline.model", "pipeline.schemas")
+                assert not imported.startswith("pipeline.") or imported.startswith(allowed), f"{name}: {imported}"
+
+
+def test_only_settings_reads_the_environment() -> None:
+    """Configuration has one door: the command line hands `os.environ` to `settings.load`, nobody else touches it."""
+    for name, path in PIPELINE.items():
+        text = path.read_text()
+        if name not in {"settings", "cli.commands"}:
+            assert "os.environ" not in text, name
+            assert "getenv" not in text, name
