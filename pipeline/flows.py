@@ -196,13 +196,12 @@ def nightly(app: App) -> Outcome:
 
 def missing_asks(app: App, project: str) -> list[Ask]:
     """Lookback, today, and every day since the project began that was never asked for after it had settled."""
-    today = app.clock().date()
     lookback = _lookback(app)
     asks = []
     for source in SOURCES:
         asked = landing.last_asked(app.vault, source, project)
-        since = app.settings.projects[project].since or min(asked, default=lookback.first)
-        for day in Period(min(since, lookback.first), today):
+        since = app.settings.projects[project].since or min([*asked, lookback.first])
+        for day in Period(min(since, lookback.last), lookback.last):
             if day in lookback or not reports.is_settled(day, asked.get(day), app.settings.collect.lookback_days):
                 asks.append(Ask(source, project, day))
     return asks

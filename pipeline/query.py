@@ -14,7 +14,12 @@ from pipeline.schemas import TABLES
 from pipeline.store.base import ObjectStore
 from pipeline.tables import dataset
 
-_SETTINGS = ("TimeZone = 'UTC'", "enable_external_access = false", "lock_configuration = true")
+_SETTINGS = (
+    "TimeZone = 'UTC'",
+    "python_enable_replacements = false",
+    "enable_external_access = false",
+    "lock_configuration = true",
+)
 
 
 def run_query(lake: ObjectStore, sql: str) -> pa.Table:
@@ -31,7 +36,10 @@ def run_query(lake: ObjectStore, sql: str) -> pa.Table:
         for setting in _SETTINGS:
             connection.execute(f"SET {setting}")
         try:
-            return connection.execute(sql).to_arrow_table()
+            relation = connection.sql(sql)
+            if relation is None:
+                raise ConfigError("query: this statement returns no rows; the lake is for reading, begin with SELECT")
+            return relation.to_arrow_table()
         except duckdb.Error as error:
             first = str(error).strip().splitlines()[0]
             raise ConfigError(f"query: {first}; tables and columns are in docs/tables.md") from None

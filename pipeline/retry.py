@@ -19,7 +19,7 @@ from pipeline.errors import Transient
 MAX_RETRY_AFTER_S = 900.0
 """A server's Retry-After is honoured up to here; a longer one is worth a failed item and the next run."""
 
-_back_off = wait_exponential_jitter(initial=0.5, max=30.0, jitter=0.5)
+_back_off = wait_exponential_jitter(multiplier=0.5, max=30.0, jitter=0.5)
 
 
 def retrying(max_attempts: int, sleep: Callable[[float], None] = time.sleep) -> Retrying:

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -19,7 +20,6 @@ import typer
 
 from pipeline import __version__, flows
 from pipeline.app import App, open_app
-from pipeline.cli import demo as demo_module
 from pipeline.cli import show
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.log import set_up_logging
@@ -27,9 +27,6 @@ from pipeline.model import SOURCES, Failure, Outcome, Period
 from pipeline.progress import Bars, Lines, Progress, Silent
 from pipeline.schemas import TABLES
 from pipeline.settings import Loaded, load
-from pipeline.simulator.faults import FAULTS
-from pipeline.simulator.server import Simulator
-from pipeline.simulator.world import World
 
 cli = typer.Typer(
     name="postroom",
@@ -50,7 +47,13 @@ class Options:
     verbose: bool
 
 
-@cli.callback()
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"postroom {__version__}")
+        raise typer.Exit
+
+
+@cli.callback(epilog="Example: postroom demo")
 def options(
     ctx: typer.Context,
     config: Annotated[
@@ -59,11 +62,10 @@ def options(
     now: Annotated[str | None, typer.Option(help="Act as if it were this moment, e.g. 2026-11-23T02:15:00Z.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON outcome on standard output.")] = False,
     verbose: Annotated[bool, typer.Option(help="Log every step; show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
 ) -> None:
-    if version:
-        print(f"postroom {__version__}")
-        raise typer.Exit
     ctx.obj = Options(config, _moment(now), as_json, verbose)
 
 
@@ -72,7 +74,7 @@ To = Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last UTC da
 ProjectName = Annotated[str | None, typer.Option("--project", metavar="NAME", help="Only this project.")]
 
 
-@cli.command(epilog="Example: postroom demo")
+@cli.command(short_help="See it work: seven simulated nights.", epilog="Example: postroom demo")
 def demo(
     ctx: typer.Context,
     folder: Annotated[Path, typer.Option("--dir", help="Where to put it; an earlier demo there is replaced.")] = Path(
@@ -80,16 +82,20 @@ def demo(
     ),
 ) -> int:
     """Start the bundled EnableX simulator, run every flow over seven days of its traffic, show what came of it."""
+    from pipeline.cli.demo import run_demo  # no other command needs the simulator: starting up stays quick
+
     given: Options = ctx.obj
     _set_up_logging(given, quiet=True)
     now = given.now or datetime.now(UTC)
-    outcome = demo_module.run_demo(folder, now, _progress(given), say=None if given.as_json else show.console_for())
+    outcome = run_demo(folder, now, _progress(given), say=None if given.as_json else show.console_for())
     if given.as_json:
         _print_json(outcome.as_json())
     return outcome.exit_code
 
 
-@cli.command(epilog="Example: postroom collect --from 2026-11-20 --to 2026-11-22 --project acme")
+@cli.command(
+    short_help="API to raw.", epilog="Example: postroom collect --from 2026-11-20 --to 2026-11-22 --project acme"
+)
 def collect(
     ctx: typer.Context,
     from_: From = None,
@@ -106,7 +112,9 @@ def collect(
     )
 
 
-@cli.command(epilog="Example: postroom build --from 2026-11-01 --to 2026-11-30 --table usage_daily")
+@cli.command(
+    short_help="Raw to tables.", epilog="Example: postroom build --from 2026-11-01 --to 2026-11-30 --table usage_daily"
+)
 def build(
     ctx: typer.Context,
     from_: From = None,
@@ -119,7 +127,9 @@ def build(
     return _run(ctx, "build", lambda app: flows.build(app, _period(from_, to, app), wanted=wanted, project=project))
 
 
-@cli.command("copy-media", epilog="Example: postroom copy-media --limit 100")
+@cli.command(
+    "copy-media", short_help="Files to the vault, verified.", epilog="Example: postroom copy-media --limit 100"
+)
 def copy_media(
     ctx: typer.Context,
     limit: Annotated[int | None, typer.Option(min=1, help="Copy at most this many files.")] = None,
@@ -129,7 +139,7 @@ def copy_media(
     return _run(ctx, "copy-media", lambda app: flows.copy_media(app, limit=limit, fresh=fresh))
 
 
-@cli.command(epilog="Example: postroom --json nightly")
+@cli.command(short_help="What a cron runs: all of it.", epilog="Example: postroom --json nightly")
 def nightly(ctx: typer.Context) -> int:
     """All of it, as a cron runs it: collect what is missing or may change, build, copy media, build again."""
     return _run(ctx, "nightly", flows.nightly)
@@ -154,7 +164,7 @@ def query(
     return 0
 
 
-@cli.command(epilog="Example: postroom --json status")
+@cli.command(short_help="Done, missing, late, at risk.", epilog="Example: postroom --json status")
 def status(ctx: typer.Context) -> int:
     """What is settled, missing, waiting, at risk, lost; exit code 4 when a file is at risk."""
     given: Options = ctx.obj
@@ -167,7 +177,9 @@ def status(ctx: typer.Context) -> int:
     return outcome.exit_code
 
 
-@cli.command(epilog="Example: postroom --config config/local.toml settings")
+@cli.command(
+    short_help="What is configured, and where.", epilog="Example: postroom --config config/local.toml settings"
+)
 def settings(ctx: typer.Context) -> int:
     """Every setting, its value and where it came from; secrets masked."""
     given: Options = ctx.obj
@@ -180,24 +192,29 @@ def settings(ctx: typer.Context) -> int:
     return 0
 
 
-@cli.command(epilog="Example: postroom simulate --write-config data/sim.toml --fault rate_limit=3")
+@cli.command(
+    short_help="The EnableX look-alike alone.",
+    epilog="Example: postroom simulate --write-config data/sim.toml --fault rate_limit=3",
+)
 def simulate(
     ctx: typer.Context,
     port: Annotated[int, typer.Option(help="Port of the API; files and the foreign host take the next two.")] = 8640,
-    seed: Annotated[int, typer.Option(help="Another seed is another world.")] = World.seed,
-    sessions_per_day: Annotated[
-        int, typer.Option(min=1, help="Sessions per project and day.")
-    ] = World.sessions_per_day,
+    seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 7,
+    sessions_per_day: Annotated[int, typer.Option(min=1, help="Sessions per project and day.")] = 12,
     fault: Annotated[list[str] | None, typer.Option(help="Switch on a fault: NAME or NAME=VALUE; repeatable.")] = None,
     list_faults: Annotated[bool, typer.Option("--list-faults", help="Name every fault and what it does.")] = False,
     write_config: Annotated[Path | None, typer.Option(help="Write matching Postroom settings to this file.")] = None,
 ) -> int:
     """Run the bundled EnableX simulator alone, on loopback, until Ctrl-C: to rehearse outages without an account."""
+    from pipeline.simulator.faults import FAULTS
+    from pipeline.simulator.server import Simulator
+    from pipeline.simulator.world import World
+
     given: Options = ctx.obj
     console = show.console_for()
     if list_faults:
-        for name, about in FAULTS.items():
-            console.print(f"{name:<24} {about}")
+        for name, fault_kind in FAULTS.items():
+            console.print(f"{name:<26} {fault_kind.meaning}", markup=False)
         return 0
     world = World(seed=seed, sessions_per_day=sessions_per_day)
     simulator = Simulator(
@@ -273,7 +290,7 @@ def _loaded(given: Options) -> Loaded:
     return load(given.config, os.environ)
 
 
-def _open(given: Options, loaded: Loaded) -> Any:
+def _open(given: Options, loaded: Loaded) -> AbstractContextManager[App]:
     _set_up_logging(given, secrets=tuple(loaded.settings.secrets()))
     return open_app(loaded.settings, now=given.now, progress=_progress(given))
 

@@ -1,7 +1,7 @@
 """The demo: seven nights of a simulated company, run by the real flows over real HTTP, ending now.
 
-One recording is staged to fail: its host answers with an error page until the end, so that there is something at risk to
-see (and to rescue, with the commands that the summary names).
+One recording is staged to fail: its host answers with an error page until the end, so that there is something at risk
+to see (and to rescue, with the commands that the summary names).
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _summary(say: Console, outcome: Outcome, staged: SimFile, config: Path) -> N
     grid.add_row("", f"{facts['sessions']:,} sessions, {facts['participant_min']:,} participant minutes")
     grid.add_row(
         "archived",
-        f"{counts['files_copied']:,} files, {show.bytes_text(counts['bytes_copied'])}, each with its SHA-256 in a manifest"
+        f"{counts['files_copied']:,} files, {show.bytes_text(counts['bytes_copied'])}, each with SHA-256 in a manifest"
         + (f"; {counts['unreadable']} do not open at the source either" if counts["unreadable"] else ""),
     )
     for file in outcome.at_risk:

@@ -124,17 +124,33 @@ def show_simulator(console: Console, base_url: str, files_url: str, faults: Sequ
 
 
 def show_table(console: Console, result: pa.Table) -> None:
-    """A query's result."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for field in result.schema:
-        is_number = (
-            pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
-        )
-        table.add_column(field.name, justify="right" if is_number else "left", overflow="fold")
-    for row in result.to_pylist():
-        table.add_row(*(Text(_cell(value)) for value in row.values()))
-    console.print(table)
+    """A query's result: a table where it fits, else one record below the other."""
+    cells = [[_cell(value) for value in row.values()] for row in result.to_pylist()]
+    names = result.schema.names
+    widths = [max(map(len, [name, *(row[at] for row in cells)])) for at, name in enumerate(names)]
+    if sum(widths) + 2 * len(widths) <= console.width:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for field in result.schema:
+            table.add_column(field.name, justify="right" if _is_number(field.type) else "left", no_wrap=True)
+        for row in cells:
+            table.add_row(*map(Text, row))
+        console.print(table)
+    else:
+        _show_records(console, names, cells)
     console.print(f"{result.num_rows:,} row{'' if result.num_rows == 1 else 's'}", style="dim")
+
+
+def _show_records(console: Console, names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    width = max(map(len, names))
+    for number, row in enumerate(rows, start=1):
+        console.print(f"-- row {number}", style="dim")
+        for name, cell in zip(names, row, strict=True):
+            console.print(Text.assemble((name.ljust(width), "bold"), "  ", cell))
+
+
+def _is_number(column_type: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_integer(column_type) or types.is_floating(column_type) or types.is_decimal(column_type))
 
 
 def bytes_text(size_bytes: int) -> str:

@@ -174,15 +174,12 @@ def _extra(document: Mapping[str, Any], misfits: Iterable[tuple[str, ...]]) -> s
 
 
 def _leftover(document: Mapping[str, Any], taken: Mapping[str, Any]) -> dict[str, Any]:
-    """What no column takes; a branch that is taken in part keeps the rest."""
+    """What no column takes; a branch that is taken in part keeps the rest; null and empty text say nothing."""
     rest: dict[str, Any] = {}
     for key, value in document.items():
-        if key not in taken:
-            rest[key] = value
-        elif taken[key] is not None and isinstance(value, dict):
-            below = _leftover(value, taken[key])
-            if below:
-                rest[key] = below
-        elif taken[key] is not None and value not in (None, ""):
-            rest[key] = value
+        if value is None or value == "" or (key in taken and taken[key] is None):
+            continue
+        kept = _leftover(value, taken.get(key, {})) if isinstance(value, dict) else value
+        if kept != {}:
+            rest[key] = kept
     return rest

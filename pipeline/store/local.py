@@ -112,13 +112,7 @@ class LocalStore:
         except OSError as error:
             raise _unavailable(error, self._path(key), key) from None
         try:
-            with stream:
-                for chunk in (content,) if isinstance(content, bytes) else content:
-                    with _store_errors(path, key):
-                        stream.write(chunk)
-                with _store_errors(path, key):
-                    stream.flush()
-                    os.fsync(stream.fileno())
+            _write_synced(stream, content, path, key)
             with _store_errors(self._path(key), key):
                 yield path
         finally:
@@ -132,6 +126,19 @@ class LocalStore:
             if match and match["host"] == socket.gethostname() and not _is_alive(int(match["pid"])):
                 with suppress(OSError):
                     path.unlink()
+
+
+def _write_synced(stream: IO[bytes], content: bytes | Iterable[bytes], path: Path, key: str) -> None:
+    try:
+        for chunk in (content,) if isinstance(content, bytes) else content:
+            with _store_errors(path, key):
+                stream.write(chunk)
+        with _store_errors(path, key):
+            stream.flush()
+            os.fsync(stream.fileno())
+    finally:
+        with suppress(OSError):  # what was written is synced; on a full disk closing only repeats the first error
+            stream.close()
 
 
 @contextmanager

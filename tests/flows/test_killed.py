@@ -1,0 +1,62 @@
+"""`kill -9` at any moment of nightly, then nightly again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from pipeline.simulator.world import World
+from tests.conftest import NOW, Site, clean_environ
+
+SHARES = (0.0, 0.05, 0.15, 0.3, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95, 0.99)
+WORLD = World(projects=("acme",), sessions_per_day=3, begin=(NOW - timedelta(days=1)).date())
+
+
+def run_killed(site: Site, kill_at: int) -> subprocess.CompletedProcess[str]:
+    script = Path(__file__).with_name("killed.py")
+    command = [
+        sys.executable,
+        str(script),
+        str(kill_at),
+        "--config",
+        str(site.config),
+        "--now",
+        NOW.isoformat(),
+        "nightly",
+    ]
+    environment = {**clean_environ(), "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+
+
+def end_state(site: Site) -> dict[str, object]:
+    """All objects by digest; of manifests, whose order within a session may differ, what the last one says."""
+    state: dict[str, object] = {name: digest for name, digest in site.objects().items() if "/manifests/" not in name}
+    for path in sorted((site.folder / "vault/manifests").rglob("*.json")):
+        manifest = json.loads(path.read_bytes())
+        state[str(path.parent.relative_to(site.folder))] = (manifest["revision"], manifest["files"])
+    return state
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_killed_and_run_again_is_as_if_never_killed(make_site: Callable[..., Site], share: float) -> None:
+    """Killed at any share of its steps on disk, nightly leaves nothing that the next one does not put right."""
+    whole, broken = make_site(WORLD), make_site(WORLD)
+    # Both ask one simulator: its ports stand in the landed URLs.
+    broken.config.write_text(whole.config.read_text().replace(str(whole.folder), str(broken.folder)))
+    done = run_killed(whole, 0)
+    assert done.returncode == 0, done.stderr
+    steps = int(done.stderr.split()[-1])
+    assert steps > 100
+    killed = run_killed(broken, 1 + int(share * (steps - 1)))
+    assert killed.returncode == -signal.SIGKILL
+    assert end_state(broken) != end_state(whole)
+    assert run_killed(broken, 0).returncode == 0
+    assert end_state(broken) == end_state(whole)
+    assert list((broken.folder / "vault/.tmp").iterdir()) == []
