@@ -40,7 +40,7 @@ def run_job(job: Job, settings: Settings) -> int | None:
         failed=len(outcome.failed),
         at_risk=len(outcome.at_risk),
         lost=len(outcome.lost),
-        **outcome.counts,
+        counts=dict(outcome.counts),
     )
     return outcome.exit_code
 
