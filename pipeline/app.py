@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,9 +68,11 @@ class App:
         label: str,
         items: Iterable[Item],
         action: Callable[[Item], Result],
+        *,
+        at_once: int,
         group: Callable[[Item], Hashable] = lambda _item: None,
     ) -> list[Done[Item, Result]]:
-        """Run an action for every item on the executor, started in order; results in the same order.
+        """Run an action for every item on the executor, started in order, `at_once` under way; results in that order.
 
         A PipelineError is that item's result. Refused credentials, or several failures of one kind in a row, give up
         the rest of the item's group; a store that cannot be used stops everything.
@@ -78,16 +80,18 @@ class App:
         todo = list(items)
         breaker = Breaker()
         futures: list[Future[Done[Item, Result]]] = []
+        running: set[Future[Done[Item, Result]]] = set()
         with self.progress.task(label, len(todo)) as advance:
             for item in todo:
-                future = self.executor.submit(partial(_attempt, item, action, breaker, group(item)))
+                if len(running) >= at_once:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()  # a store that cannot be used is raised here, before more is begun
+                future = self.executor.submit(_attempt, item, action, breaker, group(item))
                 future.add_done_callback(lambda _future: advance())
+                running.add(future)
                 futures.append(future)
-            try:
-                return [future.result() for future in futures]
-            finally:
-                for future in futures:
-                    future.cancel()
+            return [future.result() for future in futures]
 
 
 class Breaker:
@@ -135,7 +139,7 @@ def open_app(settings: Settings, *, now: datetime | None = None, progress: Progr
     with ExitStack() as stack:
         ledger = Ledger(settings.ledger.url)
         stack.callback(ledger.close)
-        workers = max(settings.media.concurrency, settings.collect.concurrency)
+        workers = max(settings.media.concurrency, settings.collect.concurrency * len(settings.projects), 1)
         executor = stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="postroom"))
         clients = {name: _client(settings, name, clock) for name in settings.projects}
         hosts = {name: _file_host(settings, name) for name in settings.projects}

@@ -36,6 +36,9 @@ from pipeline.retry import retrying
 from pipeline.schemas import TABLES
 
 _log = structlog.get_logger()
+_BUILDS_AT_ONCE = 1
+"""Building is bound by one interpreter: a second stretch beside it would only cost memory."""
+
 _FILE_ATTEMPTS = 3
 """Within one run; the next run, a quarter of an hour later, tries again until the server says that a file is gone."""
 
@@ -71,7 +74,8 @@ def collect(
 
 def _collect(app: App, asks: Iterable[Ask]) -> Outcome:
     outcome = Outcome("collect")
-    for done in app.each("collect", asks, partial(_collect_day, app), group=lambda ask: ask.project):
+    at_once = app.settings.collect.concurrency * len(app.settings.projects)  # each client holds its project to its own
+    for done in app.each("collect", asks, partial(_collect_day, app), at_once=at_once, group=lambda ask: ask.project):
         _note(app, outcome, done)
     return outcome
 
@@ -106,7 +110,7 @@ def build(
     stretches = [
         stretch for name in chosen_projects(app.settings, project) for stretch in builder.stale(name, period, wanted)
     ]
-    for done in app.each("build", stretches, builder.build, group=lambda stretch: stretch.project):
+    for done in app.each("build", stretches, builder.build, at_once=_BUILDS_AT_ONCE, group=str):
         _note(app, outcome, done)
     return outcome
 
@@ -126,7 +130,8 @@ def copy_media(app: App, *, limit: int | None = None, fresh: bool = True) -> Out
     waiting = [item for name in projects for item in waiting_media(app, name)]
     waiting.sort(key=lambda item: (item.expires_at, str(item)))
     settled = set()
-    for done in app.each("copy media", waiting[:limit], partial(_copy_item, app), group=lambda item: item.file.project):
+    copy, at_once = partial(_copy_item, app), app.settings.media.concurrency
+    for done in app.each("copy media", waiting[:limit], copy, at_once=at_once, group=lambda item: item.file.project):
         _note(app, outcome, done)
         if done.result:
             settled.add(done.item)

@@ -1,0 +1,82 @@
+"""Collecting from an API in every mood gives the tables that a good mood gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from pipeline import tables
+from pipeline.simulator.world import World
+from pipeline.store import LocalStore
+from tests.conftest import NOW, Site
+
+WORLD = World(projects=("acme",), sessions_per_day=3, begin=(NOW - timedelta(days=2)).date())
+
+
+def cdr_rows(site: Site) -> list[dict]:
+    return tables.read_arrow("cdr", lake=LocalStore(site.folder / "lake")).to_pylist()
+
+
+@pytest.fixture
+def calm_rows(make_site: Callable[..., Site]) -> list[dict]:
+    site = make_site(WORLD)
+    assert site.outcome("collect")["ok"]
+    site.outcome("build")
+    return cdr_rows(site)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["result_number", "result_missing", "empty_null", "empty_missing_key", "empty_404", "shuffle_rows",
+     "duplicate_rows",
+     "to_date_exclusive", "filter_connect_dt", "date_skew", "api_500=1", "api_503_html=1", "api_502_text=1",
+     "api_empty_body=1", "api_down=1", "error_on_200=1", "truncated_body=1", "truncated_json=1", "rate_limit=1",
+     "rate_limit_bare=1", "retry_after_date=1"],
+)  # fmt: skip
+def test_the_same_rows_come_out(make_site: Callable[..., Site], calm_rows: list[dict], fault: str) -> None:
+    """Every spelling of success, every kind of emptiness, either meaning of the dates, and every fault that heals."""
+    site = make_site(WORLD, faults=(fault,))
+    outcome = site.outcome("collect")
+    assert outcome["ok"], outcome["failed"]
+    site.outcome("build")
+    assert cdr_rows(site) == calm_rows != []
+
+
+@pytest.mark.parametrize("fault", ["unauthorized_a", "key_rotated", "suspended"])
+def test_refusals_are_not_repeated(make_site: Callable[..., Site], fault: str) -> None:
+    """A refused project is exit code 1 and is asked about a few times at most, not once per day and try."""
+    site = make_site(WORLD, faults=(fault,))
+    assert site.postroom("collect", "--from", "2026-11-01").returncode == 1
+    assert len(site.simulator.requests) <= 4
+
+
+def test_retry_after_is_waited_for(make_site: Callable[..., Site]) -> None:
+    """After a 429 with Retry-After the whole project pauses: no request starts before the time is over."""
+    site = make_site(WORLD, faults=("rate_limit=1",))
+    done = site.postroom("collect")
+    assert done.returncode == 0
+    assert "try.again" in done.stderr
+    assert '"wait_s": 1.0' in done.stderr or '"wait_s": 1.' in done.stderr
+
+
+def test_rows_without_an_id_are_one_row_each(make_site: Callable[..., Site], calm_rows: list[dict]) -> None:
+    """Without cdr_id the derived key is stable: collected twice, still one row per connection."""
+    site = make_site(WORLD, faults=("no_cdr_id",))
+    site.outcome("collect")
+    site.outcome("collect", now=NOW + timedelta(hours=1))
+    site.outcome("build")
+    found = cdr_rows(site)
+    assert len(found) == len(calm_rows)
+    assert all(row["cdr_id_is_derived"] and row["cdr_id"].startswith("derived-") for row in found)
+
+
+def test_missing_room_details_and_usage_are_nulls(make_site: Callable[..., Site], calm_rows: list[dict]) -> None:
+    """Rows whose room_details are empty and whose usage is null are rows all the same."""
+    site = make_site(WORLD, faults=("empty_room_details", "null_usage"))
+    site.outcome("collect")
+    site.outcome("build")
+    found = cdr_rows(site)
+    assert len(found) == len(calm_rows)
+    assert all(row["owner_ref"] is None and row["published_min"] is None for row in found)

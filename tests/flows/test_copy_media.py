@@ -1,0 +1,189 @@
+"""Files to the vault against every fault of the file host: nothing false is ever called stored."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from pipeline import tables
+from pipeline.media.manifest import Manifest
+from pipeline.model import Period
+from pipeline.readings import current_manifests
+from pipeline.simulator.world import World
+from pipeline.store import LocalStore, read_bytes
+from tests.conftest import NOW, Site
+
+WORLD = World(projects=("acme",), sessions_per_day=2, begin=(NOW - timedelta(days=1)).date())
+DAYS = Period((NOW - timedelta(days=8)).date(), (NOW + timedelta(days=8)).date())
+
+
+def manifests(site: Site) -> list[Manifest]:
+    return list(current_manifests(LocalStore(site.folder / "vault"), "acme", DAYS))
+
+
+def stored_digests(site: Site) -> list[str]:
+    """SHA-256 of every file that a manifest calls stored or unreadable, checked against the bytes in the vault."""
+    vault = LocalStore(site.folder / "vault")
+    entries = [entry for manifest in manifests(site) for entry in manifest.files if entry.key]
+    for entry in entries:
+        assert hashlib.sha256(read_bytes(vault, entry.key or "")).hexdigest() == entry.sha256
+    return sorted(str(entry.sha256) for entry in entries)
+
+
+def true_digests(site: Site) -> list[str]:
+    return sorted(file.sha256 for file in site.truth_files().values())
+
+
+def assert_no_credentials_left_the_house(site: Site) -> None:
+    assert all(request.authorization is None for request in site.simulator.requests if request.host == "foreign")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["short_body", "cut_no_length", "html_200", "json_error_200", "files_403", "files_401", "files_500", "files_down",
+     "redirect_loop"],
+)  # fmt: skip
+def test_what_is_not_the_whole_file_is_never_stored(make_site: Callable[..., Site], fault: str) -> None:
+    """Cut, false or refused files leave no manifest and no object; once the host is well, all are stored right."""
+    site = make_site(WORLD, faults=(fault,))
+    outcome = site.outcome("copy-media")
+    assert outcome["failed"]
+    truth = true_digests(site)
+    assert set(stored_digests(site)) <= set(truth)
+    assert len(stored_digests(site)) < len(truth)
+    if fault not in {"html_200", "json_error_200"}:
+        assert site.objects("vault/media/") == {}
+    site.simulator.faults.clear()
+    assert site.outcome("copy-media")["ok"]
+    assert stored_digests(site) == truth
+    assert_no_credentials_left_the_house(site)
+
+
+@pytest.mark.parametrize(
+    "fault", ["no_length", "chunked", "no_range", "redirect_foreign", "rate_limit=2", "files_500=1"]
+)
+def test_odd_but_whole_transfers_are_stored(make_site: Callable[..., Site], fault: str) -> None:
+    """Without a length, in chunks, by redirect or after a hiccup: every whole file is stored with its own digest."""
+    site = make_site(WORLD, faults=(fault,))
+    site.outcome("copy-media")
+    assert stored_digests(site) == true_digests(site) != []
+    assert_no_credentials_left_the_house(site)
+
+
+def test_files_on_an_unknown_host_are_refused_with_the_cure(make_site: Callable[..., Site]) -> None:
+    """A listed URL on a host outside file_hosts is not asked at all, and the error names host and setting."""
+    site = make_site(WORLD, faults=("foreign_url",))
+    outcome = site.outcome("copy-media")
+    assert any("localhost" in failure["error"] and "file_hosts" in failure["error"] for failure in outcome["failed"])
+    assert not any(request.host == "foreign" for request in site.simulator.requests)
+    assert stored_digests(site) == []
+
+
+def test_file_credentials_are_sent_first_and_are_the_portals(make_site: Callable[..., Site]) -> None:
+    """Every file is asked for once, with the portal account's Basic header and not the API's."""
+    site = make_site(WORLD)
+    site.outcome("copy-media")
+    project = site.world.project("acme")
+    expected = "Basic " + base64.b64encode(f"{project.files_user}:{project.files_password}".encode()).decode()
+    asked = [request for request in site.simulator.requests if request.host == "files"]
+    assert {request.authorization for request in asked} == {expected}
+    assert len({request.path for request in asked}) == len(asked) == len(site.truth_files())
+
+
+def test_the_earliest_deadline_is_copied_first(make_site: Callable[..., Site]) -> None:
+    """Files are fetched in the order of their deadlines."""
+    site = make_site(World(projects=("acme",), sessions_per_day=5, begin=(NOW - timedelta(days=2)).date()))
+    site.config.write_text(site.config.read_text() + "\n[media]\nconcurrency = 1\n")
+    site.outcome("collect")
+    site.outcome("build")
+    site.outcome("copy-media")
+    site.outcome("build")
+    media = tables.read_arrow("media", lake=LocalStore(site.folder / "lake")).to_pylist()
+    deadline = {row["url"].partition("/path/")[2]: row["expires_at"] for row in media}
+    fetched = [request.path.partition("/path/")[2] for request in site.simulator.requests if request.host == "files"]
+    deadlines = [deadline[path] for path in fetched]
+    assert len(deadlines) > 10
+    assert deadlines == sorted(deadlines)
+
+
+def test_limit_copies_the_most_urgent_and_leaves_the_rest(make_site: Callable[..., Site]) -> None:
+    """--limit N copies N files; the next run goes on where it stopped."""
+    site = make_site(WORLD)
+    assert site.outcome("copy-media", "--limit", "3")["counts"]["files_copied"] == 3
+    site.outcome("copy-media")
+    assert stored_digests(site) == true_digests(site)
+
+
+@pytest.mark.parametrize("fault", ["", "expired_403", "expired_410", "expired_html"])
+def test_an_expired_file_ends_as_lost_once(make_site: Callable[..., Site], fault: str) -> None:
+    """After its deadline a dead URL is lost, exit code 4, said once; it is not asked for again."""
+    site = make_site(WORLD, faults=("files_down",))
+    site.outcome("collect")
+    site.simulator.faults.clear()
+    if fault:
+        site.simulator.faults.on(fault)
+    site.simulator.clock.advance(timedelta(hours=80))
+    done = site.postroom("--json", "copy-media")
+    assert done.returncode == 4
+    lost = [entry for manifest in manifests(site) for entry in manifest.files if entry.state == "lost"]
+    assert lost
+    assert all(entry.lost_reason and entry.key is None for entry in lost)
+    asked = site.downloads()
+    again = site.outcome("copy-media")
+    assert again["lost"] == []
+    assert site.downloads() == asked
+    site.outcome("build")
+    states = tables.read_arrow("media", columns=["state"], lake=LocalStore(site.folder / "lake")).to_pylist()
+    assert {"state": "lost"} in states
+
+
+def test_a_deadline_alone_loses_nothing(make_site: Callable[..., Site]) -> None:
+    """While no server has answered, a file past its deadline is still waiting, at risk, and tried again."""
+    site = make_site(WORLD, faults=("files_down",))
+    site.outcome("collect")
+    site.simulator.clock.advance(timedelta(hours=80))
+    outcome = site.outcome("copy-media")
+    assert outcome["lost"] == []
+    assert outcome["at_risk"]
+    assert all(file["hours_left"] < 24 for file in outcome["at_risk"])
+    assert manifests(site) == []
+    assert site.postroom("status").returncode == 4
+
+
+def test_urls_that_change_are_the_same_files(make_site: Callable[..., Site]) -> None:
+    """When EnableX lists the same files under other URLs, nothing is downloaded twice."""
+    site = make_site(WORLD, faults=("url_changes",))
+    site.outcome("copy-media")
+    downloads = site.downloads()
+    site.outcome("copy-media", now=NOW + timedelta(minutes=15))
+    assert site.downloads() == downloads > 0
+
+
+def test_files_of_one_name_are_two_files(make_site: Callable[..., Site]) -> None:
+    """Two recordings of the same base name in one record are both stored, under different names."""
+    site = make_site(WORLD, faults=("same_basename",))
+    site.outcome("copy-media")
+    assert stored_digests(site) == true_digests(site)
+    names = [entry.name for manifest in manifests(site) for entry in manifest.files if entry.kind == "recording"]
+    assert any("-2." in name for name in names)
+
+
+def test_unknown_archive_keys_are_archived_too(make_site: Callable[..., Site]) -> None:
+    """Files under a key nobody documented are stored as kind other-<key>."""
+    site = make_site(WORLD, faults=("unknown_archive_key",))
+    site.outcome("copy-media")
+    kinds = {entry.kind for manifest in manifests(site) for entry in manifest.files if entry.key}
+    assert any(kind.startswith("other-") for kind in kinds)
+
+
+def test_refused_file_credentials_stop_the_project_after_two(make_site: Callable[..., Site]) -> None:
+    """Two files refused in a row on fresh sessions mean the credentials: the rest is not asked for, the cure is named."""
+    site = make_site(World(projects=("acme",), sessions_per_day=6, begin=(NOW - timedelta(days=2)).date()))
+    site.configure("files_password = ", "files_password = 'wrong' #")
+    outcome = site.outcome("copy-media")
+    assert any("files_user and files_password" in failure["error"] for failure in outcome["failed"])
+    assert site.downloads() < 10 < len(site.truth_files())
