@@ -181,7 +181,7 @@ def test_unknown_archive_keys_are_archived_too(make_site: Callable[..., Site]) -
 
 
 def test_refused_file_credentials_stop_the_project_after_two(make_site: Callable[..., Site]) -> None:
-    """Two files refused in a row on fresh sessions mean the credentials: the rest is not asked for, the cure is named."""
+    """Two files refused in a row on fresh sessions mean the credentials: the rest is not asked for."""
     site = make_site(World(projects=("acme",), sessions_per_day=6, begin=(NOW - timedelta(days=2)).date()))
     site.configure("files_password = ", "files_password = 'wrong' #")
     outcome = site.outcome("copy-media")

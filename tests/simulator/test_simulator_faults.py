@@ -1,0 +1,668 @@
+"""Faults: each one can be seen from outside, heals when told to, and strikes the same way in every run."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from pipeline.simulator import Faults, SimFile, Simulator, UnknownFaultError
+from pipeline.simulator.faults import FAULTS
+
+
+@dataclass
+class Bench:
+    """A simulator with its clients, and questions whose usual answers are known."""
+
+    simulator: Simulator
+    api: httpx.Client
+    files: httpx.Client
+
+    def on(self, text: str) -> None:
+        self.simulator.faults.on(text)
+
+    def period(self, source: str = "cdr", back: int = 3, until: int = 0) -> str:
+        today = self.simulator.clock.now().date()
+        return f"/{source}/period/{today - timedelta(days=back)}/{today - timedelta(days=until)}"
+
+    def cdrs(self) -> list[Any]:
+        return list(self.api.get(self.period()).json()["cdr"])
+
+    def archives(self) -> list[Any]:
+        return list(self.api.get(self.period("archive")).json()["archive"])
+
+    def empty(self) -> httpx.Response:
+        return self.api.get("/cdr/conf/1")
+
+    def file(self) -> SimFile:
+        living = self.simulator.world.files("acme", self.simulator.clock.now())
+        return next(f for f in living if f.text is None)
+
+    def get(self, headers: dict[str, str] | None = None) -> httpx.Response:
+        return self.files.get(self.file().path, headers=headers)
+
+    def get_expired(self) -> httpx.Response:
+        file = self.file()
+        self.simulator.clock.set(file.expires_at)
+        return self.files.get(file.path)
+
+
+@pytest.fixture
+def bench(simulator: Simulator, api: httpx.Client, files: httpx.Client) -> Bench:
+    return Bench(simulator, api, files)
+
+
+CASES: dict[str, Callable[[Bench], None]] = {}
+
+
+def case(test: Callable[[Bench], None]) -> Callable[[Bench], None]:
+    CASES[test.__name__] = test
+    return test
+
+
+# Whole API
+
+
+@case
+def slow(bench: Bench) -> None:
+    bench.on("slow=0.05")
+    begun = time.perf_counter()
+    assert bench.empty().status_code == 200
+    assert time.perf_counter() - begun >= 0.05
+
+
+@case
+def date_skew(bench: Bench) -> None:
+    bench.on("date_skew=600")
+    told = parsedate_to_datetime(bench.empty().headers["Date"])
+    assert told - bench.simulator.clock.now() == timedelta(minutes=10)
+
+
+@case
+def api_down(bench: Bench) -> None:
+    bench.on("api_down")
+    with pytest.raises(httpx.RemoteProtocolError):
+        bench.empty()
+    assert bench.simulator.requests[-1].status == 0
+
+
+@case
+def api_500(bench: Bench) -> None:
+    bench.on("api_500")
+    assert (bench.empty().status_code, bench.empty().json()["result"]) == (500, 50000)
+
+
+@case
+def api_503_html(bench: Bench) -> None:
+    bench.on("api_503_html")
+    assert bench.empty().status_code == 503
+    assert bench.empty().text.startswith("<!DOCTYPE html>")
+
+
+@case
+def api_502_text(bench: Bench) -> None:
+    bench.on("api_502_text")
+    assert (bench.empty().status_code, bench.empty().text) == (502, "Bad Gateway\n")
+
+
+@case
+def api_empty_body(bench: Bench) -> None:
+    bench.on("api_empty_body")
+    assert (bench.empty().status_code, bench.empty().content) == (200, b"")
+
+
+@case
+def rate_limit(bench: Bench) -> None:
+    bench.on("rate_limit")
+    reply = bench.empty()
+    assert (reply.status_code, reply.json()["error_code"], reply.headers["Retry-After"]) == (429, "RATE_LIMITED", "1")
+
+
+@case
+def rate_limit_bare(bench: Bench) -> None:
+    bench.on("rate_limit_bare")
+    assert bench.empty().status_code == 429
+    assert "Retry-After" not in bench.empty().headers
+
+
+@case
+def retry_after_date(bench: Bench) -> None:
+    bench.on("retry_after_date")
+    reply = bench.empty()
+    assert reply.status_code == 429
+    wait = parsedate_to_datetime(reply.headers["Retry-After"]) - parsedate_to_datetime(reply.headers["Date"])
+    assert wait == timedelta(seconds=2)
+
+
+@case
+def unauthorized_a(bench: Bench) -> None:
+    bench.on("unauthorized_a")
+    assert (bench.empty().status_code, bench.empty().json()["result"]) == (401, 10000)
+
+
+@case
+def key_rotated(bench: Bench) -> None:
+    bench.on("key_rotated")
+    assert (bench.empty().status_code, bench.empty().json()["error_code"]) == (401, "CREDENTIAL_EXPIRED")
+
+
+@case
+def suspended(bench: Bench) -> None:
+    bench.on("suspended")
+    assert (bench.empty().status_code, bench.empty().json()["error_code"]) == (403, "PROJECT_SUSPENDED")
+
+
+@case
+def error_on_200(bench: Bench) -> None:
+    bench.on("error_on_200")
+    assert (bench.empty().status_code, bench.empty().json()["result"]) == (200, 50000)
+
+
+@case
+def errors_as_200(bench: Bench) -> None:
+    bench.on("errors_as_200")
+    reply = bench.api.get("/rooms/unknown")
+    assert (reply.status_code, reply.json()["result"]) == (200, 40001)
+
+
+@case
+def truncated_body(bench: Bench) -> None:
+    bench.on("truncated_body")
+    with pytest.raises(httpx.RemoteProtocolError):
+        bench.api.get(bench.period())
+
+
+@case
+def truncated_json(bench: Bench) -> None:
+    bench.on("truncated_json")
+    reply = bench.api.get(bench.period())
+    assert int(reply.headers["Content-Length"]) == len(reply.content)
+    with pytest.raises(ValueError, match=r"line 1"):
+        reply.json()
+
+
+# CDR and archive alike
+
+
+@case
+def result_number(bench: Bench) -> None:
+    bench.on("result_number")
+    assert bench.empty().json()["result"] == 0
+
+
+@case
+def result_missing(bench: Bench) -> None:
+    bench.on("result_missing")
+    assert bench.empty().json() == {"cdr": []}
+
+
+@case
+def empty_null(bench: Bench) -> None:
+    bench.on("empty_null")
+    assert bench.empty().json() == {"result": "0", "cdr": None}
+    assert bench.cdrs()
+
+
+@case
+def empty_missing_key(bench: Bench) -> None:
+    bench.on("empty_missing_key")
+    assert bench.api.get("/archive/conf/1").json() == {"result": "0"}
+
+
+@case
+def empty_404(bench: Bench) -> None:
+    bench.on("empty_404")
+    assert (bench.empty().status_code, bench.empty().json()["result"]) == (404, 40001)
+
+
+@case
+def to_date_exclusive(bench: Bench) -> None:
+    without_last = bench.api.get(bench.period(back=3, until=1)).json()
+    bench.on("to_date_exclusive")
+    assert bench.api.get(bench.period(back=3, until=0)).json() == without_last
+    assert bench.api.get(bench.period(back=1, until=1)).json()["cdr"] == []
+
+
+@case
+def room_period_other_spelling(bench: Bench) -> None:
+    room_id = bench.cdrs()[0]["room"]["room_id"]
+    documented = bench.period().replace("/cdr/period", f"/cdr/room-period/{room_id}")
+    other = bench.period().replace("/cdr/period", f"/cdr/room-period/{room_id}/period")
+    usual = bench.api.get(documented).json()
+    bench.on("room_period_other_spelling")
+    assert bench.api.get(documented).status_code == 404
+    assert bench.api.get(other).json() == usual
+
+
+@case
+def shuffle_rows(bench: Bench) -> None:
+    usual = bench.cdrs()
+    bench.on("shuffle_rows")
+    first, second = bench.cdrs(), bench.cdrs()
+    assert first != second
+    assert sorted(map(repr, first)) == sorted(map(repr, second)) == sorted(map(repr, usual))
+
+
+@case
+def row_limit(bench: Bench) -> None:
+    usual = bench.cdrs()
+    bench.on("row_limit=7")
+    assert bench.cdrs() == usual[:7]
+
+
+@case
+def broken_document(bench: Bench) -> None:
+    usual = bench.cdrs()
+    bench.on("broken_document=0.2")
+    told = bench.cdrs()
+    broken = [d for d in told if not isinstance(d, dict) or "trans_date" not in d]
+    assert [d for d in told if d not in broken] == usual
+    assert 0.05 < len(broken) / len(usual) < 0.4
+
+
+@case
+def duplicate_rows(bench: Bench) -> None:
+    usual = bench.cdrs()
+    bench.on("duplicate_rows")
+    assert bench.cdrs() == [d for d in usual for _ in range(2)]
+
+
+@case
+def unknown_field(bench: Bench) -> None:
+    bench.on("unknown_field")
+    assert all("beta" in d for d in bench.cdrs() + bench.archives())
+
+
+# CDR
+
+
+@case
+def filter_connect_dt(bench: Bench) -> None:
+    bench.on("filter_connect_dt")
+    day = (bench.simulator.clock.now() - timedelta(days=2)).date()
+    told = bench.api.get(bench.period(back=2, until=2)).json()["cdr"]
+    assert all(d["room"]["connect_dt"].startswith(str(day)) for d in told)
+    two_days = bench.api.get(bench.period(back=3, until=2)).json()["cdr"]
+    over_midnight = [d for d in two_days if d["room"]["connect_dt"][:10] != d["trans_date"][:10]]
+    assert over_midnight
+
+
+@case
+def all_late(bench: Bench) -> None:
+    usual = bench.cdrs()
+    bench.on("all_late=30")
+    late = bench.cdrs()
+    assert 0 < len(late) < len(usual)
+    bench.simulator.clock.advance(timedelta(hours=30))
+    assert {d["cdr_id"] for d in usual} <= {d["cdr_id"] for d in bench.api.get(bench.period(back=5)).json()["cdr"]}
+
+
+@case
+def no_cdr_id(bench: Bench) -> None:
+    bench.on("no_cdr_id=0.3")
+    told = bench.cdrs()
+    without = [d for d in told if "cdr_id" not in d]
+    assert 0.1 < len(without) / len(told) < 0.5
+    assert bench.cdrs() == told
+
+
+@case
+def empty_room_details(bench: Bench) -> None:
+    bench.on("empty_room_details")
+    assert all(d["room"].get("room_details", {}) == {} for d in bench.cdrs())
+
+
+@case
+def null_usage(bench: Bench) -> None:
+    bench.on("null_usage")
+    assert all(d["usage"] is None for d in bench.cdrs())
+
+
+# Archive
+
+
+@case
+def archive_late(bench: Bench) -> None:
+    usual = bench.archives()
+    bench.on("archive_late=30")
+    assert len(bench.archives()) < len(usual)
+
+
+def recordings(records: list[Any]) -> list[str]:
+    return [entry["url"] for record in records for entry in record.get("recording") or [] if entry]
+
+
+@case
+def url_changes(bench: Bench) -> None:
+    usual = recordings(bench.archives())
+    bench.on("url_changes")
+    first, second = recordings(bench.archives()), recordings(bench.archives())
+    assert not set(first) & set(second)
+    assert [re.sub(r"/v\d+/path", "/path", url) for url in first] == usual
+    assert bench.files.get(first[0]).content == bench.files.get(second[0]).content == bench.files.get(usual[0]).content
+
+
+@case
+def foreign_url(bench: Bench) -> None:
+    usual = recordings(bench.archives())
+    bench.on("foreign_url")
+    told = recordings(bench.archives())
+    assert told
+    assert all(url.startswith(bench.simulator.foreign_url) for url in told)
+    assert httpx.get(told[-1]).content == bench.files.get(usual[-1]).content
+
+
+@case
+def unknown_archive_key(bench: Bench) -> None:
+    bench.on("unknown_archive_key")
+    told = bench.archives()
+    assert any(isinstance(d.get("session_log"), str) for d in told)
+    assert any(isinstance(d.get("live_recording", [None])[0], str) for d in told)
+    assert not any(d.get("metadata") for d in told)
+
+
+@case
+def same_basename(bench: Bench) -> None:
+    usual = recordings(bench.archives())
+    bench.on("same_basename")
+    told = recordings(bench.archives())
+    assert {url.rpartition("/")[2].partition(".")[0] for url in told} == {"a1"}
+    assert len(set(told)) == len(usual)
+    pairs = [(a, b) for a, b in zip(usual, told, strict=True) if "/a2." in a]
+    assert bench.files.get(pairs[-1][0]).content == bench.files.get(pairs[-1][1]).content
+
+
+@case
+def empty_archive_entries(bench: Bench) -> None:
+    bench.on("empty_archive_entries")
+    assert all(d["recording"][:3] == [None, {"url": None}, {}] for d in bench.archives())
+
+
+# Rooms
+
+
+def token(bench: Bench) -> httpx.Response:
+    room_id = bench.api.get("/rooms").json()["rooms"][0]["room_id"]
+    return bench.api.post(f"/rooms/{room_id}/tokens", json={"name": "n", "role": "viewer", "user_ref": "u"})
+
+
+@case
+def server_busy(bench: Bench) -> None:
+    assert token(bench).json()["result"] == 0
+    bench.on("server_busy")
+    assert token(bench).json()["result"] == 10105
+
+
+@case
+def room_failure(bench: Bench) -> None:
+    bench.on("room_failure")
+    asked = [("POST", "/rooms"), ("GET", "/rooms"), ("GET", "/rooms/x"), ("DELETE", "/rooms/x"), ("PATCH", "/rooms/x")]
+    replies = [bench.api.request(method, route) for method, route in asked]
+    assert {reply.status_code for reply in replies} == {500}
+    assert [reply.json()["result"] for reply in replies] == [50001, 50002, 50003, 50004, 50000]
+
+
+@case
+def plan_quality_sd(bench: Bench) -> None:
+    bench.on("plan_quality_sd")
+    body = {"name": "n", "owner_ref": "o", "settings": {"quality": "HD"}}
+    assert bench.api.post("/rooms", json=body).json()["result"] == 10021
+
+
+@case
+def sparse_room(bench: Bench) -> None:
+    bench.on("sparse_room")
+    room = bench.api.get("/rooms").json()["rooms"][0]
+    assert "owner_ref" not in room
+    assert set(room["settings"]) == {"mode", "scheduled", "adhoc"}
+
+
+# File host
+
+
+@case
+def files_down(bench: Bench) -> None:
+    bench.on("files_down")
+    with pytest.raises(httpx.RemoteProtocolError):
+        bench.get()
+
+
+@case
+def files_500(bench: Bench) -> None:
+    bench.on("files_500")
+    assert bench.get().status_code == 500
+
+
+@case
+def files_403(bench: Bench) -> None:
+    bench.on("files_403")
+    assert bench.get().status_code == 403
+
+
+@case
+def files_401(bench: Bench) -> None:
+    bench.on("files_401")
+    assert bench.get().status_code == 401
+    assert bench.get().headers["WWW-Authenticate"].startswith("Basic ")
+
+
+@case
+def redirect_foreign(bench: Bench) -> None:
+    bench.on("redirect_foreign")
+    reply = bench.get()
+    assert reply.status_code == 302
+    assert reply.headers["Location"] == bench.simulator.foreign_url + bench.file().path
+    assert hashlib.sha256(httpx.get(reply.headers["Location"]).content).hexdigest() == bench.file().sha256
+
+
+@case
+def redirect_loop(bench: Bench) -> None:
+    bench.on("redirect_loop")
+    with pytest.raises(httpx.TooManyRedirects):
+        bench.files.get(bench.file().path, follow_redirects=True)
+
+
+@case
+def expired_403(bench: Bench) -> None:
+    bench.on("expired_403")
+    assert bench.get_expired().status_code == 403
+
+
+@case
+def expired_410(bench: Bench) -> None:
+    bench.on("expired_410")
+    assert bench.get_expired().status_code == 410
+
+
+@case
+def expired_html(bench: Bench) -> None:
+    bench.on("expired_html")
+    reply = bench.get_expired()
+    assert (reply.status_code, reply.text[:15]) == (200, "<!DOCTYPE html>")
+
+
+@case
+def html_200(bench: Bench) -> None:
+    bench.on("html_200")
+    assert (bench.get().status_code, bench.get().text[:15]) == (200, "<!DOCTYPE html>")
+
+
+@case
+def json_error_200(bench: Bench) -> None:
+    bench.on("json_error_200")
+    assert (bench.get().status_code, bench.get().json()["result"]) == (200, 50000)
+
+
+@case
+def big_file(bench: Bench) -> None:
+    bench.on("big_file=40000000000")
+    head = bench.files.head(bench.file().path)
+    assert head.headers["Content-Length"] == "40000000000"
+    tail = bench.get({"Range": "bytes=39999999990-"})
+    assert (tail.status_code, len(tail.content)) == (206, 10)
+    with bench.files.stream("GET", bench.file().path) as reply:
+        assert len(next(reply.iter_bytes(100_000))) == 100_000
+
+
+@case
+def wrong_bytes(bench: Bench) -> None:
+    usual = bench.get()
+    bench.on("wrong_bytes")
+    other = bench.get()
+    assert len(other.content) == len(usual.content)
+    assert other.content != usual.content
+    assert other.headers["ETag"] != usual.headers["ETag"]
+
+
+@case
+def no_range(bench: Bench) -> None:
+    usual = bench.get()
+    bench.on("no_range")
+    reply = bench.get({"Range": "bytes=5-9"})
+    assert (reply.status_code, reply.content) == (200, usual.content)
+
+
+def read_until_cut(bench: Bench) -> tuple[dict[str, str], int, bool]:
+    """Headers, bytes that came, and whether the client could tell that more should have come."""
+    count = 0
+    with bench.files.stream("GET", bench.file().path) as reply:
+        try:
+            for block in reply.iter_raw():
+                count += len(block)
+        except httpx.RemoteProtocolError:
+            return dict(reply.headers), count, True
+    return dict(reply.headers), count, False
+
+
+@case
+def short_body(bench: Bench) -> None:
+    bench.on("short_body")
+    headers, count, noticed = read_until_cut(bench)
+    assert (int(headers["content-length"]), count, noticed) == (
+        bench.file().size_bytes,
+        bench.file().size_bytes // 2,
+        True,
+    )
+
+
+@case
+def cut_no_length(bench: Bench) -> None:
+    bench.on("cut_no_length")
+    headers, count, noticed = read_until_cut(bench)
+    assert not {"content-length", "transfer-encoding"} & set(headers)
+    assert (count, noticed) == (bench.file().size_bytes // 2, False)
+
+
+@case
+def no_length(bench: Bench) -> None:
+    bench.on("no_length")
+    headers, count, noticed = read_until_cut(bench)
+    assert not {"content-length", "transfer-encoding"} & set(headers)
+    assert (count, noticed) == (bench.file().size_bytes, False)
+
+
+@case
+def chunked(bench: Bench) -> None:
+    bench.on("chunked")
+    reply = bench.get()
+    assert reply.headers["Transfer-Encoding"] == "chunked"
+    assert hashlib.sha256(reply.content).hexdigest() == bench.file().sha256
+    assert bench.get({"Range": "bytes=1-4"}).content == reply.content[1:5]
+
+
+# All of them
+
+
+def test_every_fault_has_its_case() -> None:
+    """The table of faults and the cases here name the same faults."""
+    assert set(CASES) == set(FAULTS)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_fault_shows_and_heals(name: str, bench: Bench) -> None:
+    """Switched on, the fault is seen over the socket; switched off, everything is as before."""
+    asked = [bench.period(), bench.period("archive"), "/rooms", "/cdr/conf/1"]
+    usual = [bench.api.get(route).content for route in asked]
+    CASES[name](bench)
+    bench.simulator.faults.off(name)
+    assert bench.simulator.faults.active() == ()
+    bench.simulator.clock.set(parsedate_to_datetime("Sun, 22 Nov 2026 12:00:00 GMT"))
+    assert [bench.api.get(route).content for route in asked] == usual
+    assert hashlib.sha256(bench.get().content).hexdigest() == bench.file().sha256
+
+
+# The language of faults
+
+
+def test_a_count_heals_after_so_many_requests(bench: Bench) -> None:
+    """`name=3` strikes the first three matching requests, then is no longer active."""
+    bench.on("api_500=3")
+    assert [bench.empty().status_code for _ in range(5)] == [500, 500, 500, 200, 200]
+    assert bench.simulator.faults.active() == ()
+
+
+def test_two_faults_take_turns(bench: Bench) -> None:
+    """A fault that waits behind another is not used up by requests that the other one struck."""
+    bench.on("rate_limit=1")
+    bench.on("api_500=2")
+    assert [bench.empty().status_code for _ in range(4)] == [500, 500, 429, 200]
+
+
+def test_a_share_is_the_same_in_every_run() -> None:
+    """`name=0.3` strikes about that share of requests, and the same ones each time."""
+    runs = [[f.hits("api_500", "/") for _ in range(1000)] for f in (Faults(7, ["api_500=0.3"]) for _ in range(2))]
+    assert runs[0] == runs[1]
+    assert 250 < sum(runs[0]) < 350
+    assert runs[0] != [f.hits("api_500", "/") for f in [Faults(8, ["api_500=0.3"])] for _ in range(1000)]
+
+
+def test_a_part_restricts_a_fault_to_paths(bench: Bench) -> None:
+    """`name@PART` strikes only paths that contain PART, and can be switched off alone."""
+    path = bench.file().path
+    bench.on(f"html_200@{path}=1")
+    bench.on("files_500@/other/")
+    assert bench.get().text.startswith("<!DOCTYPE")
+    assert bench.get().status_code == 200
+    assert bench.simulator.faults.active() == ("files_500@/other/",)
+    bench.simulator.faults.off("files_500@/other/")
+    assert bench.simulator.faults.active() == ()
+
+
+def test_words_switch_on_and_off() -> None:
+    """`on`, `off`, a new value, and clear do what they say."""
+    faults = Faults(0, ["api_500=on", "slow", "no_cdr_id=0.5", "html_200@/a"])
+    assert faults.active() == ("api_500=on", "slow", "no_cdr_id=0.5", "html_200@/a")
+    assert faults.amount("slow", "/") == 1.0
+    faults.on("slow=2.5")
+    assert faults.amount("slow", "/") == 2.5
+    faults.on("api_500=off")
+    faults.on("html_200@/a=off")
+    assert faults.active() == ("slow=2.5", "no_cdr_id=0.5")
+    faults.clear()
+    assert faults.active() == ()
+    assert faults.amount("slow", "/") is None
+
+
+def test_an_unknown_fault_names_the_nearest() -> None:
+    """A misspelt name is refused with the name that was probably meant, wherever it is used."""
+    with pytest.raises(UnknownFaultError, match="'api_500'"):
+        Faults().on("api_50")
+    with pytest.raises(UnknownFaultError, match="'shuffle_rows'"):
+        Faults().off("shuffle_row")
+
+
+@pytest.mark.parametrize("text", ["api_500=often", "api_500=-1", "no_range=1.5", "slow=long", "slow=inf", ""])
+def test_a_value_that_means_nothing_is_refused(text: str) -> None:
+    """A value that is no count, share or amount is an error, and nothing is switched on."""
+    faults = Faults()
+    with pytest.raises(UnknownFaultError):
+        faults.on(text)
+    assert faults.active() == ()
