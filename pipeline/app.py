@@ -180,6 +180,7 @@ def _client(settings: Settings, name: str, clock: Clock) -> EnablexClient:
         app_key=project.app_key.get_secret_value(),
         pacer=Pacer(collect.requests_per_second),
         concurrency=collect.concurrency,
+        timeout_s=collect.timeout_s,
         retrying=partial(retrying, collect.max_attempts),
         clock=clock,
     )

@@ -1,39 +1,53 @@
 """Raw to tables for one project and a stretch of days: which days are stale, and building them.
 
-A day's digest covers the names of every page and manifest that can bear on it. It stands in each table's object; a day
-whose digest is the same is not built again.
+A day's digest covers the names of every page and manifest that can bear on it. It stands in the day's note; a day whose
+note has the same digest is not built again.
+
+Building streams: pages are read some thousand documents at a time, sorted by key (on disk where they are many), and
+folded into rows block by block, so that memory does not grow with the day.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import partial
+from pathlib import Path
 
-from pipeline import landing, tables
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import landing, readings, tables
 from pipeline.media.plan import media_rows
 from pipeline.model import SOURCES, Period, Row
-from pipeline.normalise.cdr import row_day
 from pipeline.normalise.privacy import pseudonymise
-from pipeline.normalise.sessions import first_connections, session_day, session_rows
-from pipeline.normalise.usage import usage_rows
-from pipeline.readings import (
-    REACH_DAYS,
-    manifest_names,
-    read_archives,
-    read_cdr,
-    read_entries,
-)
+from pipeline.normalise.quality import quality_table
+from pipeline.normalise.sessions import CONNECTION, SessionFiles, connection_table, session_table
+from pipeline.normalise.usage import PART, connection_parts, media_parts, session_parts, usage_table
+from pipeline.normalise.versions import split_versions
+from pipeline.parallel import Lanes, helpers
+from pipeline.readings import REACH_DAYS, ArchiveReadings, Share
+from pipeline.runs import SortedRuns
 from pipeline.schemas import TABLES, TABLES_VERSION
-from pipeline.store.base import ObjectStore
+from pipeline.scratch import scratch_folder
+from pipeline.store import ObjectStore, open_store
 
 PAGE_REACH_DAYS = 2 * REACH_DAYS
 """Pages that can bear on a day: its sessions have connections up to REACH_DAYS away, whose pages lie as far again."""
 
+_DOCUMENTS_PER_PROCESS = 50_000
+"""With fewer documents a second process takes longer to start than to do its share."""
+
+_BY_KEY = (readings.OBSERVED, "cdr_id", "seen_at")
+
 _MOST_DAYS_AT_ONCE = 7
-"""Days built together share one reading of the pages around them; more would only cost memory."""
+"""Days built together share one reading of the pages around them; more would only cost open files."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +85,12 @@ class Builder:
         if not known:
             return []
         inputs = self._inputs(project, Period(known[0], known[-1]))
+        built = {name: set(tables.built_days(self.lake, name, project)) for name in names}
         for day in known:
-            digest = inputs(day)
-            outdated = tuple(name for name in names if tables.inputs_of_day(self.lake, name, project, day) != digest)
+            digest, note = inputs(day), tables.read_note(self.lake, project, day).tables
+            outdated = tuple(
+                name for name in names if day not in built[name] or name not in note or note[name].inputs != digest
+            )
             if outdated:
                 stale_days[day], stale_tables[day] = digest, outdated
         return [
@@ -81,48 +98,12 @@ class Builder:
             for run in _runs(sorted(stale_days))
         ]
 
-    def build(self, stretch: Stretch) -> dict[str, int]:
-        """Build a stretch; return what it amounted to (`days`, `tables`, `rows`, `documents`, `rejects`)."""
-        by_day = self._rows(stretch.project, stretch.period)
-        counts = {"days_built": len(stretch.days), "tables_written": 0, "rows": 0, "rejects": 0}
-        for day, digest in stretch.days.items():
-            for name in stretch.tables[day]:
-                rows = pseudonymise(by_day[name].get(day, []), self.private_columns, self.private_key)
-                written = tables.write_day(self.lake, TABLES[name], stretch.project, day, rows, digest)
-                counts["tables_written"] += 1
-                counts["rejects" if name == "rejects" else "rows"] += written
-        return counts
-
-    def _rows(self, project: str, period: Period) -> dict[str, dict[date, list[Row]]]:
-        """Rows of every table by day; complete for the days of `period`."""
-        pages = period.widened(PAGE_REACH_DAYS)
-        cdr = read_cdr(self.vault, project, pages)
-        archive = read_archives(self.vault, project, pages)
-        entries = read_entries(self.vault, project, period)
-        connections = _by_day(cdr.rows, row_day)
-        sessions = session_rows(cdr.rows, archive.files)
-        sessions_by_day = _by_day(sessions, session_day)
-        files = [file for file in archive.files if file.day in period]
-        media = media_rows(files, entries, first_connections(cdr.rows), self.retention)
-        media_by_day: dict[date, list[Row]] = defaultdict(list)
-        for file, row in zip(files, media, strict=True):
-            media_by_day[file.day].append(row)
-        rooms_of = {row["conf_num"]: row for row in sessions}
-        return {
-            "cdr": connections,
-            "sessions": sessions_by_day,
-            "usage_daily": {
-                day: usage_rows(
-                    connections.get(day, []),
-                    sessions_by_day.get(day, []),
-                    media_by_day.get(day, []),
-                    rooms_of,
-                )
-                for day in period
-            },
-            "media": media_by_day,
-            "rejects": {day: cdr.rejects.get(day, []) + archive.rejects.get(day, []) for day in period},
-        }
+    def build(self, stretch: Stretch) -> Counter[str]:
+        """Build a stretch; return what it amounted to."""
+        with scratch_folder() as folder, _no_garbage_collection():
+            output = _Output(self, stretch, folder)
+            output.build()
+            return output.write()
 
     def _candidates(self, project: str, period: Period | None) -> list[date]:
         """Days that were asked for or that landed documents speak about, in order, within `period`."""
@@ -149,17 +130,207 @@ class Builder:
             for near in Period(day, day).widened(PAGE_REACH_DAYS):
                 for source in SOURCES:
                     total.update(f"{source} {near} {' '.join(pages[source].get(near, []))}\n".encode())
-            total.update("\n".join(manifest_names(self.vault, project, day)).encode())
+            total.update("\n".join(readings.manifest_names(self.vault, project, day)).encode())
             return total.hexdigest()
 
         return digest
 
 
-def _by_day(rows: Iterable[Row], day_of: Callable[[Row], date]) -> dict[date, list[Row]]:
-    by_day: dict[date, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_day[day_of(row)].append(row)
-    return by_day
+@dataclass
+class _Observed:
+    """What one process read: runs on disk, rejects by day, undocumented fields."""
+
+    files: list[Path] = field(default_factory=list)
+    rejects: dict[date, list[Row]] = field(default_factory=lambda: defaultdict(list))
+    unknown: Counter[str] = field(default_factory=Counter)
+
+
+def _observe(vault_url: str, project: str, pages: Period, folder: Path, share: Share) -> _Observed:
+    """Read a share of the pages, in a process of its own, into runs on disk."""
+    observations = SortedRuns(folder / f"observations-{share.at}", *_BY_KEY)
+    with _no_garbage_collection():
+        observed = _observe_into(observations, open_store(vault_url), project, pages, share)
+    observed.files = observations.close()
+    return observed
+
+
+def _observe_into(observations: SortedRuns, vault: ObjectStore, project: str, pages: Period, share: Share) -> _Observed:
+    observed = _Observed()
+    for batch in readings.read_cdr(vault, project, pages, share):
+        observations.add(batch.rows)
+        for day, rows in batch.rejects.items():
+            observed.rejects[day] += rows
+        observed.unknown.update(batch.unknown)
+    return observed
+
+
+def _add_connections(connections: SortedRuns, newest: pa.Table) -> None:
+    connections.add(connection_table(newest))
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Thousands of short-lived structs and no cycles: looking for cycles among them costs half of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@dataclass
+class _Output:
+    """The tables of one stretch while they are made: a file for each table and day, rows added in order of key."""
+
+    builder: Builder
+    stretch: Stretch
+    folder: Path
+    files: dict[tuple[str, date], tables.DayFile] = field(default_factory=dict)
+    rejects: dict[date, list[Row]] = field(default_factory=lambda: defaultdict(list))
+    unknown: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        for day, names in self.stretch.tables.items():
+            for name in names:
+                self.files[name, day] = tables.DayFile(self.folder, TABLES[name], day)
+
+    def build(self) -> None:
+        """Make the rows of every table; complete for the days of the stretch."""
+        vault, project, period = self.builder.vault, self.stretch.project, self.stretch.period
+        archive = readings.read_archives(vault, project, period.widened(PAGE_REACH_DAYS))
+        self._reject(archive.rejects)
+        connections = self._connections()
+        parts = SortedRuns(self.folder / "parts", PART, "group", "user_ref")
+        sessions = self._sessions(connections, archive, parts)
+        media = self._media(archive, sessions)
+        parts.add(media_parts(media, sessions))
+        for block in parts.blocks():
+            self._add("usage_daily", usage_table(block))
+        self._snapshots()
+        for day in period:
+            self._add_rows("rejects", day, self.rejects.get(day, []))
+
+    def write(self) -> Counter[str]:
+        """Replace what changed, then say what was built from what."""
+        lake, project = self.builder.lake, self.stretch.project
+        self.counts["days_built"] = len(self.stretch.days)
+        for day, inputs in self.stretch.days.items():
+            note = tables.read_note(lake, project, day).tables
+            for name in self.stretch.tables[day]:
+                file = self.files[name, day]
+                file.close()
+                before = note.get(name)
+                sha256 = tables.replace_day(lake, name, project, day, file, before)
+                size_bytes = file.path.stat().st_size
+                note[name] = tables.TableNote(inputs, file.rows, size_bytes, sha256)
+                self.counts["tables_written"] += before is None or before.sha256 != sha256
+                self.counts["rejects" if name == "rejects" else "rows"] += file.rows
+            tables.write_note(lake, project, day, note)
+        return self.counts
+
+    def _connections(self) -> SortedRuns:
+        """Write `cdr`, `cdr_changes`, `cdr_quality`; return all newest connections for their sessions."""
+        connections = SortedRuns(self.folder / "connections", CONNECTION, "conf_num", "day", "cdr_id")
+        with Lanes() as lanes:
+            for block in self._observations().blocks():
+                newest, earlier = split_versions(block)
+                lanes.give("cdr", self._add, "cdr", newest)
+                lanes.give("cdr", self._add, "cdr_changes", earlier)
+                lanes.give("quality", self._add_quality, newest)
+                lanes.give("connections", _add_connections, connections, newest)
+        return connections
+
+    def _observations(self) -> SortedRuns:
+        """What all pages around the stretch say, sorted by `cdr_id` and moment; many documents are read in parallel."""
+        vault, project = self.builder.vault, self.stretch.project
+        pages = self.stretch.period.widened(PAGE_REACH_DAYS)
+        documents = readings.count_documents(vault, "cdr", project, pages)
+        shares = max(1, min(os.cpu_count() or 1, documents // _DOCUMENTS_PER_PROCESS))
+        observe = partial(_observe, vault.url, project, pages, self.folder)
+        observations = SortedRuns(self.folder / "observations", *_BY_KEY)
+        with helpers(shares - 1) as processes:
+            others = [processes.submit(observe, Share(at, shares)) for at in range(1, shares)]
+            found = [_observe_into(observations, vault, project, pages, Share(0, shares))]
+            found += [other.result() for other in others]
+        for observed in found:
+            observations.adopt(observed.files)
+            self._reject(observed.rejects)
+            self.unknown.update(observed.unknown)
+        return observations
+
+    def _add_quality(self, connections: pa.Table) -> None:
+        self._add("cdr_quality", quality_table(connections))
+
+    def _sessions(self, connections: SortedRuns, archive: ArchiveReadings, parts: SortedRuns) -> pa.Table:
+        """Write `sessions`; put into `parts` what usage is made of; return a little of every session with files."""
+        files = SessionFiles(archive.files)
+        known = [_KNOWN_SESSION.empty_table()]
+        for block in connections.blocks():
+            sessions = session_table(block, files)
+            self._add("sessions", sessions.rows)
+            parts.add(self._of_stretch(connection_parts(block, sessions)))
+            parts.add(self._of_stretch(session_parts(sessions.rows)))
+            is_listed = pc.greater(sessions.rows["media_files"], 0)
+            known.append(sessions.rows.filter(is_listed).select(_KNOWN_SESSION.names))
+        return pa.concat_tables(known)
+
+    def _media(self, archive: ArchiveReadings, sessions: pa.Table) -> list[Row]:
+        project, period = self.stretch.project, self.stretch.period
+        entries = readings.read_entries(self.builder.vault, project, period)
+        began = dict(zip(sessions["conf_num"].to_pylist(), sessions["first_connected_at"].to_pylist(), strict=True))
+        files = [file for file in archive.files if file.day in period]
+        media = media_rows(files, entries, began, self.builder.retention)
+        by_day: dict[date, list[Row]] = defaultdict(list)
+        for file, row in zip(files, media, strict=True):
+            by_day[file.day].append({**row, "day": file.day})
+        for day in period:
+            self._add_rows("media", day, by_day.get(day, []))
+        return [row for rows in by_day.values() for row in rows]
+
+    def _snapshots(self) -> None:
+        """Write `chat` from the vault's chat files, and `rooms` from the newest listing of each day."""
+        vault, project = self.builder.vault, self.stretch.project
+        for day in self.stretch.days:
+            for name, read in (("chat", readings.read_chat), ("rooms", readings.read_rooms)):
+                if (name, day) in self.files:
+                    rows, rejects = read(vault, project, day)
+                    self._add_rows(name, day, rows)
+                    self._reject({day: rejects})
+
+    def _reject(self, rejects: Mapping[date, list[Row]]) -> None:
+        for day, rows in rejects.items():
+            self.rejects[day] += rows
+
+    def _add(self, name: str, rows: pa.Table) -> None:
+        """Add rows, which have a `day`, to the files of their days; days that are not wanted are left out."""
+        days = rows["day"].unique().to_pylist()
+        for day in days:
+            if (name, day) in self.files:
+                of_day = rows if len(days) == 1 else rows.filter(pc.equal(rows["day"], pa.scalar(day, pa.date32())))
+                self.files[name, day].add(self._private(of_day))
+
+    def _add_rows(self, name: str, day: date, rows: list[Row]) -> None:
+        if (name, day) in self.files:
+            self.files[name, day].add(self._private(tables.table_of_rows(TABLES[name], rows)))
+
+    def _private(self, rows: pa.Table) -> pa.Table:
+        return pseudonymise(rows, self.builder.private_columns, self.builder.private_key)
+
+    def _of_stretch(self, rows: pa.Table) -> pa.Table:
+        first, last = (pa.scalar(day, pa.date32()) for day in (self.stretch.period.first, self.stretch.period.last))
+        return rows.filter(pc.and_(pc.greater_equal(rows["day"], first), pc.less_equal(rows["day"], last)))
+
+
+_KNOWN_SESSION = pa.schema(
+    [
+        TABLES["sessions"].schema.field(name)
+        for name in ("conf_num", "room_id", "owner_ref", "billing_code", "first_connected_at")
+    ]
+)
+"""What files need to know of their session: whose it is, and when it began."""
 
 
 def _runs(days: list[date]) -> Iterator[list[date]]:

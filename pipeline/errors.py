@@ -7,7 +7,8 @@ PipelineError                                          * = also Transient: worth
     Refused              a 4xx or a non-zero result: this request will not get better
       CredentialsRefused 401, 403, rotated key, suspended project: stops the project's run
     Throttled*           429; carries retry_after_s when the server said one
-    Unreachable*         no connection, time-out, 5xx, result 50000 to 50003
+    Unreachable*         no connection, 5xx, result 50000 to 50003
+      TimedOut*          the server took the question and did not answer in time: a smaller one may help
     UnreadableReply*     not the JSON that was promised, or cut short; carries the reply, so that it can be landed
   RecordError            source, page, path, value: becomes a reject, the build goes on
   FileError              a media file's answer that is not the file
@@ -71,6 +72,10 @@ class Throttled(ApiError, Transient):
 
 class Unreachable(ApiError, Transient):
     """No answer, or the platform's own fault."""
+
+
+class TimedOut(Unreachable):
+    """The question was taken, and no answer came in time."""
 
 
 class UnreadableReply(ApiError, Transient):

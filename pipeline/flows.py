@@ -12,8 +12,7 @@ and does not stop the others. Every step may be repeated at any time: what is to
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, timedelta
+from datetime import UTC, timedelta
 from functools import partial
 from typing import Any
 
@@ -23,15 +22,14 @@ import structlog
 from pipeline import landing, reports, tables
 from pipeline.app import App, Done, chosen_projects
 from pipeline.building import PAGE_REACH_DAYS, Builder
-from pipeline.enablex.client import UnreadableAnswer
-from pipeline.enablex.wire import period_request
-from pipeline.errors import FileGone, UnreadableReply
+from pipeline.collecting import Ask, collect_day
+from pipeline.errors import FileGone
 from pipeline.media.copy import copy_file, write_entry
 from pipeline.media.manifest import lost_entry, stored_entry
 from pipeline.media.plan import plan_media
-from pipeline.model import SOURCES, ListedFile, MediaItem, Outcome, Period, Source
+from pipeline.model import DAILY_SOURCES, SOURCES, ListedFile, MediaItem, Outcome, Period, Source
 from pipeline.query import run_query
-from pipeline.readings import REACH_DAYS, document_days, read_archives, read_entries
+from pipeline.readings import REACH_DAYS, read_archives, read_entries
 from pipeline.retry import retrying
 from pipeline.schemas import TABLES
 
@@ -43,31 +41,24 @@ _FILE_ATTEMPTS = 3
 """Within one run; the next run, a quarter of an hour later, tries again until the server says that a file is gone."""
 
 
-@dataclass(frozen=True)
-class Ask:
-    """One day of one source of one project: the unit of collecting."""
-
-    source: Source
-    project: str
-    day: date
-
-    def __str__(self) -> str:
-        return f"{self.project}/{self.source}/{self.day}"
-
-
 # --- collect: API -> raw ------------------------------------------------------------------------------------------
 
 
 def collect(
     app: App, period: Period | None = None, *, project: str | None = None, sources: Sequence[Source] = SOURCES
 ) -> Outcome:
-    """Ask EnableX for every day of the period (by default lookback and today) and land each reply."""
+    """Ask EnableX for every day of the period (by default lookback and today) and land each reply.
+
+    Rooms are a snapshot of now: they are asked for when today is in the period.
+    """
     period = period or _lookback(app)
+    today = app.clock().date()
     asks = [
         Ask(source, name, day)
         for day in period
         for name in chosen_projects(app.settings, project)
         for source in sources
+        if source in DAILY_SOURCES or day == today
     ]
     return _collect(app, asks)
 
@@ -75,23 +66,9 @@ def collect(
 def _collect(app: App, asks: Iterable[Ask]) -> Outcome:
     outcome = Outcome("collect")
     at_once = app.settings.collect.concurrency * len(app.settings.projects)  # each client holds its project to its own
-    for done in app.each("collect", asks, partial(_collect_day, app), at_once=at_once, group=lambda ask: ask.project):
+    for done in app.each("collect", asks, partial(collect_day, app), at_once=at_once, group=lambda ask: ask.project):
         _note(app, outcome, done)
     return outcome
-
-
-def _collect_day(app: App, ask: Ask) -> dict[str, int]:
-    place = landing.Place(ask.source, ask.project, ask.day, app.clock())
-    try:
-        answer = app.clients[ask.project].fetch(period_request(ask.source, ask.day))
-    except UnreadableAnswer as error:
-        key = landing.land_unreadable(app.vault, place, error.reply)
-        raise UnreadableReply(f"{error}; kept as {key}", endpoint=error.endpoint, status=error.status) from None
-    count = len(answer.documents)
-    days = document_days(ask.source, answer.documents, ask.day)
-    is_new = landing.land(app.vault, place, answer.reply, documents=count, days=days)
-    _log.debug("page.landed", item=str(ask), documents=count, is_new=is_new)
-    return {"replies": 1, "new_pages": int(is_new), "documents": count if is_new else 0}
 
 
 # --- build: raw -> tables -----------------------------------------------------------------------------------------
@@ -202,8 +179,8 @@ def nightly(app: App) -> Outcome:
 def missing_asks(app: App, project: str) -> list[Ask]:
     """Lookback, today, and every day since the project began that was never asked for after it had settled."""
     lookback = _lookback(app)
-    asks = []
-    for source in SOURCES:
+    asks = [Ask("rooms", project, app.clock().date())]
+    for source in DAILY_SOURCES:
         asked = landing.last_asked(app.vault, source, project)
         since = app.settings.projects[project].since or min([*asked, lookback.first])
         for day in Period(min(since, lookback.last), lookback.last):
@@ -283,7 +260,7 @@ def _builder(app: App) -> Builder:
     return Builder(app.lake, app.vault, _retention(app), privacy.pseudonymise, privacy.key.get_secret_value().encode())
 
 
-def _note(app: App, outcome: Outcome, done: Done[Any, dict[str, int]]) -> None:
+def _note(app: App, outcome: Outcome, done: Done[Any, Any]) -> None:
     """Take one item's result, or failure, into the outcome; secrets masked."""
     if done.result is not None:
         outcome.succeeded(**done.result)

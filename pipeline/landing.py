@@ -1,16 +1,20 @@
-"""Land every reply as received; read back the pages of a period.
+"""Land every reply as received, while it arrives; read back the pages of a period.
 
 A page is a body (`….json.zst`) and a receipt (`….receipt.json`) of the same stem. The receipt is written last: a body
 without a receipt does not exist. A reply that repeats the previous one to the same request leaves a receipt only, which
 names the page it repeats. So the stems that have both are exactly the moments at which EnableX said something new.
+
+A question that had to be asked in parts (a day, room by room) leaves a page for each part, whose receipts
+(`….part.json`) do not count as an answer, and when all parts are there one receipt that names them.
 A reply that cannot be read is kept as evidence under names of its own and is not a page.
 """
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -18,22 +22,31 @@ import msgspec
 import zstandard
 
 from pipeline import layout
-from pipeline.enablex.wire import RAW_LIST, Reply
-from pipeline.errors import FixityError
+from pipeline.enablex.envelope import Envelope, EnvelopeError
+from pipeline.enablex.wire import ReplyHead, Request
+from pipeline.errors import FixityError, ObjectMissing
 from pipeline.model import Page, Period, Source, utc_text
+from pipeline.scratch import scratch_errors
 from pipeline.store.base import ObjectStore, read_bytes
 
 _COMPRESSION_LEVEL = 3
+_SPOOL_IN_MEMORY_BYTES = 8 * 2**20
+_CHUNK_BYTES = 2**20
 _KEPT_HEADERS = frozenset(
     {"content-type", "content-length", "content-encoding", "date", "etag", "last-modified", "retry-after", "server",
      "x-request-id"}
 )  # fmt: skip
 
+DaysOf = Callable[[list[msgspec.Raw]], set[date]]
 
-class Receipt(msgspec.Struct, kw_only=True, forbid_unknown_fields=False):
-    """What was asked, when, and what came back. `page` is the stem whose body this reply had."""
 
-    format: int = 1
+class Receipt(msgspec.Struct, kw_only=True, forbid_unknown_fields=False, omit_defaults=True):
+    """What was asked, when, and what came back.
+
+    `page` is the stem whose body this reply had; "" when the answer came in parts, whose stems `parts` names.
+    """
+
+    format: int
     source: str
     project: str
     day: date
@@ -46,6 +59,46 @@ class Receipt(msgspec.Struct, kw_only=True, forbid_unknown_fields=False):
     documents: int
     days: list[date]
     page: str
+    parts: list[str] = []
+
+
+class Spool:
+    """Takes one reply while it arrives: compressed, hashed, counted; in memory while small, else in a temporary file.
+
+    It goes to the vault only when the reply proved whole, and only if it says something new.
+    """
+
+    def __init__(self, days_of: DaysOf) -> None:
+        self._days_of = days_of
+        self._file = tempfile.SpooledTemporaryFile(_SPOOL_IN_MEMORY_BYTES)  # noqa: SIM115 - closed with the spool
+        compressor = zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL, write_checksum=True)
+        self._zstd = compressor.stream_writer(self._file, closefd=False)
+        self._sha256 = hashlib.sha256()
+        self.size_bytes = 0
+        self.documents = 0
+        self.days: set[date] = set()
+
+    def write(self, chunk: bytes) -> None:
+        self._sha256.update(chunk)
+        self.size_bytes += len(chunk)
+        with scratch_errors():
+            self._zstd.write(chunk)
+
+    def note(self, documents: list[msgspec.Raw]) -> None:
+        self.documents += len(documents)
+        self.days |= self._days_of(documents)
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    def compressed(self) -> Iterator[bytes]:
+        """The body as zstd, in chunks; nothing can be written afterwards."""
+        with scratch_errors():
+            self._zstd.close()  # type: ignore[no-untyped-call]
+            self._file.seek(0)
+            while chunk := self._file.read(_CHUNK_BYTES):
+                yield chunk
 
 
 @dataclass(frozen=True)
@@ -61,50 +114,80 @@ class Place:
         return layout.raw_key(self.source, self.project, self.day, stem, suffix)
 
 
-def land(vault: ObjectStore, place: Place, reply: Reply, *, documents: int, days: Iterable[date]) -> bool:
-    """Land one readable reply; return whether it said something new.
+@dataclass(frozen=True)
+class Landed:
+    """Where a reply's receipt stands, and whether it said something new."""
 
-    `documents` counts them; `days` are the UTC dates they speak about. Landing the same reply to the same request twice
-    at the same moment changes nothing.
+    stem: str
+    is_new: bool
+
+
+def land(vault: ObjectStore, place: Place, head: ReplyHead, spool: Spool, *, is_part: bool = False) -> Landed:
+    """Land one readable reply.
+
+    Landing the same reply to the same request twice at the same moment changes nothing.
     """
-    stem, digest = _stem_and_digest(reply, place.asked_at)
-    earlier = _latest_receipt(vault, place, str(reply.request), before=stem)
-    repeated = earlier is not None and earlier.sha256 == digest and earlier.status == reply.status
+    suffix = layout.PART_SUFFIX if is_part else layout.RECEIPT_SUFFIX
+    stem = _stem(place, head.request, spool.sha256)
+    earlier = _latest_receipt(vault, place, str(head.request), suffix, before=stem)
+    repeated = earlier is not None and earlier.sha256 == spool.sha256 and earlier.status == head.status
     page = earlier.page if earlier is not None and repeated else stem
-    receipt_key = place.key(stem, layout.RECEIPT_SUFFIX)
-    if vault.stat(receipt_key) is not None:
-        return False
+    if vault.stat(place.key(stem, suffix)) is not None:
+        return Landed(stem, is_new=False)
     if page == stem:
-        vault.put_new(place.key(stem, layout.BODY_SUFFIX), _compressed(reply.body))
+        vault.put_new(place.key(stem, layout.BODY_SUFFIX), spool.compressed())
     receipt = Receipt(
+        format=1,
         source=place.source,
         project=place.project,
         day=place.day,
-        request=str(reply.request),
+        request=str(head.request),
         asked_at=utc_text(place.asked_at),
-        status=reply.status,
-        headers=_kept(reply.headers),
-        size_bytes=len(reply.body),
-        sha256=digest,
-        documents=documents,
-        days=sorted(set(days)),
+        status=head.status,
+        headers=_kept(head.headers),
+        size_bytes=spool.size_bytes,
+        sha256=spool.sha256,
+        documents=spool.documents,
+        days=sorted(spool.days),
         page=page,
     )
-    vault.put_new(receipt_key, msgspec.json.format(msgspec.json.encode(receipt), indent=1))
-    return page == stem
+    vault.put_new(place.key(stem, suffix), _written(receipt))
+    return Landed(stem, is_new=page == stem)
 
 
-def land_unreadable(vault: ObjectStore, place: Place, reply: Reply) -> str:
+def land_parts(vault: ObjectStore, place: Place, request: Request, parts: Iterable[str]) -> None:
+    """Write that a question was answered in parts: the last step, when every part has landed."""
+    stems = sorted(parts)
+    digest = hashlib.sha256("\n".join(stems).encode()).hexdigest()
+    receipt = Receipt(
+        format=1,
+        source=place.source,
+        project=place.project,
+        day=place.day,
+        request=str(request),
+        asked_at=utc_text(place.asked_at),
+        status=0,
+        headers={},
+        size_bytes=0,
+        sha256=digest,
+        documents=0,
+        days=[],
+        page="",
+        parts=stems,
+    )
+    vault.put_new(place.key(_stem(place, request, digest), layout.RECEIPT_SUFFIX), _written(receipt))
+
+
+def land_unreadable(vault: ObjectStore, place: Place, head: ReplyHead, spool: Spool) -> str:
     """Keep a reply that is not the promised JSON, with its headers; return its key."""
-    stem, digest = _stem_and_digest(reply, place.asked_at)
-    key = place.key(stem, layout.UNREADABLE_SUFFIX)
+    key = place.key(_stem(place, head.request, spool.sha256), layout.UNREADABLE_SUFFIX)
     facts = {
-        "request": str(reply.request),
-        "status": reply.status,
-        "headers": _kept(reply.headers),
-        "sha256": digest,
+        "request": str(head.request),
+        "status": head.status,
+        "headers": _kept(head.headers),
+        "sha256": spool.sha256,
     }
-    vault.put_new(key, _compressed(reply.body))
+    vault.put_new(key, spool.compressed())
     vault.replace(f"{key}.json", msgspec.json.format(msgspec.json.encode(facts), indent=1))
     return key
 
@@ -116,7 +199,7 @@ def page_stems(vault: ObjectStore, source: Source, project: str, period: Period 
         suffixes[name.day, name.stem].add(name.suffix)
     stems: dict[date, list[str]] = defaultdict(list)
     for (day, stem), found in sorted(suffixes.items()):
-        if len(found) == 2:
+        if layout.BODY_SUFFIX in found and len(found) > 1:
             stems[day].append(stem)
     return dict(stems)
 
@@ -133,7 +216,10 @@ def last_asked(vault: ObjectStore, source: Source, project: str) -> dict[date, d
 
 def read_page(vault: ObjectStore, source: Source, project: str, day: date, stem: str) -> Page:
     """The facts of one page, from its receipt."""
-    receipt = _read_receipt(vault, layout.raw_key(source, project, day, stem, layout.RECEIPT_SUFFIX))
+    try:
+        receipt = _read_receipt(vault, layout.raw_key(source, project, day, stem, layout.RECEIPT_SUFFIX))
+    except ObjectMissing:
+        receipt = _read_receipt(vault, layout.raw_key(source, project, day, stem, layout.PART_SUFFIX))
     return Page(
         stem=stem,
         source=source,
@@ -150,32 +236,35 @@ def read_page(vault: ObjectStore, source: Source, project: str, day: date, stem:
     )
 
 
-def read_documents(vault: ObjectStore, page: Page) -> list[msgspec.Raw]:
-    """The documents of a landed page in the order received; the whole page is in memory.
+def read_documents(vault: ObjectStore, page: Page) -> Iterator[list[msgspec.Raw]]:
+    """The documents of a landed page in the order received, some MiB at a time.
 
     Raises:
-        FixityError: the body is not the one the receipt speaks of.
+        FixityError: the body is not the one the receipt speaks of; said after the last document at the latest.
     """
-    body = zstandard.ZstdDecompressor().decompress(read_bytes(vault, page.body_key))
-    digest = hashlib.sha256(body).hexdigest()
-    if digest != page.sha256:
-        raise FixityError(page.body_key, page.sha256, digest)
-    raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).get(page.source)
-    if not page.documents or raw is None:
-        return []
+    if not page.documents:
+        return
+    envelope, digest = Envelope(page.source), hashlib.sha256()
     try:
-        return RAW_LIST.decode(raw)
-    except msgspec.DecodeError:
-        return [raw]
+        with vault.open(page.body_key) as stream:
+            for chunk in zstandard.ZstdDecompressor().read_to_iter(stream, write_size=_CHUNK_BYTES):
+                digest.update(chunk)
+                if documents := envelope.feed(chunk):
+                    yield documents
+        if digest.hexdigest() == page.sha256:
+            yield envelope.finish()
+            return
+    except (zstandard.ZstdError, EnvelopeError) as error:
+        raise FixityError(page.body_key, page.sha256, f"something else ({error})") from None
+    raise FixityError(page.body_key, page.sha256, digest.hexdigest())
 
 
-def _stem_and_digest(reply: Reply, asked_at: datetime) -> tuple[str, str]:
-    digest = hashlib.sha256(reply.body).hexdigest()
-    return layout.page_stem(asked_at, hashlib.sha256(f"{reply.request} {digest}".encode()).hexdigest()), digest
+def _stem(place: Place, request: Request, digest: str) -> str:
+    return layout.page_stem(place.asked_at, hashlib.sha256(f"{request} {digest}".encode()).hexdigest())
 
 
-def _compressed(body: bytes) -> bytes:
-    return zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL, write_checksum=True).compress(body)
+def _written(receipt: Receipt) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(receipt), indent=1)
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
@@ -191,14 +280,14 @@ def _raw_names(vault: ObjectStore, source: Source, project: str, period: Period 
                 yield name
 
 
-def _latest_receipt(vault: ObjectStore, place: Place, request: str, *, before: str) -> Receipt | None:
+def _latest_receipt(vault: ObjectStore, place: Place, request: str, suffix: str, *, before: str) -> Receipt | None:
     keys = [stored.key for stored in vault.list(layout.raw_prefix(place.source, place.project, place.day))]
     for key in reversed(keys):
         name = layout.parse_raw_key(key)
-        if name is None or name.suffix != layout.RECEIPT_SUFFIX or name.stem >= before:
+        if name is None or name.suffix != suffix or name.stem >= before:
             continue
         receipt = _read_receipt(vault, key)
-        if receipt.request == request:
+        if receipt.request == request and not receipt.parts:
             return receipt
     return None
 

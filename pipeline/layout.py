@@ -18,13 +18,18 @@ MAX_NAME_BYTES = 200
 
 BODY_SUFFIX = ".json.zst"
 RECEIPT_SUFFIX = ".receipt.json"
+PART_SUFFIX = ".part.json"
+"""The receipt of a part of a day: its page counts, and does not yet mean that the day was answered."""
+
 UNREADABLE_SUFFIX = ".unreadable.zst"
 """A reply that could not be read: kept as evidence, not a page, so `parse_raw_key` does not know it."""
 
-_STEM = re.compile(r"^(\d{8}T\d{6}\.\d{3}Z)-([0-9a-f]{8})$")
-_RAW = re.compile(r"^raw/source=([^/]+)/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/([^/]+?)(\.json\.zst|\.receipt\.json)$")
-_MANIFEST = re.compile(r"^manifests/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/([^/]+)/(\d{4,})\.json$")
-_TABLE = re.compile(r"^tables/([^/]+)/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/part-0\.parquet$")
+_STEM = re.compile(r"(\d{8}T\d{6}\.\d{3}Z)-([0-9a-f]{8})", re.A)
+_RAW = re.compile(
+    r"raw/source=([^/]+)/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/([^/]+?)(\.json\.zst|\.receipt\.json|\.part\.json)", re.A
+)
+_MANIFEST = re.compile(r"manifests/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/([^/]+)/(\d{4}|[1-9]\d{4,})\.json", re.A)
+_TABLE = re.compile(r"tables/([^/]+)/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/part-0\.parquet", re.A)
 
 
 class RawName(NamedTuple):
@@ -66,7 +71,7 @@ def page_stem(asked_at: datetime, digest: str) -> str:
 
 
 def asked_at_of_stem(stem: str) -> datetime:
-    match = _STEM.match(stem)
+    match = _STEM.fullmatch(stem)
     if match is None:
         raise ValueError(f"not the name of a landed page: {stem}")
     return datetime.strptime(match[1], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
@@ -78,10 +83,13 @@ def raw_key(source: str, project: str, day: date, stem: str, suffix: str) -> str
 
 def parse_raw_key(key: str) -> RawName | None:
     """None for a key that is not ours: a foreign file in the vault is left alone, not an error."""
-    match = _RAW.match(key)
-    if match is None or not _STEM.match(match[4]):
+    match = _RAW.fullmatch(key)
+    try:
+        if match is None or not asked_at_of_stem(match[4]):
+            return None
+        return RawName(match[1], match[2], date.fromisoformat(match[3]), match[4], match[5])
+    except ValueError:  # it looks like ours, but there is no such day or moment
         return None
-    return RawName(match[1], match[2], date.fromisoformat(match[3]), match[4], match[5])
 
 
 def media_key(project: str, day: date, room_id: str, conf_num: str, kind: str, name: str) -> str:
@@ -99,8 +107,11 @@ def manifest_key(project: str, day: date, conf_num: str, revision: int) -> str:
 
 
 def parse_manifest_key(key: str) -> ManifestName | None:
-    match = _MANIFEST.match(key)
-    return ManifestName(match[1], date.fromisoformat(match[2]), match[3], int(match[4])) if match else None
+    match = _MANIFEST.fullmatch(key)
+    try:
+        return ManifestName(match[1], date.fromisoformat(match[2]), match[3], int(match[4])) if match else None
+    except ValueError:
+        return None
 
 
 def table_prefix(table: str, project: str = "") -> str:
@@ -112,13 +123,25 @@ def table_key(table: str, project: str, day: date) -> str:
 
 
 def parse_table_key(key: str) -> TableName | None:
-    match = _TABLE.match(key)
-    return TableName(match[1], match[2], date.fromisoformat(match[3])) if match else None
+    match = _TABLE.fullmatch(key)
+    try:
+        return TableName(match[1], match[2], date.fromisoformat(match[3])) if match else None
+    except ValueError:
+        return None
+
+
+def note_key(project: str, day: date) -> str:
+    """What the tables of a day were built from."""
+    return f"builds/project={project}/day={day}.json"
 
 
 def name_from_url(url: str) -> str:
     """The cleaned base name of a URL's path; `file` when it has none."""
-    return clean_name(unquote(PurePosixPath(urlsplit(url).path).name) or "file")
+    try:
+        path = urlsplit(url).path
+    except ValueError:  # a host that cannot be one; the name can be told all the same
+        path = re.split(r"[?#]", url, maxsplit=1)[0]
+    return clean_name(unquote(PurePosixPath(path).name) or "file")
 
 
 def clean_name(text: str) -> str:
@@ -135,7 +158,8 @@ def clean_name(text: str) -> str:
         stem, dot, extension = text, "", ""
     room = MAX_NAME_BYTES - len(f"{dot}{extension}".encode())
     stem = stem.encode()[:room].decode(errors="ignore").strip(". ")
-    return f"{stem}{dot}{extension}" if stem else (extension or "_")
+    name = f"{stem}{dot}{extension}" if stem else (extension or "_")
+    return name if name == text else clean_name(name)  # a cut may have made a new ending
 
 
 def numbered_name(name: str, number: int) -> str:

@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 Row = dict[str, Any]
 """One table row by column name, in the order of its schema."""
-Source = Literal["cdr", "archive"]
-SOURCES: tuple[Source, ...] = ("cdr", "archive")
+Source = Literal["cdr", "archive", "rooms"]
+SOURCES: tuple[Source, ...] = ("cdr", "archive", "rooms")
+DAILY_SOURCES: tuple[Source, ...] = ("cdr", "archive")
+"""Those that are asked for by day; `rooms` is a snapshot of now, filed under the day on which it was taken."""
 
 AT_RISK = timedelta(hours=24)
 """A file with less than this left and no copy of ours is at risk (design.md section 6)."""
@@ -102,7 +104,7 @@ class MediaItem:
             "kind": self.file.kind,
             "name": self.file.name,
             "expires_at": self.expires_at.isoformat(),
-            "hours_left": round((self.expires_at - now) / timedelta(hours=1), 1),
+            "hours_left": round((self.expires_at - now) / timedelta(hours=1), 1) + 0.0,  # never -0.0
         }
 
     def is_at_risk(self, now: datetime) -> bool:

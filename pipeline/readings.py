@@ -5,19 +5,24 @@ A day's rows are looked for in every page that was asked for up to `REACH_DAYS` 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+import pyarrow as pa
 
 from pipeline import landing, layout
-from pipeline.errors import RecordError
+from pipeline.errors import ObjectMissing, RecordError
 from pipeline.media.manifest import Entry, Manifest, read_manifest
 from pipeline.model import ListedFile, Page, Period, Row, Source
-from pipeline.normalise import archives, cdr
+from pipeline.normalise import archives, cdr, chat, rooms
+from pipeline.normalise.cdr_columns import BATCH_DOCUMENTS, OBSERVATION, Batch, decoded, read_batch
 from pipeline.normalise.values import timestamp
+from pipeline.schemas import TIME
 from pipeline.store.base import ObjectStore, read_bytes
 
 REACH_DAYS = 3
@@ -28,13 +33,17 @@ by default; a document farther away becomes a reject, so that it is seen."""
 _SHOWN_CHARACTERS = 200
 
 
-@dataclass(frozen=True)
-class CdrReadings:
-    """Newest versions of all connections seen, by key, and what could not become a row, by the day asked for."""
+OBSERVED = pa.schema([*list(OBSERVATION)[:-1], pa.field("seen_at", TIME)])
+"""A row of `cdr` as one page says it, and when that page was asked for."""
 
-    rows: list[Row]
-    rejects: dict[date, list[Row]]
-    documents: int
+
+@dataclass
+class CdrReadings:
+    """Some observations (schema `OBSERVED`), and what could not become one, by the day asked for."""
+
+    rows: pa.Table
+    rejects: dict[date, list[Row]] = field(default_factory=dict)
+    unknown: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -46,22 +55,51 @@ class ArchiveReadings:
     documents: int
 
 
-def read_cdr(vault: ObjectStore, project: str, period: Period) -> CdrReadings:
-    """Connections from the pages asked for in `period`; all of them in memory."""
-    observations: list[cdr.Observation] = []
-    rejects: dict[date, list[Row]] = {}
-    documents = 0
+class Share(NamedTuple):
+    """Every `of`-th block of documents, from the `at`-th on: so several processes can read the same pages."""
+
+    at: int = 0
+    of: int = 1
+
+
+_ALL = Share()
+
+
+def count_documents(vault: ObjectStore, source: Source, project: str, period: Period) -> int:
+    """Documents in the pages asked for in `period`; from receipts."""
+    return sum(page.documents for page in _pages(vault, source, project, period))
+
+
+def read_cdr(vault: ObjectStore, project: str, period: Period, share: Share = _ALL) -> Iterator[CdrReadings]:
+    """Connections as the pages asked for in `period` tell them, some thousand documents at a time."""
     for page in _pages(vault, "cdr", project, period):
-        for ordinal, document in enumerate(landing.read_documents(vault, page)):
-            documents += 1
-            try:
-                row = cdr.cdr_row(_decoded(document))
-                _require_reach(cdr.row_day(row), page)
-            except RecordError as error:
-                rejects.setdefault(page.day, []).append(_reject(page, ordinal, error))
-            else:
-                observations.append(cdr.Observation(page.asked_at, row))
-    return CdrReadings(cdr.newest_versions(observations), rejects, documents)
+        ordinal = 0
+        for number, documents in enumerate(landing.read_documents(vault, page)):
+            if number % share.of != share.at:
+                ordinal += len(documents)
+                continue
+            for start in range(0, len(documents), BATCH_DOCUMENTS):
+                some = documents[start : start + BATCH_DOCUMENTS]
+                batch = read_batch(some, ordinal)
+                ordinal += len(some)
+                yield _observed(batch, page)
+
+
+def _observed(batch: Batch, page: Page) -> CdrReadings:
+    rows = batch.rows
+    days = rows["day"].to_numpy()
+    is_far = np.abs(days - np.datetime64(page.day, "D")) > np.timedelta64(REACH_DAYS, "D")
+    if is_far.any():
+        for far in rows.filter(pa.array(is_far)).select(["ordinal", "day"]).to_pylist():
+            batch.rejects[far["ordinal"]] = _too_far(far["day"], page)
+        rows = rows.filter(pa.array(~is_far))
+    rows = rows.drop_columns(["ordinal"]).append_column("seen_at", _constant(page.asked_at, rows.num_rows))
+    rejects = [_reject(page.body_key, page.source, at, error) for at, error in sorted(batch.rejects.items())]
+    return CdrReadings(rows, {page.day: rejects} if rejects else {}, batch.unknown)
+
+
+def _constant(moment: datetime, count: int) -> pa.Array:
+    return pa.repeat(pa.scalar(moment, TIME), count)
 
 
 def read_archives(vault: ObjectStore, project: str, period: Period) -> ArchiveReadings:
@@ -70,16 +108,60 @@ def read_archives(vault: ObjectStore, project: str, period: Period) -> ArchiveRe
     rejects: dict[date, list[Row]] = {}
     documents = 0
     for page in _pages(vault, "archive", project, period):
-        for ordinal, document in enumerate(landing.read_documents(vault, page)):
+        for ordinal, document in enumerate(_documents(vault, page)):
             documents += 1
             try:
-                record = archives.archive_record(_decoded(document), page)
+                record = archives.archive_record(decoded(document), page)
                 _require_reach(record.ended_at.date(), page)
             except RecordError as error:
-                rejects.setdefault(page.day, []).append(_reject(page, ordinal, error))
+                rejects.setdefault(page.day, []).append(_reject(page.body_key, page.source, ordinal, error))
             else:
                 records.append((page, record))
     return ArchiveReadings(archives.listed_files(records), rejects, documents)
+
+
+def read_rooms(vault: ObjectStore, project: str, day: date) -> tuple[list[Row], list[Row]]:
+    """Rows of `rooms` and rejects from the newest listing of a day."""
+    rows: dict[str, Row] = {}
+    rejects = []
+    for page in list(_pages(vault, "rooms", project, Period(day, day)))[-1:]:
+        for ordinal, document in enumerate(_documents(vault, page)):
+            try:
+                row = rooms.room_row(decoded(document), page.asked_at)
+            except RecordError as error:
+                rejects.append(_reject(page.body_key, page.source, ordinal, error))
+            else:
+                rows[row["room_id"]] = row
+    return list(rows.values()), rejects
+
+
+def read_chat(vault: ObjectStore, project: str, day: date) -> tuple[list[Row], list[Row]]:
+    """Rows of `chat` and rejects from the chat files that the manifests of a day name."""
+    rows: list[Row] = []
+    rejects: list[Row] = []
+    for manifest in current_manifests(vault, project, Period(day, day)):
+        ordinal = 0
+        for entry in manifest.files:
+            if entry.kind == "chat" and entry.key is not None:
+                for place, message in enumerate(_messages(vault, entry.key, rejects)):
+                    try:
+                        row = chat.chat_row(message)
+                    except RecordError as error:
+                        rejects.append(_reject(entry.key, "chat", place, error))
+                        continue
+                    rows.append({"conf_num": manifest.conf_num, "ordinal": ordinal, "name": entry.name, **row})
+                    ordinal += 1
+    return rows, rejects
+
+
+def _messages(vault: ObjectStore, key: str, rejects: list[Row]) -> list[Any]:
+    try:
+        return chat.chat_messages(read_bytes(vault, key))
+    except RecordError as error:
+        rejects.append(_reject(key, "chat", 0, error))
+    except ObjectMissing:
+        rejects.append(_reject(key, "chat", 0, RecordError("the vault no longer has this file")))
+    return []
 
 
 def read_entries(vault: ObjectStore, project: str, period: Period) -> dict[tuple[str, str, str], Entry]:
@@ -126,12 +208,12 @@ def _document_day(source: Source, document: msgspec.Raw, asked: date) -> date | 
     """Quick where `trans_date` is there; otherwise as the row would be filed. None for what becomes a reject."""
     try:
         moment: datetime | None = timestamp(msgspec.json.decode(document, type=_Dated).trans_date)
-    except (ValueError, msgspec.DecodeError):
+    except (ValueError, RecursionError):
         moment = None
     if moment is not None:
         return moment.date()
     try:
-        return cdr.row_day(cdr.cdr_row(_decoded(document))) if source == "cdr" else asked
+        return cdr.row_day(cdr.cdr_row(decoded(document))) if source == "cdr" else asked
     except RecordError:
         return None
 
@@ -142,28 +224,27 @@ def _pages(vault: ObjectStore, source: Source, project: str, period: Period) -> 
             yield landing.read_page(vault, source, project, day, stem)
 
 
-def _decoded(document: msgspec.Raw) -> Any:
-    try:
-        return msgspec.json.decode(document)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"not JSON: {error}") from None
+def _documents(vault: ObjectStore, page: Page) -> Iterator[msgspec.Raw]:
+    for documents in landing.read_documents(vault, page):
+        yield from documents
 
 
 def _require_reach(day: date, page: Page) -> None:
     if abs(day - page.day) > timedelta(days=REACH_DAYS):
-        raise RecordError(
-            f"more than {REACH_DAYS} days from {page.day}, the day asked for",
-            path="trans_date",
-            value=str(day),
-        )
+        raise _too_far(day, page)
 
 
-def _reject(page: Page, ordinal: int, error: RecordError) -> Row:
+def _too_far(day: date, page: Page) -> RecordError:
+    reason = f"more than {REACH_DAYS} days from {page.day}, the day asked for"
+    return RecordError(reason, path="trans_date", value=str(day))
+
+
+def _reject(page: str, source: str, ordinal: int, error: RecordError) -> Row:
     shown = None if error.value is None else msgspec.json.encode(error.value).decode()[:_SHOWN_CHARACTERS]
     return {
-        "page": page.body_key,
+        "page": page,
         "ordinal": ordinal,
-        "source": page.source,
+        "source": source,
         "reason": error.reason,
         "path": error.path or None,
         "value": shown,

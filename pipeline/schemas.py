@@ -8,6 +8,7 @@ path, not in the file.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,7 @@ TIME = pa.timestamp("ms", tz="UTC")
 BILLED = pa.decimal128(18, 3)
 MONEY = pa.decimal128(18, 6)
 
-TABLES_VERSION = 1
+TABLES_VERSION = 2
 """Part of every day's input digest: raise it when a column changes its meaning, and all days are built again."""
 
 Privacy = Literal["", "personal"]
@@ -50,7 +51,11 @@ class TableSpec:
 
     @property
     def schema(self) -> pa.Schema:
-        return pa.schema([pa.field(column.name, column.type) for column in self.columns])
+        return arrow_schema(self.columns)
+
+
+def arrow_schema(columns: Iterable[Column]) -> pa.Schema:
+    return pa.schema([pa.field(column.name, column.type) for column in columns])
 
 
 CDR = TableSpec(
@@ -111,6 +116,42 @@ CDR = TableSpec(
         Column("first_seen_at", TIME, "when the first version was collected"),
         Column("changed_at", TIME, "when this version was first collected"),
         Column("extra", TEXT, "every other field, and every value that fits no column, as JSON"),
+    ),
+)
+
+_HISTORY = ("revision", "first_seen_at", "changed_at")
+CDR_CONTENT = tuple(column for column in CDR.columns if column.name not in _HISTORY)
+"""What EnableX says about a connection; a change in any of these columns is a new version."""
+
+CDR_CHANGES = TableSpec(
+    "cdr_changes",
+    "one earlier version of a connection whose content changed",
+    ("cdr_id", "revision"),
+    "as in `cdr`, by this version's own times",
+    (
+        *CDR_CONTENT,
+        Column("revision", COUNT, "1 for the first version seen"),
+        Column("known_from", TIME, "when this version was first collected"),
+        Column("known_to", TIME, "when the next version was first collected: from then on this one was history"),
+    ),
+)
+
+CDR_QUALITY = TableSpec(
+    "cdr_quality",
+    "one direction and medium of one connection's transport quality, newest version",
+    ("cdr_id", "direction", "medium"),
+    "as in `cdr`",
+    (
+        Column("cdr_id", TEXT, "connection"),
+        Column("conf_num", TEXT, "session"),
+        Column("direction", TEXT, "send or receive", "stats_quality.*"),
+        Column("medium", TEXT, "audio, video or sharing", "stats_quality.*.*"),
+        Column("avg_bitrate_kbps", REAL, "average (unit inferred)", "….avg_bitrate"),
+        Column("min_bitrate_kbps", REAL, "least (unit inferred)", "….min_bitrate"),
+        Column("max_bitrate_kbps", REAL, "most (unit inferred)", "….max_bitrate"),
+        Column("avg_bitrate_quality", TEXT, "EnableX's judgement: Good or Bad", "….avg_bitrate_quality"),
+        Column("bitrate_good_percent", REAL, "share of time that was good, percent", "….bitrate_good_percent"),
+        Column("extra", TEXT, "every other measure, as JSON"),
     ),
 )
 
@@ -206,25 +247,73 @@ MEDIA = TableSpec(
     ),
 )
 
+CHAT = TableSpec(
+    "chat",
+    "one chat message, read as well as possible; the file itself is in the vault",
+    ("conf_num", "ordinal"),
+    "as in `media`",
+    (
+        Column("conf_num", TEXT, "session"),
+        Column("ordinal", COUNT, "place among the session's messages, from 0, in order of file name and place there"),
+        Column("name", TEXT, "file, as in `media`"),
+        Column("sent_at", TIME, "when it was sent", "timestamp"),
+        Column("sender_name", TEXT, "display name", "sender", "personal"),
+        Column("sender_ref", TEXT, "id of the sender", "senderId", "personal"),
+        Column("message", TEXT, "what was written", "message", "personal"),
+        Column("extra", TEXT, "every other field, as JSON"),
+    ),
+)
+
+ROOMS = TableSpec(
+    "rooms",
+    "one room as last seen on a day",
+    ("room_id",),
+    "the day on which the rooms were listed; the newest day is how they are now",
+    (
+        Column("room_id", TEXT, "room", "room_id"),
+        Column("app_id", TEXT, "EnableX project", "service_id"),
+        Column("room_name", TEXT, "name", "name"),
+        Column("owner_ref", TEXT, "your tenant", "owner_ref"),
+        Column("billing_code", TEXT, "your cost centre", "settings.billing_code"),
+        Column("description", TEXT, "free text", "settings.description"),
+        Column("room_mode", TEXT, "group or lecture", "settings.mode"),
+        Column("room_is_scheduled", FLAG, "a scheduled room", "settings.scheduled"),
+        Column("room_is_adhoc", FLAG, "a room that is gone after use", "settings.adhoc"),
+        Column("scheduled_at", TIME, "when it opens", "settings.scheduled_time"),
+        Column("duration_min", REAL, "how long it is open, minutes", "settings.duration"),
+        Column("moderators", REAL, "most moderators", "settings.moderators"),
+        Column("participants", REAL, "most participants", "settings.participants"),
+        Column("room_auto_recording", FLAG, "recording starts by itself", "settings.auto_recording"),
+        Column("quality", TEXT, "HD, SD or LD", "settings.quality"),
+        Column("media_zone", TEXT, "where media is processed", "settings.media_zone"),
+        Column("is_sip_enabled", FLAG, "can be called by SIP or telephone", "sip.enabled"),
+        Column("created_at", TIME, "when it was made", "created"),
+        Column("seen_at", TIME, "the listing that this row is from"),
+        Column("extra", TEXT, "every other field, as JSON; dial-in secrets and stream addresses left out"),
+    ),
+)
+
 REJECTS = TableSpec(
     "rejects",
     "one document that could not become a row",
     ("page", "ordinal"),
     "the day that was asked for",
     (
-        Column("page", TEXT, "key of the landed page in the vault"),
+        Column("page", TEXT, "key of the landed page (or chat file) in the vault"),
         Column("ordinal", COUNT, "position in the page, from 0"),
-        Column("source", TEXT, "cdr or archive"),
+        Column("source", TEXT, "cdr, archive, rooms or chat"),
         Column("reason", TEXT, "what is wrong"),
         Column("path", TEXT, "dotted path inside the document"),
         Column("value", TEXT, "what stood there, at most 200 characters"),
     ),
 )
 
-TABLES: dict[str, TableSpec] = {spec.name: spec for spec in (CDR, SESSIONS, USAGE_DAILY, MEDIA, REJECTS)}
+TABLES: dict[str, TableSpec] = {
+    spec.name: spec for spec in (CDR, CDR_CHANGES, CDR_QUALITY, SESSIONS, USAGE_DAILY, MEDIA, CHAT, ROOMS, REJECTS)
+}
 
 PERSONAL_COLUMNS = tuple(
-    column.name for spec in TABLES.values() for column in spec.columns if column.privacy == "personal"
+    dict.fromkeys(column.name for spec in TABLES.values() for column in spec.columns if column.privacy == "personal")
 )
 
 

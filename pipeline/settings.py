@@ -26,13 +26,13 @@ from pipeline.schemas import PERSONAL_COLUMNS
 DEFAULT_CONFIG = Path("config/default.toml")
 _PREFIX = "POSTROOM_"
 _PROJECT_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
-_PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@]*):([^/@]*)@")
+_PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:]*):([^@]*)@")
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def _https_or_loopback(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS):
+    if (parts.scheme == "https" and parts.hostname) or (parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS):
         if parts.username or parts.password:
             raise ValueError("must not carry credentials; use app_id and app_key")
         return url.rstrip("/")
@@ -94,6 +94,7 @@ class Collect(_Section):
     requests_per_second: float = Field(default=1.0, gt=0)
     concurrency: int = Field(default=2, ge=1, le=64)
     max_attempts: int = Field(default=5, ge=1, le=20)
+    timeout_s: float = Field(default=120.0, gt=0)
 
 
 class Media(_Section):
@@ -108,6 +109,9 @@ class Ledger(_Section):
     """What was attempted; deleting it loses no fact."""
 
     url: str = "sqlite:///./data/ledger.db"
+
+    def __repr_args__(self) -> Iterator[tuple[str, str]]:
+        yield "url", mask_url(self.url)
 
 
 class Billing(_Section):
@@ -159,6 +163,9 @@ class Settings(BaseSettings):
             yield from filter(None, (project.app_key.get_secret_value(), project.files_password.get_secret_value()))
         if self.privacy.key.get_secret_value():
             yield self.privacy.key.get_secret_value()
+        in_url = _PASSWORD_IN_URL.search(self.ledger.url)
+        if in_url and in_url[2]:
+            yield in_url[2]
 
 
 @dataclass(frozen=True)
@@ -243,7 +250,9 @@ def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[
         values = source()
     except ValueError as error:
         raise ConfigError(f"environment: {error}; lists and tables are written as JSON") from None
-    for key, name in names.items():
+    for key, name in list(names.items()):
+        inside = _flat({key: value}) if isinstance(value := _at(values, key), Mapping) else ()
+        names |= dict.fromkeys((dotted for dotted, _ in inside), name)  # one JSON text may set a whole section
         section = key.split(".")[0]
         if section not in Settings.model_fields:
             raise ConfigError(_unknown(section, name, Settings.model_fields))
@@ -283,6 +292,12 @@ def _first_problem(error: ValidationError, origins: Mapping[str, str]) -> str:
         origin = origins.get(dotted, origins.get(dotted.rsplit(".", 1)[0], "settings"))
         message = f"{dotted} ({origin}): {problems[0]['msg'].removeprefix('Value error, ')}"
     return message if len(problems) == 1 else f"{message} (and {len(problems) - 1} more)"
+
+
+def _at(values: Mapping[str, Any], dotted: str) -> Any:
+    for key in dotted.split("."):
+        values = values.get(key, {}) if isinstance(values, Mapping) else {}
+    return values
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

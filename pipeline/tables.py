@@ -1,14 +1,18 @@
-"""Rows to Arrow to one Parquet object per table, project and day, replaced whole; and back.
+"""Arrow to one Parquet object per table, project and day, replaced whole; and back.
 
-The digest of a day's inputs stands in the object's own metadata, so whether a day has to be built again is read from
-the object itself, and a reader never sees the one without the other.
+An object's bytes are a function of its rows and nothing else. What it was built from stands beside the tables, in one
+note per project and day, written after them: so a day is known to be current from its note, and an object whose rows
+came out the same is not written again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
@@ -18,45 +22,108 @@ from pipeline import layout
 from pipeline.errors import ConfigError, ObjectMissing
 from pipeline.model import Period, Row
 from pipeline.schemas import TABLES, TableSpec
+from pipeline.scratch import scratch_errors
 from pipeline.store import open_store
-from pipeline.store.base import ObjectStore
+from pipeline.store.base import ObjectStore, read_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import date
 
     import pandas as pd
 
-_INPUTS = b"postroom.inputs"
-_ROW_GROUP_ROWS = 128 * 1024
+ROW_GROUP_ROWS = 64 * 1024
+"""Always so many, whatever pieces rows come in: row groups are part of the bytes. Wide rows of `cdr` make 60 MB."""
+
+_CHUNK_BYTES = 2**20
 _PARTITION_FIELDS = [pa.field("project", pa.string()), pa.field("day", pa.date32())]
 _PARTITIONING = pads.partitioning(pa.schema(_PARTITION_FIELDS), flavor="hive")
 
 
-def write_day(lake: ObjectStore, spec: TableSpec, project: str, day: date, rows: Iterable[Row], inputs: str) -> int:
-    """Replace one table's day; return its number of rows. The same rows and inputs give the same bytes."""
-    table = arrow_table(spec, rows, inputs)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", compression_level=1, row_group_size=_ROW_GROUP_ROWS)
-    lake.replace(layout.table_key(spec.name, project, day), sink.getvalue().to_pybytes())
-    return int(table.num_rows)
+class TableNote(msgspec.Struct):
+    """What one table's day was built from, and the object that came of it."""
+
+    inputs: str
+    rows: int
+    size_bytes: int
+    sha256: str
 
 
-def arrow_table(spec: TableSpec, rows: Iterable[Row], inputs: str = "") -> pa.Table:
-    """Rows as Arrow, typed by the table's schema and nothing else, sorted by key."""
+class DayNote(msgspec.Struct):
+    """What is built of one project and day, by table."""
+
+    tables: dict[str, TableNote]
+
+
+class DayFile:
+    """One table's day on its way to the lake: rows come in key order, in pieces of any size. Memory: one row group."""
+
+    def __init__(self, folder: Path, spec: TableSpec, day: date) -> None:
+        self._schema = spec.schema
+        self.path = folder / f"{spec.name}-{day}.parquet"
+        self.rows = 0
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+        with scratch_errors():
+            self._writer = pq.ParquetWriter(self.path, self._schema, compression="zstd", compression_level=1)
+
+    def add(self, rows: pa.Table) -> None:
+        """Take rows; columns that the table does not have are dropped."""
+        self._waiting.append(rows.select(self._schema.names).cast(self._schema))
+        self._waiting_rows += rows.num_rows
+        while self._waiting_rows >= ROW_GROUP_ROWS:
+            self._write_group()
+
+    def close(self) -> None:
+        while self._waiting_rows:
+            self._write_group()
+        with scratch_errors():
+            self._writer.close()
+
+    def chunks(self) -> Iterator[bytes]:
+        with scratch_errors(), self.path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                yield chunk
+
+    def _write_group(self) -> None:
+        waiting = pa.concat_tables(self._waiting)
+        group, rest = waiting.slice(0, ROW_GROUP_ROWS), waiting.slice(ROW_GROUP_ROWS)
+        with scratch_errors():
+            self._writer.write_table(group.combine_chunks(), row_group_size=ROW_GROUP_ROWS)
+        self.rows += group.num_rows
+        self._waiting, self._waiting_rows = [rest], rest.num_rows
+
+
+def replace_day(lake: ObjectStore, table: str, project: str, day: date, file: DayFile, known: TableNote | None) -> str:
+    """Put a closed file in the place of a table's day, unless the same bytes are there; return their SHA-256."""
+    digest = hashlib.sha256()
+    for chunk in file.chunks():
+        digest.update(chunk)
+    sha256, key = digest.hexdigest(), layout.table_key(table, project, day)
+    stored = lake.stat(key)
+    if known is None or stored is None or (known.sha256, known.size_bytes) != (sha256, stored.size_bytes):
+        lake.replace(key, file.chunks())
+    return sha256
+
+
+def table_of_rows(spec: TableSpec, rows: Iterable[Row]) -> pa.Table:
+    """A few rows as Arrow, typed by the table's schema and nothing else, sorted by key."""
     ordered = sorted(rows, key=lambda row: [_sortable(row[name]) for name in spec.key])
-    schema = spec.schema.with_metadata({_INPUTS: inputs.encode()})
-    return pa.Table.from_pylist(ordered, schema=schema)
+    return pa.Table.from_pylist(ordered, schema=spec.schema)
 
 
-def inputs_of_day(lake: ObjectStore, table: str, project: str, day: date) -> str | None:
-    """The digest a day was built from; None when it was not built (or is not ours)."""
+def read_note(lake: ObjectStore, project: str, day: date) -> DayNote:
+    """What is built of a day; nothing when there is no note, or one that cannot be read."""
     try:
-        with lake.open(layout.table_key(table, project, day)) as stream:
-            metadata = pq.read_schema(stream).metadata or {}
-    except (ObjectMissing, pa.ArrowInvalid):
-        return None
-    found = metadata.get(_INPUTS)
-    return found.decode() if found else None
+        return msgspec.json.decode(read_bytes(lake, layout.note_key(project, day)), type=DayNote)
+    except (ObjectMissing, msgspec.DecodeError):
+        return DayNote({})
+
+
+def write_note(lake: ObjectStore, project: str, day: date, tables: Mapping[str, TableNote]) -> None:
+    """Say what was built; the last step of building a day."""
+    note = DayNote(dict(sorted(tables.items())))
+    lake.replace(layout.note_key(project, day), msgspec.json.format(msgspec.json.encode(note), indent=1))
 
 
 def built_days(lake: ObjectStore, table: str, project: str) -> list[date]:

@@ -1,4 +1,4 @@
-"""httpx at the edge: pace, send, retry; what comes back is judged by `wire`.
+"""httpx at the edge: pace, send, retry; what comes back is judged by `wire` while it streams into a sink.
 
 One client per project, for credentials belong to a project. Threads may share it.
 """
@@ -10,32 +10,44 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, Generic, Protocol, TypeVar
 
 import httpx
 import msgspec
 from tenacity import Retrying
 
-from pipeline.enablex.wire import Reply, Request, read_documents
-from pipeline.errors import Throttled, Unreachable, UnreadableReply
+from pipeline.enablex.wire import ReplyHead, ReplyReader, Request
+from pipeline.errors import Throttled, TimedOut, Unreachable, UnreadableReply
+from pipeline.retry import MAX_RETRY_AFTER_S
 
-TIMEOUT = httpx.Timeout(connect=10.0, read=120.0, write=30.0, pool=None)
-"""A day's CDRs come in one body that the server assembles first: reading may wait long, connecting may not."""
+CONNECT_TIMEOUT_S = 10.0
+
+
+class Sink(Protocol):
+    """Where one reply goes while it arrives: its bytes, and the documents found in them."""
+
+    def write(self, chunk: bytes) -> None: ...
+
+    def note(self, documents: list[msgspec.Raw]) -> None: ...
+
+
+AnySink = TypeVar("AnySink", bound=Sink)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A readable reply and its documents, each as its own bytes."""
+class Answer(Generic[AnySink]):
+    """A readable reply: its head, and the sink that took its body."""
 
-    reply: Reply
-    documents: list[msgspec.Raw]
+    head: ReplyHead
+    sink: AnySink
 
 
 class UnreadableAnswer(UnreadableReply):
-    """An unreadable reply together with its bytes, so that it can be landed as evidence."""
+    """An unreadable reply together with the sink that has its bytes, so that it can be landed as evidence."""
 
-    def __init__(self, error: UnreadableReply, reply: Reply) -> None:
+    def __init__(self, error: UnreadableReply, head: ReplyHead, sink: Any) -> None:
         super().__init__(str(error), endpoint=error.endpoint, status=error.status)
-        self.reply = reply
+        self.head, self.sink = head, sink
 
 
 class Pacer:
@@ -79,6 +91,7 @@ class EnablexClient:
         app_key: str,
         pacer: Pacer,
         concurrency: int,
+        timeout_s: float,
         retrying: Callable[[], Retrying],
         clock: Callable[[], datetime],
     ) -> None:
@@ -86,44 +99,60 @@ class EnablexClient:
         self._http = httpx.Client(
             base_url=base_url,
             auth=(app_id, app_key),
-            timeout=TIMEOUT,
+            # A day's CDRs come in one body that the server assembles first: reading may wait long, connecting may not.
+            timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
             follow_redirects=False,
             headers={"Accept": "application/json", "User-Agent": "postroom"},
         )
         self._pacer, self._retrying, self._clock = pacer, retrying, clock
         self._slots = threading.BoundedSemaphore(concurrency)
 
-    def fetch(self, request: Request) -> Answer:
-        """Ask, and ask again where that may help.
+    def fetch(self, request: Request, make_sink: Callable[[], AnySink]) -> Answer[AnySink]:
+        """Ask, and ask again where that may help; every try gets a new sink.
 
         Raises:
             ApiError: the last one, when tries ran out or asking again cannot help.
         """
-        return self._retrying()(self._fetch_once, request)
+        return self._retrying()(self._fetch_once, request, make_sink)
 
     def close(self) -> None:
         self._http.close()
 
-    def _fetch_once(self, request: Request) -> Answer:
+    def _fetch_once(self, request: Request, make_sink: Callable[[], AnySink]) -> Answer[AnySink]:
         with self._slots:
             self._pacer.wait()
-            reply = self._send(request)
-        try:
-            return Answer(reply, read_documents(reply, now=self._clock()))
-        except Throttled as error:
-            self._pacer.pause(error.retry_after_s or 0.0)
-            raise
-        except UnreadableReply as error:
-            raise UnreadableAnswer(error, reply) from None
+            try:
+                return self._stream(request, make_sink())
+            except Throttled as error:
+                self._pacer.pause(min(error.retry_after_s or 0.0, MAX_RETRY_AFTER_S))
+                raise
 
-    def _send(self, request: Request) -> Reply:
+    def _stream(self, request: Request, sink: AnySink) -> Answer[AnySink]:
         try:
-            response = self._http.request(request.method, request.path.lstrip("/"))
+            with self._http.stream(request.method, request.path.lstrip("/")) as response:
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                head = ReplyHead(request, response.status_code, headers)
+                self._receive(head, response, sink)
+        except httpx.ReadTimeout:
+            host = self._http.base_url.host
+            raise TimedOut(
+                f"{request}: no answer from {host} in time; raise collect.timeout_s if days are large",
+                endpoint=str(request),
+            ) from None
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
             raise Unreachable(
                 f"{request}: cannot reach {self._http.base_url.host}: {why}; check the network and base_url",
                 endpoint=str(request),
             ) from None
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return Reply(request, response.status_code, headers, response.content)
+        return Answer(head, sink)
+
+    def _receive(self, head: ReplyHead, response: httpx.Response, sink: Sink) -> None:
+        reader = ReplyReader(head)
+        try:
+            for chunk in response.iter_bytes():
+                sink.write(chunk)
+                sink.note(reader.feed(chunk))
+            sink.note(reader.finish(self._clock()))
+        except UnreadableReply as error:
+            raise UnreadableAnswer(error, head, sink) from None

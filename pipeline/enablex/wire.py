@@ -1,7 +1,8 @@
 """EnableX's wire, without I/O: a request per endpoint; status, headers and body to documents, or an error.
 
-Source: docs/enablex-api.md sections 1 to 5. Success is HTTP 2xx and a `result` that is absent or numerically 0 (both
-documented and observed as `0` and `"0"`); errors come in three shapes and may ride on HTTP 200 (observed).
+`ReplyReader` judges a reply while it streams by; `read_documents` does the same for one that is already there.
+Source: docs/enablex-api.md sections 1 to 5 and 9. Success is HTTP 2xx and a `result` that is absent or numerically 0
+(both documented and observed as `0` and `"0"`); errors come in three shapes and may ride on HTTP 200 (observed).
 """
 
 from __future__ import annotations
@@ -12,18 +13,23 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
+from pipeline.enablex.envelope import UNREADABLE, Envelope, EnvelopeError
 from pipeline.errors import ApiError, CredentialsRefused, Refused, Throttled, Unreachable, UnreadableReply
 from pipeline.model import Source
 
-RAW_JSON = msgspec.json.Decoder(dict[str, msgspec.Raw])
-RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+MAX_ERROR_BYTES = 2**20
+"""Of a reply that is an error by its status; a maintenance page is smaller, and its rest is not worth reading."""
+
+_RAW_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 _RETRY_RESULTS = {50000, 50001, 50002, 50003, 10105}
 _CREDENTIAL_CODES = {"UNAUTHORIZED", "CREDENTIAL_EXPIRED", "PROJECT_SUSPENDED", "10000", "40002"}
 _NO_SUCH_ROOM = 40001
+_ENVELOPE_KEYS = {"result", "error", "error_code", "status"}
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,18 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Reply:
-    """An answer as received; header names in lower case."""
+class ReplyHead:
+    """An answer before its body: what was asked, the status, header names in lower case."""
 
     request: Request
     status: int
     headers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Reply(ReplyHead):
+    """A small answer, whole."""
+
     body: bytes
 
 
@@ -57,22 +69,86 @@ def period_request(source: Source, day: date) -> Request:
     return Request("GET", f"/{source}/period/{day}/{day + timedelta(days=1)}", source)
 
 
-def read_documents(reply: Reply, *, now: datetime) -> list[msgspec.Raw]:
-    """The documents of a reply, each still as its own bytes, in the order received.
+def room_period_requests(source: Source, room_id: str, day: date) -> tuple[Request, Request]:
+    """Ask for one room's UTC day: as documented, and as a public client spells it (section 11.4)."""
+    days = f"{day}/{day + timedelta(days=1)}"
+    room = quote(room_id, safe="")
+    return (
+        Request("GET", f"/{source}/room-period/{room}/{days}", source),
+        Request("GET", f"/{source}/room-period/{room}/period/{days}", source),
+    )
 
-    No match may look like an empty array, null, a missing key, or 404 with code 40001 (section 12): all are `[]`.
-    `now` is only for a Retry-After that names a date.
 
-    Raises:
-        UnreadableReply, Throttled, Unreachable, CredentialsRefused, Refused: see errors.py for which to retry.
+def rooms_request() -> Request:
+    """Ask for all rooms that exist now (section 9.1: no paging)."""
+    return Request("GET", "/rooms", "rooms")
+
+
+class ReplyReader:
+    """Judges one reply as it streams by: feed it the body, take documents, and trust them only after `finish`.
+
+    Documents are their own bytes, in the order received. Memory: some MiB.
     """
-    envelope = _envelope(reply)
-    problem = _problem(reply, envelope)
-    if problem is not None:
-        if reply.status == 404 and problem.result == _NO_SUCH_ROOM:
+
+    def __init__(self, head: ReplyHead) -> None:
+        self._head = head
+        self._envelope = Envelope(head.request.payload)
+        self._error_body = b""
+
+    def feed(self, chunk: bytes) -> list[msgspec.Raw]:
+        """Documents that are whole by now. Raises UnreadableReply when the body cannot become the promised JSON."""
+        if self._head.status >= 300:
+            self._error_body += chunk[: MAX_ERROR_BYTES - len(self._error_body)]
             return []
-        raise _error(reply, problem, now)
-    return _payload(reply, envelope)
+        try:
+            return self._envelope.feed(chunk)
+        except EnvelopeError as error:
+            raise self._unreadable(f"not the promised JSON: {error}") from None
+
+    def finish(self, now: datetime) -> list[msgspec.Raw]:
+        """The last documents; from here on all of them count.
+
+        No match may look like an empty array, null, a missing key, or 404 with code 40001 (section 12): all are `[]`.
+        `now` is only for a Retry-After that names a date.
+
+        Raises:
+            UnreadableReply, Throttled, Unreachable, CredentialsRefused, Refused: see errors.py for which to retry.
+        """
+        is_error = self._head.status >= 300
+        documents = [] if is_error else self._last_documents()
+        fields = _fields_or_none(self._error_body) if is_error else self._envelope.fields
+        try:
+            problem = _problem(self._head, fields)
+        except UNREADABLE as error:
+            raise self._unreadable(f"not the promised JSON: {error}") from None
+        if problem is None or (self._head.status == 404 and problem.result == _NO_SUCH_ROOM):
+            return documents
+        raise _error(self._head, problem, now)
+
+    def _last_documents(self) -> list[msgspec.Raw]:
+        try:
+            documents = self._envelope.finish()
+        except EnvelopeError as error:
+            raise self._unreadable(f"not the promised JSON: {error}") from None
+        if not self._envelope.has_payload and not self._envelope.fields.keys() & _ENVELOPE_KEYS:
+            raise self._unreadable(f'JSON without "result" and "{self._head.request.payload}"; is base_url right')
+        return documents
+
+    def _unreadable(self, why: str) -> UnreadableReply:
+        size_bytes = self._envelope.size_bytes
+        kind = self._head.headers.get("content-type", "no content type")
+        return UnreadableReply(
+            f"{self._head.request}: {why if size_bytes else 'an empty body'} ({kind}, {size_bytes} bytes);"
+            " EnableX or a proxy is at fault",
+            endpoint=str(self._head.request),
+            status=self._head.status,
+        )
+
+
+def read_documents(reply: Reply, *, now: datetime) -> list[msgspec.Raw]:
+    """The documents of a reply that is already here; raises what `ReplyReader.finish` raises."""
+    reader = ReplyReader(reply)
+    return reader.feed(reply.body) + reader.finish(now)
 
 
 @dataclass(frozen=True)
@@ -83,21 +159,14 @@ class _Problem:
     request_id: str
 
 
-def _envelope(reply: Reply) -> dict[str, msgspec.Raw]:
+def _fields_or_none(body: bytes) -> Mapping[str, msgspec.Raw]:
     try:
-        return RAW_JSON.decode(reply.body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if reply.status >= 300:
-            return {}
-        what = "an empty body" if not reply.body.strip() else f"not the promised JSON: {error}"
-        raise UnreadableReply(
-            f"{reply.request}: {what} ({_kind(reply)}, {len(reply.body)} bytes); EnableX or a proxy is at fault",
-            endpoint=str(reply.request),
-            status=reply.status,
-        ) from None
+        return _RAW_FIELDS.decode(body)
+    except UNREADABLE:
+        return {}
 
 
-def _problem(reply: Reply, envelope: Mapping[str, msgspec.Raw]) -> _Problem | None:
+def _problem(reply: ReplyHead, envelope: Mapping[str, msgspec.Raw]) -> _Problem | None:
     """All three error shapes of section 2 as one; None when the envelope says success."""
     fields = {key: msgspec.json.decode(raw) for key, raw in envelope.items() if key != reply.request.payload}
     result = _number(fields.get("result"))
@@ -108,11 +177,11 @@ def _problem(reply: Reply, envelope: Mapping[str, msgspec.Raw]) -> _Problem | No
     error = fields.get("error")
     short = error.get("reason") or error.get("message") if isinstance(error, dict) else error
     texts = [str(text) for text in (short, fields.get("desc"), fields.get("message")) if text]
-    code = str(fields.get("error_code") or ("" if not result else f"{result:g}"))
+    code = str(fields.get("error_code") or ("" if not result else f"{result:.0f}"))
     return _Problem(result, code, "; ".join(dict.fromkeys(texts)), str(fields.get("request_id") or ""))
 
 
-def _error(reply: Reply, problem: _Problem, now: datetime) -> ApiError:
+def _error(reply: ReplyHead, problem: _Problem, now: datetime) -> ApiError:
     status = reply.status
     facts = ", ".join(filter(None, (f"HTTP {status}", problem.code, problem.text, problem.request_id)))
     kind, advice = _verdict(status, problem)
@@ -132,39 +201,23 @@ def _verdict(status: int, problem: _Problem) -> tuple[type[ApiError], str]:
     """Which error, and what to tell the operator (section 2.8)."""
     if status == 429 or problem.code == "RATE_LIMITED":
         return Throttled, "asked too often; lower collect.requests_per_second"
-    if status in {408, 425} or status >= 500 or problem.result in _RETRY_RESULTS:
-        return Unreachable, "EnableX cannot answer now; try again later"
     if status in {401, 403} or problem.code in _CREDENTIAL_CODES:
         return CredentialsRefused, "credentials refused; check app_id and app_key"
+    if status in {408, 425} or status >= 500 or problem.result in _RETRY_RESULTS:
+        return Unreachable, "EnableX cannot answer now; try again later"
     if 300 <= status < 400:
         return Refused, "answered with a redirect; check base_url"
     return Refused, "refused; check base_url and what was asked"
 
 
-def _payload(reply: Reply, envelope: Mapping[str, msgspec.Raw]) -> list[msgspec.Raw]:
-    raw = envelope.get(reply.request.payload)
-    if raw is None and "result" not in envelope:
-        raise UnreadableReply(
-            f'{reply.request}: JSON without "result" and "{reply.request.payload}"; is base_url right?',
-            endpoint=str(reply.request),
-            status=reply.status,
-        )
-    if raw is None or bytes(raw).strip() in {b"null", b'""', b"{}"}:
-        return []
-    try:
-        return RAW_LIST.decode(raw)
-    except msgspec.DecodeError:
-        return [raw]  # one bare document instead of a list of one: the row builder judges it
-
-
 def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
     """Seconds to wait by the Retry-After header, given as seconds or as an HTTP date; None without a usable one."""
     text = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d+(\.\d+)?", text):
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", text):
         return float(text)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds())
 
@@ -172,9 +225,5 @@ def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
 def _number(value: Any) -> float | None:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-
-
-def _kind(reply: Reply) -> str:
-    return reply.headers.get("content-type", "no content type")

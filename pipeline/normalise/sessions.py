@@ -1,108 +1,143 @@
-"""Rows of `cdr` and listed files to rows of `sessions` (pure)."""
+"""Newest connections to rows of `sessions` and to contributions to `usage_daily` (pure).
+
+Sums are of whole numbers (milliseconds, decimals, millionths of a minute), so they are exact and the same in any order.
+"""
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from datetime import date, datetime
-from decimal import Decimal
-from typing import Any
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from pipeline.model import ListedFile, Row
-from pipeline.normalise.cdr import row_day, whole_minutes
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.model import ListedFile
+from pipeline.normalise.arrow import decimals, last_known, per_million, repeats_before
+from pipeline.schemas import BILLED, CDR, COUNT, MONEY, REAL, SESSIONS, TIME
 
 _FROM_ROOM = (
     "room_id", "room_name", "owner_ref", "billing_code", "room_mode", "room_is_scheduled", "room_is_adhoc",
 )  # fmt: skip
+_MOMENTS = (
+    "signal_connected_at", "signal_disconnected_at", "room_connected_at", "room_disconnected_at", "trans_at",
+)  # fmt: skip
+_MEASURED = ("published_min", "subscribed_min", "screen_min")
+_BILLED = ("participant_min", "connect_billed_min")
 
-
-def session_rows(connections: Iterable[Row], files: Iterable[ListedFile]) -> list[Row]:
-    """One row per `conf_num`, sorted; `connections` are newest versions, in any order."""
-    by_session: dict[str, list[Row]] = defaultdict(list)
-    for row in connections:
-        by_session[row["conf_num"]].append(row)
-    kinds: dict[str, list[str]] = defaultdict(list)
-    for file in files:
-        kinds[file.conf_num].append(file.kind)
-    return [
-        _session_row(conf_num, sorted(by_session[conf_num], key=lambda row: row["cdr_id"]), kinds[conf_num])
-        for conf_num in sorted(by_session)
+CONNECTION = pa.schema(
+    [
+        *(CDR.schema.field(name) for name in ("cdr_id", "conf_num", *_FROM_ROOM, "user_ref", "is_sip")),
+        pa.field("day", pa.date32()),
+        pa.field("connected_at", TIME),
+        pa.field("disconnected_at", TIME),
+        pa.field("participant_ms", COUNT),
+        *(CDR.schema.field(name) for name in (*_BILLED, "price")),
+        *(pa.field(name, COUNT) for name in _MEASURED),
     ]
+)
+"""What a session needs to know of a connection; the measured minutes in millionths of a minute."""
 
 
-def session_day(session: Row) -> date:
-    """The UTC date of the first connection: the session counts there, whole and once."""
-    return session["first_connected_at"].date()  # type: ignore[no-any-return]
-
-
-def first_connections(connections: Iterable[Row]) -> dict[str, datetime]:
-    """For each `conf_num`, its earliest known connection: the earliest moment one of its files can have begun."""
-    first: dict[str, datetime] = {}
-    for row in connections:
-        moment = _connected_at(row)
-        first[row["conf_num"]] = min(moment, first.get(row["conf_num"], moment))
-    return first
-
-
-def count_people(connections: Iterable[Row]) -> int:
-    """Distinct `user_ref`, and every connection without one."""
-    refs = [row["user_ref"] for row in connections]
-    return len({ref for ref in refs if ref is not None}) + refs.count(None)
-
-
-def total_s(rows: Iterable[Row], column: str) -> float:
-    """Sum of measured values, nulls as nothing; the same for any order of rows."""
-    return math.fsum(row[column] for row in rows if row[column] is not None)
-
-
-def total_exact(rows: Iterable[Row], column: str) -> Decimal:
-    """Sum of billed values, nulls as nothing."""
-    return sum((row[column] for row in rows if row[column] is not None), Decimal(0))
-
-
-def _session_row(conf_num: str, connections: list[Row], kinds: list[str]) -> Row:
-    first = min(_connected_at(row) for row in connections)
-    last = max(_disconnected_at(row) for row in connections)
-    duration_s = max(0.0, (last - first).total_seconds())
-    participant_min = total_exact(connections, "participant_min")
-    is_recorded, is_transcoded = "recording" in kinds, "transcoded" in kinds
-    return {
-        "conf_num": conf_num,
-        **{name: _newest_known(connections, name) for name in _FROM_ROOM},
-        "first_connected_at": first,
-        "last_disconnected_at": last,
-        "duration_s": duration_s,
-        "connections": len(connections),
-        "people": count_people(connections),
-        "sip_connections": sum(row["is_sip"] for row in connections),
-        "participant_s": total_s(connections, "participant_s"),
-        "participant_min": participant_min,
-        "connect_billed_min": total_exact(connections, "connect_billed_min"),
-        "published_min": total_s(connections, "published_min"),
-        "subscribed_min": total_s(connections, "subscribed_min"),
-        "screen_min": total_s(connections, "screen_min"),
-        "price": total_exact(connections, "price"),
-        "is_recorded": is_recorded,
-        "is_transcoded": is_transcoded,
-        "recording_min": participant_min if is_recorded else Decimal(0),
-        "transcoding_min": whole_minutes(duration_s) if is_transcoded else Decimal(0),
-        "media_files": len(kinds),
+def connection_table(connections: pa.Table) -> pa.Table:
+    """Rows of `cdr` (with `day`) as `CONNECTION`."""
+    signal_in, signal_out, room_in, room_out, written = (pc.cast(connections[name], COUNT) for name in _MOMENTS)
+    disconnected = pc.coalesce(
+        pc.max_element_wise(signal_out, room_out), pc.max_element_wise(written, signal_in, room_in)
+    )
+    columns = {
+        "connected_at": pc.cast(pc.coalesce(pc.min_element_wise(signal_in, room_in), disconnected), TIME),
+        "disconnected_at": pc.cast(disconnected, TIME),
+        "participant_ms": pc.cast(pc.round(pc.multiply(connections["participant_s"], 1000.0)), COUNT),
+        **{name: per_million(connections[name]) for name in _MEASURED},
     }
+    return pa.table([columns.get(name) or connections[name] for name in CONNECTION.names], schema=CONNECTION)
 
 
-def _newest_known(connections: Iterable[Row], column: str) -> Any:
-    """The newest non-null value: old-shape rows lack what new-shape rows of the same session know."""
-    known = [(row_day(row), row["cdr_id"], row[column]) for row in connections if row[column] is not None]
-    return max(known, key=lambda item: item[:2])[2] if known else None
+class Sessions(NamedTuple):
+    """Rows of `sessions` with `day`, and for each connection the place of its session among them."""
+
+    rows: pa.Table
+    place: np.ndarray
 
 
-def _connected_at(row: Mapping[str, Any]) -> datetime:
-    moments: list[datetime] = [row[name] for name in ("signal_connected_at", "room_connected_at") if row[name]]
-    return min(moments) if moments else _disconnected_at(row)
+class SessionFiles:
+    """What the archive lists for each session: how many files, and whether recordings or transcoded video."""
+
+    def __init__(self, files: Iterable[ListedFile]) -> None:
+        counts: dict[str, list[int]] = {}
+        for file in files:
+            found = counts.setdefault(file.conf_num, [0, 0, 0])
+            found[0] += 1
+            found[1] += file.kind == "recording"
+            found[2] += file.kind == "transcoded"
+        self._conf_nums = pa.array(list(counts), pa.string())
+        self._counts = np.array([*counts.values(), [0, 0, 0]], np.int64)
+
+    def of(self, conf_nums: pa.Array) -> np.ndarray:
+        """Three columns: files, recordings, transcoded files; in the order of `conf_nums`."""
+        at = pc.fill_null(pc.index_in(conf_nums, self._conf_nums), len(self._conf_nums))
+        found: np.ndarray = self._counts[at.to_numpy()]
+        return found
 
 
-def _disconnected_at(row: Mapping[str, Any]) -> datetime:
-    moments: list[datetime] = [row[name] for name in ("signal_disconnected_at", "room_disconnected_at") if row[name]]
-    known = moments or [row[name] for name in ("trans_at", "signal_connected_at", "room_connected_at") if row[name]]
-    return max(known)
+def session_table(connections: pa.Table, files: SessionFiles) -> Sessions:
+    """One row per `conf_num` of connections sorted by `conf_num`, `day` and `cdr_id`, each session whole; same order.
+
+    A session is filed under the UTC date of its first connection. Of the room it knows what the newest connection that
+    says anything says: old-shape rows lack what new-shape rows of the same session know.
+    """
+    begins = ~repeats_before(connections["conf_num"])
+    starts = np.flatnonzero(begins)
+    anonymous = pc.cast(pc.is_null(connections["user_ref"]), COUNT)
+    grouped = (
+        connections.append_column("anonymous", anonymous)
+        .append_column("sip", pc.cast(connections["is_sip"], COUNT))
+        .group_by("conf_num", use_threads=False)
+        .aggregate(
+            [
+                ("connected_at", "min"),
+                ("disconnected_at", "max"),
+                ("cdr_id", "count"),
+                ("user_ref", "count_distinct"),
+                *((name, "sum") for name in ("anonymous", "sip", "participant_ms", *_BILLED, "price", *_MEASURED)),
+            ]
+        )
+    )
+    counts = files.of(grouped["conf_num"].combine_chunks())
+    duration_ms = np.maximum(0, _ms(grouped["disconnected_at_max"]) - _ms(grouped["connected_at_min"]))
+    is_recorded, is_transcoded = counts[:, 1] > 0, counts[:, 2] > 0
+    participant_min = pc.fill_null(pc.cast(grouped["participant_min_sum"], BILLED), 0)
+    transcoding_min = np.where(is_transcoded, -(-duration_ms // 60_000), 0)
+    columns = {
+        "conf_num": grouped["conf_num"],
+        **{name: last_known(connections[name], starts) for name in _FROM_ROOM},
+        "first_connected_at": grouped["connected_at_min"],
+        "last_disconnected_at": grouped["disconnected_at_max"],
+        "duration_s": pa.array(duration_ms / 1000.0, REAL),
+        "connections": grouped["cdr_id_count"],
+        "people": pc.add(grouped["user_ref_count_distinct"], grouped["anonymous_sum"]),
+        "sip_connections": grouped["sip_sum"],
+        "participant_s": _divided(grouped["participant_ms_sum"], 1000.0),
+        "participant_min": participant_min,
+        "connect_billed_min": pc.fill_null(pc.cast(grouped["connect_billed_min_sum"], BILLED), 0),
+        **{name: _divided(grouped[f"{name}_sum"], 1e6) for name in _MEASURED},
+        "price": pc.fill_null(pc.cast(grouped["price_sum"], MONEY), 0),
+        "is_recorded": pa.array(is_recorded),
+        "is_transcoded": pa.array(is_transcoded),
+        "recording_min": pc.if_else(pa.array(is_recorded), participant_min, pa.scalar(0, BILLED)),
+        "transcoding_min": decimals(transcoding_min * 10**BILLED.scale, BILLED),
+        "media_files": pa.array(counts[:, 0], COUNT),
+    }
+    rows = pa.table([columns[name] for name in SESSIONS.schema.names], schema=SESSIONS.schema)
+    rows = rows.append_column("day", pc.cast(rows["first_connected_at"], pa.date32()))
+    return Sessions(rows, np.cumsum(begins) - 1)
+
+
+def _ms(moments: pa.ChunkedArray) -> np.ndarray:
+    ms: np.ndarray = pc.cast(moments, COUNT).to_numpy()
+    return ms
+
+
+def _divided(whole: pa.ChunkedArray, by: float) -> pa.ChunkedArray:
+    return pc.divide(pc.cast(pc.fill_null(whole, 0), REAL), by)

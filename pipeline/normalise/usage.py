@@ -1,72 +1,103 @@
-"""Rows of `cdr`, `sessions` and `media` to rows of `usage_daily` (pure)."""
+"""Connections, sessions and files to rows of `usage_daily` (pure).
+
+Each adds its part to one project, day, room, owner and billing code; parts are put together when all are there.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.model import Row
-from pipeline.normalise.sessions import count_people, total_exact, total_s
+from pipeline.normalise.sessions import Sessions
+from pipeline.schemas import BILLED, COUNT, REAL, TEXT, USAGE_DAILY
 
-Key = tuple[str | None, str | None, str | None]
 STORED = frozenset({"stored", "unreadable"})
+_KEY = ("room_id", "owner_ref", "billing_code")
+_MEASURED = ("published_min", "subscribed_min", "screen_min")
+_BILLED = ("participant_min", "connect_billed_min", "sip_min", "recording_min", "transcoding_min")
+_COUNTED = ("sessions", "connections", "anonymous", "participant_ms", *_MEASURED, "media_files", "media_bytes")
+
+PART = pa.schema(
+    [
+        pa.field("group", TEXT),
+        pa.field("day", pa.date32()),
+        *(pa.field(name, TEXT) for name in (*_KEY, "user_ref")),
+        *(pa.field(name, COUNT) for name in _COUNTED),
+        *(pa.field(name, BILLED) for name in _BILLED),
+    ]
+)
+"""What one connection, session or file adds. `group` orders as day and key do; measured minutes in millionths."""
 
 
-@dataclass
-class _Group:
-    connections: list[Row] = field(default_factory=list)
-    sessions: list[Row] = field(default_factory=list)
-    media: list[Row] = field(default_factory=list)
-
-
-def usage_rows(
-    connections: Iterable[Row], sessions: Iterable[Row], media: Iterable[Row], rooms_of: Mapping[str, Row]
-) -> list[Row]:
-    """One row per room, owner and billing code of one project and day, sorted by key.
-
-    `connections` are the `cdr` rows of the day, `sessions` those that began that day, `media` the files filed under it.
-    `rooms_of` maps a `conf_num` to its session row, so that old-shape connections and files, which lack owner and
-    billing code, count where the rest of their session counts.
-    """
-    groups: dict[Key, _Group] = defaultdict(_Group)
-    for row in connections:
-        groups[_key(row, rooms_of)].connections.append(row)
-    for row in sessions:
-        groups[_key(row, rooms_of)].sessions.append(row)
-    for row in media:
-        if row["state"] in STORED:
-            groups[_key(row, rooms_of)].media.append(row)
-    return [_usage_row(key, groups[key]) for key in sorted(groups, key=lambda key: [part or "" for part in key])]
-
-
-def _key(row: Row, rooms_of: Mapping[str, Row]) -> Key:
-    session = rooms_of.get(row["conf_num"], {})
-    room_id, owner_ref, billing_code = (
-        row.get(name) if row.get(name) is not None else session.get(name)
-        for name in ("room_id", "owner_ref", "billing_code")
+def connection_parts(connections: pa.Table, sessions: Sessions) -> pa.Table:
+    """What connections add, each on its own day; what they do not say of their room, their session says."""
+    participant_min = connections["participant_min"]
+    known = {name: pc.coalesce(connections[name], sessions.rows[name].take(pa.array(sessions.place))) for name in _KEY}
+    return _parts(
+        connections["day"],
+        known,
+        user_ref=connections["user_ref"],
+        connections=_ones(connections),
+        anonymous=pc.cast(pc.is_null(connections["user_ref"]), COUNT),
+        participant_ms=connections["participant_ms"],
+        participant_min=participant_min,
+        connect_billed_min=connections["connect_billed_min"],
+        sip_min=pc.if_else(connections["is_sip"], participant_min, None),
+        **{name: connections[name] for name in _MEASURED},
     )
-    return room_id, owner_ref, billing_code
 
 
-def _usage_row(key: Key, group: _Group) -> Row:
-    connections = sorted(group.connections, key=lambda row: row["cdr_id"])
-    return {
-        "room_id": key[0],
-        "owner_ref": key[1],
-        "billing_code": key[2],
-        "sessions": len(group.sessions),
-        "connections": len(connections),
-        "people": count_people(connections),
-        "participant_s": total_s(connections, "participant_s"),
-        "participant_min": total_exact(connections, "participant_min"),
-        "connect_billed_min": total_exact(connections, "connect_billed_min"),
-        "published_min": total_s(connections, "published_min"),
-        "subscribed_min": total_s(connections, "subscribed_min"),
-        "screen_min": total_s(connections, "screen_min"),
-        "sip_min": total_exact([row for row in connections if row["is_sip"]], "participant_min"),
-        "recording_min": total_exact(group.sessions, "recording_min"),
-        "transcoding_min": total_exact(group.sessions, "transcoding_min"),
-        "media_files": len(group.media),
-        "media_bytes": sum(row["size_bytes"] for row in group.media),
+def session_parts(sessions: pa.Table) -> pa.Table:
+    """What whole sessions add, on the day they began."""
+    return _parts(
+        sessions["day"],
+        {name: sessions[name] for name in _KEY},
+        sessions=_ones(sessions),
+        recording_min=sessions["recording_min"],
+        transcoding_min=sessions["transcoding_min"],
+    )
+
+
+def media_parts(media: list[Row], sessions: pa.Table) -> pa.Table:
+    """What stored files add, on their archive record's day; `sessions` says whose they are."""
+    stored = [row for row in media if row["state"] in STORED]
+    conf_nums = pa.array([row["conf_num"] for row in stored], TEXT)
+    at = pc.index_in(conf_nums, sessions["conf_num"].combine_chunks())
+    known = {name: sessions[name].combine_chunks().take(at) for name in _KEY}
+    known["room_id"] = pc.coalesce(pa.array([row["room_id"] for row in stored], TEXT), known["room_id"])
+    return _parts(
+        pa.array([row["day"] for row in stored], pa.date32()),
+        known,
+        media_files=pa.array([1] * len(stored), COUNT),
+        media_bytes=pa.array([row["size_bytes"] for row in stored], COUNT),
+    )
+
+
+def usage_table(parts: pa.Table) -> pa.Table:
+    """Rows of `usage_daily` (and `day`) from parts sorted by `group`, each group whole; same order."""
+    keys = ["group", "day", *_KEY]
+    sums = [(name, "sum") for name in (*_COUNTED, *_BILLED)]
+    grouped = parts.group_by(keys, use_threads=False).aggregate([("user_ref", "count_distinct"), *sums])
+    columns = {
+        **{name: grouped[name] for name in _KEY},
+        **{name: pc.fill_null(grouped[f"{name}_sum"], 0) for name in _COUNTED},
+        **{name: pc.fill_null(pc.cast(grouped[f"{name}_sum"], BILLED), 0) for name in _BILLED},
     }
+    columns["people"] = pc.add(grouped["user_ref_count_distinct"], columns["anonymous"])
+    columns["participant_s"] = pc.divide(pc.cast(columns["participant_ms"], REAL), 1000.0)
+    for name in _MEASURED:
+        columns[name] = pc.divide(pc.cast(columns[name], REAL), 1e6)
+    rows = pa.table([columns[name] for name in USAGE_DAILY.schema.names], schema=USAGE_DAILY.schema)
+    return rows.append_column("day", grouped["day"])
+
+
+def _parts(day: pa.ChunkedArray, key: dict[str, pa.ChunkedArray], **added: pa.ChunkedArray) -> pa.Table:
+    texts = [pc.cast(day, TEXT), *(pc.fill_null(key[name], "") for name in _KEY)]
+    columns = {"group": pc.binary_join_element_wise(*texts, "\x1f"), "day": day, **key, **added}
+    return pa.table([columns.get(field.name, pa.nulls(len(day), field.type)) for field in PART], schema=PART)
+
+
+def _ones(rows: pa.Table) -> pa.Array:
+    return pa.array(np.ones(rows.num_rows, np.int64))

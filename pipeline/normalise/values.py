@@ -78,7 +78,7 @@ def timestamp(value: Any) -> datetime | None:
     if isinstance(value, str) and not value.strip().replace(".", "", 1).isdecimal():
         moment = _from_iso(value.strip())
     else:
-        moment = _from_epoch(float(value))
+        moment = _from_epoch(_float(value))
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
@@ -86,6 +86,13 @@ def _from_iso(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
         return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("not a time") from None
+
+
+def _float(value: float | str) -> float:
+    try:
+        return float(value)
     except OverflowError:
         raise ValueError("not a time") from None
 

@@ -40,8 +40,8 @@ class ObjectStore(Protocol):
             StoreUnavailable: disk full, read-only, permission.
         """
 
-    def replace(self, key: str, content: bytes) -> None:
-        """Write an object, in one step, over whatever was there."""
+    def replace(self, key: str, content: bytes | Iterable[bytes]) -> None:
+        """Write an object, in one step, over whatever was there. Memory: one chunk at a time."""
 
     def open(self, key: str) -> AbstractContextManager[IO[bytes]]:
         """Open an object for reading (seekable). Raises ObjectMissing."""

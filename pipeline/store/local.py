@@ -12,6 +12,7 @@ import filecmp
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,7 +59,7 @@ class LocalStore:
         _sync_folder(target.parent)
         return size_bytes
 
-    def replace(self, key: str, content: bytes) -> None:
+    def replace(self, key: str, content: bytes | Iterable[bytes]) -> None:
         target = self._path(key)
         with self._temporary(key, content) as temporary:
             temporary.replace(target)
@@ -69,7 +70,7 @@ class LocalStore:
         path = self._path(key)
         try:
             stream = path.open("rb")
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise ObjectMissing(f"{path}: no such object", key=key) from None
         except OSError as error:
             raise _unavailable(error, path, key) from None
@@ -78,20 +79,17 @@ class LocalStore:
 
     def stat(self, key: str) -> StoredObject | None:
         try:
-            return StoredObject(key, self._path(key).stat().st_size)
+            found = self._path(key).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        return StoredObject(key, found.st_size) if stat.S_ISREG(found.st_mode) else None
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         folder = self._root / prefix.rpartition("/")[0]
-        found = (
-            StoredObject(Path(at, name).relative_to(self._root).as_posix(), Path(at, name).stat().st_size)
-            for at, _, names in os.walk(folder)
-            for name in names
-        )
-        yield from sorted(
-            stored for stored in found if stored.key.startswith(prefix) and not stored.key.startswith(_TEMPORARY)
-        )
+        keys = (Path(at, name).relative_to(self._root).as_posix() for at, _, names in os.walk(folder) for name in names)
+        for key in sorted(key for key in keys if key.startswith(prefix) and not key.startswith(_TEMPORARY)):
+            if stored := self.stat(key):
+                yield stored
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         return pafs.LocalFileSystem(), str(self._root.resolve())

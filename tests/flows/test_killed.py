@@ -16,6 +16,7 @@ from pipeline.simulator.world import World
 from tests.conftest import NOW, Site, clean_environ
 
 SHARES = (0.0, 0.05, 0.15, 0.3, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95, 0.99)
+LAST_SHARE_OF_MANY = 0.75
 WORLD = World(projects=("acme",), sessions_per_day=3, begin=(NOW - timedelta(days=1)).date())
 
 
@@ -48,6 +49,9 @@ def end_state(site: Site) -> dict[str, object]:
 def test_killed_and_run_again_is_as_if_never_killed(make_site: Callable[..., Site], share: float) -> None:
     """Killed at any share of its steps on disk, nightly leaves nothing that the next one does not put right."""
     whole, broken = make_site(WORLD), make_site(WORLD)
+    if share > LAST_SHARE_OF_MANY:
+        # Writers of one manifest race, so the number of steps differs from run to run: near the end one at a time.
+        whole.configure("[collect]\n", "[media]\nconcurrency = 1\n[collect]\n")
     # Both ask one simulator: its ports stand in the landed URLs.
     broken.config.write_text(whole.config.read_text().replace(str(whole.folder), str(broken.folder)))
     done = run_killed(whole, 0)

@@ -1,0 +1,112 @@
+"""Asking EnableX one question and landing the answer; a day that is too large is asked room by room."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from functools import partial
+
+import structlog
+
+from pipeline import landing, tables
+from pipeline.app import App
+from pipeline.enablex.client import UnreadableAnswer
+from pipeline.enablex.wire import Request, period_request, room_period_requests, rooms_request
+from pipeline.errors import Refused, TimedOut, UnreadableReply
+from pipeline.model import DAILY_SOURCES, Period, Source
+from pipeline.readings import document_days, read_rooms
+
+_log = structlog.get_logger()
+
+_ROOMS_REMEMBERED_DAYS = 31
+"""Rooms that were used or listed so recently are asked for when a day has to be asked room by room."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One day of one source of one project: the unit of collecting."""
+
+    source: Source
+    project: str
+    day: date
+
+    def __str__(self) -> str:
+        return f"{self.project}/{self.source}/{self.day}"
+
+
+def collect_day(app: App, ask: Ask) -> Mapping[str, int]:
+    """Ask for a day and land the answer; what it amounted to (`replies`, `new_pages`, `documents`)."""
+    request = rooms_request() if ask.source == "rooms" else period_request(ask.source, ask.day)
+    try:
+        return _collect_reply(app, ask, request).counts
+    except TimedOut:
+        if ask.source not in DAILY_SOURCES:
+            raise
+    return _collect_by_room(app, ask, request)
+
+
+@dataclass(frozen=True)
+class _Collected:
+    stem: str
+    counts: Mapping[str, int]
+
+
+def _collect_reply(app: App, ask: Ask, request: Request, *, is_part: bool = False) -> _Collected:
+    place = _place(app, ask)
+    spool = partial(landing.Spool, partial(document_days, ask.source, asked=ask.day))
+    try:
+        answer = app.clients[ask.project].fetch(request, spool)
+    except UnreadableAnswer as error:
+        key = landing.land_unreadable(app.vault, place, error.head, error.sink)
+        raise UnreadableReply(f"{error}; kept as {key}", endpoint=error.endpoint, status=error.status) from None
+    landed = landing.land(app.vault, place, answer.head, answer.sink, is_part=is_part)
+    documents = answer.sink.documents
+    _log.debug("page.landed", item=str(ask), request=str(request), documents=documents, is_new=landed.is_new)
+    counts = {"replies": 1, "new_pages": int(landed.is_new), "documents": documents if landed.is_new else 0}
+    return _Collected(landed.stem, counts)
+
+
+def _collect_by_room(app: App, ask: Ask, whole: Request) -> Mapping[str, int]:
+    """Ask for a day room by room; it counts as answered when every room was.
+
+    A room that is neither listed now nor known from the last month is missed. Every later collection of the day asks
+    for the whole of it first.
+    """
+    rooms = _known_rooms(app, ask)
+    _log.warning("day.split", item=str(ask), rooms=len(rooms), why="no answer in time")
+    counts: Counter[str] = Counter(days_split=1)
+    stems = []
+    for room_id in rooms:
+        part = _collect_room(app, ask, room_id)
+        stems.append(part.stem)
+        counts.update(part.counts)
+    landing.land_parts(app.vault, _place(app, ask), whole, stems)
+    return counts
+
+
+def _collect_room(app: App, ask: Ask, room_id: str) -> _Collected:
+    documented, otherwise = room_period_requests(ask.source, room_id, ask.day)
+    try:
+        return _collect_reply(app, ask, documented, is_part=True)
+    except Refused as error:
+        if error.status != 404:
+            raise
+        return _collect_reply(app, ask, otherwise, is_part=True)
+
+
+def _known_rooms(app: App, ask: Ask) -> list[str]:
+    """Rooms listed now (a snapshot that is landed too), or on the days around, or seen in our tables."""
+    today = app.clock().date()
+    _collect_reply(app, replace(ask, source="rooms", day=today), rooms_request())
+    period = Period(min(ask.day, today) - timedelta(days=_ROOMS_REMEMBERED_DAYS), today)
+    found = {row["room_id"] for day in period for row in read_rooms(app.vault, ask.project, day)[0]}
+    for table in ("cdr", "media"):
+        seen = tables.read_arrow(table, period, ["room_id"], project=ask.project, lake=app.lake)["room_id"]
+        found |= set(seen.unique().to_pylist())
+    return sorted(found - {None})
+
+
+def _place(app: App, ask: Ask) -> landing.Place:
+    return landing.Place(ask.source, ask.project, ask.day, app.clock())

@@ -1,0 +1,47 @@
+"""What the columnar readers share: masks, neighbours, exact numbers (pure)."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.schemas import COUNT
+
+Column: TypeAlias = Any
+"""A `pa.Array` or `pa.ChunkedArray`; pyarrow has no types of its own."""
+
+
+def mask(flags: Column) -> np.ndarray:
+    """Flags without nulls as a numpy mask."""
+    found: np.ndarray = flags.to_numpy(zero_copy_only=False) if isinstance(flags, pa.Array) else flags.to_numpy()
+    return found
+
+
+def repeats_before(column: Column) -> np.ndarray:
+    """For each row, whether it has the same value as the row before; the column has no nulls."""
+    same = np.zeros(len(column), bool)
+    if len(column) > 1:
+        same[1:] = mask(pc.equal(column.slice(1), column.slice(0, len(column) - 1)))
+    return same
+
+
+def last_known(column: Column, starts: np.ndarray) -> Column:
+    """For each group of neighbours, its last value that is not null; `starts` are the groups' first places."""
+    known = np.where(mask(pc.is_valid(column)), np.arange(len(column)), -1)
+    last = np.maximum.reduceat(known, starts) if len(starts) else known
+    return column.take(pa.array(last, mask=last < 0))
+
+
+def decimals(units: np.ndarray, column_type: pa.Decimal128Type) -> pa.Array:
+    """Whole numbers of the type's smallest unit as decimals; below 2**63."""
+    words = np.empty((len(units), 2), np.int64)
+    words[:, 0], words[:, 1] = units, units >> 63
+    return pa.Array.from_buffers(column_type, len(units), [None, pa.py_buffer(words)])
+
+
+def per_million(numbers: Column) -> Column:
+    """Measured numbers in whole millionths, so that their sums are exact."""
+    return pc.cast(pc.round(pc.multiply(numbers, 1e6)), COUNT)

@@ -1,0 +1,52 @@
+"""Chat files to rows of `chat` (pure, best effort).
+
+Source: docs/enablex-api.md section 5.2: no schema is published; by the in-session event a message has at least
+`sender` and `message`. The bytes themselves stay in the vault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from pipeline.enablex.envelope import UNREADABLE
+from pipeline.errors import RecordError
+from pipeline.model import Row
+from pipeline.normalise.document import Reader
+from pipeline.schemas import CHAT
+
+_READER = Reader(CHAT.columns)
+
+
+def chat_messages(content: bytes) -> list[Any]:
+    """The messages of one chat file, each as a document: of a list, or of the first list inside an object.
+
+    Raises:
+        RecordError: not JSON, or no list of messages in it. An empty file has no messages.
+    """
+    if not content.strip():
+        return []
+    try:
+        document = msgspec.json.decode(content)
+    except UNREADABLE as error:
+        raise RecordError(f"not JSON: {error}") from None
+    lists = [document] if isinstance(document, list) else list(_lists(document))
+    if not lists:
+        raise RecordError("no list of messages")
+    return lists[0]
+
+
+def chat_row(document: Any) -> Row:
+    """One message, but for its session, file and place. Raises RecordError for what is not an object."""
+    if not isinstance(document, dict):
+        raise RecordError("not an object", value=document)
+    return _READER.row(document)
+
+
+def _lists(document: Any) -> Iterator[list[Any]]:
+    if isinstance(document, dict):
+        for value in document.values():
+            if isinstance(value, list):
+                yield value

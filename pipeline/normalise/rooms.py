@@ -1,0 +1,39 @@
+"""Room documents to rows of `rooms` (pure).
+
+Source: docs/enablex-api.md section 9.4. Numbers come back as text and the reverse (observed); dial-in secrets
+(`sip.pin`, `sip.meeting_id`) and stream addresses never reach a table.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pipeline.errors import RecordError
+from pipeline.model import Row
+from pipeline.normalise.document import Reader
+from pipeline.schemas import ROOMS
+
+_READER = Reader(
+    ROOMS.columns,
+    elsewhere=(
+        ("sip", "pin"),
+        ("sip", "meeting_id"),
+        ("settings", "live_recording", "url"),
+        ("settings", "hls_view_url"),
+    ),
+)
+
+
+def room_row(document: Any, seen_at: datetime) -> Row:
+    """Turn one room document into one row.
+
+    Raises:
+        RecordError: not an object, or no `room_id`.
+    """
+    if not isinstance(document, dict):
+        raise RecordError("not an object", value=document)
+    row = {**_READER.row(document), "seen_at": seen_at}
+    if row["room_id"] is None:
+        raise RecordError("missing or unreadable", path="room_id", value=document.get("room_id"))
+    return row
