@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 _SECRET_FIELDS = re.compile(r"authorization|password|secret|token|app_key|cookie|\bpin\b", re.IGNORECASE)
-_URL_SECRETS = re.compile(r"(https?://)([^/\s@]+@)?([^\s?\"']+)(\?[^\s\"']*)?")
+_URL_SECRETS = re.compile(r"(https?://)([^/\s?#\"']*@)?([^\s?#\"']*)([?#][^\s\"']*)?", re.IGNORECASE)
 MASK = "********"
 
 
@@ -43,10 +44,17 @@ class Redact:
         self._secrets = sorted(set(secrets), key=len, reverse=True)
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        return {
-            key: MASK if _SECRET_FIELDS.search(key) else self.text(value) if isinstance(value, str) else value
-            for key, value in event.items()
-        }
+        return {key: self._value(key, value) for key, value in event.items()}
+
+    def _value(self, key: str, value: Any) -> Any:
+        """A field's value without secrets, also inside lists and tables; what is none of these is shown as text."""
+        if _SECRET_FIELDS.search(key):
+            return MASK
+        if isinstance(value, Mapping):
+            return {str(name): self._value(str(name), part) for name, part in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self._value("", part) for part in value]
+        return value if value is None or isinstance(value, bool | int | float) else self.text(str(value))
 
     def text(self, text: str) -> str:
         """The same text without secrets; also used for what goes into outcomes and the ledger."""

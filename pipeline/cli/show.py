@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -70,14 +71,16 @@ def show_deadlines(console: Console, outcome: Outcome) -> None:
     for files, title, style in ((outcome.lost, "lost", "bold red"), (outcome.at_risk, "at risk", "bold yellow")):
         for file in files:
             name = f"{file['project']}/{file['conf_num']}/{file['kind']}/{file['name']}"
-            console.print(Text.assemble((f"{title} ", style), f"{name}: {hours_text(file['hours_left'])}"))
+            fate = "gone at the source" if title == "lost" else hours_text(file["hours_left"])
+            console.print(Text.assemble((f"{title} ", style), f"{name}: {fate}"))
 
 
 def show_status(console: Console, outcome: Outcome) -> None:
     """One screen: days, media and deadlines per project, then the last good runs."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("project", "since", "settled", "provisional", "missing", "stored", "waiting", "lost", "deadline"):
-        table.add_column(heading, justify="left" if heading in {"project", "since", "deadline"} else "right")
+        is_text = heading in {"project", "since", "deadline"}
+        table.add_column(heading, justify="left" if is_text else "right", overflow="fold")  # no name is cut
     for name, project in outcome.details["projects"].items():
         days, media = project["days"], project["media"]
         stored = [media.get(state, {"files": 0, "bytes": 0}) for state in ("stored", "unreadable")]
@@ -119,19 +122,20 @@ def show_simulator(console: Console, base_url: str, files_url: str, faults: Sequ
         f"faults: {', '.join(faults) or 'none'}; change them at {base_url.rpartition('/video')[0]}/_simulator"
     )
     if config:
-        console.print(f"settings written: postroom --config {config} nightly")
+        console.print(Text(f"settings written: postroom --config {config} nightly"))
     console.print("Ctrl-C stops it")
 
 
 def show_table(console: Console, result: pa.Table) -> None:
     """A query's result: a table where it fits, else one record below the other."""
-    cells = [[_cell(value) for value in row.values()] for row in result.to_pylist()]
+    columns = [[_cell(value) for value in column.to_pylist()] for column in result.columns]  # names may repeat
+    cells = list(zip(*columns, strict=True))
     names = result.schema.names
-    widths = [max(map(len, [name, *(row[at] for row in cells)])) for at, name in enumerate(names)]
+    widths = [max(map(cell_len, [name, *column])) for name, column in zip(names, columns, strict=True)]
     if sum(widths) + 2 * len(widths) <= console.width:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for field in result.schema:
-            table.add_column(field.name, justify="right" if _is_number(field.type) else "left", no_wrap=True)
+            table.add_column(Text(field.name), justify="right" if _is_number(field.type) else "left", no_wrap=True)
         for row in cells:
             table.add_row(*map(Text, row))
         console.print(table)
@@ -156,7 +160,7 @@ def _is_number(column_type: pa.DataType) -> bool:
 def bytes_text(size_bytes: int) -> str:
     size = float(size_bytes)
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
+        if round(size, 1) < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
@@ -165,7 +169,7 @@ def bytes_text(size_bytes: int) -> str:
 def hours_text(hours_left: float) -> str:
     if hours_left < 0:
         return f"its deadline passed {-hours_left:g} h ago; still tried"
-    return f"{hours_left:g} h left"
+    return f"{abs(hours_left):g} h left"
 
 
 def _cell(value: object) -> str:

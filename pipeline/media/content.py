@@ -7,7 +7,7 @@ dressed as a file shows in the first bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from enum import Enum
 
 import msgspec
@@ -19,6 +19,8 @@ _JSON_LIMIT_BYTES = 32 * 2**20
 _EBML = b"\x1a\x45\xdf\xa3"
 _EBML_SEGMENT = b"\x18\x53\x80\x67"
 _HEAD_BYTES = 512
+_BLANKS = b"\xef\xbb\xbf \t\r\n"
+"""What may stand before the first character of a text: a byte order mark and white space."""
 
 
 class Verdict(Enum):
@@ -52,7 +54,7 @@ class Inspector:
         if self._walker:
             self._walker.feed(chunk)
         elif not self._settled:
-            self._head += chunk
+            self._head = (self._head + chunk).lstrip(_BLANKS)
             if len(self._head) >= _HEAD_BYTES:
                 self._settle()
 
@@ -68,13 +70,12 @@ class Inspector:
 
     def _settle(self) -> None:
         self._settled = True
-        start = self._head.lstrip(b"\xef\xbb\xbf \t\r\n")
-        if start.startswith(b"<") or (start.startswith(b"{") and not self._is_json):
-            raise ErrorPage(start[:60].decode(errors="replace"))
+        if self._head.startswith(b"<") or (self._head.startswith(b"{") and not self._is_json):
+            raise ErrorPage(self._head[:60].decode(errors="replace"))
         if self._head.startswith(_EBML):
-            self._walker = Walker(_ebml_part, required=_EBML_SEGMENT)
+            self._walker = Walker(_ebml_part, required={_EBML_SEGMENT})
         elif self._head[4:8] == b"ftyp":
-            self._walker = Walker(_iso_part, required=b"moov")
+            self._walker = Walker(_iso_part, required={b"moov", b"mdat"})
         if self._walker:
             self._walker.feed(self._head)
         self._head = b""
@@ -86,6 +87,8 @@ class Inspector:
             document = msgspec.json.decode(bytes(self._json))
         except (msgspec.DecodeError, UnicodeDecodeError):
             return Verdict.BROKEN
+        except RecursionError:  # nested deeper than anybody means: not for us to judge
+            return Verdict.UNKNOWN
         if isinstance(document, dict) and (document.get("error") or document.get("error_code")):
             raise ErrorPage(str(document.get("error") or document.get("error_code"))[:60])
         return Verdict.WHOLE
@@ -98,7 +101,7 @@ Part = tuple[bytes, int, int | None]
 class Walker:
     """Walks the top-level parts of a container by their declared sizes, without keeping payloads."""
 
-    def __init__(self, read_part: Callable[[bytes], Part | None], required: bytes) -> None:
+    def __init__(self, read_part: Callable[[bytes], Part | None], required: Set[bytes]) -> None:
         self._read_part, self._required = read_part, required
         self._header = b""
         self._skip_bytes: int | None = 0
@@ -124,7 +127,7 @@ class Walker:
     def verdict(self) -> Verdict:
         if self._skip_bytes is None:
             return Verdict.UNKNOWN
-        whole = self._skip_bytes == 0 and not self._header and self._required in self._seen
+        whole = self._skip_bytes == 0 and not self._header and self._required <= self._seen
         return Verdict.WHOLE if whole else Verdict.BROKEN
 
 

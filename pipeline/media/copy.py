@@ -72,7 +72,7 @@ class FileHost:
                 if not response.has_redirect_location:
                     yield self._body(response)
                     return
-                url = _redirect_target(origin, urljoin(url, response.headers["location"]))
+                url = _redirect_target(origin, url, response.headers["location"])
         raise FileUnavailable(f"more than {MAX_REDIRECTS} redirects from {public_url(origin)}")
 
     @contextmanager
@@ -88,7 +88,9 @@ class FileHost:
     def _may_see_credentials(self, url: str) -> bool:
         parts = urlsplit(url)
         host = (parts.hostname or "").lower()
-        return any(fnmatch(f"{host}:{parts.port}" if ":" in pattern else host, pattern) for pattern in self._hosts)
+        return any(
+            fnmatch(f"{host}:{parts.port}" if ":" in pattern else host, pattern.lower()) for pattern in self._hosts
+        )
 
     def _body(self, response: httpx.Response) -> Body:
         status, where = response.status_code, public_url(str(response.url))
@@ -195,8 +197,11 @@ def _require_whole(verdict: Verdict, sha256: str, expected: str | None) -> None:
 
 def secured(url: str) -> str:
     """The URL to ask: http becomes https but on loopback (section 11.12), no user in it; other schemes are refused."""
-    parts = urlsplit(url)
-    host = (parts.hostname or "").lower()
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").lower(), parts.port
+    except ValueError:
+        raise FileRefused(f"not a usable URL: {public_url(url)[:100]}") from None
     if parts.scheme not in {"http", "https"} or not host:
         raise FileRefused(f"not an http or https URL: {public_url(url)[:100]}")
     netloc = parts.netloc.rpartition("@")[2]
@@ -205,9 +210,12 @@ def secured(url: str) -> str:
     return urlunsplit(parts._replace(netloc=netloc))
 
 
-def _redirect_target(origin: str, target: str) -> str:
+def _redirect_target(origin: str, at: str, location: str) -> str:
     """A redirect may leave the host, but not for plain http, nor from outside to this machine."""
-    url = secured(target)
+    try:
+        url = secured(urljoin(at, location))
+    except ValueError:
+        raise FileRefused(f"{public_url(origin)} redirects to what is not a URL") from None
     if urlsplit(url).hostname in _LOOPBACK and urlsplit(origin).hostname not in _LOOPBACK:
         raise FileRefused(f"{public_url(origin)} redirects to this machine ({public_url(url)})")
     return url
@@ -219,8 +227,11 @@ def write_entry(vault: ObjectStore, file: ListedFile, entry: Entry) -> None:
     Two writers of one session cannot overwrite each other: the later one finds the number taken and takes the next.
     """
     while True:
-        keys = [stored.key for stored in vault.list(layout.manifest_prefix(file.project, file.day, file.conf_num))]
-        previous = read_bytes(vault, keys[-1]) if keys else None
+        stored = vault.list(layout.manifest_prefix(file.project, file.day, file.conf_num))
+        names = [name for one in stored if (name := layout.parse_manifest_key(one.key))]
+        last = max((name.revision for name in names), default=0)
+        newest = layout.manifest_key(file.project, file.day, file.conf_num, last)
+        previous = read_bytes(vault, newest) if last else None
         manifest = next_manifest(file, [entry], previous)
         key = layout.manifest_key(file.project, file.day, file.conf_num, manifest.revision)
         try:

@@ -7,6 +7,7 @@ SHA-256 of the one before it, so that a removed or altered manifest shows.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from datetime import date, datetime
 from typing import Literal
@@ -104,12 +105,14 @@ def read_manifest(content: bytes, key: str) -> Manifest:
     """Raises FixityError for what is not a manifest: one that cannot be read proves nothing."""
     try:
         return msgspec.json.decode(content, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FixityError(key, "a manifest", f"something else ({error})") from None
 
 
 def public_url(url: str) -> str:
     """A URL without user, query and fragment, which may be secrets."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.split("?", 1)[0].split("#", 1)[0].partition("/")
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+    plain = re.split(r"[?#]", url, maxsplit=1)[0]
+    scheme = re.match(r"(?:[a-z][a-z0-9+.-]*:)?//|", plain, re.IGNORECASE)
+    start = scheme.end() if scheme else 0
+    authority, slash, path = plain[start:].partition("/")
+    return f"{plain[:start]}{authority.rpartition('@')[2]}{slash}{path}"

@@ -1,0 +1,285 @@
+"""The contract of a place for objects (pipeline/store/base.py), kept by every store.
+
+A new store is one more line in STORES: how to open it, empty, for a test with a folder of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pyarrow.fs as pafs
+import pytest
+
+from pipeline.errors import ObjectDiffers, ObjectMissing, StoreError
+from pipeline.store import LocalStore, ObjectStore, StoredObject, read_bytes
+
+Open = Callable[[Path], ObjectStore]
+STORES: dict[str, Open] = {
+    "local": lambda folder: LocalStore(folder / "store"),
+}
+KEY = "media/project=acme/day=2026-11-22/r1/284/recording/a 1-é.mkv"
+
+
+@pytest.fixture(params=STORES)
+def opening(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], ObjectStore]:
+    """Open the store of this test; a second call opens the same one again, like another process."""
+    return lambda: STORES[request.param](tmp_path)
+
+
+@pytest.fixture
+def store(opening: Callable[[], ObjectStore]) -> ObjectStore:
+    return opening()
+
+
+def everything(store: ObjectStore) -> list[tuple[str, bytes]]:
+    return [(stored.key, read_bytes(store, stored.key)) for stored in store.list("")]
+
+
+# --- put_new ---
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"\x00\xff" * 40_000, [], [b""], [b"one", b"", b"two"], [b"a" * 2**20] * 3]
+)
+def test_what_is_put_comes_back(opening: Callable[[], ObjectStore], content: bytes | list[bytes]) -> None:
+    """The same bytes come back, to another process too, and the size told is their number."""
+    whole = content if isinstance(content, bytes) else b"".join(content)
+    assert opening().put_new(KEY, content) == len(whole)
+    again = opening()
+    assert read_bytes(again, KEY) == whole
+    assert again.stat(KEY) == StoredObject(KEY, len(whole))
+    assert list(again.list("")) == [StoredObject(KEY, len(whole))]
+
+
+def test_a_stream_may_come_from_anywhere(store: ObjectStore) -> None:
+    """Content may be a generator that can be read once."""
+    assert store.put_new(KEY, (bytes([number]) for number in range(5))) == 5
+    assert read_bytes(store, KEY) == bytes(range(5))
+
+
+@pytest.mark.parametrize("again", [b"same", [b"sa", b"me"]])
+def test_the_same_bytes_again_are_success(store: ObjectStore, again: bytes | list[bytes]) -> None:
+    """A repeated step finds its own work done: no error, the same size, one object."""
+    store.put_new(KEY, b"same")
+    assert store.put_new(KEY, again) == 4
+    assert everything(store) == [(KEY, b"same")]
+
+
+@pytest.mark.parametrize("other", [b"othe", b"", b"same and more", b"sam"])
+def test_other_bytes_never_replace_what_is_there(store: ObjectStore, other: bytes) -> None:
+    """An object that exists is never overwritten by a put, whatever the sizes; the error names the key."""
+    store.put_new(KEY, b"same")
+    with pytest.raises(ObjectDiffers) as caught:
+        store.put_new(KEY, iter([other]))
+    assert caught.value.key == KEY
+    assert everything(store) == [(KEY, b"same")]
+
+
+@pytest.mark.parametrize("error", [ValueError("cut short"), OSError("network"), KeyboardInterrupt()])
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_broken_stream_leaves_nothing(store: ObjectStore, error: BaseException, exists: bool) -> None:
+    """When the content breaks off, that very error comes out, nothing is stored, and what was there stays."""
+    if exists:
+        store.put_new(KEY, b"first")
+
+    def content() -> Iterator[bytes]:
+        yield b"first"
+        yield b"x" * 100_000
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        store.put_new(KEY, content())
+    assert caught.value is error
+    assert everything(store) == ([(KEY, b"first")] if exists else [])
+    assert store.put_new(KEY, b"first") == 5
+
+
+def test_a_half_written_object_is_not_seen(opening: Callable[[], ObjectStore]) -> None:
+    """While an object is being written, nobody sees it: not by name, not in a listing."""
+    reader = opening()
+    seen = []
+
+    def content() -> Iterator[bytes]:
+        yield b"x" * 2**20
+        seen.append((reader.stat(KEY), list(reader.list("media/"))))
+        yield b"y"
+
+    opening().put_new(KEY, content())
+    assert seen == [(None, [])]
+
+
+def test_of_many_writers_one_wins(opening: Callable[[], ObjectStore]) -> None:
+    """Of writers that put different bytes at once exactly one succeeds; the object is its, whole."""
+    writers = 6
+    start = Barrier(writers)
+
+    def put(number: int) -> bytes | None:
+        content = bytes([number]) * 50_000
+        store = opening()
+        start.wait()
+        try:
+            store.put_new(KEY, content)
+        except ObjectDiffers:
+            return None
+        return content
+
+    with ThreadPoolExecutor(writers) as threads:
+        winners = [content for content in threads.map(put, range(writers)) if content is not None]
+    assert everything(opening()) == [(KEY, content) for content in winners]
+    assert len(winners) == 1
+
+
+# --- replace ---
+
+
+def test_replacing_writes_over_whatever_was_there(store: ObjectStore) -> None:
+    """The last replacement is the object, shorter or longer, also where nothing was before."""
+    for content in (b"first", b"a longer second one", b""):
+        store.replace(KEY, content)
+        assert everything(store) == [(KEY, content)]
+    store.replace(KEY, iter([b"in ", b"", b"pieces"]))
+    assert everything(store) == [(KEY, b"in pieces")]
+
+
+@pytest.mark.parametrize("error", [ValueError("cut short"), OSError("network"), KeyboardInterrupt()])
+def test_a_broken_replacement_changes_nothing(store: ObjectStore, error: BaseException) -> None:
+    """When the new content breaks off, that very error comes out, and the old object is there as it was."""
+    store.replace(KEY, b"old")
+
+    def content() -> Iterator[bytes]:
+        yield b"x" * 100_000
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        store.replace(KEY, content())
+    assert caught.value is error
+    assert everything(store) == [(KEY, b"old")]
+
+
+def test_a_reader_sees_the_old_or_the_new(opening: Callable[[], ObjectStore]) -> None:
+    """While an object is replaced again and again, every reading is one whole version, never a gap or a mixture."""
+    versions = [bytes([number]) * 30_000 for number in range(8)]
+    store = opening()
+    store.replace(KEY, versions[0])
+    digests = {hashlib.sha256(version).digest() for version in versions}
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(lambda: [opening().replace(KEY, version) for version in versions * 4])
+        readings = 0
+        while not writing.done() or readings == 0:
+            assert hashlib.sha256(read_bytes(store, KEY)).digest() in digests
+            readings += 1
+        writing.result()
+    assert read_bytes(store, KEY) == versions[-1]
+
+
+# --- open and stat ---
+
+
+def test_an_open_object_can_be_read_in_any_order(store: ObjectStore) -> None:
+    """A reader may jump: Parquet's footer stands at the end."""
+    store.put_new(KEY, b"0123456789")
+    with store.open(KEY) as stream:
+        assert stream.seekable()
+        stream.seek(-3, 2)
+        assert stream.read() == b"789"
+        stream.seek(2)
+        assert stream.read(3) == b"234"
+
+
+@pytest.mark.parametrize("missing", ["nothing", "media/nothing", f"{KEY}/below", KEY[:-1]])
+def test_a_missing_object_is_missing(store: ObjectStore, missing: str) -> None:
+    """No object, no bytes: `stat` says None, `open` says which key; a part of a key, or more, is another key."""
+    store.put_new(KEY, b"x")
+    assert store.stat(missing) is None
+    with pytest.raises(ObjectMissing) as caught, store.open(missing):
+        pass
+    assert caught.value.key == missing
+
+
+@pytest.mark.parametrize("prefix", ["media", "media/project=acme"])
+def test_a_prefix_is_no_object(store: ObjectStore, prefix: str) -> None:
+    """Keys that merely begin other keys have no object of their own."""
+    store.put_new(KEY, b"x")
+    assert store.stat(prefix) is None
+    with pytest.raises(ObjectMissing), store.open(prefix):
+        pass
+
+
+# --- list ---
+
+KEYS = ["a", "b/1", "b/10", "b/2", "b/é", "b!/x", "ba/1", "c/d/e/f"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "found"),
+    [
+        ("", sorted(KEYS)),
+        ("b/", ["b/1", "b/10", "b/2", "b/é"]),
+        ("b/1", ["b/1", "b/10"]),
+        ("b", ["b!/x", "b/1", "b/10", "b/2", "b/é", "ba/1"]),
+        ("c/d", ["c/d/e/f"]),
+        ("c/d/e/f", ["c/d/e/f"]),
+        ("c/d/e/f/", []),
+        ("nothing/", []),
+        ("d", []),
+    ],
+)
+def test_a_listing_is_what_begins_so_in_order(store: ObjectStore, prefix: str, found: list[str]) -> None:
+    """All keys with the prefix, a folder or not, in order of their UTF-8, each once, with its size."""
+    for key in reversed(KEYS):
+        store.put_new(key, key.encode())
+    assert list(store.list(prefix)) == [StoredObject(key, len(key.encode())) for key in found]
+    assert found == sorted(found, key=str.encode)
+
+
+def test_a_new_store_is_empty(store: ObjectStore) -> None:
+    """Before the first write there is nothing, and asking is no error."""
+    assert list(store.list("")) == []
+    assert store.stat(KEY) is None
+
+
+# --- keys, place, datasets ---
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\0b"])
+def test_a_key_that_could_lead_astray_is_refused(store: ObjectStore, tmp_path: Path, key: str) -> None:
+    """Absolute, climbing and empty parts are refused for reading and writing, and nothing is written anywhere."""
+    with pytest.raises(StoreError):
+        store.put_new(key, b"x")
+    with pytest.raises(StoreError):
+        store.replace(key, b"x")
+    with pytest.raises(StoreError):
+        store.stat(key)
+    with pytest.raises(StoreError), store.open(key):
+        pass
+    assert list(store.list("")) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("key", ["a" * 200, "x=1/y=2/...", "a b/c'd", "日本/語.json", "-rf", "#%&+"])
+def test_odd_but_harmless_keys_work(store: ObjectStore, key: str) -> None:
+    """Whatever `layout` can build can be stored and found under its own name."""
+    store.put_new(key, b"x")
+    assert everything(store) == [(key, b"x")]
+
+
+def test_pyarrow_reads_the_same_objects(store: ObjectStore) -> None:
+    """The file system handed to pyarrow finds an object at root and key, with the same bytes."""
+    store.put_new("tables/cdr/part-0.parquet", b"parquet")
+    filesystem, root = store.filesystem()
+    assert isinstance(filesystem, pafs.FileSystem)
+    with filesystem.open_input_stream(f"{root}/tables/cdr/part-0.parquet") as stream:
+        assert stream.read() == b"parquet"
+
+
+def test_a_store_says_where_it_is(store: ObjectStore, tmp_path: Path) -> None:
+    """The URL is for people: a scheme, a place, no user and no query."""
+    scheme, colon, place = store.url.partition(":")
+    assert scheme in {"file", "s3"}
+    assert colon
+    assert place
+    assert not set(place) & set("@?#")

@@ -1,0 +1,32 @@
+"""Small records to build tests on."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+from hypothesis import strategies as st
+
+from pipeline.model import ListedFile
+
+DAY = date(2026, 11, 22)
+ENDED_AT = datetime(2026, 11, 22, 14, 33, 5, 120_000, UTC)
+
+
+# hypothesis wants its limits without a zone
+LOCAL_TIMES = st.datetimes(datetime(1970, 1, 1), datetime(2099, 12, 31))  # noqa: DTZ001
+
+
+def listed_file(**changes: object) -> ListedFile:
+    """A recording of one session, with some fields changed."""
+    fields = {
+        "project": "acme",
+        "day": DAY,
+        "conf_num": "284170002063",
+        "room_id": "65ec60000c3a9e0012ab0001",
+        "kind": "recording",
+        "name": "a1.mkv",
+        "url": "https://portal.enablex.io/path/a1.mkv",
+        "ended_at": ENDED_AT,
+        "first_listed_at": datetime(2026, 11, 22, 15, 0, tzinfo=UTC),
+    }
+    return ListedFile(**{**fields, **changes})

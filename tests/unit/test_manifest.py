@@ -1,0 +1,173 @@
+"""Manifests: each names its predecessor's digest, and none says more of a URL than where the file was."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import FixityError
+from pipeline.media.manifest import (
+    Entry,
+    Manifest,
+    lost_entry,
+    next_manifest,
+    public_url,
+    read_manifest,
+    stored_entry,
+    write_manifest,
+)
+from pipeline.model import StoredMedia
+from tests.unit.records import DAY, listed_file
+
+AT = datetime(2026, 11, 23, 2, 15, 0, 5_000, UTC)
+STORED = StoredMedia("media/a1.mkv", 5, "ab" * 32, "video/x-matroska", '"e1"', is_readable=True)
+TEXTS = st.text(max_size=12)
+ENTRIES = st.builds(
+    Entry,
+    kind=st.sampled_from(["recording", "transcoded", "chat"]),
+    name=TEXTS,
+    state=st.sampled_from(["stored", "unreadable", "lost"]),
+    at=TEXTS,
+    url=TEXTS,
+    key=st.none() | TEXTS,
+    size_bytes=st.none() | st.integers(0, 2**53),
+    sha256=st.none() | TEXTS,
+    content_type=st.none() | TEXTS,
+    etag=st.none() | TEXTS,
+    lost_reason=st.none() | TEXTS,
+    http_status=st.none() | st.integers(100, 599),
+)
+
+
+@given(st.lists(st.lists(ENTRIES, min_size=1, max_size=3), min_size=1, max_size=6))
+def test_a_chain_reads_back_as_it_was_written(steps: list[list[Entry]]) -> None:
+    """Revision follows revision, each proves the one before it, and the last knows every file with its newest entry."""
+    file = listed_file()
+    newest: dict[tuple[str, str], Entry] = {}
+    previous: bytes | None = None
+    for number, entries in enumerate(steps, start=1):
+        made = next_manifest(file, entries, previous)
+        content = write_manifest(made)
+        newest.update({entry.identity: entry for entry in entries})
+        assert read_manifest(content, "key") == made
+        assert made.revision == number
+        assert made.previous_sha256 == (hashlib.sha256(previous).hexdigest() if previous is not None else None)
+        assert made.files == [newest[identity] for identity in sorted(newest)]
+        previous = content
+
+
+def test_the_same_manifest_is_the_same_bytes() -> None:
+    """Two writers with the same facts write the same object, in whatever order they learnt of the files."""
+    one, other = stored_entry(listed_file(), STORED, AT), stored_entry(listed_file(name="b.mkv"), STORED, AT)
+    contents = {write_manifest(next_manifest(listed_file(), entries, None)) for entries in ([one, other], [other, one])}
+    assert len(contents) == 1
+
+
+def test_a_manifest_belongs_to_its_session() -> None:
+    """Project, day, session and room stand in the manifest itself, not only in its key."""
+    made = next_manifest(listed_file(), [], None)
+    assert (made.format, made.project, made.day) == (1, "acme", DAY)
+    assert (made.conf_num, made.room_id) == ("284170002063", "65ec60000c3a9e0012ab0001")
+
+
+@pytest.mark.parametrize(("is_readable", "state"), [(True, "stored"), (False, "unreadable")])
+def test_a_stored_file_is_named_with_size_and_digest(is_readable: bool, state: str) -> None:
+    """An entry says where the bytes are, how many, their SHA-256, and whether they open."""
+    stored = msgspec.structs.asdict(
+        stored_entry(listed_file(), StoredMedia("k", 5, "ab", "video/webm", None, is_readable=is_readable), AT)
+    )
+    assert {name: value for name, value in stored.items() if value is not None} == {
+        "kind": "recording",
+        "name": "a1.mkv",
+        "state": state,
+        "at": "2026-11-23T02:15:00.005Z",
+        "url": "https://portal.enablex.io/path/a1.mkv",
+        "key": "k",
+        "size_bytes": 5,
+        "sha256": "ab",
+        "content_type": "video/webm",
+    }
+
+
+def test_a_lost_file_is_named_with_what_was_seen() -> None:
+    """A loss is a fact: status, words and moment; and no key, for there are no bytes."""
+    lost = lost_entry(listed_file(), "HTTP 410 from portal.enablex.io", 410, AT)
+    assert (lost.state, lost.http_status, lost.lost_reason) == ("lost", 410, "HTTP 410 from portal.enablex.io")
+    assert (lost.key, lost.size_bytes, lost.sha256) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"<html>",
+        b'{"project":"\xff"}',
+        write_manifest(next_manifest(listed_file(), [], None))[:-20],
+        write_manifest(next_manifest(listed_file(), [], None)).replace(b'"revision": 1', b'"revision": "1"'),
+        write_manifest(next_manifest(listed_file(), [lost_entry(listed_file(), "x", 404, AT)], None)).replace(
+            b'"lost"', b'"mislaid"'
+        ),
+    ],
+)
+def test_what_is_no_manifest_proves_nothing(content: bytes) -> None:
+    """A damaged manifest is an error that names its key; it is never read as an empty one, nor built upon."""
+    with pytest.raises(FixityError, match=r"manifests/0001\.json"):
+        read_manifest(content, "manifests/0001.json")
+    with pytest.raises(FixityError):
+        next_manifest(listed_file(), [], content)
+
+
+def test_a_later_format_with_more_fields_can_be_read() -> None:
+    """A field that a later version adds does not make the manifest unreadable for this one."""
+    content = write_manifest(next_manifest(listed_file(), [], None)).replace(b"{", b'{"later": 1,', 1)
+    assert isinstance(read_manifest(content, "key"), Manifest)
+
+
+# --- URLs ---
+
+
+@pytest.mark.parametrize(
+    ("url", "public"),
+    [
+        ("https://portal.enablex.io/path/a1.mkv", "https://portal.enablex.io/path/a1.mkv"),
+        ("https://portal.enablex.io:8443/a?sig=s3cret", "https://portal.enablex.io:8443/a"),
+        ("https://portal.enablex.io/a#s3cret", "https://portal.enablex.io/a"),
+        ("https://portal.enablex.io?s3cret/x", "https://portal.enablex.io"),
+        ("https://ops:s3cret@portal.enablex.io/a@b.mkv", "https://portal.enablex.io/a@b.mkv"),
+        ("https://ops@example.com:s3cret@portal.enablex.io/a", "https://portal.enablex.io/a"),
+        ("//ops:s3cret@portal.enablex.io/a?s3cret", "//portal.enablex.io/a"),
+        ("portal.enablex.io/a1.mkv?sig=s3cret", "portal.enablex.io/a1.mkv"),
+        ("ops:s3cret@portal.enablex.io/a1.mkv", "portal.enablex.io/a1.mkv"),
+        ("https://h/a//b@c", "https://h/a//b@c"),
+        ("", ""),
+    ],
+)
+def test_a_public_url_carries_no_secret(url: str, public: str) -> None:
+    """User, query and fragment go, host and path stay, also where the scheme is missing."""
+    assert public_url(url) == public
+
+
+PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="/?#@"), max_size=10)
+
+
+@given(PLAIN, PLAIN, st.text(max_size=20), st.sampled_from(["https://", "HTTP://", "//", ""]))
+def test_secrets_of_a_url_never_show(user: str, password: str, query: str, scheme: str) -> None:
+    """Whatever stands as user, password, query or fragment, the public URL is the same as without them."""
+    plain = f"{scheme}host/path/a.mkv"
+    assert public_url(f"{scheme}{user}:{password}@host/path/a.mkv?{query}") == plain
+    assert public_url(f"{scheme}host/path/a.mkv#{query}") == plain
+    assert public_url(plain) == plain
+
+
+def test_entries_carry_public_urls_only() -> None:
+    """Neither a stored nor a lost file takes a signed URL into its manifest."""
+    file = listed_file(url="https://ops:s3cret@portal.enablex.io/a1.mkv?sig=s3cret#s3cret")
+    entries = [stored_entry(file, STORED, AT), lost_entry(file, "gone", 404, AT)]
+    assert b"s3cret" not in write_manifest(next_manifest(file, entries, None))

@@ -1,0 +1,106 @@
+"""The pacer: how close together calls may start. Its clock and its sleep are handed in, so nobody waits here."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.enablex.client import Pacer
+
+
+class Clock:
+    """A monotonic clock that moves only when somebody sleeps or works."""
+
+    def __init__(self) -> None:
+        self.now_s = 5000.0
+        self.slept_s: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.slept_s.append(seconds)
+        self.now_s += seconds
+
+    def pacer(self, per_second: float) -> Pacer:
+        return Pacer(per_second, monotonic=self.monotonic, sleep=self.sleep)
+
+
+def test_the_first_call_starts_at_once() -> None:
+    """Nobody waits for a quota that nobody has used."""
+    clock = Clock()
+    clock.pacer(1.0).wait()
+    assert clock.slept_s == []
+
+
+@given(st.floats(0.1, 50), st.lists(st.floats(0, 30), min_size=2, max_size=20))
+def test_starts_keep_their_distance(per_second: float, works_s: list[float]) -> None:
+    """However long each call takes, two starts are never closer than the gap, and a late caller does not wait."""
+    clock = Clock()
+    pacer = clock.pacer(per_second)
+    starts = []
+    for work_s in works_s:
+        asked = clock.now_s
+        pacer.wait()
+        starts.append(clock.now_s)
+        if len(starts) > 1 and asked - starts[-2] >= 1 / per_second:
+            assert clock.now_s == asked
+        clock.now_s += work_s
+    gaps = [after - before for before, after in pairwise(starts)]
+    assert min(gaps) >= 1 / per_second - 1e-6
+
+
+def test_an_idle_hour_is_no_credit() -> None:
+    """After a pause the calls do not come in a burst."""
+    clock = Clock()
+    pacer = clock.pacer(2.0)
+    pacer.wait()
+    clock.now_s += 3600
+    for _ in range(3):
+        pacer.wait()
+    assert clock.slept_s == [0.5, 0.5]
+
+
+def test_threads_share_one_pace() -> None:
+    """Callers of many threads at one moment are spread out, one per gap."""
+    slept_s: list[float] = []
+    pacer = Pacer(4.0, monotonic=lambda: 100.0, sleep=slept_s.append)
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(20):
+            threads.submit(pacer.wait)
+    assert sorted(slept_s) == [0.25 * number for number in range(1, 20)]
+
+
+@pytest.mark.parametrize(("pause_s", "waited_s"), [(7.0, 7.0), (0.0, 1.0), (0.5, 1.0)])
+def test_a_pause_holds_the_next_start(pause_s: float, waited_s: float) -> None:
+    """After a throttled reply nobody starts for as long as was asked, and never sooner than the pace allows."""
+    clock = Clock()
+    pacer = clock.pacer(1.0)
+    pacer.wait()
+    pacer.pause(pause_s)
+    pacer.wait()
+    assert clock.slept_s == [waited_s]
+
+
+def test_after_a_pause_the_pace_goes_on() -> None:
+    """A pause delays the queue; it does not let it out all at once."""
+    clock = Clock()
+    pacer = clock.pacer(1.0)
+    pacer.pause(10.0)
+    for _ in range(3):
+        pacer.wait()
+    assert clock.slept_s == [10.0, 1.0, 1.0]
+
+
+def test_a_shorter_pause_does_not_cut_a_longer_one() -> None:
+    """Two throttled replies: the longer wait counts."""
+    clock = Clock()
+    pacer = clock.pacer(1.0)
+    pacer.pause(30.0)
+    pacer.pause(2.0)
+    pacer.wait()
+    assert clock.slept_s == [30.0]

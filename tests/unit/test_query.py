@@ -1,0 +1,196 @@
+"""SQL over a real lake: every table is there, typed, and nothing but the tables can be reached."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import layout
+from pipeline.errors import ConfigError
+from pipeline.query import run_query
+from pipeline.schemas import TABLES
+from pipeline.store import LocalStore, ObjectStore
+
+DAYS = (date(2026, 11, 21), date(2026, 11, 22))
+
+
+def put(lake: ObjectStore, table: str, project: str, day: date, rows: list[dict[str, Any]]) -> None:
+    """Write one table's day as it lies in a lake."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=TABLES[table].schema), sink)
+    lake.replace(layout.table_key(table, project, day), sink.getvalue().to_pybytes())
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> LocalStore:
+    """Two projects, two days, a few connections."""
+    store = LocalStore(tmp_path / "lake")
+    for project in ("acme", "globex"):
+        for day in DAYS:
+            rows = [
+                {
+                    "cdr_id": f"{project}-{day}-{number}",
+                    "conf_num": "000170002063",
+                    "user_name": None if number else "A. Müller",
+                    "trans_at": datetime(day.year, day.month, day.day, 23, 59, 59, 999_000, UTC),
+                    "participant_min": Decimal("1.500"),
+                    "published_audio": number == 0,
+                }
+                for number in range(3)
+            ]
+            put(store, "cdr", project, day, rows)
+    return store
+
+
+def answer(lake: ObjectStore, sql: str) -> list[dict[str, Any]]:
+    return run_query(lake, sql).to_pylist()
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_table_is_there_before_anything_was_built(tmp_path: Path, table: str) -> None:
+    """An empty lake has all tables with all columns, `project` and `day` among them, and no rows."""
+    found = run_query(LocalStore(tmp_path / "lake"), f"SELECT * FROM {table}")
+    assert found.num_rows == 0
+    assert found.schema.names == [*TABLES[table].schema.names, "project", "day"]
+
+
+def test_rows_of_all_projects_and_days_are_one_table(lake: LocalStore) -> None:
+    """A question spans projects and days, which are columns from the path, a real date among them."""
+    assert answer(lake, "SELECT project, day, count(*) AS n FROM cdr GROUP BY ALL ORDER BY ALL") == [
+        {"project": project, "day": day, "n": 3} for project in ("acme", "globex") for day in DAYS
+    ]
+    assert answer(lake, "SELECT count(*) AS n FROM cdr WHERE project = 'acme' AND day = DATE '2026-11-22'") == [
+        {"n": 3}
+    ]
+
+
+def test_values_come_out_as_they_were_stored(lake: LocalStore) -> None:
+    """Decimals are exact, times are UTC, text keeps its zeros and umlauts, flags are flags, missing is null."""
+    sql = """SELECT conf_num, user_name, trans_at, participant_min, published_audio, room_id
+             FROM cdr WHERE cdr_id = 'acme-2026-11-22-0'"""
+    (row,) = answer(lake, sql)
+    assert row == {
+        "conf_num": "000170002063",
+        "user_name": "A. Müller",
+        "trans_at": datetime(2026, 11, 22, 23, 59, 59, 999_000, UTC),
+        "participant_min": Decimal("1.500"),
+        "published_audio": True,
+        "room_id": None,
+    }
+    assert answer(lake, "SELECT sum(participant_min) AS m FROM cdr") == [{"m": Decimal("18.000")}]
+
+
+def test_a_day_is_a_utc_day_wherever_the_machine_stands(lake: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's time zone does not move a connection to another day."""
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    assert answer(lake, "SELECT DISTINCT CAST(trans_at AS DATE) = day AS same FROM cdr") == [{"same": True}]
+    assert answer(lake, "SELECT current_setting('TimeZone') AS zone") == [{"zone": "UTC"}]
+
+
+def test_a_rebuilt_day_is_seen_by_the_next_question(lake: LocalStore) -> None:
+    """Nothing is remembered between questions."""
+    put(lake, "cdr", "acme", DAYS[0], [{"cdr_id": "only"}])
+    assert answer(lake, "SELECT count(*) AS n FROM cdr WHERE project = 'acme'") == [{"n": 4}]
+
+
+def test_foreign_files_are_no_rows(lake: LocalStore) -> None:
+    """A file that somebody put beside the tables does not break a question."""
+    lake.replace("tables/cdr/README.txt", b"not parquet")
+    lake.replace("tables/cdr/project=acme/day=2026-11-22/part-0.parquet.bak", b"not parquet")
+    assert answer(lake, "SELECT count(*) AS n FROM cdr") == [{"n": 12}]
+
+
+def test_a_damaged_day_is_not_read_as_an_empty_one(lake: LocalStore) -> None:
+    """Parquet that is cut short is an error, never fewer rows."""
+    key = layout.table_key("cdr", "acme", DAYS[0])
+    with lake.open(key) as stream:
+        whole = stream.read()
+    lake.replace(key, whole[: len(whole) // 2])
+    with pytest.raises(ConfigError):
+        run_query(lake, "SELECT count(cdr_id) FROM cdr")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM read_csv('{file}')",
+        "SELECT * FROM read_text('{file}')",
+        "SELECT * FROM '{file}'",
+        "SELECT * FROM glob('{folder}/*')",
+        "COPY (SELECT 1) TO '{folder}/stolen.csv'",
+        "EXPORT DATABASE '{folder}/stolen'",
+        "ATTACH '{folder}/other.db'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+    ],
+)
+def test_files_are_out_of_reach(lake: LocalStore, tmp_path: Path, sql: str) -> None:
+    """SQL can neither read nor write a file, whatever way it tries."""
+    folder = tmp_path / "private"
+    folder.mkdir()
+    (folder / "secret.csv").write_text("a\n1\n")
+    with pytest.raises(ConfigError, match=r"^query: "):
+        run_query(lake, sql.format(file=folder / "secret.csv", folder=folder))
+    assert [path.name for path in folder.iterdir()] == ["secret.csv"]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["SET enable_external_access = true", "SET threads = 1", "RESET enable_external_access", "PRAGMA threads = 1"],
+)
+def test_the_lock_cannot_be_opened(lake: LocalStore, sql: str) -> None:
+    """No statement changes what statements may do."""
+    with pytest.raises(ConfigError, match=r"^query: "):
+        run_query(lake, sql)
+
+
+@pytest.mark.parametrize(
+    "sql", ["DELETE FROM cdr", "UPDATE cdr SET room_id = 'x'", "INSERT INTO cdr SELECT * FROM cdr"]
+)
+def test_the_lake_is_for_reading(lake: LocalStore, sql: str) -> None:
+    """A statement that would change a table is refused, and the objects stay as they are."""
+    before = [(stored.key, stored.size_bytes) for stored in lake.list("")]
+    with pytest.raises(ConfigError, match=r"^query: "):
+        run_query(lake, sql)
+    assert [(stored.key, stored.size_bytes) for stored in lake.list("")] == before
+
+
+def test_python_is_out_of_reach(lake: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name in SQL never means a variable of this program."""
+    monkeypatch.setattr("pipeline.query.frame", pa.table({"a": [1]}), raising=False)
+    with pytest.raises(ConfigError, match="frame"):
+        run_query(lake, "SELECT * FROM frame")
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("SELEC 1", "syntax error"),
+        ("SELECT nope FROM cdr", "nope"),
+        ("SELECT * FROM nope", "nope"),
+        ("SELECT CAST('x' AS INTEGER)", "Could not convert"),
+        ("SELECT CAST(cdr_id AS INTEGER) FROM cdr", "Could not convert"),
+        ("", "begin with SELECT"),
+    ],
+)
+def test_a_wrong_statement_is_one_line_with_the_next_step(lake: LocalStore, sql: str, said: str) -> None:
+    """What DuckDB says, on one line, and where tables and columns are described; also for an error while rows flow."""
+    with pytest.raises(ConfigError) as caught:
+        run_query(lake, sql)
+    message = str(caught.value)
+    assert message.startswith("query: ")
+    assert said in message
+    assert "\n" not in message
+
+
+def test_columns_of_one_name_stay_apart(lake: LocalStore) -> None:
+    """A join that yields two columns of one name yields both, each with its own values."""
+    found = run_query(lake, "SELECT 1 AS a, 2 AS a")
+    assert found.schema.names == ["a", "a"]
+    assert [column.to_pylist() for column in found.columns] == [[1], [2]]

@@ -1,0 +1,101 @@
+"""Summaries: which days are missing, may still change, or are settled; how many files stand how."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.reports import day_states, is_settled, media_states
+from pipeline.schemas import COUNT, TEXT
+
+TODAY = date(2026, 11, 23)
+DAYS = st.integers(0, 20).map(lambda back: TODAY - timedelta(days=back))
+
+
+def asked(day: date, hour: int = 2) -> datetime:
+    return datetime(day.year, day.month, day.day, hour, 15, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("asked_days_later", "lookback_days", "settled"),
+    [
+        (0, 3, False),
+        (2, 3, False),
+        (3, 3, True),
+        (4, 3, True),
+        (0, 0, False),
+        (1, 0, True),
+        (1, 1, True),
+        (1, 2, False),
+    ],
+)
+def test_a_day_settles_once_asked_for_late_enough(asked_days_later: int, lookback_days: int, settled: bool) -> None:
+    """A day is settled when it was asked for a lookback after it; never on the day itself, which is not over."""
+    day = date(2026, 11, 20)
+    assert is_settled(day, asked(day + timedelta(days=asked_days_later)), lookback_days) is settled
+
+
+def test_a_day_never_asked_for_is_not_settled() -> None:
+    """Age alone settles nothing."""
+    assert is_settled(date(2020, 1, 1), None, 3) is False
+
+
+def test_days_are_told_apart() -> None:
+    """Missing days are named, so are those that may change, and the settled ones are counted."""
+    last_asked = {
+        date(2026, 11, 18): asked(date(2026, 11, 22)),
+        date(2026, 11, 19): asked(date(2026, 11, 22)),
+        date(2026, 11, 21): asked(date(2026, 11, 22)),
+        TODAY: asked(TODAY),
+    }
+    assert day_states(last_asked, date(2026, 11, 17), TODAY, 3) == {
+        "first": "2026-11-17",
+        "missing": ["2026-11-17", "2026-11-20", "2026-11-22"],
+        "provisional": ["2026-11-21", "2026-11-23"],
+        "settled": 2,
+    }
+
+
+def test_without_a_beginning_there_is_nothing_missing() -> None:
+    """A project that was never collected and says no `since` has no days at all."""
+    assert day_states({}, None, TODAY, 3) == {"first": None, "missing": [], "provisional": [], "settled": 0}
+
+
+def test_a_beginning_in_the_future_is_no_error() -> None:
+    """`since` after today is one missing day, not a period that runs backward."""
+    assert day_states({}, date(2026, 12, 1), TODAY, 3)["missing"] == ["2026-12-01"]
+
+
+@given(st.dictionaries(DAYS, DAYS), st.none() | DAYS, st.integers(0, 10))
+def test_every_day_has_one_state(asked_on: dict[date, date], since: date | None, lookback_days: int) -> None:
+    """From the first day to today, each day is missing, provisional or settled, and only one of them."""
+    last_asked = {day: asked(on) for day, on in asked_on.items()}
+    states = day_states(last_asked, since, TODAY, lookback_days)
+    first = min([day for day in (since, *asked_on) if day], default=None)
+    assert states["first"] == (str(first) if first else None)
+    days = {str(first + timedelta(days=offset)) for offset in range((TODAY - first).days + 1)} if first else set()
+    assert set(states["missing"]) == days - {str(day) for day in asked_on}
+    assert not set(states["missing"]) & set(states["provisional"])
+    assert len(states["missing"]) + len(states["provisional"]) + states["settled"] == len(days)
+
+
+def test_files_are_counted_by_state() -> None:
+    """Files and bytes per state; a file without a size counts as a file of no bytes."""
+    media = pa.table(
+        {"state": ["stored", "waiting", "stored", "lost"], "size_bytes": [5, None, 2**40, None]},
+        schema=pa.schema([("state", TEXT), ("size_bytes", COUNT)]),
+    )
+    assert media_states(media) == {
+        "lost": {"files": 1, "bytes": 0},
+        "stored": {"files": 2, "bytes": 2**40 + 5},
+        "waiting": {"files": 1, "bytes": 0},
+    }
+
+
+def test_no_files_are_no_states() -> None:
+    """An empty table is an empty summary."""
+    assert media_states(pa.schema([("state", TEXT), ("size_bytes", COUNT)]).empty_table()) == {}

@@ -1,0 +1,97 @@
+"""The one retry policy: what is tried again, how often, how long after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from pipeline.errors import ApiError, PipelineError, Refused, StoreUnavailable, Throttled, Unreachable
+from pipeline.retry import MAX_RETRY_AFTER_S, retrying
+
+
+class Service:
+    """Fails with the given errors, then answers; remembers how often it was called and how long callers slept."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self._errors: Iterator[Exception] = iter(errors)
+        self.calls = 0
+        self.slept_s: list[float] = []
+
+    def __call__(self) -> str:
+        self.calls += 1
+        for error in self._errors:
+            raise error
+        return "answer"
+
+    def ask(self, max_attempts: int) -> str:
+        with capture_logs() as self.events:
+            return retrying(max_attempts, sleep=self.slept_s.append)(self)
+
+
+def throttled(after_s: float | None) -> Throttled:
+    error = Throttled("slow down")
+    error.retry_after_s = after_s
+    return error
+
+
+def test_a_service_that_recovers_is_asked_until_it_answers() -> None:
+    """Transient failures are cured by asking again, and the answer comes out."""
+    service = Service(Unreachable("no"), throttled(None), StoreUnavailable("full"))
+    assert service.ask(5) == "answer"
+    assert service.calls == 4
+    assert len(service.slept_s) == 3
+
+
+@pytest.mark.parametrize("max_attempts", [1, 2, 5])
+def test_the_last_real_error_comes_out(max_attempts: int) -> None:
+    """When tries run out, what comes out is what went wrong last, not a word about retrying."""
+    errors = [Unreachable(f"try {number}") for number in range(1, 9)]
+    service = Service(*errors)
+    with pytest.raises(Unreachable) as caught:
+        service.ask(max_attempts)
+    assert caught.value is errors[max_attempts - 1]
+    assert service.calls == max_attempts
+    assert len(service.slept_s) == max_attempts - 1
+
+
+@pytest.mark.parametrize(
+    "error", [Refused("no"), PipelineError("no"), ApiError("no"), KeyError("bug"), OSError("disk")]
+)
+def test_other_errors_are_not_tried_again(error: Exception) -> None:
+    """Only what is marked as transient is tried again; a refusal, or a bug, comes out at once."""
+    service = Service(error)
+    with pytest.raises(type(error)) as caught:
+        service.ask(5)
+    assert caught.value is error
+    assert (service.calls, service.slept_s) == (1, [])
+
+
+def test_waits_grow_and_stay_bounded() -> None:
+    """Each wait is at least twice the base of the one before, with a little jitter, and never above half a minute."""
+    service = Service(*[Unreachable("no")] * 19)
+    service.ask(20)
+    for number, wait_s in enumerate(service.slept_s):
+        base_s = 0.5 * 2**number
+        assert min(base_s, 30.0) <= wait_s <= min(base_s + 0.5, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "least_s", "most_s"),
+    [(120.0, 120.0, 120.0), (0.0, 0.5, 1.0), (None, 0.5, 1.0), (86_400.0, MAX_RETRY_AFTER_S, MAX_RETRY_AFTER_S)],
+)
+def test_a_server_that_names_a_wait_is_obeyed(asked_s: float | None, least_s: float, most_s: float) -> None:
+    """Retry-After makes the wait longer, never shorter, and not longer than a quarter of an hour."""
+    service = Service(throttled(asked_s))
+    service.ask(2)
+    assert least_s <= service.slept_s[0] <= most_s
+
+
+def test_a_retry_is_logged() -> None:
+    """Every further try leaves an event with its number, its wait and the reason."""
+    service = Service(Unreachable("EnableX cannot answer now"))
+    service.ask(2)
+    (event,) = service.events
+    assert (event["event"], event["attempt"], event["error"]) == ("try.again", 1, "EnableX cannot answer now")
+    assert event["wait_s"] == round(service.slept_s[0], 1)
