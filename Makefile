@@ -1,9 +1,12 @@
 # make demo    seven nights of simulated traffic, from an empty folder
 # make check   everything is right: lint, types, tests
+# make bench   a day of CDRs to Parquet, ours against its peers (RECORDS=1000000 for the figures in docs/benchmarks.md)
 PYTHON ?= python3
 BIN := .venv/bin
+RECORDS ?= 200000
+ROUNDS ?= 3
 
-.PHONY: install demo test lint types check lock clean
+.PHONY: install demo test bench lint types check lock clean
 .DEFAULT_GOAL := check
 
 install: .venv/.installed
@@ -20,6 +23,13 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n 2
+
+bench: install .venv/.bench
+	$(BIN)/python -m tests.bench --records $(RECORDS) --rounds $(ROUNDS)
+
+.venv/.bench: pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@touch $@
 
 lint: install
 	$(BIN)/ruff check .

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,20 +29,15 @@ from pipeline.normalise.quality import quality_table
 from pipeline.normalise.sessions import CONNECTION, SessionFiles, connection_table, session_table
 from pipeline.normalise.usage import PART, connection_parts, media_parts, session_parts, usage_table
 from pipeline.normalise.versions import split_versions
-from pipeline.parallel import Lanes, helpers
-from pipeline.readings import REACH_DAYS, ArchiveReadings, Share
+from pipeline.parallel import Lanes, keep_freed_memory
+from pipeline.readings import REACH_DAYS, ArchiveReadings
 from pipeline.runs import SortedRuns
 from pipeline.schemas import TABLES, TABLES_VERSION
 from pipeline.scratch import scratch_folder
-from pipeline.store import ObjectStore, open_store
+from pipeline.store import ObjectStore
 
 PAGE_REACH_DAYS = 2 * REACH_DAYS
 """Pages that can bear on a day: its sessions have connections up to REACH_DAYS away, whose pages lie as far again."""
-
-_DOCUMENTS_PER_PROCESS = 50_000
-"""With fewer documents a second process takes longer to start than to do its share."""
-
-_BY_KEY = (readings.OBSERVED, "cdr_id", "seen_at")
 
 _MOST_DAYS_AT_ONCE = 7
 """Days built together share one reading of the pages around them; more would only cost open files."""
@@ -64,6 +57,14 @@ class Stretch:
 
     def __str__(self) -> str:
         return f"{self.project} {self.period.first} to {self.period.last}"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What building a stretch amounted to, and how often each field was seen that no documentation names."""
+
+    counts: Counter[str]
+    unknown_fields: Counter[str]
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,13 @@ class Builder:
             for run in _runs(sorted(stale_days))
         ]
 
-    def build(self, stretch: Stretch) -> Counter[str]:
-        """Build a stretch; return what it amounted to."""
+    def build(self, stretch: Stretch) -> Built:
+        """Build a stretch of days, each table's day replaced whole."""
+        keep_freed_memory()
         with scratch_folder() as folder, _no_garbage_collection():
             output = _Output(self, stretch, folder)
             output.build()
-            return output.write()
+            return Built(output.write(), output.unknown)
 
     def _candidates(self, project: str, period: Period | None) -> list[date]:
         """Days that were asked for or that landed documents speak about, in order, within `period`."""
@@ -134,38 +136,6 @@ class Builder:
             return total.hexdigest()
 
         return digest
-
-
-@dataclass
-class _Observed:
-    """What one process read: runs on disk, rejects by day, undocumented fields."""
-
-    files: list[Path] = field(default_factory=list)
-    rejects: dict[date, list[Row]] = field(default_factory=lambda: defaultdict(list))
-    unknown: Counter[str] = field(default_factory=Counter)
-
-
-def _observe(vault_url: str, project: str, pages: Period, folder: Path, share: Share) -> _Observed:
-    """Read a share of the pages, in a process of its own, into runs on disk."""
-    observations = SortedRuns(folder / f"observations-{share.at}", *_BY_KEY)
-    with _no_garbage_collection():
-        observed = _observe_into(observations, open_store(vault_url), project, pages, share)
-    observed.files = observations.close()
-    return observed
-
-
-def _observe_into(observations: SortedRuns, vault: ObjectStore, project: str, pages: Period, share: Share) -> _Observed:
-    observed = _Observed()
-    for batch in readings.read_cdr(vault, project, pages, share):
-        observations.add(batch.rows)
-        for day, rows in batch.rejects.items():
-            observed.rejects[day] += rows
-        observed.unknown.update(batch.unknown)
-    return observed
-
-
-def _add_connections(connections: SortedRuns, newest: pa.Table) -> None:
-    connections.add(connection_table(newest))
 
 
 @contextmanager
@@ -240,25 +210,18 @@ class _Output:
                 lanes.give("cdr", self._add, "cdr", newest)
                 lanes.give("cdr", self._add, "cdr_changes", earlier)
                 lanes.give("quality", self._add_quality, newest)
-                lanes.give("connections", _add_connections, connections, newest)
+                lanes.give("connections", connections.add, connection_table(newest))
         return connections
 
     def _observations(self) -> SortedRuns:
-        """What all pages around the stretch say, sorted by `cdr_id` and moment; many documents are read in parallel."""
-        vault, project = self.builder.vault, self.stretch.project
+        """What all pages around the stretch say, sorted by `cdr_id` and moment."""
+        observations = SortedRuns(self.folder / "observations", readings.OBSERVED, "cdr_id", "seen_at")
         pages = self.stretch.period.widened(PAGE_REACH_DAYS)
-        documents = readings.count_documents(vault, "cdr", project, pages)
-        shares = max(1, min(os.cpu_count() or 1, documents // _DOCUMENTS_PER_PROCESS))
-        observe = partial(_observe, vault.url, project, pages, self.folder)
-        observations = SortedRuns(self.folder / "observations", *_BY_KEY)
-        with helpers(shares - 1) as processes:
-            others = [processes.submit(observe, Share(at, shares)) for at in range(1, shares)]
-            found = [_observe_into(observations, vault, project, pages, Share(0, shares))]
-            found += [other.result() for other in others]
-        for observed in found:
-            observations.adopt(observed.files)
-            self._reject(observed.rejects)
-            self.unknown.update(observed.unknown)
+        with Lanes() as lanes:
+            for batch in readings.read_cdr(self.builder.vault, self.stretch.project, pages):
+                lanes.give("observations", observations.add, batch.rows)
+                self._reject(batch.rejects)
+                self.unknown.update(batch.unknown)
         return observations
 
     def _add_quality(self, connections: pa.Table) -> None:

@@ -11,7 +11,7 @@ and does not stop the others. Every step may be repeated at any time: what is to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, timedelta
 from functools import partial
 from typing import Any
@@ -67,7 +67,7 @@ def _collect(app: App, asks: Iterable[Ask]) -> Outcome:
     outcome = Outcome("collect")
     at_once = app.settings.collect.concurrency * len(app.settings.projects)  # each client holds its project to its own
     for done in app.each("collect", asks, partial(collect_day, app), at_once=at_once, group=lambda ask: ask.project):
-        _note(app, outcome, done)
+        _note(app, outcome, done, done.result)
     return outcome
 
 
@@ -88,7 +88,8 @@ def build(
         stretch for name in chosen_projects(app.settings, project) for stretch in builder.stale(name, period, wanted)
     ]
     for done in app.each("build", stretches, builder.build, at_once=_BUILDS_AT_ONCE, group=str):
-        _note(app, outcome, done)
+        _note(app, outcome, done, done.result.counts if done.result else None)
+        outcome.unknown_fields.update(done.result.unknown_fields if done.result else {})
     return outcome
 
 
@@ -109,7 +110,7 @@ def copy_media(app: App, *, limit: int | None = None, fresh: bool = True) -> Out
     settled = set()
     copy, at_once = partial(_copy_item, app), app.settings.media.concurrency
     for done in app.each("copy media", waiting[:limit], copy, at_once=at_once, group=lambda item: item.file.project):
-        _note(app, outcome, done)
+        _note(app, outcome, done, done.result)
         if done.result:
             settled.add(done.item)
             if done.result["lost"]:
@@ -202,6 +203,8 @@ def status(app: App) -> Outcome:
     now = app.clock()
     outcome = Outcome("status")
     tries = app.ledger.tries()
+    lookback_days = app.settings.collect.lookback_days
+    late = {row["project"]: row for row in run_query(app.lake, reports.lateness_sql(now.date())).to_pylist()}
     projects = {}
     for name in chosen_projects(app.settings, None):
         waiting = waiting_media(app, name)
@@ -213,8 +216,9 @@ def status(app: App) -> Outcome:
                 landing.last_asked(app.vault, "cdr", name),
                 app.settings.projects[name].since,
                 now.date(),
-                app.settings.collect.lookback_days,
+                lookback_days,
             ),
+            "lateness": reports.lateness(late[name], lookback_days) if name in late else None,
             "media": reports.media_states(
                 tables.read_arrow("media", columns=["state", "size_bytes"], project=name, lake=app.lake)
             ),
@@ -260,10 +264,10 @@ def _builder(app: App) -> Builder:
     return Builder(app.lake, app.vault, _retention(app), privacy.pseudonymise, privacy.key.get_secret_value().encode())
 
 
-def _note(app: App, outcome: Outcome, done: Done[Any, Any]) -> None:
+def _note(app: App, outcome: Outcome, done: Done[Any, Any], counts: Mapping[str, int] | None) -> None:
     """Take one item's result, or failure, into the outcome; secrets masked."""
-    if done.result is not None:
-        outcome.succeeded(**done.result)
+    if counts is not None:
+        outcome.succeeded(**counts)
     elif done.error is not None:
         outcome.fail(done.item, app.redact(str(done.error)))
     else:

@@ -26,12 +26,14 @@ from pipeline.enablex.envelope import Envelope, EnvelopeError
 from pipeline.enablex.wire import ReplyHead, Request
 from pipeline.errors import FixityError, ObjectMissing
 from pipeline.model import Page, Period, Source, utc_text
+from pipeline.parallel import ahead
 from pipeline.scratch import scratch_errors
 from pipeline.store.base import ObjectStore, read_bytes
 
 _COMPRESSION_LEVEL = 3
 _SPOOL_IN_MEMORY_BYTES = 8 * 2**20
 _CHUNK_BYTES = 2**20
+_READ_BYTES = 4 * 2**20
 _KEPT_HEADERS = frozenset(
     {"content-type", "content-length", "content-encoding", "date", "etag", "last-modified", "retry-after", "server",
      "x-request-id"}
@@ -244,19 +246,24 @@ def read_documents(vault: ObjectStore, page: Page) -> Iterator[list[msgspec.Raw]
     """
     if not page.documents:
         return
-    envelope, digest = Envelope(page.source), hashlib.sha256()
+    envelope = Envelope(page.source)
     try:
-        with vault.open(page.body_key) as stream:
-            for chunk in zstandard.ZstdDecompressor().read_to_iter(stream, write_size=_CHUNK_BYTES):
-                digest.update(chunk)
-                if documents := envelope.feed(chunk):
-                    yield documents
-        if digest.hexdigest() == page.sha256:
-            yield envelope.finish()
-            return
+        for chunk in ahead(_body(vault, page)):
+            if documents := envelope.feed(chunk):
+                yield documents
+        yield envelope.finish()
     except (zstandard.ZstdError, EnvelopeError) as error:
         raise FixityError(page.body_key, page.sha256, f"something else ({error})") from None
-    raise FixityError(page.body_key, page.sha256, digest.hexdigest())
+
+
+def _body(vault: ObjectStore, page: Page) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    with vault.open(page.body_key) as stream:
+        for chunk in zstandard.ZstdDecompressor().read_to_iter(stream, write_size=_READ_BYTES):
+            digest.update(chunk)
+            yield chunk
+    if digest.hexdigest() != page.sha256:
+        raise FixityError(page.body_key, page.sha256, digest.hexdigest())
 
 
 def _stem(place: Place, request: Request, digest: str) -> str:

@@ -135,6 +135,7 @@ class Failure:
 class Outcome:
     """What a command did. Printed for people, or as JSON with `--json`; decides the exit code.
 
+    `unknown_fields` are those of EnableX's that no documentation names, and how often they were read into `extra`;
     `did` counts the items that worked; `is_staged` marks a demonstration, whose files at risk are part of the show.
     """
 
@@ -143,6 +144,7 @@ class Outcome:
     failed: list[Failure] = field(default_factory=list)
     at_risk: list[Row] = field(default_factory=list)
     lost: list[Row] = field(default_factory=list)
+    unknown_fields: Counter[str] = field(default_factory=Counter)
     details: dict[str, Any] = field(default_factory=dict)
     did: int = 0
     is_staged: bool = False
@@ -162,6 +164,7 @@ class Outcome:
         self.did += step.did
         self.lost += step.lost
         self.at_risk += step.at_risk
+        self.unknown_fields.update(step.unknown_fields)
 
     @property
     def ok(self) -> bool:
@@ -184,6 +187,7 @@ class Outcome:
             "failed": [{"item": failure.item, "error": failure.error} for failure in self.failed],
             "at_risk": self.at_risk,
             "lost": self.lost,
+            **({"unknown_fields": dict(self.unknown_fields)} if self.unknown_fields else {}),
             **self.details,
         }
 

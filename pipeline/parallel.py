@@ -1,20 +1,17 @@
-"""Work side by side inside one item: lanes of threads for what Arrow does without Python, processes for the rest."""
+"""Threads for what Arrow, zstd and SHA-256 do without Python's lock: work beside the work, inside one item."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing.connection import wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from pipeline.errors import PipelineError
+import pyarrow as pa
+
+Item = TypeVar("Item")
 
 _WAITING_PER_LANE = 2
 """Enough to keep a lane busy; more would only hold memory."""
@@ -50,31 +47,21 @@ class Lanes:
                     future.result()
 
 
-@contextmanager
-def helpers(count: int) -> Iterator[Executor]:
-    """So many processes (with none, a thread that is not used); they end with this one, however it ends."""
-    if count < 1:
-        with ThreadPoolExecutor(1) as nobody:
-            yield nobody
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent) as processes:
-        try:
-            yield processes
-        except BrokenProcessPool:
-            raise PipelineError(
-                "a helper process was killed, most likely for want of memory; free some and run again; nothing was"
-                " half-written"
-            ) from None
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items; while one is used, the next is made in another thread."""
+    nothing: Any = object()
+    with ThreadPoolExecutor(1, "postroom-ahead") as thread:
+        coming = thread.submit(next, items, nothing)
+        while (item := coming.result()) is not nothing:
+            coming = thread.submit(next, items, nothing)
+            yield item
 
 
-def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_watch, args=(parent.sentinel,), daemon=True).start()
+def keep_freed_memory() -> None:
+    """Let Arrow take its memory from jemalloc, where there is one.
 
-
-def _watch(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
+    It keeps what was freed for a second; the default gives large pieces back at once, and fetching the same pages from
+    the system again and again costs as much as the work on them.
+    """
+    with suppress(NotImplementedError):
+        pa.set_memory_pool(pa.jemalloc_memory_pool())

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -55,29 +55,11 @@ class ArchiveReadings:
     documents: int
 
 
-class Share(NamedTuple):
-    """Every `of`-th block of documents, from the `at`-th on: so several processes can read the same pages."""
-
-    at: int = 0
-    of: int = 1
-
-
-_ALL = Share()
-
-
-def count_documents(vault: ObjectStore, source: Source, project: str, period: Period) -> int:
-    """Documents in the pages asked for in `period`; from receipts."""
-    return sum(page.documents for page in _pages(vault, source, project, period))
-
-
-def read_cdr(vault: ObjectStore, project: str, period: Period, share: Share = _ALL) -> Iterator[CdrReadings]:
+def read_cdr(vault: ObjectStore, project: str, period: Period) -> Iterator[CdrReadings]:
     """Connections as the pages asked for in `period` tell them, some thousand documents at a time."""
-    for page in _pages(vault, "cdr", project, period):
+    for page in pages(vault, "cdr", project, period):
         ordinal = 0
-        for number, documents in enumerate(landing.read_documents(vault, page)):
-            if number % share.of != share.at:
-                ordinal += len(documents)
-                continue
+        for documents in landing.read_documents(vault, page):
             for start in range(0, len(documents), BATCH_DOCUMENTS):
                 some = documents[start : start + BATCH_DOCUMENTS]
                 batch = read_batch(some, ordinal)
@@ -107,7 +89,7 @@ def read_archives(vault: ObjectStore, project: str, period: Period) -> ArchiveRe
     records: list[tuple[Page, archives.ArchiveRecord]] = []
     rejects: dict[date, list[Row]] = {}
     documents = 0
-    for page in _pages(vault, "archive", project, period):
+    for page in pages(vault, "archive", project, period):
         for ordinal, document in enumerate(_documents(vault, page)):
             documents += 1
             try:
@@ -124,7 +106,7 @@ def read_rooms(vault: ObjectStore, project: str, day: date) -> tuple[list[Row], 
     """Rows of `rooms` and rejects from the newest listing of a day."""
     rows: dict[str, Row] = {}
     rejects = []
-    for page in list(_pages(vault, "rooms", project, Period(day, day)))[-1:]:
+    for page in list(pages(vault, "rooms", project, Period(day, day)))[-1:]:
         for ordinal, document in enumerate(_documents(vault, page)):
             try:
                 row = rooms.room_row(decoded(document), page.asked_at)
@@ -218,7 +200,8 @@ def _document_day(source: Source, document: msgspec.Raw, asked: date) -> date | 
         return None
 
 
-def _pages(vault: ObjectStore, source: Source, project: str, period: Period) -> Iterator[Page]:
+def pages(vault: ObjectStore, source: Source, project: str, period: Period) -> Iterator[Page]:
+    """The pages asked for in `period`, oldest first within each day."""
     for day, stems in landing.page_stems(vault, source, project, period).items():
         for stem in stems:
             yield landing.read_page(vault, source, project, day, stem)

@@ -34,6 +34,48 @@ def day_states(
     return {"first": str(first), **states, "settled": len(states["settled"])}
 
 
+LATENESS_SQL = """
+WITH lately AS (SELECT * FROM cdr WHERE day >= DATE '{first}'),
+     days AS (SELECT project, day, min(first_seen_at) AS began FROM lately GROUP BY ALL),
+     seen AS (
+        SELECT project, coalesce(trans_at, signal_disconnected_at, room_disconnected_at) AS written_at,
+               first_seen_at, changed_at
+        FROM lately JOIN days USING (project, day) WHERE began < day + INTERVAL 2 DAY),
+     late AS (
+        SELECT project, epoch(first_seen_at - written_at) / 3600 AS known_h,
+               epoch(greatest(first_seen_at, changed_at) - written_at) / 3600 AS settled_h
+        FROM seen WHERE written_at IS NOT NULL)
+SELECT project, count(*) AS rows, max(known_h) AS latest_h, max(settled_h) AS settled_h,
+       {shares}
+FROM late GROUP BY project
+"""
+"""Days that were first asked for long after their end (a backfill) say nothing about EnableX's lateness."""
+
+LATENESS_DAYS = 31
+_LATENESS_STEPS_H = {"1 h": 1, "6 h": 6, "1 day": 24, "2 days": 48, "3 days": 72}
+
+
+def lateness_sql(today: date) -> str:
+    """One row per project: how long after they were written the rows of the last month were first collected."""
+    shares = ", ".join(f"avg((known_h <= {hours})::INT) AS within_{hours}_h" for hours in _LATENESS_STEPS_H.values())
+    return LATENESS_SQL.format(first=today - timedelta(days=LATENESS_DAYS), shares=shares)
+
+
+def lateness(row: Mapping[str, Any], lookback_days: int) -> dict[str, Any]:
+    """One row of `lateness_sql` as `status` tells it; `hint` when rows still came or changed as lookback ended."""
+    is_short = row["settled_h"] > (lookback_days - 1) * 24
+    return {
+        "rows": row["rows"],
+        "known_after": {step: round(row[f"within_{hours}_h"], 4) for step, hours in _LATENESS_STEPS_H.items()},
+        "latest_h": round(row["latest_h"], 1),
+        "settled_h": round(row["settled_h"], 1),
+        "hint": f"rows still came or changed {row['settled_h'] / 24:.1f} days after they were written;"
+        f" collect.lookback_days = {lookback_days} may be too short"
+        if is_short
+        else None,
+    }
+
+
 def media_states(media: pa.Table) -> dict[str, dict[str, int]]:
     """Files and bytes per state, from columns `state` and `size_bytes` of `media`."""
     frame = media.to_pandas()

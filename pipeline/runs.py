@@ -6,7 +6,8 @@ reading one batch of every run and one block.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,8 +21,16 @@ RUN_ROWS = 32 * 1024
 BATCH_ROWS = 1024
 """Read at a time from each run: a hundred runs (3 million rows) hold 100 MB."""
 
-BLOCK_ROWS = 32 * 1024
-"""A block has at least so many rows, unless it is the last one: less would be all overhead."""
+BLOCK_BATCHES = 32
+"""About so many batches make a block."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Sorted rows in a file, and the first key of each of its batches."""
+
+    file: Path
+    first_keys: tuple[str, ...]
 
 
 class SortedRuns:
@@ -37,7 +46,7 @@ class SortedRuns:
         self._order = [(name, "ascending") for name in (key, *then)]
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
-        self._files: list[Path] = []
+        self._runs: list[_Run] = []
 
     def add(self, rows: pa.Table) -> None:
         """Take rows; columns that the schema does not name are dropped."""
@@ -46,55 +55,31 @@ class SortedRuns:
         if self._waiting_rows >= RUN_ROWS:
             self._write_run()
 
-    def close(self) -> list[Path]:
-        """Write what is still in memory; the runs can then be handed to another `SortedRuns` of the same order."""
-        if self._waiting_rows:
-            self._write_run()
-        return self._files
-
-    def adopt(self, files: Iterable[Path]) -> None:
-        """Take over runs that another one wrote."""
-        self._files += files
-
     def blocks(self) -> Iterator[pa.Table]:
         """All rows in order; to be called once, when everything was added."""
-        if not self._files:
+        if not self._runs:
             if self._waiting_rows:
                 yield self._sorted(self._waiting)
             return
-        self.close()
-        pieces: list[pa.Table] = []
-        for found in self._merged():
-            pieces += found
-            if sum(piece.num_rows for piece in pieces) >= BLOCK_ROWS:
-                yield self._sorted(pieces)
-                pieces = []
-        if pieces:
-            yield self._sorted(pieces)
-
-    def _merged(self) -> Iterator[list[pa.Table]]:
-        """Pieces of all runs, each time with all rows below some key."""
+        if self._waiting_rows:
+            self._write_run()
+        # Cut where batches begin: between two cuts lie about so many rows, however the runs overlap.
+        cuts = sorted({key for run in self._runs for key in run.first_keys})[BLOCK_BATCHES::BLOCK_BATCHES]
         with scratch_errors():
-            cursors = [_Cursor(file, self._key) for file in self._files]
-            while cursors:
-                ends = [cursor.last_key for cursor in cursors if cursor.has_more]
-                if not ends:
-                    yield [cursor.rows for cursor in cursors]
-                    return
-                bound = min(ends)
-                yield [piece for cursor in cursors if (piece := cursor.take_below(bound)).num_rows]
-                for cursor in cursors:
-                    if cursor.has_more and cursor.last_key == bound:
-                        cursor.read_on()  # rows of the bound itself may go on in the next batch
-                cursors = [cursor for cursor in cursors if cursor.rows.num_rows or cursor.has_more]
+            cursors = [_Cursor(run, self._key) for run in self._runs]
+            for cut in (*cuts, None):
+                pieces = [piece for cursor in cursors for piece in cursor.take_below(cut)]
+                if pieces:
+                    yield self._sorted(pieces)
 
     def _write_run(self) -> None:
-        run = self._sorted(self._waiting)
+        rows = self._sorted(self._waiting)
         self._waiting, self._waiting_rows = [], 0
-        file = self._folder / f"run-{len(self._files)}.arrow"
+        file = self._folder / f"run-{len(self._runs)}.arrow"
         with scratch_errors(), pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, self._schema) as writer:
-            writer.write_table(run, max_chunksize=BATCH_ROWS)
-        self._files.append(file)
+            writer.write_table(rows, max_chunksize=BATCH_ROWS)
+        first_rows = pa.array(range(0, rows.num_rows, BATCH_ROWS), pa.int64())
+        self._runs.append(_Run(file, tuple(rows[self._key].take(first_rows).to_pylist())))
 
     def _sorted(self, tables: list[pa.Table]) -> pa.Table:
         rows = pa.concat_tables(tables).combine_chunks()
@@ -102,31 +87,22 @@ class SortedRuns:
 
 
 class _Cursor:
-    """Where reading stands in one run: `rows` are read and not yet taken."""
+    """Where reading stands in one run: rows that were read with a batch and lie behind the last cut are kept."""
 
-    def __init__(self, file: Path, key: str) -> None:
-        self._reader = pa.ipc.open_file(pa.OSFile(str(file), "rb"))
-        self._key = key
+    def __init__(self, run: _Run, key: str) -> None:
+        self._reader = pa.ipc.open_file(pa.OSFile(str(run.file), "rb"))
+        self._first_keys, self._key = run.first_keys, key
         self._next = 0
-        self.rows = self._reader.schema.empty_table()
-        self.read_on()
+        self._kept: list[pa.Table] = []
 
-    @property
-    def has_more(self) -> bool:
-        return bool(self._next < self._reader.num_record_batches)
-
-    @property
-    def last_key(self) -> str:
-        key: str = self.rows[self._key][-1].as_py()
-        return key
-
-    def read_on(self) -> None:
-        batch = pa.Table.from_batches([self._reader.get_batch(self._next)])
-        self.rows = pa.concat_tables([self.rows, batch]) if self.rows.num_rows else batch
-        self._next += 1
-
-    def take_below(self, bound: str) -> pa.Table:
-        """The rows whose key is below `bound`; they are gone from here then."""
-        below = pc.sum(pc.less(self.rows[self._key], bound)).as_py() or 0
-        taken, self.rows = self.rows.slice(0, below), self.rows.slice(below)
-        return taken
+    def take_below(self, cut: str | None) -> list[pa.Table]:
+        """The rows whose key is below `cut`, or all that are left."""
+        taken, self._kept = self._kept, []
+        while self._next < len(self._first_keys) and (cut is None or self._first_keys[self._next] < cut):
+            taken.append(pa.Table.from_batches([self._reader.get_batch(self._next)]))
+            self._next += 1
+        if cut is None or not taken:
+            return taken
+        below = [pc.sum(pc.less(rows[self._key], cut)).as_py() or 0 for rows in taken]
+        self._kept = [rows.slice(count) for rows, count in zip(taken, below, strict=True) if count < rows.num_rows]
+        return [rows.slice(0, count) for rows, count in zip(taken, below, strict=True) if count]

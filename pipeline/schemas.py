@@ -107,6 +107,11 @@ CDR = TableSpec(
         Column("published_min", REAL, "minutes of streams sent", "usage.published_minutes"),
         Column("screen_min", REAL, "minutes of screen share", "usage.screen_minutes"),
         Column("connect_min", REAL, "connected, as EnableX says it", "usage.connect_minutes"),
+        Column(
+            "connect_min_looks_like_seconds",
+            FLAG,
+            "`connect_min` is over 1.5 times the stay and 2 more: seconds, most likely; it is not converted",
+        ),
         Column("connect_billed_min", BILLED, "EnableX's own billed minutes", "usage.connect_minutes_cal"),
         Column("room_connect_min", REAL, "connected to the room", "usage.room_connect_minutes"),
         Column("participant_s", REAL, "exact seconds, from `signal_*` when both ends exist, else `room_*`"),

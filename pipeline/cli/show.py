@@ -44,6 +44,9 @@ def console_for(stream: Any = None) -> Console:
 def show_outcome(console: Console, outcome: Outcome) -> None:
     """What a flow did, what failed, and which deadlines are near."""
     console.print(f"[bold]{outcome.command}[/]: {counts_text(outcome.counts)}")
+    if outcome.unknown_fields:
+        fields = ", ".join(f"{name} ({count:,})" for name, count in sorted(outcome.unknown_fields.items()))
+        console.print(Text(f"new in EnableX's documents, kept in `extra`: {fields}"))
     show_failures(console, outcome)
     show_deadlines(console, outcome)
 
@@ -101,6 +104,13 @@ def show_status(console: Console, outcome: Outcome) -> None:
     lines = [f"{command} {ended_at[:16].replace('T', ' ')}" for command, ended_at in runs.items()]
     console.print("last good runs: " + (", ".join(lines) or "none yet"))
     for name, project in outcome.details["projects"].items():
+        if project["days"]["provisional"]:
+            console.print(Text(f"{name}: may still change: {_days_text(project['days']['provisional'])}"))
+        if late := project.get("lateness"):
+            shares = ", ".join(f"{step} {share:.1%}" for step, share in late["known_after"].items())
+            console.print(Text(f"{name}: rows known after {shares} ({late['rows']:,} of the last month)"))
+            if late["hint"]:
+                console.print(Text(f"{name}: {late['hint']}", style="yellow"))
         if project["days"]["missing"]:
             console.print(f"{name}: missing {_days_text(project['days']['missing'])}; `postroom nightly` collects them")
     show_deadlines(console, outcome)

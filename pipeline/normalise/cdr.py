@@ -91,6 +91,7 @@ def cdr_row(document: Any) -> Row:
     row["cdr_id"] = row["cdr_id"] or derived_id(row)
     row["participant_s"] = participant_s(row)
     row["participant_min"] = whole_minutes(row["participant_s"])
+    row["connect_min_looks_like_seconds"] = looks_like_seconds(row["connect_min"], row["participant_s"])
     return row
 
 
@@ -121,6 +122,11 @@ def participant_s(row: Mapping[str, Any]) -> float | None:
 def whole_minutes(seconds: float | None) -> Decimal | None:
     """Minutes rounded up (section 10: "per-minute basis"), as billed."""
     return None if seconds is None else Decimal(-(-round(seconds * 1000) // 60_000))
+
+
+def looks_like_seconds(connect_min: float | None, stay_s: float | None) -> bool | None:
+    """Whether minutes are far more than a stay can have (section 11.7); None when either is unknown."""
+    return None if connect_min is None or stay_s is None else connect_min > 1.5 * stay_s / 60 + 2
 
 
 def derived_id(row: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,13 +21,14 @@ from msgspec.structs import astuple
 
 from pipeline.enablex.envelope import UNREADABLE
 from pipeline.errors import RecordError
+from pipeline.model import Row
 from pipeline.normalise import cdr, values
 from pipeline.normalise.arrow import decimals, mask
-from pipeline.normalise.document import Path, extra_text, path_tree, without_nothing
+from pipeline.normalise.document import Path, Reader, extra_text, path_tree, unknown_paths, without_nothing
 from pipeline.schemas import BILLED, CDR_CONTENT, FLAG, MONEY, REAL, TEXT, TIME, arrow_schema
 
-BATCH_DOCUMENTS = 1000
-"""Structs of so many documents and their columns stay in the processor's cache."""
+BATCH_DOCUMENTS = 4000
+"""So many structs and their columns just about stay in the processor's cache."""
 
 OBSERVATION = pa.schema(
     [
@@ -51,15 +52,15 @@ class Batch:
 
 def read_batch(documents: Sequence[msgspec.Raw], first_ordinal: int = 0) -> Batch:
     """Rows of some thousand documents; each becomes a row or a reject. Ordinals count from `first_ordinal`."""
-    structs, plain, odd = _decoded(documents)
-    rows = OBSERVATION.empty_table()
+    structs, plain, odd = _decoded(documents, _PLAIN)
+    batch = Batch(OBSERVATION.empty_table())
     if structs:
-        rows, drifted = _plain_rows(structs, [documents[at] for at in plain])
+        rows, drifted = _plain_rows(structs, batch)
         rows = rows.append_column("ordinal", pa.array(plain, pa.int64()))
         if drifted.any():
             odd += [at for at, is_odd in zip(plain, drifted, strict=True) if is_odd]
             rows = rows.filter(pa.array(~drifted))
-    batch = Batch(rows)
+        batch.rows = rows
     _add_odd(batch, documents, odd)
     ordinals = pc.add(batch.rows["ordinal"], first_ordinal)
     batch.rows = batch.rows.set_column(batch.rows.schema.get_field_index("ordinal"), "ordinal", ordinals)
@@ -97,7 +98,7 @@ def _add_odd(batch: Batch, documents: Sequence[msgspec.Raw], odd: list[int]) -> 
 
 _LEAVES: dict[pa.DataType, Any] = {
     TEXT: str | int | float | bool | None,
-    FLAG: str | int | float | bool | None,
+    FLAG: str | int | bool | None,
     TIME: str | int | float | None,
     REAL: str | int | float | None,
     BILLED: str | int | float | None,
@@ -105,21 +106,19 @@ _LEAVES: dict[pa.DataType, Any] = {
 }
 """What a value of a column may be without making its document odd."""
 
-_NOTHING = msgspec.Raw(b"")
+_ABSENT = msgspec.Raw(b"null")
 
 
-def _struct(name: str, tree: dict[str, Any], *, keep_known: bool) -> type[msgspec.Struct]:
-    """A struct type for a tree of paths; with `keep_known` any other key is an error, else it is skipped."""
+def _struct(name: str, tree: dict[str, Any]) -> type[msgspec.Struct]:
+    """A struct type for a tree of types; a key that the tree does not name is an error."""
     fields: list[tuple[str, Any, Any]] = []
     for key, branch in sorted(tree.items()):
         if isinstance(branch, dict):
-            inner = _struct(f"{name}_{key}", branch, keep_known=keep_known)
-            fields.append((key, inner | None, inner() if keep_known else None))
+            inner = _struct(f"{name}_{key}", branch)
+            fields.append((key, inner | None, inner()))
         else:
-            fields.append((key, branch, _NOTHING if branch is msgspec.Raw else None))
-    return msgspec.defstruct(
-        name, fields, frozen=True, gc=False, forbid_unknown_fields=keep_known, omit_defaults=not keep_known
-    )
+            fields.append((key, branch, _ABSENT if branch is msgspec.Raw else None))
+    return msgspec.defstruct(name, fields, frozen=True, gc=False, forbid_unknown_fields=True)
 
 
 def _filled(tree: dict[str, Any], leaves: dict[Path, Any], at: Path = ()) -> dict[str, Any]:
@@ -130,88 +129,234 @@ def _filled(tree: dict[str, Any], leaves: dict[Path, Any], at: Path = ()) -> dic
     }
 
 
-_TYPES = {path: _LEAVES[column_type] for _, path, column_type in cdr.FIELDS}
-_TYPES |= dict.fromkeys((*cdr.SECRETS, *cdr.WITHOUT_COLUMN, cdr.QUALITY), msgspec.Raw)
-_TREE = _filled(path_tree(_TYPES), _TYPES)
-_PLAIN = msgspec.json.Decoder(_struct("Cdr", _TREE, keep_known=True))
-
-_REST_TYPES = dict.fromkeys(cdr.WITHOUT_COLUMN, Any)
-_REST = msgspec.json.Decoder(_struct("Rest", _filled(path_tree(_REST_TYPES), _REST_TYPES), keep_known=False))
-_REST_ENCODER = msgspec.json.Encoder(order="sorted")
+def _decoder(types: dict[Path, Any]) -> tuple[dict[str, Any], msgspec.json.Decoder[msgspec.Struct]]:
+    tree = _filled(path_tree(types), types)
+    return tree, msgspec.json.Decoder(_struct("Document", tree))
 
 
-def _decoded(documents: Sequence[msgspec.Raw]) -> tuple[list[msgspec.Struct], list[int], list[int]]:
+_DETAILS: Path = ("room", "room_details")
+"""The room's definition, the same in all connections of a room: each different text of it is read once a batch."""
+
+
+def _inside(path: Path) -> bool:
+    return path[: len(_DETAILS)] == _DETAILS
+
+
+_FIELDS = [field for field in cdr.FIELDS if not _inside(field[1])]
+_REST = [path for path in cdr.WITHOUT_COLUMN if not _inside(path)]
+_TYPES = {path: _LEAVES[kind] for _, path, kind in _FIELDS}
+_TYPES |= dict.fromkeys([_DETAILS, cdr.QUALITY, *_REST, *(p for p in cdr.SECRETS if not _inside(p))], msgspec.Raw)
+_TREE, _PLAIN = _decoder(_TYPES)
+
+_ROOM_FIELDS = [(name, path[len(_DETAILS) :], kind) for name, path, kind in cdr.FIELDS if _inside(path)]
+_ROOM_REST = [path[len(_DETAILS) :] for path in cdr.WITHOUT_COLUMN if _inside(path)]
+_ROOM_SECRETS = [path[len(_DETAILS) :] for path in cdr.SECRETS if _inside(path)]
+_ROOM_TYPES = {path: _LEAVES[kind] for _, path, kind in _ROOM_FIELDS}
+_ROOM_TREE, _PLAIN_ROOM = _decoder(_ROOM_TYPES | dict.fromkeys([*_ROOM_REST, *_ROOM_SECRETS], msgspec.Raw))
+
+
+def _decoded(
+    documents: Sequence[msgspec.Raw | bytes], decoder: msgspec.json.Decoder[msgspec.Struct]
+) -> tuple[list[msgspec.Struct], list[int], list[int]]:
     """Structs of the documents that are as documented, their places, and the places of the others."""
-    decode = _PLAIN.decode
+    is_text = _is_text(b"".join(documents))  # the decoder does not look into what it keeps as raw bytes
     try:
-        return [decode(document) for document in documents], list(range(len(documents))), []
+        if is_text:
+            return list(map(decoder.decode, documents)), list(range(len(documents))), []
     except UNREADABLE:
         pass
     structs, plain, odd = [], [], []
     for at, document in enumerate(documents):
         try:
-            structs.append(decode(document))
+            if not is_text and not _is_text(bytes(document)):
+                raise msgspec.DecodeError("not UTF-8")
+            structs.append(decoder.decode(document))
             plain.append(at)
         except UNREADABLE:
             odd.append(at)
     return structs, plain, odd
 
 
+def _is_text(content: bytes) -> bool:
+    try:
+        return content.isascii() or bool(content.decode())
+    except UnicodeDecodeError:
+        return False
+
+
 # --- structs to columns -------------------------------------------------------------------------------------------
 
 
-def _plain_rows(structs: list[msgspec.Struct], documents: list[msgspec.Raw]) -> tuple[pa.Table, np.ndarray]:
+def _plain_rows(structs: list[msgspec.Struct], batch: Batch) -> tuple[pa.Table, np.ndarray]:
     """Columns of all structs, and a mask of those that `cdr_row` has to read after all."""
-    raw = dict(_columns(structs, _TREE, ()))
+    raw = dict(_values(structs, _TREE, ()))
     odd = np.zeros(len(structs), bool)
-    columns: dict[str, pa.Array] = {}
-    for name, path, column_type in cdr.FIELDS:
-        columns[name] = _column(raw[path], column_type, odd)
+    columns = _columns(raw, _FIELDS, odd)
+    texts = pa.array(list(map(bytes, raw[_DETAILS])), pa.binary()).dictionary_encode()
+    rooms = _Rooms(texts.dictionary.to_pylist())
+    columns |= {name: rooms.table[name].take(texts.indices) for name, _, _ in _ROOM_FIELDS}
+    columns["extra"] = _extra_column(rooms.table["extra"].combine_chunks().take(texts.indices), raw)
     moments = pc.coalesce(*(columns[name] for name in cdr.TIMES))
     odd |= mask(pc.or_(pc.is_null(columns["conf_num"]), pc.is_null(moments)))
+    odd |= rooms.is_odd[texts.indices.to_numpy()]
     columns["cdr_id_is_derived"] = pc.is_null(columns["cdr_id"])
     columns["cdr_id"] = _with_derived_ids(columns)
     columns["is_sip"] = pc.fill_null(columns["is_sip"], False)
     stay_ms = _stay_ms(columns)
     columns["participant_s"] = pc.divide(pc.cast(stay_ms, REAL), 1000.0)
     columns["participant_min"] = _whole_minutes(stay_ms)
-    columns["extra"] = pa.array([_extra(_REST_ENCODER.encode(_REST.decode(document))) for document in documents], TEXT)
+    most_min = pc.add(pc.divide(pc.multiply(columns["participant_s"], 1.5), 60.0), 2.0)
+    columns["connect_min_looks_like_seconds"] = pc.greater(columns["connect_min"], most_min)
     columns["day"] = pc.cast(moments, pa.date32())
-    quality = [bytes(stats) or None for stats in raw[cdr.QUALITY]]
+    quality = map(bytes, raw[cdr.QUALITY])
     columns["stats_quality"] = pa.array([None if stats in _EMPTY else stats for stats in quality], pa.binary())
+    rooms.count_unknown(texts.indices.filter(pa.array(~odd)).to_numpy(), batch.unknown)
     names = OBSERVATION.names[:-1]
     return pa.table([columns[name] for name in names], names=names), odd
 
 
-_EMPTY = {b"null", b"{}", b'""', None}
-
-
 def _columns(
+    raw: dict[Path, tuple[Any, ...]], fields: Sequence[tuple[str, Path, pa.DataType]], odd: np.ndarray
+) -> dict[str, pa.Array]:
+    """The columns that are taken from one place each; all of one type are read at once, as one long column."""
+    columns: dict[str, pa.Array] = {}
+    for kind in dict.fromkeys(kind for _, _, kind in fields):
+        alike = [(name, path) for name, path, its in fields if its == kind]
+        together = _FAST[kind]([cell for _, path in alike for cell in raw[path]])
+        for number, (name, path) in enumerate(alike):
+            if together is not None:
+                columns[name] = together.slice(number * len(odd), len(odd))
+            else:
+                columns[name] = _column(raw[path], kind, odd)
+    return columns
+
+
+# --- room definitions ---------------------------------------------------------------------------------------------
+
+
+class _Rooms:
+    """Different texts of `room_details`: a row of columns and `extra` for each, and which are no objects at all."""
+
+    def __init__(self, texts: list[bytes]) -> None:
+        structs, plain, odd = _decoded(texts, _PLAIN_ROOM)
+        drifted = np.zeros(len(structs), bool)
+        columns = _columns(dict(_values(structs, _ROOM_TREE, ())), _ROOM_FIELDS, drifted) if structs else {}
+        columns["extra"] = pa.array([_tidy(_room_rest(texts[at])) for at in plain], TEXT)
+        table = pa.table([columns.get(name, pa.array([], kind)) for name, kind in _ROOM_SCHEMA], names=_ROOM_NAMES)
+        odd += [at for at, is_drifted in zip(plain, drifted, strict=True) if is_drifted]
+        read = {at: _room_row(texts[at]) for at in odd}
+        place = np.zeros(len(texts), np.int64)
+        place[plain] = np.arange(len(plain))
+        place[odd] = len(plain) + np.arange(len(odd))
+        rows = [row or dict.fromkeys(_ROOM_NAMES) for row, _ in read.values()]
+        self.table = pa.concat_tables([table, pa.Table.from_pylist(rows, schema=table.schema)]).take(pa.array(place))
+        self.is_odd = np.array([at in read and read[at][0] is None for at in range(len(texts))], bool)
+        self._unknown = {at: unknown for at, (_, unknown) in read.items() if unknown}
+
+    def count_unknown(self, rooms: np.ndarray, into: Counter[str]) -> None:
+        """Count undocumented fields; `rooms` has the place of each connection's definition."""
+        for at, paths in self._unknown.items():
+            if times := int((rooms == at).sum()):
+                into.update(dict.fromkeys(paths, times))
+
+
+_ROOM_SCHEMA = [*((name, kind) for name, _, kind in _ROOM_FIELDS), ("extra", TEXT)]
+_ROOM_NAMES = [name for name, _ in _ROOM_SCHEMA]
+_ROOM_READER = Reader(
+    [replace(column, path=".".join(column.path.split(".")[len(_DETAILS) :])) for column in CDR_CONTENT
+     if _inside(tuple(column.path.split(".")))],
+    elsewhere=_ROOM_SECRETS,
+)  # fmt: skip
+_ROOM_KNOWN = path_tree([*_ROOM_TYPES, *_ROOM_REST, *_ROOM_SECRETS])
+
+
+@lru_cache(maxsize=4096)
+def _room_row(text: bytes) -> tuple[Row | None, tuple[str, ...]]:
+    """A definition that is not as documented, and its undocumented fields; no row for what is not an object."""
+    try:
+        document = msgspec.json.decode(text)
+    except UNREADABLE:
+        return None, ()
+    if document is None:
+        return dict.fromkeys(_ROOM_NAMES), ()
+    if not isinstance(document, dict):
+        return None, ()
+    unknown = unknown_paths(document, _ROOM_KNOWN)
+    return _ROOM_READER.row(document), tuple(".".join((*_DETAILS, *path)) for path in unknown)
+
+
+def _rest_struct(name: str, tree: dict[str, Any]) -> Any:
+    """A struct type of the paths of `tree` that leaves out what is absent; every other key is skipped."""
+    fields = [
+        (key, Any if branch is None else _rest_struct(f"{name}_{key}", branch) | None, None)
+        for key, branch in sorted(tree.items())
+    ]
+    return msgspec.defstruct(name, fields, omit_defaults=True, gc=False)
+
+
+_ROOM_REST_DECODER = msgspec.json.Decoder(_rest_struct("Rest", path_tree(_ROOM_REST)))
+_REST_ENCODER = msgspec.json.Encoder(order="sorted")
+
+
+def _room_rest(text: bytes) -> bytes:
+    return b"{}" if text == b"null" else _REST_ENCODER.encode(_ROOM_REST_DECODER.decode(text))
+
+
+@lru_cache(maxsize=64 * 1024)
+def _tidy(rest: bytes) -> str | None:
+    """Fields without a column, without those that say nothing; most rooms are met again and again."""
+    return extra_text(without_nothing(msgspec.json.decode(rest)))
+
+
+def _extra_column(of_room: pa.Array, raw: dict[Path, tuple[Any, ...]]) -> pa.Array:
+    """`extra`: what is left of the room's definition and of all else; each combination is put together once."""
+    parts = [of_room.dictionary_encode(null_encoding="encode")]
+    parts += [pa.array(list(map(bytes, raw[path])), pa.binary()).dictionary_encode() for path in _REST]
+    sizes = [len(part.dictionary) for part in parts]
+    combined, place = np.unique(
+        np.ravel_multi_index([part.indices.to_numpy() for part in parts], sizes), return_inverse=True
+    )
+    texts = [part.dictionary.to_pylist() for part in parts]
+    spots = zip(*np.unravel_index(combined, sizes), strict=True)
+    extras = [_extra(*(some[at] for some, at in zip(texts, spot, strict=True))) for spot in spots]
+    return pa.array(extras, TEXT).take(pa.array(place))
+
+
+@lru_cache(maxsize=64 * 1024)
+def _extra(of_room: str | None, *texts: bytes) -> str | None:
+    rest: dict[str, Any] = {}
+    for path, text in zip(_REST, texts, strict=True):
+        branch = rest
+        for key in path[:-1]:
+            branch = branch.setdefault(key, {})
+        branch[path[-1]] = msgspec.json.decode(text)
+    rest = without_nothing(rest)
+    if of_room is not None:
+        rest.setdefault("room", {})["room_details"] = msgspec.json.decode(of_room)
+    return extra_text(rest)
+
+
+# --- cells to columns ---------------------------------------------------------------------------------------------
+
+
+_EMPTY = {b"null", b"{}", b'""'}
+
+
+def _values(
     structs: Sequence[msgspec.Struct], tree: dict[str, Any], at: Path
 ) -> Iterator[tuple[Path, tuple[Any, ...]]]:
-    """The values at the end of every path, over all structs."""
+    """The values at the end of every path, over all structs; there is at least one."""
+    nothing = type(structs[0])()
     for (key, branch), column in zip(sorted(tree.items()), zip(*map(astuple, structs), strict=True), strict=True):
         path = (*at, key)
         if isinstance(branch, dict):
-            blank = _BLANKS[path]
-            yield from _columns([blank if inner is None else inner for inner in column], branch, path)
+            blank = getattr(nothing, key)
+            yield from _values([blank if inner is None else inner for inner in column], branch, path)
         else:
             yield path, column
 
 
-def _blanks(struct: msgspec.Struct, tree: dict[str, Any], at: Path) -> Iterator[tuple[Path, msgspec.Struct]]:
-    for key, branch in tree.items():
-        if isinstance(branch, dict):
-            blank = getattr(struct, key)
-            yield (*at, key), blank
-            yield from _blanks(blank, branch, (*at, key))
-
-
-_BLANKS = dict(_blanks(_PLAIN.decode(b"{}"), _TREE, ()))
-"""What stands for an object that is null."""
-
-
-def _column(cells: tuple[Any, ...], column_type: pa.DataType, odd: np.ndarray) -> pa.Array:
+def _column(cells: Sequence[Any], column_type: pa.DataType, odd: np.ndarray) -> pa.Array:
     """All cells as one array: at once where they are as documented, else one by one; misfits are marked in `odd`."""
     column = _FAST[column_type](cells)
     if column is not None:
@@ -226,12 +371,12 @@ def _column(cells: tuple[Any, ...], column_type: pa.DataType, odd: np.ndarray) -
     return pa.array(found, column_type)
 
 
-def _fast_text(cells: tuple[Any, ...]) -> pa.Array | None:
+def _fast_text(cells: Sequence[Any]) -> pa.Array | None:
     column = _array(cells, TEXT)
     return None if column is None else _null_if_empty(column)
 
 
-def _fast_flag(cells: tuple[Any, ...]) -> pa.Array | None:
+def _fast_flag(cells: Sequence[Any]) -> pa.Array | None:
     try:
         return pa.array([_FLAGS[cell] for cell in cells], FLAG)
     except KeyError:
@@ -241,7 +386,7 @@ def _fast_flag(cells: tuple[Any, ...]) -> pa.Array | None:
 _FLAGS = {True: True, False: False, "true": True, "false": False, None: None, "": None}
 
 
-def _fast_time(cells: tuple[Any, ...]) -> pa.Array | None:
+def _fast_time(cells: Sequence[Any]) -> pa.Array | None:
     """Only the documented form, `2024-03-09T14:33:05.120Z`, for which Arrow and `values.timestamp` agree."""
     texts = _fast_text(cells)
     if texts is None:
@@ -257,12 +402,12 @@ def _fast_time(cells: tuple[Any, ...]) -> pa.Array | None:
     return moments if earliest is None or earliest > 0 else None
 
 
-def _fast_real(cells: tuple[Any, ...]) -> pa.Array | None:
+def _fast_real(cells: Sequence[Any]) -> pa.Array | None:
     column = _array(cells, REAL)
     return column if column is not None and _are_sensible(column) else None
 
 
-def _fast_decimal(cells: tuple[Any, ...], column_type: pa.Decimal128Type) -> pa.Array | None:
+def _fast_decimal(cells: Sequence[Any], column_type: pa.Decimal128Type) -> pa.Array | None:
     """By way of whole thousandths or millionths, where no value lies near the middle between two."""
     column = _array(cells, REAL)
     if column is None or not _are_sensible(column):
@@ -274,7 +419,7 @@ def _fast_decimal(cells: tuple[Any, ...], column_type: pa.Decimal128Type) -> pa.
     return pc.if_else(pc.is_null(column), None, decimals(whole.astype(np.int64), column_type))
 
 
-_FAST: dict[pa.DataType, Callable[[tuple[Any, ...]], pa.Array | None]] = {
+_FAST: dict[pa.DataType, Callable[[Sequence[Any]], pa.Array | None]] = {
     TEXT: _fast_text,
     FLAG: _fast_flag,
     TIME: _fast_time,
@@ -284,7 +429,7 @@ _FAST: dict[pa.DataType, Callable[[tuple[Any, ...]], pa.Array | None]] = {
 }
 
 
-def _array(cells: tuple[Any, ...], column_type: pa.DataType) -> pa.Array | None:
+def _array(cells: Sequence[Any], column_type: pa.DataType) -> pa.Array | None:
     try:
         return pa.array(cells, column_type)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
@@ -325,9 +470,3 @@ def _whole_minutes(stay_ms: pa.Array) -> pa.Array:
     ms = pc.fill_null(stay_ms, 0).to_numpy()
     minutes = decimals(-(-ms // 60_000) * 10**BILLED.scale, BILLED)
     return pc.if_else(pc.is_null(stay_ms), None, minutes)
-
-
-@lru_cache(maxsize=64 * 1024)
-def _extra(rest: bytes) -> str | None:
-    """Fields without a column, tidied; the connections of one room say the same, so most are found here."""
-    return extra_text(without_nothing(msgspec.json.decode(rest)))
