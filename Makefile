@@ -26,6 +26,7 @@ test: install
 
 bench: install .venv/.bench
 	$(BIN)/python -m tests.bench --records $(RECORDS) --rounds $(ROUNDS)
+	$(BIN)/python -m tests.bench.second_nightly
 
 .venv/.bench: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

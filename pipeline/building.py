@@ -225,7 +225,7 @@ class _Output:
         return observations
 
     def _add_quality(self, connections: pa.Table) -> None:
-        self._add("cdr_quality", quality_table(connections))
+        self._add("cdr_quality", quality_table(self._of_stretch(connections)))
 
     def _sessions(self, connections: SortedRuns, archive: ArchiveReadings, parts: SortedRuns) -> pa.Table:
         """Write `sessions`; put into `parts` what usage is made of; return a little of every session with files."""
@@ -258,7 +258,7 @@ class _Output:
         vault, project = self.builder.vault, self.stretch.project
         for day in self.stretch.days:
             for name, read in (("chat", readings.read_chat), ("rooms", readings.read_rooms)):
-                if (name, day) in self.files:
+                if {(name, day), ("rejects", day)} & self.files.keys():
                     rows, rejects = read(vault, project, day)
                     self._add_rows(name, day, rows)
                     self._reject({day: rejects})

@@ -37,56 +37,45 @@ class Ask:
 
 
 def collect_day(app: App, ask: Ask) -> Mapping[str, int]:
-    """Ask for a day and land the answer; what it amounted to (`replies`, `new_pages`, `documents`)."""
+    """Ask for a day and land the answer; what it amounted to (`replies`, `new_pages`, `documents`, `days_split`)."""
     request = rooms_request() if ask.source == "rooms" else period_request(ask.source, ask.day)
     try:
-        return _collect_reply(app, ask, request).counts
+        return _collect_reply(app, ask, request)
     except TimedOut:
         if ask.source not in DAILY_SOURCES:
             raise
-    return _collect_by_room(app, ask, request)
+    return _collect_by_room(app, ask)
 
 
-@dataclass(frozen=True)
-class _Collected:
-    stem: str
-    counts: Mapping[str, int]
-
-
-def _collect_reply(app: App, ask: Ask, request: Request, *, is_part: bool = False) -> _Collected:
-    place = _place(app, ask)
+def _collect_reply(app: App, ask: Ask, request: Request, *, is_part: bool = False) -> Mapping[str, int]:
+    place = landing.Place(ask.source, ask.project, ask.day, app.clock())
     spool = partial(landing.Spool, partial(document_days, ask.source, asked=ask.day))
     try:
         answer = app.clients[ask.project].fetch(request, spool)
     except UnreadableAnswer as error:
         key = landing.land_unreadable(app.vault, place, error.head, error.sink)
         raise UnreadableReply(f"{error}; kept as {key}", endpoint=error.endpoint, status=error.status) from None
-    landed = landing.land(app.vault, place, answer.head, answer.sink, is_part=is_part)
+    is_new = landing.land(app.vault, place, answer.head, answer.sink, is_part=is_part)
     documents = answer.sink.documents
-    _log.debug("page.landed", item=str(ask), request=str(request), documents=documents, is_new=landed.is_new)
-    counts = {"replies": 1, "new_pages": int(landed.is_new), "documents": documents if landed.is_new else 0}
-    return _Collected(landed.stem, counts)
+    _log.debug("page.landed", item=str(ask), request=str(request), documents=documents, is_new=is_new)
+    return {"replies": 1, "new_pages": int(is_new), "documents": documents if is_new else 0}
 
 
-def _collect_by_room(app: App, ask: Ask, whole: Request) -> Mapping[str, int]:
-    """Ask for a day room by room; it counts as answered when every room was.
+def _collect_by_room(app: App, ask: Ask) -> Mapping[str, int]:
+    """Ask for a day room by room.
 
-    A room that is neither listed now nor known from the last month is missed. Every later collection of the day asks
-    for the whole of it first.
+    A room that is neither listed now nor known from the last month is missed. So the day does not count as answered:
+    every later run asks for the whole of it first.
     """
     rooms = _known_rooms(app, ask)
     _log.warning("day.split", item=str(ask), rooms=len(rooms), why="no answer in time")
     counts: Counter[str] = Counter(days_split=1)
-    stems = []
     for room_id in rooms:
-        part = _collect_room(app, ask, room_id)
-        stems.append(part.stem)
-        counts.update(part.counts)
-    landing.land_parts(app.vault, _place(app, ask), whole, stems)
+        counts.update(_collect_room(app, ask, room_id))
     return counts
 
 
-def _collect_room(app: App, ask: Ask, room_id: str) -> _Collected:
+def _collect_room(app: App, ask: Ask, room_id: str) -> Mapping[str, int]:
     documented, otherwise = room_period_requests(ask.source, room_id, ask.day)
     try:
         return _collect_reply(app, ask, documented, is_part=True)
@@ -106,7 +95,3 @@ def _known_rooms(app: App, ask: Ask) -> list[str]:
         seen = tables.read_arrow(table, period, ["room_id"], project=ask.project, lake=app.lake)["room_id"]
         found |= set(seen.unique().to_pylist())
     return sorted(found - {None})
-
-
-def _place(app: App, ask: Ask) -> landing.Place:
-    return landing.Place(ask.source, ask.project, ask.day, app.clock())

@@ -37,6 +37,11 @@ _log = structlog.get_logger()
 _BUILDS_AT_ONCE = 1
 """Building is bound by one interpreter: a second stretch beside it would only cost memory."""
 
+_ASKED_BY_ROOM = (
+    "no answer in time; asked room by room, which misses rooms that nobody lists any more; the next run asks for the"
+    " whole day again; raise collect.timeout_s if that does not help"
+)
+
 _FILE_ATTEMPTS = 3
 """Within one run; the next run, a quarter of an hour later, tries again until the server says that a file is gone."""
 
@@ -68,6 +73,8 @@ def _collect(app: App, asks: Iterable[Ask]) -> Outcome:
     at_once = app.settings.collect.concurrency * len(app.settings.projects)  # each client holds its project to its own
     for done in app.each("collect", asks, partial(collect_day, app), at_once=at_once, group=lambda ask: ask.project):
         _note(app, outcome, done, done.result)
+        if done.result and "days_split" in done.result:
+            outcome.fail(done.item, _ASKED_BY_ROOM)
     return outcome
 
 

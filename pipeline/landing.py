@@ -5,7 +5,7 @@ without a receipt does not exist. A reply that repeats the previous one to the s
 names the page it repeats. So the stems that have both are exactly the moments at which EnableX said something new.
 
 A question that had to be asked in parts (a day, room by room) leaves a page for each part, whose receipts
-(`….part.json`) do not count as an answer, and when all parts are there one receipt that names them.
+(`….part.json`) do not count as an answer: nobody can say whether the parts are all.
 A reply that cannot be read is kept as evidence under names of its own and is not a page.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -42,13 +42,10 @@ _KEPT_HEADERS = frozenset(
 DaysOf = Callable[[list[msgspec.Raw]], set[date]]
 
 
-class Receipt(msgspec.Struct, kw_only=True, forbid_unknown_fields=False, omit_defaults=True):
-    """What was asked, when, and what came back.
+class Receipt(msgspec.Struct, kw_only=True, forbid_unknown_fields=False):
+    """What was asked, when, and what came back. `page` is the stem whose body this reply had."""
 
-    `page` is the stem whose body this reply had; "" when the answer came in parts, whose stems `parts` names.
-    """
-
-    format: int
+    format: int = 1
     source: str
     project: str
     day: date
@@ -61,7 +58,6 @@ class Receipt(msgspec.Struct, kw_only=True, forbid_unknown_fields=False, omit_de
     documents: int
     days: list[date]
     page: str
-    parts: list[str] = []
 
 
 class Spool:
@@ -116,16 +112,8 @@ class Place:
         return layout.raw_key(self.source, self.project, self.day, stem, suffix)
 
 
-@dataclass(frozen=True)
-class Landed:
-    """Where a reply's receipt stands, and whether it said something new."""
-
-    stem: str
-    is_new: bool
-
-
-def land(vault: ObjectStore, place: Place, head: ReplyHead, spool: Spool, *, is_part: bool = False) -> Landed:
-    """Land one readable reply.
+def land(vault: ObjectStore, place: Place, head: ReplyHead, spool: Spool, *, is_part: bool = False) -> bool:
+    """Land one readable reply; return whether it said something new.
 
     Landing the same reply to the same request twice at the same moment changes nothing.
     """
@@ -135,11 +123,10 @@ def land(vault: ObjectStore, place: Place, head: ReplyHead, spool: Spool, *, is_
     repeated = earlier is not None and earlier.sha256 == spool.sha256 and earlier.status == head.status
     page = earlier.page if earlier is not None and repeated else stem
     if vault.stat(place.key(stem, suffix)) is not None:
-        return Landed(stem, is_new=False)
+        return False
     if page == stem:
         vault.put_new(place.key(stem, layout.BODY_SUFFIX), spool.compressed())
     receipt = Receipt(
-        format=1,
         source=place.source,
         project=place.project,
         day=place.day,
@@ -153,31 +140,8 @@ def land(vault: ObjectStore, place: Place, head: ReplyHead, spool: Spool, *, is_
         days=sorted(spool.days),
         page=page,
     )
-    vault.put_new(place.key(stem, suffix), _written(receipt))
-    return Landed(stem, is_new=page == stem)
-
-
-def land_parts(vault: ObjectStore, place: Place, request: Request, parts: Iterable[str]) -> None:
-    """Write that a question was answered in parts: the last step, when every part has landed."""
-    stems = sorted(parts)
-    digest = hashlib.sha256("\n".join(stems).encode()).hexdigest()
-    receipt = Receipt(
-        format=1,
-        source=place.source,
-        project=place.project,
-        day=place.day,
-        request=str(request),
-        asked_at=utc_text(place.asked_at),
-        status=0,
-        headers={},
-        size_bytes=0,
-        sha256=digest,
-        documents=0,
-        days=[],
-        page="",
-        parts=stems,
-    )
-    vault.put_new(place.key(_stem(place, request, digest), layout.RECEIPT_SUFFIX), _written(receipt))
+    vault.put_new(place.key(stem, suffix), msgspec.json.format(msgspec.json.encode(receipt), indent=1))
+    return page == stem
 
 
 def land_unreadable(vault: ObjectStore, place: Place, head: ReplyHead, spool: Spool) -> str:
@@ -270,10 +234,6 @@ def _stem(place: Place, request: Request, digest: str) -> str:
     return layout.page_stem(place.asked_at, hashlib.sha256(f"{request} {digest}".encode()).hexdigest())
 
 
-def _written(receipt: Receipt) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(receipt), indent=1)
-
-
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in sorted(headers.items()) if name in _KEPT_HEADERS}
 
@@ -294,7 +254,7 @@ def _latest_receipt(vault: ObjectStore, place: Place, request: str, suffix: str,
         if name is None or name.suffix != suffix or name.stem >= before:
             continue
         receipt = _read_receipt(vault, key)
-        if receipt.request == request and not receipt.parts:
+        if receipt.request == request:
             return receipt
     return None
 

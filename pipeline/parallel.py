@@ -13,8 +13,8 @@ import pyarrow as pa
 
 Item = TypeVar("Item")
 
-_WAITING_PER_LANE = 2
-"""Enough to keep a lane busy; more would only hold memory."""
+_WAITING_PER_LANE = 1
+"""Enough to keep a lane busy: one in work and one waiting; more would only hold memory."""
 
 
 class Lanes:

@@ -174,30 +174,49 @@ def manifest_names(vault: ObjectStore, project: str, day: date) -> list[str]:
 
 def document_days(source: Source, documents: list[msgspec.Raw], asked: date) -> set[date]:
     """The UTC dates that documents speak about; for the receipt of the page they came in."""
-    days = set()
-    for document in documents:
-        day = _document_day(source, document, asked)
-        if day is not None:
-            days.add(day)
-    return days
+    return set().union(*(_document_days(source, document, asked) for document in documents))
+
+
+class _Connected(msgspec.Struct):
+    connect_dt: str | None = None
 
 
 class _Dated(msgspec.Struct):
-    trans_date: Any = None
+    trans_date: str | None = None
+    room: _Connected | None = None
+    sigserver: _Connected | None = None
 
 
-def _document_day(source: Source, document: msgspec.Raw, asked: date) -> date | None:
-    """Quick where `trans_date` is there; otherwise as the row would be filed. None for what becomes a reject."""
+_DATED = msgspec.json.Decoder(_Dated)
+
+
+def _document_days(source: Source, document: msgspec.Raw, asked: date) -> set[date]:
+    """The day a document is filed under and, of a connection, the day it began; none for what becomes a reject."""
     try:
-        moment: datetime | None = timestamp(msgspec.json.decode(document, type=_Dated).trans_date)
+        dated = _DATED.decode(document)
+        written_at = timestamp(dated.trans_date)
+        began = {day for side in (dated.room, dated.sigserver) if side and (day := _day(side.connect_dt))}
     except (ValueError, RecursionError):
-        moment = None
-    if moment is not None:
-        return moment.date()
+        return _odd_document_days(source, document, asked)
+    return _odd_document_days(source, document, asked) if written_at is None else {written_at.date(), *began}
+
+
+def _odd_document_days(source: Source, document: msgspec.Raw, asked: date) -> set[date]:
+    """The same where `trans_date` is missing or something is not as documented: as the row would be filed."""
     try:
-        return cdr.row_day(cdr.cdr_row(decoded(document))) if source == "cdr" else asked
+        row = cdr.cdr_row(decoded(document)) if source == "cdr" else {}
     except RecordError:
+        return set()
+    began = {row[name].date() for name in ("room_connected_at", "signal_connected_at") if row.get(name)}
+    return {cdr.row_day(row), *began} if row else {asked}
+
+
+def _day(text: str | None) -> date | None:
+    try:
+        moment = timestamp(text)
+    except ValueError:
         return None
+    return moment.date() if moment else None
 
 
 def pages(vault: ObjectStore, source: Source, project: str, period: Period) -> Iterator[Page]:
@@ -223,12 +242,20 @@ def _too_far(day: date, page: Page) -> RecordError:
 
 
 def _reject(page: str, source: str, ordinal: int, error: RecordError) -> Row:
-    shown = None if error.value is None else msgspec.json.encode(error.value).decode()[:_SHOWN_CHARACTERS]
     return {
         "page": page,
         "ordinal": ordinal,
         "source": source,
         "reason": error.reason,
         "path": error.path or None,
-        "value": shown,
+        "value": _shown(error.value),
     }
+
+
+def _shown(value: object) -> str | None:
+    """A plain value as it came; of objects and lists only that they are such: there is no telling what they hold."""
+    if value is None:
+        return None
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return msgspec.json.encode(value).decode()[:_SHOWN_CHARACTERS]

@@ -21,7 +21,7 @@ RUN_ROWS = 32 * 1024
 BATCH_ROWS = 1024
 """Read at a time from each run: a hundred runs (3 million rows) hold 100 MB."""
 
-BLOCK_BATCHES = 32
+BLOCK_BATCHES = 16
 """About so many batches make a block."""
 
 

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-ROW_GROUP_ROWS = 64 * 1024
-"""Always so many, whatever pieces rows come in: row groups are part of the bytes. Wide rows of `cdr` make 60 MB."""
+ROW_GROUP_ROWS = 32 * 1024
+"""Always so many, whatever pieces rows come in: row groups are part of the bytes. Rows of `cdr` make 30 MB, and a week
+of days is written side by side."""
 
 _CHUNK_BYTES = 2**20
 _PARTITION_FIELDS = [pa.field("project", pa.string()), pa.field("day", pa.date32())]

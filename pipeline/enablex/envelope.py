@@ -22,7 +22,7 @@ MAX_DOCUMENT_BYTES = 64 * 2**20
 _GUESSES = 8
 _BETWEEN = re.compile(rb"\}\s*,\s*\{")
 _TAIL_BYTES = 64 * 1024
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{},]', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{},]', re.DOTALL)  # a text may be cut off at the end
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What the parser raises for bytes that are not JSON, or nested too deeply to be meant."""

@@ -37,6 +37,7 @@ TIMES = (
 SECRETS: tuple[Path, ...] = (
     ("user", "token"),
     ("room", "room_details", "sip", "pin"),
+    ("room", "room_details", "sip", "meeting_id"),
     ("room", "room_details", "sip", "password"),
     ("room", "room_details", "settings", "live_recording", "url"),
 )
@@ -58,7 +59,6 @@ WITHOUT_COLUMN: tuple[Path, ...] = (
     ("room", "room_details", "service_id"),
     ("room", "room_details", "data"),
     ("room", "room_details", "sip", "enabled"),
-    ("room", "room_details", "sip", "meeting_id"),
     ("room", "room_details", "settings", "live_recording", "auto_recording"),
     *(("room", "room_details", "settings", name) for name in _SETTINGS),
     ("user", "confName"),

@@ -168,8 +168,8 @@ def _decoded(
     structs, plain, odd = [], [], []
     for at, document in enumerate(documents):
         try:
-            if not is_text and not _is_text(bytes(document)):
-                raise msgspec.DecodeError("not UTF-8")
+            if not is_text and not _is_text(bytes(document)) and not _is_json(bytes(document)):
+                raise msgspec.DecodeError("not JSON where the decoder does not look")
             structs.append(decoder.decode(document))
             plain.append(at)
         except UNREADABLE:
@@ -178,10 +178,19 @@ def _decoded(
 
 
 def _is_text(content: bytes) -> bool:
+    """Whether it is UTF-8 and has no escaped surrogates, which may be half of a pair."""
     try:
-        return content.isascii() or bool(content.decode())
+        return (content.isascii() or bool(content.decode())) and b"\\ud" not in content and b"\\uD" not in content
     except UnicodeDecodeError:
         return False
+
+
+def _is_json(document: bytes) -> bool:
+    try:
+        msgspec.json.decode(document)
+    except UNREADABLE:
+        return False
+    return True
 
 
 # --- structs to columns -------------------------------------------------------------------------------------------
@@ -302,7 +311,7 @@ def _room_rest(text: bytes) -> bytes:
     return b"{}" if text == b"null" else _REST_ENCODER.encode(_ROOM_REST_DECODER.decode(text))
 
 
-@lru_cache(maxsize=64 * 1024)
+@lru_cache(maxsize=32 * 1024)
 def _tidy(rest: bytes) -> str | None:
     """Fields without a column, without those that say nothing; most rooms are met again and again."""
     return extra_text(without_nothing(msgspec.json.decode(rest)))
@@ -322,7 +331,7 @@ def _extra_column(of_room: pa.Array, raw: dict[Path, tuple[Any, ...]]) -> pa.Arr
     return pa.array(extras, TEXT).take(pa.array(place))
 
 
-@lru_cache(maxsize=64 * 1024)
+@lru_cache(maxsize=32 * 1024)
 def _extra(of_room: str | None, *texts: bytes) -> str | None:
     rest: dict[str, Any] = {}
     for path, text in zip(_REST, texts, strict=True):
@@ -398,8 +407,13 @@ def _fast_time(cells: Sequence[Any]) -> pa.Array | None:
         moments = pc.cast(texts, TIME)
     except pa.ArrowInvalid:
         return None
-    earliest = pc.min(moments).value
-    return moments if earliest is None or earliest > 0 else None
+    edges = pc.min_max(moments)
+    earliest, latest = edges["min"].value, edges["max"].value
+    is_plausible = earliest is None or (earliest >= _PLAUSIBLE_MS[0] and latest < _PLAUSIBLE_MS[1])
+    return moments if is_plausible else None
+
+
+_PLAUSIBLE_MS = [int(moment.timestamp() * 1000) for moment in values.PLAUSIBLE]
 
 
 def _fast_real(cells: Sequence[Any]) -> pa.Array | None:
@@ -444,7 +458,7 @@ def _null_if_empty(texts: pa.Array) -> pa.Array:
 def _are_sensible(numbers: pa.Array) -> bool:
     """The limit of `values.decimal`."""
     most = pc.max(pc.abs(numbers)).as_py()
-    return most is None or most < 10**12
+    return most is None or most < values.TOO_MUCH
 
 
 def _with_derived_ids(columns: dict[str, pa.Array]) -> pa.Array:

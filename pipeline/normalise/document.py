@@ -23,33 +23,51 @@ _SECRET_NAME = re.compile(r"token|passw|secret|app_key|^pin$", re.IGNORECASE)
 
 
 class Reader:
-    """Reads the columns that are taken from one place each; `elsewhere` are places that `extra` leaves out as well."""
+    """Reads the columns that are taken from one place each; `elsewhere` are places that `extra` leaves out as well.
+
+    `extra` never has what speaks about a person or is a secret: not as a value that fits no column, nor inside an
+    object that came in another shape than documented. Raw has it.
+    """
 
     def __init__(self, columns: Iterable[Column], elsewhere: Iterable[Path] = ()) -> None:
-        self._columns: list[tuple[str, Path, Callable[[Any], Any]]] = [
-            (column.name, tuple(column.path.split(".")), values.reader(column.type))
-            for column in columns
-            if column.path
+        taken = [column for column in columns if column.path]
+        self._columns: list[tuple[str, Path, Callable[[Any], Any], bool]] = [
+            (column.name, tuple(column.path.split(".")), values.reader(column.type), column.privacy == "personal")
+            for column in taken
         ]
-        self._taken = path_tree([*(path for _, path, _ in self._columns), *elsewhere])
+        elsewhere = tuple(elsewhere)
+        self._taken = path_tree([*(path for _, path, _, _ in self._columns), *elsewhere])
+        guarded = [*elsewhere, *(path for _, path, _, is_personal in self._columns if is_personal)]
+        self._guarded = {path[:length] for path in guarded for length in range(1, len(path))}
 
     def row(self, document: Mapping[str, Any]) -> Row:
         """Every column by name, and `extra`: fields without a column, and values that fit none, under their paths."""
         row: Row = {}
         misfits: list[Path] = []
-        for name, path, read in self._columns:
+        for name, path, read, is_personal in self._columns:
             try:
                 row[name] = read(value_at(document, path))
             except ValueError:
                 row[name] = None
-                misfits.append(path)
-        rest = without_nothing(_leftover(document, self._taken))
+                misfits += [] if is_personal else [path]
+        rest = without_nothing(self._leftover(document, self._taken, ()))
         for path in misfits:
             branch = rest
             for key in path[:-1]:
                 branch = branch.setdefault(key, {})
-            branch[path[-1]] = value_at(document, path)
+            branch[path[-1]] = _without_secrets(value_at(document, path))
         return {**row, "extra": extra_text(rest)}
+
+    def _leftover(self, document: Mapping[str, Any], taken: Tree, at: Path) -> dict[str, Any]:
+        """What `taken` does not name; a branch that is taken in part keeps the rest."""
+        rest: dict[str, Any] = {}
+        for key, value in document.items():
+            branch = taken.get(key, {})
+            if branch and isinstance(value, dict):
+                rest[key] = self._leftover(value, branch, (*at, key))
+            elif branch is not None and (*at, key) not in self._guarded:
+                rest[key] = value
+        return rest
 
 
 def value_at(document: Any, path: Iterable[str]) -> Any:
@@ -80,22 +98,16 @@ def without_nothing(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The same fields without those that say nothing (null, empty text, empty objects) and those named like secrets."""
     told: dict[str, Any] = {}
     for key, value in fields.items():
-        kept = without_nothing(value) if isinstance(value, dict) else value
-        if isinstance(value, list):
-            kept = [without_nothing(item) if isinstance(item, dict) else item for item in value]
+        kept = without_nothing(value) if isinstance(value, dict) else _without_secrets(value)
         if kept is not None and kept not in ("", {}) and not _SECRET_NAME.search(key):
             told[key] = kept
     return told
 
 
-def _leftover(document: Mapping[str, Any], taken: Mapping[str, Any]) -> dict[str, Any]:
-    """What `taken` does not name; a branch that is taken in part keeps the rest."""
-    rest: dict[str, Any] = {}
-    for key, value in document.items():
-        branch = taken.get(key, {})
-        if branch is not None:
-            rest[key] = _leftover(value, branch) if branch and isinstance(value, dict) else value
-    return rest
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_secrets(inner) for key, inner in value.items() if not _SECRET_NAME.search(key)}
+    return [_without_secrets(inner) for inner in value] if isinstance(value, list) else value
 
 
 def unknown_paths(document: Mapping[str, Any], known: Tree, at: Path = ()) -> Iterator[Path]:

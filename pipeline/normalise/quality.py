@@ -38,7 +38,7 @@ _PLACES = tuple((direction, medium) for direction in ("receive", "send") for med
 """In the order of the table's key."""
 
 
-_Number = Annotated[float, msgspec.Meta(gt=-(10.0**12), lt=10.0**12)]
+_Number = Annotated[float, msgspec.Meta(gt=-values.TOO_MUCH, lt=values.TOO_MUCH)]
 """The limits of `values.real`: beyond them a connection is read one value at a time."""
 _Word = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -86,12 +86,19 @@ def _quality_table(known: pa.Table) -> pa.Table:
         except UNREADABLE:
             plain.append(_NO_QUALITY)
             (identity,) = whose.slice(at, 1).to_pylist()
-            odd_rows += [{**identity, **row} for row in quality_rows(msgspec.json.decode(text))]
+            odd_rows += [{**identity, **row} for row in quality_rows(_decoded(text))]
     table = _plain_table(plain, whose)
     if not odd_rows:
         return table
     table = pa.concat_tables([table, pa.Table.from_pylist(odd_rows, schema=table.schema)])
     return table.sort_by([(name, "ascending") for name in CDR_QUALITY.key])
+
+
+def _decoded(text: bytes) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except UNREADABLE:
+        return None
 
 
 def quality_rows(quality: Any) -> Iterator[Row]:

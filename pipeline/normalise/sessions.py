@@ -51,7 +51,8 @@ def connection_table(connections: pa.Table) -> pa.Table:
         "participant_ms": pc.cast(pc.round(pc.multiply(connections["participant_s"], 1000.0)), COUNT),
         **{name: per_million(connections[name]) for name in _MEASURED},
     }
-    return pa.table([columns.get(name) or connections[name] for name in CONNECTION.names], schema=CONNECTION)
+    told = [columns[name] if name in columns else connections[name] for name in CONNECTION.names]
+    return pa.table(told, schema=CONNECTION)
 
 
 class Sessions(NamedTuple):
@@ -93,7 +94,7 @@ def session_table(connections: pa.Table, files: SessionFiles) -> Sessions:
     grouped = (
         connections.append_column("anonymous", anonymous)
         .append_column("sip", pc.cast(connections["is_sip"], COUNT))
-        .group_by("conf_num", use_threads=False)
+        .group_by("conf_num")
         .aggregate(
             [
                 ("connected_at", "min"),
@@ -103,6 +104,7 @@ def session_table(connections: pa.Table, files: SessionFiles) -> Sessions:
                 *((name, "sum") for name in ("anonymous", "sip", "participant_ms", *_BILLED, "price", *_MEASURED)),
             ]
         )
+        .sort_by("conf_num")  # groups come in any order
     )
     counts = files.of(grouped["conf_num"].combine_chunks())
     duration_ms = np.maximum(0, _ms(grouped["disconnected_at_max"]) - _ms(grouped["connected_at_min"]))
@@ -140,4 +142,4 @@ def _ms(moments: pa.ChunkedArray) -> np.ndarray:
 
 
 def _divided(whole: pa.ChunkedArray, by: float) -> pa.ChunkedArray:
-    return pc.divide(pc.cast(pc.fill_null(whole, 0), REAL), by)
+    return pc.divide(pc.cast(pc.fill_null(whole, 0), REAL, safe=False), by)

@@ -79,16 +79,16 @@ def usage_table(parts: pa.Table) -> pa.Table:
     """Rows of `usage_daily` (and `day`) from parts sorted by `group`, each group whole; same order."""
     keys = ["group", "day", *_KEY]
     sums = [(name, "sum") for name in (*_COUNTED, *_BILLED)]
-    grouped = parts.group_by(keys, use_threads=False).aggregate([("user_ref", "count_distinct"), *sums])
+    grouped = parts.group_by(keys).aggregate([("user_ref", "count_distinct"), *sums]).sort_by("group")
     columns = {
         **{name: grouped[name] for name in _KEY},
         **{name: pc.fill_null(grouped[f"{name}_sum"], 0) for name in _COUNTED},
         **{name: pc.fill_null(pc.cast(grouped[f"{name}_sum"], BILLED), 0) for name in _BILLED},
     }
     columns["people"] = pc.add(grouped["user_ref_count_distinct"], columns["anonymous"])
-    columns["participant_s"] = pc.divide(pc.cast(columns["participant_ms"], REAL), 1000.0)
+    columns["participant_s"] = pc.divide(pc.cast(columns["participant_ms"], REAL, safe=False), 1000.0)
     for name in _MEASURED:
-        columns[name] = pc.divide(pc.cast(columns[name], REAL), 1e6)
+        columns[name] = pc.divide(pc.cast(columns[name], REAL, safe=False), 1e6)
     rows = pa.table([columns[name] for name in USAGE_DAILY.schema.names], schema=USAGE_DAILY.schema)
     return rows.append_column("day", grouped["day"])
 

@@ -15,6 +15,13 @@ import pyarrow as pa
 
 from pipeline.schemas import BILLED, COUNT, FLAG, MONEY, REAL, TEXT, TIME
 
+PLAUSIBLE = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+"""A time outside stands for none at all: the zero times of programming languages, most of all."""
+
+TOO_MUCH = 10**7
+"""No minutes (19 years), seconds (4 months), prices or bitrates reach this: a number that does is something else, and
+sums of what is below fit their columns."""
+
 _TRUE = {"true", "1", "yes"}
 _FALSE = {"false", "0", "no"}
 _EPOCH_RANGE_S = (10**8, 10**10)
@@ -64,7 +71,7 @@ def decimal(value: Any) -> Decimal | None:
         number = Decimal(str(value).strip())
     except InvalidOperation:
         raise ValueError("not a number") from None
-    if not number.is_finite() or abs(number) >= 10**12:
+    if not number.is_finite() or abs(number) >= TOO_MUCH:
         raise ValueError("not a finite, sensible number")
     return number
 
@@ -79,6 +86,8 @@ def timestamp(value: Any) -> datetime | None:
         moment = _from_iso(value.strip())
     else:
         moment = _from_epoch(_float(value))
+    if not PLAUSIBLE[0] <= moment < PLAUSIBLE[1]:
+        raise ValueError("not a plausible time")
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 

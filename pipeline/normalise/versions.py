@@ -24,6 +24,10 @@ def split_versions(observations: pa.Table) -> tuple[pa.Table, pa.Table]:
     """
     observations = _one_per_moment(observations)
     count = observations.num_rows
+    if not count:
+        return _without_rows(observations, "first_seen_at", "changed_at"), _without_rows(
+            observations, "known_from", "known_to"
+        )
     same_key = repeats_before(observations["cdr_id"])
     starts = ~same_key
     starts[same_key] = _differs(observations, np.flatnonzero(same_key), _CONTENT)
@@ -48,6 +52,13 @@ def split_versions(observations: pa.Table) -> tuple[pa.Table, pa.Table]:
     earlier = earlier.append_column("known_from", seen_at.take(pa.array(of_version[at])))
     earlier = earlier.append_column("known_to", seen_at.take(pa.array(at + 1)))
     return newest, earlier
+
+
+def _without_rows(observations: pa.Table, *moments: str) -> pa.Table:
+    nothing = observations.drop_columns(["seen_at"]).append_column("revision", pa.array([], COUNT))
+    for name in moments:
+        nothing = nothing.append_column(name, observations["seen_at"])
+    return nothing
 
 
 def _one_per_moment(rows: pa.Table) -> pa.Table:

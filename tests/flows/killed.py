@@ -1,7 +1,7 @@
 """Run `postroom` and kill the process with SIGKILL at its n-th step on the disk; for test_killed.py.
 
-Usage: killed.py N POSTROOM-ARGUMENTS. A step is one call of fsync, link, replace or unlink in a store. With N = 0 nothing is
-killed and the number of steps is the last word on standard error.
+Usage: killed.py N POSTROOM-ARGUMENTS. A step is one call of fsync, link, replace or unlink in a store. With N = 0
+nothing is killed and the number of steps is the last word on standard error.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from pipeline.normalise import values
 from pipeline.schemas import BILLED, COUNT, FLAG, MONEY, REAL, TEXT, TIME
-from tests.unit.records import LOCAL_TIMES
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOMENT = datetime(2024, 3, 9, 14, 2, 31, 337_000, UTC)
@@ -107,14 +106,14 @@ def test_these_are_no_flags(value: Any) -> None:
 # --- numbers ---
 
 
-@given(st.decimals(-(10**11), 10**11, allow_nan=False, allow_infinity=False, places=6))
+@given(st.decimals(-(10**6), 10**6, allow_nan=False, allow_infinity=False, places=6))
 def test_a_decimal_is_exact(number: Decimal) -> None:
     """An amount written as text is that amount, to the last digit."""
     assert values.decimal(str(number)) == number
     assert values.decimal(f" {number} ") == number
 
 
-@given(st.floats(-1e11, 1e11))
+@given(st.floats(-9e6, 9e6))
 def test_a_number_is_the_one_that_was_sent(number: float) -> None:
     """A JSON number and the same number as text are one value, and that is the float itself."""
     assert values.real(number) == number
@@ -126,7 +125,7 @@ def test_a_price_is_what_json_says_and_not_what_binary_makes_of_it() -> None:
     assert values.decimal(0.1) == Decimal("0.1")
 
 
-@pytest.mark.parametrize("value", [True, False, "twelve", "1,5", "NaN", "Infinity", "-inf", math.nan, 10**12, "1e12"])
+@pytest.mark.parametrize("value", [True, False, "twelve", "1,5", "NaN", "Infinity", "-inf", math.nan, 10**7, "1e7"])
 def test_these_are_no_numbers(value: Any) -> None:
     """Flags, words, NaN, infinities and absurd magnitudes are refused."""
     with pytest.raises(ValueError, match="not a"):
@@ -168,12 +167,20 @@ def test_every_spelling_of_a_moment_is_that_moment(value: Any) -> None:
     assert read.utcoffset() == timedelta(0)
 
 
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00Z", "1970-01-01T00:00:00.000Z", "1999-12-31T23:59:59.999Z",
+                                  "2100-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])  # fmt: skip
+def test_a_zero_time_is_none(text: str) -> None:
+    """Times before 2000 or after 2099 stand for none at all, and are refused."""
+    with pytest.raises(ValueError, match="plausible"):
+        values.timestamp(text)
+
+
 def test_a_schedule_without_zone_is_utc() -> None:
     """`settings.scheduled_time` has a space and no zone, and means UTC."""
     assert values.timestamp("2024-03-09 14:00:00") == datetime(2024, 3, 9, 14, tzinfo=UTC)
 
 
-@given(st.integers(10**11, 4 * 10**12))
+@given(st.integers(946_684_800_000, 4_102_444_799_999))
 def test_milliseconds_are_exact(milliseconds: int) -> None:
     """No millisecond is lost on the way through binary fractions, whichever way the moment is spelled."""
     moment = EPOCH + timedelta(milliseconds=milliseconds)
@@ -183,7 +190,7 @@ def test_milliseconds_are_exact(milliseconds: int) -> None:
     assert values.timestamp(moment.isoformat()) == moment
 
 
-@given(LOCAL_TIMES, st.integers(-14 * 60, 14 * 60))
+@given(st.datetimes(datetime(2000, 1, 3), datetime(2099, 12, 29)), st.integers(-14 * 60, 14 * 60))  # noqa: DTZ001
 def test_a_time_zone_never_moves_a_moment(local: datetime, offset_min: int) -> None:
     """The same moment in any zone reads the same, cut to the millisecond."""
     moment = local.replace(tzinfo=timezone(timedelta(minutes=offset_min)))

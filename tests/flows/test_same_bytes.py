@@ -1,0 +1,53 @@
+"""The same raw gives the same Parquet, byte for byte, on any machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from pipeline import landing
+from pipeline.building import Builder
+from pipeline.enablex.envelope import Envelope
+from pipeline.enablex.wire import ReplyHead, period_request
+from pipeline.readings import document_days
+from pipeline.schemas import TABLES
+from pipeline.store import LocalStore
+from tests.bench.records import DAY, records
+
+EXPECTED = Path(__file__).parents[1] / "expected/parquet_sha256.json"
+
+
+def built(folder: Path) -> dict[str, str]:
+    """SHA-256 of every table's day, built from 500 records in one landed reply."""
+    body = b'{"result":"0","cdr":[' + b",".join(records(500)) + b"]}"
+    spool, envelope = landing.Spool(partial(document_days, "cdr", asked=DAY)), Envelope("cdr")
+    spool.write(body)
+    spool.note(envelope.feed(body) + envelope.finish())
+    vault, lake = LocalStore(folder / "vault"), LocalStore(folder / "lake")
+    place = landing.Place("cdr", "acme", DAY, datetime(2026, 11, 24, tzinfo=UTC))
+    landing.land(vault, place, ReplyHead(period_request("cdr", DAY), 200, {}), spool)
+    builder = Builder(lake, vault, timedelta(hours=72))
+    for stretch in builder.stale("acme", None, tuple(TABLES)):
+        builder.build(stretch)
+    return {
+        path.relative_to(folder / "lake/tables").parts[0]: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((folder / "lake/tables").rglob("*.parquet"))
+    }
+
+
+def test_the_bytes_are_those_of_another_machine(tmp_path: Path) -> None:
+    """Parquet built here has the SHA-256 that another machine wrote down, for the pinned version of pyarrow.
+
+    After an upgrade of pyarrow, or a change of a table: python -m tests.flows.test_same_bytes
+    """
+    assert built(tmp_path) == json.loads(EXPECTED.read_text())
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:
+        EXPECTED.write_text(json.dumps(built(Path(place)), indent=1) + "\n")

@@ -1,0 +1,126 @@
+"""What `status` and `build` say about lateness and novelty."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+
+from pipeline import tables
+from pipeline.query import run_query
+from pipeline.simulator.world import World
+from pipeline.store import LocalStore
+from tests.conftest import NOW, Site
+
+WORLD = World(projects=("acme",), sessions_per_day=40, begin=(NOW - timedelta(days=1)).date())
+
+
+def nights(site: Site, count: int) -> None:
+    """Collect and build on so many nights in a row."""
+    for days in range(count):
+        site.simulator.clock.set(NOW + timedelta(days=days))
+        site.outcome("collect")
+        site.outcome("build")
+
+
+def test_lateness_is_the_share_of_rows_known_in_time(make_site: Callable[..., Site]) -> None:
+    """`status` says for each project which share of rows was known after 1 h, 6 h, 1, 2 and 3 days: as in the table."""
+    site = make_site(WORLD)
+    nights(site, 5)
+    late = site.outcome("status")["projects"]["acme"]["lateness"]
+    rows = tables.read_arrow("cdr", lake=LocalStore(site.folder / "lake")).to_pylist()
+    lateness = [row["first_seen_at"] - row["trans_at"] for row in rows]
+    assert late["rows"] == len(rows)
+    for step, hours in {"1 h": 1, "6 h": 6, "1 day": 24, "2 days": 48, "3 days": 72}.items():
+        share = sum(late <= timedelta(hours=hours) for late in lateness) / len(lateness)
+        assert late["known_after"][step] == round(share, 4)
+    assert 0 < late["known_after"]["1 day"] < late["known_after"]["3 days"] <= 1
+
+
+def test_a_short_lookback_is_hinted_at(make_site: Callable[..., Site]) -> None:
+    """Rows that still come or change in the last day of lookback are a hint; with more lookback there is none."""
+    site = make_site(WORLD)
+    nights(site, 5)
+    hint = site.outcome("status")["projects"]["acme"]["lateness"]["hint"]
+    assert "collect.lookback_days = 3 may be too short" in hint
+    assert hint in site.postroom("status").stdout
+    site.configure("[collect]\n", "[collect]\nlookback_days = 6\n")
+    assert site.outcome("status")["projects"]["acme"]["lateness"]["hint"] is None
+
+
+def test_a_backfill_is_not_lateness(make_site: Callable[..., Site]) -> None:
+    """Days first asked for long after their end say nothing about EnableX: they do not count."""
+    site = make_site(World(projects=("acme",), sessions_per_day=3, begin=(NOW - timedelta(days=20)).date()))
+    site.outcome("collect", "--from", "2026-11-05", "--to", "2026-11-10")
+    site.outcome("build")
+    assert site.outcome("status")["projects"]["acme"]["lateness"] is None
+
+
+def test_new_fields_are_named_once_a_build(make_site: Callable[..., Site]) -> None:
+    """A field that no documentation names is kept in `extra`, and the build says so once, with how often."""
+    site = make_site(WORLD, faults=("unknown_field",))
+    site.outcome("collect", "--source", "cdr")
+    built = site.outcome("build")
+    rows = tables.read_arrow("cdr", lake=LocalStore(site.folder / "lake")).to_pylist()
+    assert set(built["unknown_fields"]) == {"beta"}
+    assert built["unknown_fields"]["beta"] >= len(rows) > 0
+    assert all('"beta":{"score":0.5' in row["extra"] for row in rows)
+    assert "unknown_fields" not in site.outcome("build")
+
+
+def test_history_md_asks_what_it_says(make_site: Callable[..., Site]) -> None:
+    """The queries of docs/history.md run: as known on a day is what was in the table on that day."""
+    site = make_site(WORLD)
+    nights(site, 2)
+    lake = LocalStore(site.folder / "lake")
+    day, moment = NOW.date(), NOW + timedelta(days=1, hours=1)
+    columns = ["cdr_id", "revision", "participant_min"]
+    wanted = f"SELECT {', '.join(columns)} FROM cdr WHERE day = DATE '{day}' ORDER BY cdr_id"
+    then = run_query(lake, wanted).to_pylist()
+    for days in (2, 3, 4):
+        site.simulator.clock.set(NOW + timedelta(days=days))
+        site.outcome("collect")
+        site.outcome("build")
+    assert run_query(lake, wanted).to_pylist() != then
+    text = (Path(__file__).parents[2] / "docs/history.md").read_text()
+    as_known, since = (
+        query.replace("2026-11-20", str(day)).replace("2026-11-23 06:00:00Z", moment.isoformat())
+        for query in re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    )
+    assert run_query(lake, as_known).to_pylist() == then
+    changed = run_query(lake, since).to_pylist()
+    assert changed
+    assert all(row["changed_at"] > moment for row in changed)
+
+
+def test_usage_is_what_the_cdrs_say(make_site: Callable[..., Site]) -> None:
+    """`sessions` and `usage_daily` equal an independent computation in SQL over `cdr`, to the last connection."""
+    site = make_site(WORLD)
+    nights(site, 3)
+    lake = site.folder / "lake/tables"
+    connection = duckdb.connect()
+    for table in ("cdr", "sessions", "usage_daily"):
+        connection.execute(f"CREATE VIEW {table} AS FROM read_parquet('{lake}/{table}/*/*/*.parquet')")
+    independent = """
+        WITH newest AS (
+            SELECT conf_num,
+                   arg_max(owner_ref, (day, cdr_id)) FILTER (owner_ref IS NOT NULL) AS owner_ref,
+                   arg_max(billing_code, (day, cdr_id)) FILTER (billing_code IS NOT NULL) AS billing_code
+            FROM cdr GROUP BY conf_num)
+        SELECT day, room_id, coalesce(cdr.owner_ref, newest.owner_ref) AS owner,
+               coalesce(cdr.billing_code, newest.billing_code) AS code, count(*) AS connections,
+               count(DISTINCT user_ref) + count(*) FILTER (user_ref IS NULL) AS people,
+               coalesce(sum(participant_min), 0) AS minutes
+        FROM cdr JOIN newest USING (conf_num) GROUP BY ALL ORDER BY ALL"""
+    ours = """
+        SELECT day, room_id, owner_ref AS owner, billing_code AS code, connections, people, participant_min AS minutes
+        FROM usage_daily WHERE connections > 0 ORDER BY ALL"""
+    expected = connection.execute(independent).fetchall()
+    assert len(expected) > 20
+    assert connection.execute(ours).fetchall() == expected
+    assert connection.execute("SELECT sum(participant_min), sum(connections) FROM sessions").fetchall() == (
+        connection.execute("SELECT sum(participant_min), count(*) FROM cdr").fetchall()
+    )

@@ -1,0 +1,96 @@
+"""Work side by side: in order within a lane, and no error is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.parallel import Lanes, ahead
+
+
+def test_a_lane_keeps_its_order() -> None:
+    """What is given to one lane is done in the order given, whatever other lanes do, and all is done at the end."""
+    done: dict[str, list[int]] = {"a": [], "b": []}
+    with Lanes() as lanes:
+        for number in range(50):
+            for lane, numbers in done.items():
+                lanes.give(lane, numbers.append, number)
+    assert done == {"a": list(range(50)), "b": list(range(50))}
+
+
+def test_lanes_run_side_by_side() -> None:
+    """Two lanes work at the same time: each waits for the other to have begun."""
+    meeting = threading.Barrier(2, timeout=10)
+    with Lanes() as lanes:
+        lanes.give("a", meeting.wait)
+        lanes.give("b", meeting.wait)
+    assert not meeting.broken
+
+
+def test_giving_waits_for_a_lane_that_is_behind() -> None:
+    """Only a few things wait for a lane: memory stays small."""
+    may_go, given = threading.Event(), []
+
+    def give_all() -> None:
+        with Lanes() as lanes:
+            for number in range(20):
+                lanes.give("slow", may_go.wait, 10)
+                given.append(number)
+
+    giver = threading.Thread(target=give_all)
+    giver.start()
+    giver.join(0.2)
+    waiting = len(given)
+    may_go.set()
+    giver.join(10)
+    assert waiting <= 3
+    assert len(given) == 20
+
+
+@pytest.mark.parametrize("after", [0, 1, 10])
+def test_an_error_comes_out(after: int) -> None:
+    """An error in a lane comes out of a later `give` or at the end, whichever is first."""
+    with pytest.raises(ZeroDivisionError), Lanes() as lanes:  # noqa: PT012 - which of these raises is not promised
+        lanes.give("a", divmod, 1, 0)
+        for _ in range(after):
+            lanes.give("a", divmod, 1, 1)
+
+
+def test_the_callers_own_error_wins() -> None:
+    """An error between giving is the one that comes out; what has not begun is left, and no thread stays."""
+    before = threading.active_count()
+    with pytest.raises(KeyError, match="mine"), Lanes() as lanes:  # noqa: PT012
+        lanes.give("a", divmod, 1, 0)
+        raise KeyError("mine")
+    assert threading.active_count() == before
+
+
+def test_ahead_gives_the_same_items() -> None:
+    """Made ahead in another thread, items are the same, in the same order."""
+    assert list(ahead(iter(range(20)))) == list(range(20))
+    assert list(ahead(iter([]))) == []
+
+
+def test_ahead_passes_errors_on() -> None:
+    """An error while making comes out behind the items made before it."""
+
+    def broken() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise OSError("disk")
+
+    found: list[int] = []
+    with pytest.raises(OSError, match="disk"):
+        found.extend(ahead(broken()))
+    assert found == [1, 2]
+
+
+def test_ahead_ends_with_its_user() -> None:
+    """Who stops in the middle leaves no thread behind."""
+    before = threading.active_count()
+    items = ahead(iter(range(100)))
+    assert next(items) == 0
+    items.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
