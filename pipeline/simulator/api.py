@@ -54,7 +54,7 @@ class Api:
         delay_s = self._faults.amount("slow", path) or 0.0
         skew_s = self._faults.amount("date_skew", path) or 0.0
         struck = next((make(now) for name, make in _STRIKES.items() if self._faults.hits(name, path)), None)
-        reply = struck or self._cut(self._routed(request, now), path)
+        reply = struck or self._cut(self._lost(self._routed(request, now), request), path)
         return replace(reply, delay_s=delay_s, date_skew_s=skew_s)
 
     def _routed(self, request: Request, now: datetime) -> Reply:
@@ -76,6 +76,16 @@ class Api:
         """A refusal of shape A under a polite status."""
         if reply.status >= 400 and b'"result"' in reply.body and self._faults.hits("errors_as_200", path):
             return replace(reply, status=200)
+        return reply
+
+    def _lost(self, reply: Reply, request: Request) -> Reply:
+        """What becomes of the answer to a write that has been carried out."""
+        if request.method not in ("POST", "PATCH", "DELETE"):
+            return reply
+        if self._faults.hits("lost_reply", request.path):
+            return Reply(0, drop=True)
+        if self._faults.hits("lost_reply_502", request.path):
+            return text_reply(502, "Bad Gateway\n", "text/plain")
         return reply
 
     def _cut(self, reply: Reply, path: str) -> Reply:

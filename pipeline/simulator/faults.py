@@ -59,8 +59,10 @@ _API = (
     FaultKind("errors_as_200", "api", "refusals of shape A ride on HTTP 200"),
     FaultKind("truncated_body", "api", "right Content-Length, half the body, then the connection closes"),
     FaultKind("truncated_json", "api", "half the JSON, with the Content-Length of that half"),
+    FaultKind("lost_reply", "api", "POST, PATCH and DELETE are carried out, then the connection is dropped"),
+    FaultKind("lost_reply_502", "api", "POST, PATCH and DELETE are carried out, then a proxy answers 502"),
 )
-"""Whole API. Of those that replace the answer, the first that is on strikes."""
+"""Whole API. Of those that replace the answer before it is given, the first that is on strikes."""
 
 _REPORTS = (
     FaultKind("result_number", "reports", 'result is 0 instead of "0"'),
@@ -100,6 +102,8 @@ _ROOMS = (
     FaultKind("room_failure", "rooms", "500 with 50000 to 50004, by what was asked"),
     FaultKind("plan_quality_sd", "rooms", "the project's plan ends at SD: HD is refused with 10021"),
     FaultKind("sparse_room", "rooms", "rooms come without owner_ref and with few settings"),
+    FaultKind("no_room_data", "rooms", "rooms come without data"),
+    FaultKind("late_listing", "rooms", "a listing leaves out what was made in the last minute"),
 )
 
 _FILES = (

@@ -27,6 +27,9 @@ class _Question:
     room_id: str | None = None
     conf_num: str | None = None
 
+    def asks_for(self, session: Session) -> bool:
+        return self.conf_num in (None, session.conf_num) and self.room_id in (None, session.room.room_id)
+
 
 _LONGEST = timedelta(days=HISTORY_DAYS)
 """A period that is longer is answered from its last days only."""
@@ -35,11 +38,14 @@ _LONGEST = timedelta(days=HISTORY_DAYS)
 class Reports:
     """Answers `/cdr/...` and `/archive/...` of every project."""
 
-    def __init__(self, world: World, faults: Faults, files_url: str, foreign_url: str) -> None:
+    def __init__(
+        self, world: World, faults: Faults, files_url: str, foreign_url: str, played: Callable[[str], list[Session]]
+    ) -> None:
         self._world = world
         self._faults = faults
         self._files_url = files_url
         self._foreign_url = foreign_url
+        self._played = played
         self._replies = 0
 
     def answer(self, source: str, tail: str, path: str, project: str, now: datetime) -> Reply:
@@ -96,6 +102,8 @@ class Reports:
             found = self._world.cdr_documents(project, seen_at, first, last, by=by)
         else:
             found = self._world.cdr_records(project, sessions, seen_at, first, last, by=by)
+        played = [s for s in self._played(project) if question.asks_for(s)]
+        found = [*found, *self._world.cdr_records(project, played, seen_at, first, last, by=by)]
         no_id, no_details, no_usage = (
             self._faults.picker(name, path) for name in ("no_cdr_id", "empty_room_details", "null_usage")
         )

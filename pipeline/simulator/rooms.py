@@ -15,7 +15,8 @@ from pipeline.simulator import room_rules as rules
 from pipeline.simulator.documents import SERVER_SETTINGS, Document
 from pipeline.simulator.faults import Faults
 from pipeline.simulator.messages import Reply, Request, json_reply, shape_a, shape_b
-from pipeline.simulator.traffic import timestamp
+from pipeline.simulator.played import played_session
+from pipeline.simulator.traffic import Session, timestamp
 from pipeline.simulator.world import World
 
 DONE = json_reply({"result": 0})
@@ -43,7 +44,7 @@ class _Made:
 class RoomBook:
     """The world's rooms, and on top of them what callers made, changed and deleted.
 
-    Nobody joins a room that a caller made; `start_session` and `end_session` play it.
+    Nobody joins a room that a caller made; `start_session` and `end_session` play it, and the CDR routes tell of it.
     """
 
     def __init__(self, world: World, faults: Faults) -> None:
@@ -53,25 +54,34 @@ class RoomBook:
         self._made: dict[tuple[str, str], _Made] = {}
         self._changed: dict[tuple[str, str], Document] = {}
         self._deleted: set[tuple[str, str]] = set()
-        self._played: dict[tuple[str, str], int] = {}
+        self._played: dict[tuple[str, str], tuple[int, datetime]] = {}
+        self._over: dict[str, list[Session]] = {}
         self._tokens = 0
 
     def start_session(self, project: str, room_id: str, now: datetime, users: int = 1) -> None:
         """Let so many users be in a room, from now on."""
         with self._lock:
-            self._played[project, room_id] = users
+            self._played[project, room_id] = (users, now)
             made = self._made.get((project, room_id))
             if made is not None and made.first_used_at is None:
                 made.first_used_at = now
 
-    def end_session(self, project: str, room_id: str) -> None:
-        """Let everybody leave. An ad hoc room without a duration is gone with them."""
+    def end_session(self, project: str, room_id: str, now: datetime | None = None) -> None:
+        """Let everybody leave; with `now`, CDRs tell of the session. An ad hoc room without a duration goes with it."""
         with self._lock:
-            self._played.pop((project, room_id), None)
+            users, began = self._played.pop((project, room_id), (0, None))
             made = self._made.get((project, room_id))
+            if made and began and now and began < now:
+                over = self._over.setdefault(project, [])
+                over.append(played_session(project, made.document, began, now, users, len(over)))
             settings = made.document["settings"] if made else {}
             if settings.get("adhoc") and not settings.get("duration"):
                 del self._made[project, room_id]
+
+    def sessions(self, project: str) -> list[Session]:
+        """The sessions that were played to their end, in that order."""
+        with self._lock:
+            return list(self._over.get(project, ()))
 
     def answer(self, route: str, request: Request, project: str, now: datetime) -> Reply:
         """The reply to a path below the base path, without its trailing slash."""
@@ -125,14 +135,20 @@ class RoomBook:
         return {i: d for i, d in rooms.items() if (asked.project, i) not in self._deleted}
 
     def _list(self, asked: _Asked) -> Reply:
-        return json_reply({"result": 0, "rooms": [self._told(d, asked) for d in self._rooms(asked).values()]})
+        rooms = list(self._rooms(asked).values())
+        if self._faults.hits("late_listing", asked.path):
+            a_minute_ago = timestamp(asked.now - timedelta(minutes=1))
+            rooms = [room for room in rooms if room["created"] < a_minute_ago]
+        return json_reply({"result": 0, "rooms": [self._told(room, asked) for room in rooms]})
 
     def _show(self, asked: _Asked, room_id: str) -> Reply:
         room = self._rooms(asked).get(room_id)
         return json_reply({"result": 0, "room": self._told(room, asked)}) if room else _refusal(404, 40001)
 
     def _told(self, room: Document, asked: _Asked) -> Document:
-        """A room as it is told: everything, or with little more than its type."""
+        """A room as it is told: everything, without `data`, or with little more than its type."""
+        if self._faults.hits("no_room_data", asked.path):
+            room = {key: value for key, value in room.items() if key != "data"}
         if not self._faults.hits("sparse_room", asked.path):
             return room
         settings = {key: room["settings"][key] for key in rules.TYPE_KEYS if key in room["settings"]}
@@ -184,7 +200,7 @@ class RoomBook:
     def _present(self, asked: _Asked, room_id: str) -> list[Document] | None:
         """Who is in the room; None when no session is running."""
         if (asked.project, room_id) in self._played:
-            people = self._played[asked.project, room_id]
+            people, _ = self._played[asked.project, room_id]
             return [_user(f"Visitor {n}", f"visitor-{n}", "participant") for n in range(1, people + 1)]
         session = self._world.running(asked.project, room_id, asked.now)
         if session is None:

@@ -112,7 +112,7 @@ class Simulator:
         self.files_url = f"http://127.0.0.1:{files.port}"
         self.foreign_url = f"http://localhost:{foreign.port}"
         self.rooms = RoomBook(self.world, self.faults)
-        reports = Reports(self.world, self.faults, self.files_url, self.foreign_url)
+        reports = Reports(self.world, self.faults, self.files_url, self.foreign_url, self.rooms.sessions)
         api.answer = Api(self.world, self.faults, reports, self.rooms).answer
         files.answer = FileHost(self.world, self.faults, self.foreign_url).answer
         foreign.answer = FileHost(self.world, self.faults, self.foreign_url, foreign=True).answer
@@ -224,7 +224,7 @@ class Simulator:
         if users:
             self.rooms.start_session(project, room_id, self.clock.now(), users)
         else:
-            self.rooms.end_session(project, room_id)
+            self.rooms.end_session(project, room_id, self.clock.now())
 
     def _set_faults(self, method: str, wanted: dict[str, Any]) -> None:
         """PUT puts faults on over those that are; DELETE clears them all."""

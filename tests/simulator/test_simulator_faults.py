@@ -386,6 +386,36 @@ def empty_archive_entries(bench: Bench) -> None:
     assert all(d["recording"][:3] == [None, {"url": None}, {}] for d in bench.archives())
 
 
+def write_all(bench: Bench) -> list[str]:
+    """Make a room, change it, delete it: how each was answered, and the names of the rooms there were then."""
+    before = {room["room_id"] for room in bench.api.get("/rooms").json()["rooms"]}
+    made: list[Any] = []
+    seen = []
+    for method in ("POST", "PATCH", "DELETE"):
+        url = f"/rooms/{made[0]['room_id']}" if made else "/rooms"
+        try:
+            reply = bench.api.request(method, url, json={"name": method, "owner_ref": "o"})
+        except httpx.RemoteProtocolError:
+            seen.append("dropped")
+        else:
+            seen.append(str(reply.status_code))
+        made = [room for room in bench.api.get("/rooms").json()["rooms"] if room["room_id"] not in before]
+        seen.append(",".join(room["name"] for room in made))
+    return seen
+
+
+@case
+def lost_reply(bench: Bench) -> None:
+    bench.on("lost_reply")
+    assert write_all(bench) == ["dropped", "POST", "dropped", "PATCH", "dropped", ""]
+
+
+@case
+def lost_reply_502(bench: Bench) -> None:
+    bench.on("lost_reply_502")
+    assert write_all(bench) == ["502", "POST", "502", "PATCH", "502", ""]
+
+
 # Rooms
 
 
@@ -423,6 +453,24 @@ def sparse_room(bench: Bench) -> None:
     room = bench.api.get("/rooms").json()["rooms"][0]
     assert "owner_ref" not in room
     assert set(room["settings"]) == {"mode", "scheduled", "adhoc"}
+
+
+@case
+def no_room_data(bench: Bench) -> None:
+    assert "data" in bench.api.get("/rooms").json()["rooms"][0]
+    bench.on("no_room_data")
+    assert "data" not in bench.api.get("/rooms").json()["rooms"][0]
+
+
+@case
+def late_listing(bench: Bench) -> None:
+    bench.on("late_listing")
+    made = bench.api.post("/rooms", json={"name": "n", "owner_ref": "o"}).json()["room"]["room_id"]
+    listed = lambda: {room["room_id"] for room in bench.api.get("/rooms").json()["rooms"]}  # noqa: E731
+    assert made not in listed()
+    bench.simulator.clock.advance(timedelta(minutes=2))
+    assert made in listed()
+    bench.api.delete(f"/rooms/{made}")
 
 
 # File host

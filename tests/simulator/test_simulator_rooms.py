@@ -218,6 +218,23 @@ def test_an_adhoc_room_goes_with_its_session(simulator: Simulator, api: httpx.Cl
     assert result(api.get(f"/rooms/{timed}")) == 40001
 
 
+def test_a_played_session_is_told_in_cdrs(simulator: Simulator, api: httpx.Client) -> None:
+    """A session that is played to its end has a CDR for each user, with the room as its caller made it."""
+    room = make(api, body(billing_code="CC-1", participants=5))
+    simulator.rooms.start_session("acme", room["room_id"], simulator.clock.now(), users=3)
+    simulator.clock.advance(timedelta(minutes=7))
+    assert api.get(f"/cdr/room/{room['room_id']}").json()["cdr"] == []
+    simulator.rooms.end_session("acme", room["room_id"], simulator.clock.now())
+    cdrs = api.get(f"/cdr/room/{room['room_id']}").json()["cdr"]
+    assert [cdr["room"]["duration"] for cdr in cdrs] == [420, 420, 420]
+    assert len({cdr["cdr_id"] for cdr in cdrs}) == 3
+    assert len({cdr["conf_num"] for cdr in cdrs}) == 1
+    details = cdrs[0]["room"]["room_details"]
+    assert (details["owner_ref"], details["settings"]["billing_code"]) == ("tenant-1", "CC-1")
+    day = simulator.clock.now().date()
+    assert [cdr for cdr in api.get(f"/cdr/period/{day}/{day}").json()["cdr"] if cdr in cdrs] == cdrs
+
+
 def test_a_scheduled_room_keeps_its_hours(simulator: Simulator, api: httpx.Client) -> None:
     """Changes until 15 minutes before, tokens from then on, none past the end unless somebody is in."""
     rooms = [make(api, scheduled())["room_id"] for _ in range(2)]
