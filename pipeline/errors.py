@@ -6,6 +6,8 @@ PipelineError                                          * = also Transient: worth
   ApiError               endpoint, status, code, request_id
     Refused              a 4xx or a non-zero result: this request will not get better
       CredentialsRefused 401, 403, rotated key, suspended project: stops the project's run
+      RoomActive         10030, 50004, 50005, 409: a session is running in the room; the next run may succeed
+      RoomMissing        40001 or 404: there is no such room, or none any more
     Throttled*           429; carries retry_after_s when the server said one
     Unreachable*         no connection, 5xx, result 50000 to 50003
       TimedOut*          the server took the question and did not answer in time: a smaller one may help
@@ -64,6 +66,14 @@ class Refused(ApiError):
 
 class CredentialsRefused(Refused):
     """The project's credentials do not work: nothing else of this project will either."""
+
+
+class RoomActive(Refused):
+    """A room can be neither changed nor deleted while a session is running in it."""
+
+
+class RoomMissing(Refused):
+    """No such room, or none any more."""
 
 
 class Throttled(ApiError, Transient):

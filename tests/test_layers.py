@@ -13,12 +13,17 @@ ROWS = {
     1: [
         "layout",
         "enablex.envelope",
+        "enablex.room_calls",
         "enablex.wire",
         "normalise.*",
         "media.content",
         "media.manifest",
         "media.plan",
         "reports",
+        "room_audit",
+        "room_fields",
+        "room_wanted",
+        "rooms",
     ],
     2: [
         "enablex.client",
@@ -36,7 +41,7 @@ ROWS = {
         "log",
         "progress",
     ],
-    3: ["settings", "readings", "building", "collecting", "app"],
+    3: ["settings", "readings", "building", "collecting", "provisioning", "app"],
     4: ["flows"],
     5: ["cli", "cli.*", "__main__"],
 }

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -16,7 +17,8 @@ import httpx
 import msgspec
 from tenacity import Retrying
 
-from pipeline.enablex.wire import ReplyHead, ReplyReader, Request
+from pipeline.enablex.room_calls import read_small
+from pipeline.enablex.wire import Reply, ReplyHead, ReplyReader, Request
 from pipeline.errors import Throttled, TimedOut, Unreachable, UnreadableReply
 from pipeline.retry import MAX_RETRY_AFTER_S
 
@@ -32,6 +34,7 @@ class Sink(Protocol):
 
 
 AnySink = TypeVar("AnySink", bound=Sink)
+Got = TypeVar("Got")
 
 
 @dataclass(frozen=True)
@@ -113,26 +116,56 @@ class EnablexClient:
         Raises:
             ApiError: the last one, when tries ran out or asking again cannot help.
         """
-        return self._retrying()(self._fetch_once, request, make_sink)
+        return self.again(lambda: self._paced(lambda: self._stream(request, make_sink())))
+
+    def call(self, request: Request) -> dict[str, Any]:
+        """Ask for a small reply that is not landed, and again where that may help: for requests that may be repeated.
+
+        Raises:
+            ApiError: as `fetch`.
+        """
+        return self.again(lambda: self.send(request))
+
+    def send(self, request: Request) -> dict[str, Any]:
+        """Ask once. After a `Transient` that is not `Throttled`, nobody knows whether the request was carried out."""
+        return self._paced(lambda: self._exchange(request))
+
+    def again(self, action: Callable[[], Got]) -> Got:
+        """Do something, and again while it raises `Transient`, as often and as patiently as every request here."""
+        return self._retrying()(action)
 
     def close(self) -> None:
         self._http.close()
 
-    def _fetch_once(self, request: Request, make_sink: Callable[[], AnySink]) -> Answer[AnySink]:
+    def _paced(self, ask: Callable[[], Got]) -> Got:
         with self._slots:
             self._pacer.wait()
             try:
-                return self._stream(request, make_sink())
+                return ask()
             except Throttled as error:
                 self._pacer.pause(min(error.retry_after_s or 0.0, MAX_RETRY_AFTER_S))
                 raise
 
     def _stream(self, request: Request, sink: AnySink) -> Answer[AnySink]:
+        with self._reaching(request), self._http.stream(request.method, request.path.lstrip("/")) as response:
+            head = ReplyHead(request, response.status_code, _headers(response))
+            self._receive(head, response, sink)
+        return Answer(head, sink)
+
+    def _exchange(self, request: Request) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"} if request.body else None
+        with self._reaching(request):
+            response = self._http.request(
+                request.method, request.path.lstrip("/"), content=request.body or None, headers=headers
+            )
+        reply = Reply(request, response.status_code, _headers(response), response.content)
+        return read_small(reply, now=self._clock())
+
+    @contextmanager
+    def _reaching(self, request: Request) -> Iterator[None]:
+        """Turn httpx's errors into ours."""
         try:
-            with self._http.stream(request.method, request.path.lstrip("/")) as response:
-                headers = {name.lower(): value for name, value in response.headers.items()}
-                head = ReplyHead(request, response.status_code, headers)
-                self._receive(head, response, sink)
+            yield
         except httpx.ReadTimeout:
             host = self._http.base_url.host
             raise TimedOut(
@@ -145,7 +178,6 @@ class EnablexClient:
                 f"{request}: cannot reach {self._http.base_url.host}: {why}; check the network and base_url",
                 endpoint=str(request),
             ) from None
-        return Answer(head, sink)
 
     def _receive(self, head: ReplyHead, response: httpx.Response, sink: Sink) -> None:
         reader = ReplyReader(head)
@@ -156,3 +188,7 @@ class EnablexClient:
             sink.note(reader.finish(self._clock()))
         except UnreadableReply as error:
             raise UnreadableAnswer(error, head, sink) from None
+
+
+def _headers(response: httpx.Response) -> dict[str, str]:
+    return {name.lower(): value for name, value in response.headers.items()}

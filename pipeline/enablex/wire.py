@@ -8,8 +8,8 @@ Source: docs/enablex-api.md sections 1 to 5 and 9. Success is HTTP 2xx and a `re
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -34,11 +34,12 @@ _ENVELOPE_KEYS = {"result", "error", "error_code", "status"}
 
 @dataclass(frozen=True)
 class Request:
-    """One call. `payload` names the key of the reply that holds the documents."""
+    """One call. `payload` names the key of the reply that holds the documents; `body` is JSON for POST and PATCH."""
 
     method: str
     path: str
     payload: str
+    body: bytes = field(default=b"", repr=False)
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -123,7 +124,7 @@ class ReplyReader:
             raise self._unreadable(f"not the promised JSON: {error}") from None
         if problem is None or (self._head.status == 404 and problem.result == _NO_SUCH_ROOM):
             return documents
-        raise _error(self._head, problem, now)
+        raise _error(self._head, problem, now, verdict)
 
     def _last_documents(self) -> list[msgspec.Raw]:
         try:
@@ -135,14 +136,7 @@ class ReplyReader:
         return documents
 
     def _unreadable(self, why: str) -> UnreadableReply:
-        size_bytes = self._envelope.size_bytes
-        kind = self._head.headers.get("content-type", "no content type")
-        return UnreadableReply(
-            f"{self._head.request}: {why if size_bytes else 'an empty body'} ({kind}, {size_bytes} bytes);"
-            " EnableX or a proxy is at fault",
-            endpoint=str(self._head.request),
-            status=self._head.status,
-        )
+        return _unreadable(self._head, why, self._envelope.size_bytes)
 
 
 def read_documents(reply: Reply, *, now: datetime) -> list[msgspec.Raw]:
@@ -151,8 +145,43 @@ def read_documents(reply: Reply, *, now: datetime) -> list[msgspec.Raw]:
     return reader.feed(reply.body) + reader.finish(now)
 
 
+def read_object(reply: Reply, *, now: datetime, judge: Judge | None = None) -> dict[str, Any]:
+    """The JSON object of a small reply (rooms, users, tokens, dial-in), as it came.
+
+    Raises:
+        UnreadableReply, or what `judge` (by default `verdict`) makes of a reply that says "error".
+    """
+    fields = _fields_or_none(reply.body)
+    try:
+        problem = _problem(reply, fields)
+        told = {key: msgspec.json.decode(raw) for key, raw in fields.items()}
+    except UNREADABLE as error:
+        raise _unreadable(reply, f"not the promised JSON: {error}", len(reply.body)) from None
+    if problem is not None:
+        raise _error(reply, problem, now, judge or verdict)
+    if not fields:
+        raise _unreadable(reply, "not the promised JSON", len(reply.body))
+    if reply.request.payload not in fields and not fields.keys() & _ENVELOPE_KEYS:
+        raise _unreadable(
+            reply, f'JSON without "result" and "{reply.request.payload}"; is base_url right', len(reply.body)
+        )
+    return told
+
+
+def _unreadable(head: ReplyHead, why: str, size_bytes: int) -> UnreadableReply:
+    kind = head.headers.get("content-type", "no content type")
+    return UnreadableReply(
+        f"{head.request}: {why if size_bytes else 'an empty body'} ({kind}, {size_bytes} bytes);"
+        " EnableX or a proxy is at fault",
+        endpoint=str(head.request),
+        status=head.status,
+    )
+
+
 @dataclass(frozen=True)
-class _Problem:
+class Problem:
+    """What a reply says is wrong: all three error shapes of section 2 as one."""
+
     result: float | None
     code: str
     text: str
@@ -166,7 +195,7 @@ def _fields_or_none(body: bytes) -> Mapping[str, msgspec.Raw]:
         return {}
 
 
-def _problem(reply: ReplyHead, envelope: Mapping[str, msgspec.Raw]) -> _Problem | None:
+def _problem(reply: ReplyHead, envelope: Mapping[str, msgspec.Raw]) -> Problem | None:
     """All three error shapes of section 2 as one; None when the envelope says success."""
     fields = {key: msgspec.json.decode(raw) for key, raw in envelope.items() if key != reply.request.payload}
     result = _number(fields.get("result"))
@@ -178,13 +207,13 @@ def _problem(reply: ReplyHead, envelope: Mapping[str, msgspec.Raw]) -> _Problem 
     short = error.get("reason") or error.get("message") if isinstance(error, dict) else error
     texts = [str(text) for text in (short, fields.get("desc"), fields.get("message")) if text]
     code = str(fields.get("error_code") or ("" if not result else f"{result:.0f}"))
-    return _Problem(result, code, "; ".join(dict.fromkeys(texts)), str(fields.get("request_id") or ""))
+    return Problem(result, code, "; ".join(dict.fromkeys(texts)), str(fields.get("request_id") or ""))
 
 
-def _error(reply: ReplyHead, problem: _Problem, now: datetime) -> ApiError:
+def _error(reply: ReplyHead, problem: Problem, now: datetime, judge: Judge) -> ApiError:
     status = reply.status
     facts = ", ".join(filter(None, (f"HTTP {status}", problem.code, problem.text, problem.request_id)))
-    kind, advice = _verdict(status, problem)
+    kind, advice = judge(status, problem)
     error = kind(
         f"{reply.request}: {advice} ({facts})",
         endpoint=str(reply.request),
@@ -197,7 +226,11 @@ def _error(reply: ReplyHead, problem: _Problem, now: datetime) -> ApiError:
     return error
 
 
-def _verdict(status: int, problem: _Problem) -> tuple[type[ApiError], str]:
+Judge = Callable[[int, Problem], tuple[type[ApiError], str]]
+"""Which error a status and a problem are, and what to tell the operator."""
+
+
+def verdict(status: int, problem: Problem) -> tuple[type[ApiError], str]:
     """Which error, and what to tell the operator (section 2.8)."""
     if status == 429 or problem.code == "RATE_LIMITED":
         return Throttled, "asked too often; lower collect.requests_per_second"
