@@ -1,0 +1,103 @@
+"""What is worth a look about rooms: sessions nobody pays for, rooms nobody uses, recording against a policy (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Literal
+
+from pipeline.model import Row
+from pipeline.normalise import values
+from pipeline.room_fields import FIELDS, Document
+from pipeline.rooms import RoomsFile, mark_of, room_name
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a room that somebody should look at."""
+
+    kind: Literal["no owner", "no billing code", "unused", "recording"]
+    project: str
+    room_id: str
+    name: str
+    why: str
+
+    def as_json(self) -> Row:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class RoomUse:
+    """What the tables know of one room's sessions: how many, how many without owner or billing code, the last day."""
+
+    sessions: int
+    without_owner: int
+    without_billing_code: int
+    last_at: datetime
+
+
+def audit_rooms(
+    project: str,
+    rooms: Sequence[Document],
+    used: Mapping[str, RoomUse],
+    now: datetime,
+    *,
+    unused_days: int,
+    known_since: datetime | None,
+    file: RoomsFile | None = None,
+) -> list[Finding]:
+    """What is worth a look: sessions nobody pays for, rooms nobody uses, recording against the file's policy.
+
+    `used`: by room_id, also of rooms that are gone. `known_since`: the first day that was collected; before it nobody
+    knows whether a room was used. Order: by kind, then name and id.
+    """
+    named = {room["room_id"]: room for room in rooms}
+    findings = [f for room_id, use in used.items() for f in _unowned(project, room_id, named.get(room_id), use)]
+    for room in rooms:
+        findings += _unused(project, room, used.get(room["room_id"]), now, timedelta(days=unused_days), known_since)
+        findings += _against_policy(project, room, file)
+    return sorted(findings, key=lambda f: (f.kind, f.name, f.room_id))
+
+
+def _unowned(project: str, room_id: str, room: Document | None, use: RoomUse) -> Iterator[Finding]:
+    name = room_name(room) if room else "(gone)"
+    if use.without_owner:
+        yield Finding(
+            "no owner", project, room_id, name, f"{use.without_owner} of {use.sessions} sessions: no owner_ref"
+        )
+    if use.without_billing_code:
+        why = f"{use.without_billing_code} of {use.sessions} sessions: no billing_code"
+        yield Finding("no billing code", project, room_id, name, why)
+
+
+def _unused(
+    project: str, room: Document, use: RoomUse | None, now: datetime, patience: timedelta, known_since: datetime | None
+) -> Iterator[Finding]:
+    begins_at = FIELDS["scheduled_time"].told_in(room)
+    if known_since is None or (begins_at is not None and begins_at > now):
+        return
+    since = use.last_at if use else max(_created(room) or known_since, known_since)
+    if now - since >= patience:
+        what = "last used" if use else "never used since"
+        yield Finding("unused", project, room["room_id"], room_name(room), f"{what} {since:%Y-%m-%d}")
+
+
+def _against_policy(project: str, room: Document, file: RoomsFile | None) -> Iterator[Finding]:
+    if file is None:
+        return
+    own = {file.mark(wanted.key): wanted.recording for wanted in file.rooms if wanted.project == project}
+    policy = own.get(mark_of(room) or "", file.policy(project))
+    told = FIELDS["auto_recording"].told_in(room)
+    if policy == "free" or told is (policy == "required"):
+        return
+    says = "is not told" if told is None else f"is {str(told).lower()}"
+    why = f"auto_recording {says}, and recording is {policy}"
+    yield Finding("recording", project, room["room_id"], room_name(room), why)
+
+
+def _created(room: Document) -> datetime | None:
+    try:
+        return values.timestamp(room.get("created"))
+    except ValueError:
+        return None

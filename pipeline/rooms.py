@@ -1,0 +1,325 @@
+"""Rooms as they shall be, and what that asks for: wanted rooms against actual rooms = RoomChanges (pure).
+
+A room is known by a key of ours in its `data`: `postroom_key = "<file>/<key>"`. Beside it stand `postroom_digest`, of
+all that the file said when the room was last written, and `postroom_fields`, the fields it named then: so a listing
+that leaves fields out (observed) hides no change, and a field that the file names no longer goes back to its default.
+
+Source: docs/enablex-api.md section 9; docs/rooms.md shows the use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from pipeline.model import Row
+from pipeline.room_fields import FIELDS, Document, Path, at, nested, same_json
+from pipeline.room_wanted import LEAD, Recording, Room, RoomsFile, WantedRoom, read_rooms_file
+
+__all__ = [
+    "Change",
+    "Difference",
+    "Recording",
+    "Room",
+    "RoomChanges",
+    "RoomsFile",
+    "WantedRoom",
+    "by_mark",
+    "mark_of",
+    "marked_body",
+    "masked",
+    "plan_rooms",
+    "read_rooms_file",
+    "room_name",
+    "room_type",
+]
+
+KEY, DIGEST, NAMED = "postroom_key", "postroom_digest", "postroom_fields"
+
+_MASK = "********"
+_SECRET = re.compile(r"^(pin|meeting_id|password|app_key|token)$", re.IGNORECASE)
+_SECRET_PATHS = {field.path for field in FIELDS.values() if field.is_secret}
+_BY_PATH = {field.path: field for field in FIELDS.values()}
+_PASSED = "its scheduled_time has passed"
+
+
+# --- the key of ours ---
+
+
+def marked_leaves(room: Room, mark: str) -> dict[Path, Any]:
+    """A room's values with the marks by which it is known again."""
+    leaves = room.leaves()
+    named = sorted(name for name in room.named() if name in FIELDS and FIELDS[name].default is not None)
+    said = json.dumps(sorted((".".join(path), value) for path, value in leaves.items()), sort_keys=True)
+    digest = hashlib.sha256(said.encode()).hexdigest()[:12]
+    return {**leaves, ("data", KEY): mark, ("data", DIGEST): f"d{digest}", ("data", NAMED): ",".join(named)}
+
+
+def marked_body(room: Room, mark: str) -> Document:
+    """What POST /rooms takes to make a room that can be looked up by its key."""
+    return nested(marked_leaves(room, mark))
+
+
+def mark_of(room: Mapping[str, Any]) -> str | None:
+    """The key of ours that a room carries, if any."""
+    mark = at(room, ("data", KEY))
+    return mark if isinstance(mark, str) and mark else None
+
+
+def by_mark(rooms: Iterable[Document]) -> dict[str, list[Document]]:
+    """Rooms by the key that they carry, the one made first in front; a key with more than one is a mistake."""
+    found: dict[str, list[Document]] = defaultdict(list)
+    for room in rooms:
+        if mark := mark_of(room):
+            found[mark].append(room)
+    return {mark: sorted(same, key=lambda r: (str(r.get("created")), r["room_id"])) for mark, same in found.items()}
+
+
+# --- what is to be done ---
+
+Action = Literal["create", "update", "replace", "delete", "blocked", "left", "unchanged"]
+DOING: tuple[Action, ...] = ("create", "update", "replace", "delete")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One field that is not as wanted; secrets are masked."""
+
+    field: str
+    told: Any
+    wanted: Any
+
+    def __str__(self) -> str:
+        return f"{self.field}: {_quoted(self.told)} -> {_quoted(self.wanted)}"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one room asks for. `body` is what is sent; `why` says what people should know."""
+
+    action: Action
+    project: str
+    key: str
+    mark: str
+    name: str
+    room_id: str | None = None
+    differences: tuple[Difference, ...] = ()
+    why: str = ""
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.project}/{self.key}"
+
+    def as_json(self) -> Row:
+        return {
+            "action": self.action,
+            "project": self.project,
+            "key": self.key,
+            "room_id": self.room_id,
+            "name": self.name,
+            "differences": [{"field": d.field, "told": d.told, "wanted": d.wanted} for d in self.differences],
+            "why": self.why,
+        }
+
+
+@dataclass(frozen=True)
+class RoomChanges:
+    """A plan: every room of the file, and every room that the file once made; in order of project and key."""
+
+    changes: tuple[Change, ...]
+
+    @property
+    def todo(self) -> tuple[Change, ...]:
+        return tuple(change for change in self.changes if change.action in DOING)
+
+    @property
+    def blocked(self) -> tuple[Change, ...]:
+        return tuple(change for change in self.changes if change.action == "blocked")
+
+    def counts(self) -> dict[str, int]:
+        return dict(Counter(change.action for change in self.changes))
+
+
+def plan_rooms(
+    file: RoomsFile,
+    actual: Mapping[str, Sequence[Document]],
+    now: datetime,
+    *,
+    prune: bool = False,
+    replace: bool = False,
+) -> RoomChanges:
+    """Compare a rooms file with the rooms of the projects in `actual`; other projects are left out.
+
+    `prune`: rooms that the file made and names no longer are deleted. `replace`: a room whose mode or type is wanted
+    otherwise is deleted and made anew.
+    """
+    changes = []
+    for project, rooms in actual.items():
+        known = by_mark(rooms)
+        wanted = {file.mark(w.key): w for w in file.rooms if w.project == project}
+        changes += [_change(w, mark, known.get(mark, []), now, replace=replace) for mark, w in wanted.items()]
+        changes += [
+            _unnamed(project, mark, room, prune=prune)
+            for mark, same in known.items()
+            if mark not in wanted and mark.startswith(f"{file.name}/")
+            for room in same
+        ]
+    return RoomChanges(tuple(sorted(changes, key=lambda c: (c.project, c.key, c.room_id or ""))))
+
+
+def _unnamed(project: str, mark: str, room: Document, *, prune: bool) -> Change:
+    why = "no longer in the file" if prune else "no longer in the file; --prune deletes it"
+    key = mark.partition("/")[2]
+    return Change("delete" if prune else "left", project, key, mark, room_name(room), room["room_id"], why=why)
+
+
+def _change(wanted: WantedRoom, mark: str, same: Sequence[Document], now: datetime, *, replace: bool) -> Change:
+    """What one wanted room asks for, given the rooms that carry its key."""
+    leaves = marked_leaves(wanted.room, mark)
+    begins_at = wanted.room.begins_at()
+    made = Change("create", wanted.project, wanted.key, mark, wanted.room.name, body=nested(leaves))
+    if not same:
+        is_over = begins_at is not None and begins_at <= now
+        return _only(made, "unchanged", why=_PASSED) if is_over else made
+    made = dataclasses.replace(made, room_id=same[0]["room_id"])
+    if len(same) > 1:
+        ids = ", ".join(room["room_id"] for room in same)
+        return _only(made, "blocked", why=f"rooms {ids} carry this key; `postroom rooms delete` all but one")
+    return _kept(made, leaves, same[0], begins_at, now, replace=replace)
+
+
+def _kept(
+    made: Change,
+    leaves: Mapping[Path, Any],
+    told: Document,
+    begins_at: datetime | None,
+    now: datetime,
+    *,
+    replace: bool,
+) -> Change:
+    """What a room asks for that is there: `made` is how it would be made."""
+    if begins_at is not None and begins_at <= now and _told_begin(told) == begins_at:
+        return _only(made, "unchanged", why=_PASSED)
+    found = _compare(leaves, told)
+    if found.fixed:
+        return _fixed(made, found, may_replace=replace and (begins_at is None or begins_at > now))
+    if not found.changed:
+        return _only(made, "unchanged")
+    if begins_at is not None and (why := _too_late(begins_at, _told_begin(told), now)):
+        return _only(made, "blocked", differences=found.changed, why=why)
+    return dataclasses.replace(made, action="update", differences=found.changed, body=found.body)
+
+
+def _fixed(made: Change, found: _Compared, *, may_replace: bool) -> Change:
+    """A room whose mode or type is wanted otherwise."""
+    why = f"{', '.join(d.field for d in found.fixed)} cannot be changed"
+    differences = (*found.fixed, *found.changed)
+    if may_replace:
+        return dataclasses.replace(made, action="replace", differences=differences, why=why)
+    return _only(made, "blocked", differences=differences, why=f"{why}; --replace deletes it and makes it anew")
+
+
+def _too_late(begins_at: datetime, told_at: datetime | None, now: datetime) -> str:
+    if begins_at <= now:
+        return "the scheduled_time in the file has passed; choose a later one (10006)"
+    if told_at is not None and now > told_at - LEAD:
+        return "a scheduled room is not changed later than 15 minutes before its start (10006); give it a new key"
+    return ""
+
+
+def _told_begin(room: Document) -> datetime | None:
+    begins_at: datetime | None = FIELDS["scheduled_time"].told_in(room)
+    return begins_at
+
+
+def _only(made: Change, action: Action, **more: Any) -> Change:
+    """A change that sends nothing."""
+    return dataclasses.replace(made, action=action, body={}, **more)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Differences in what cannot be changed, differences in the rest, and the body that mends the rest."""
+
+    fixed: tuple[Difference, ...]
+    changed: tuple[Difference, ...]
+    body: Document
+
+
+def _compare(leaves: Mapping[Path, Any], told: Document) -> _Compared:
+    """Field by field; what is not told counts as it was last sent, until the file says something new."""
+    is_new = not _is_same(leaves, told, ("data", DIGEST))
+    fixed, changed, body = [], [], {}
+    for path, value in {**_defaults(leaves, told), **leaves}.items():
+        known = _BY_PATH.get(path)
+        if known is None:
+            is_told, differs = True, not _is_same(leaves, told, path)
+        else:
+            is_told = known.says(told)
+            differs = is_told and known.told_in(told) != known.read(value)
+        if differs and known is not None and known.is_fixed:
+            fixed.append(_difference(path, told, value))
+        elif differs:
+            changed.append(_difference(path, told, value))
+            body[path] = value
+        elif is_new and not is_told and not (known and known.is_fixed):
+            body[path] = value
+    return _Compared(tuple(fixed), tuple(changed), nested(body))
+
+
+def _defaults(leaves: Mapping[Path, Any], told: Document) -> dict[Path, Any]:
+    """Defaults of the fields that the file named when the room was last written, and does not name any more."""
+    before = str(at(told, ("data", NAMED)) or "").split(",")
+    dropped = [FIELDS[name] for name in before if name in FIELDS and FIELDS[name].path not in leaves]
+    return {field.path: field.default for field in dropped if field.default is not None}
+
+
+def _is_same(wanted: Mapping[Path, Any], told: Document, path: Path) -> bool:
+    found = at(told, path)
+    return same_json(wanted[path], found) or (wanted[path] == "" and found is None)
+
+
+def _difference(path: Path, told: Document, wanted: Any) -> Difference:
+    name = ".".join(path[1:] if path[0] == "settings" else path)
+    if path in _SECRET_PATHS:
+        return Difference(name, _MASK, _MASK)
+    return Difference(name, at(told, path), wanted)
+
+
+# --- telling a room ---
+
+
+def masked(document: Any) -> Any:
+    """The same document with dial-in secrets, keys and stream addresses hidden."""
+    return _masked(document, ())
+
+
+def _masked(value: Any, path: Path) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _masked(part, (*path, key)) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_masked(part, path) for part in value]
+    is_secret = path and (_SECRET.match(path[-1]) or path in _SECRET_PATHS)
+    return _MASK if is_secret and value not in (None, "") else value
+
+
+def room_type(room: Document) -> str:
+    """permanent, scheduled or ad hoc."""
+    if FIELDS["scheduled"].told_in(room):
+        return "scheduled"
+    return "ad hoc" if FIELDS["adhoc"].told_in(room) else "permanent"
+
+
+def room_name(room: Mapping[str, Any]) -> str:
+    return str(room.get("name") or "")
+
+
+def _quoted(value: Any) -> str:
+    return "(nothing)" if value is None else json.dumps(value, ensure_ascii=False, default=str)
