@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.apply_rooms import apply_rooms
 from pipeline import flows
 from pipeline.app import App
 from pipeline.model import Outcome
@@ -27,6 +28,7 @@ class Job:
 TIMETABLE = (
     Job("copy-media", "*/15 * * * *", flows.copy_media),
     Job("nightly", "15 2 * * *", flows.nightly),
+    Job("rooms apply", "5 * * * *", apply_rooms),
 )
 
 ALARM: dict[str, Any] = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}

@@ -2,7 +2,8 @@
 
 ```
 nightly = collect, build, copy_media, build what that changed
-status, query: read only
+apply_rooms = the plan of plan_rooms, carried out
+status, query, plan_rooms, audit_rooms: read only
 ```
 
 Each flow takes an `App`, does its items on the app's executor, and returns an `Outcome`. A failed item is named there
@@ -14,16 +15,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import structlog
 
-from pipeline import landing, reports, tables
+from pipeline import landing, provisioning, reports, room_audit, rooms, tables
 from pipeline.app import App, Done, chosen_projects
 from pipeline.building import PAGE_REACH_DAYS, Builder
 from pipeline.collecting import Ask, collect_day
-from pipeline.errors import FileGone
+from pipeline.errors import FileGone, RoomMissing
 from pipeline.media.copy import copy_file, write_entry
 from pipeline.media.manifest import lost_entry, stored_entry
 from pipeline.media.plan import plan_media
@@ -195,6 +197,107 @@ def missing_asks(app: App, project: str) -> list[Ask]:
             if day in lookback or not reports.is_settled(day, asked.get(day), app.settings.collect.lookback_days):
                 asks.append(Ask(source, project, day))
     return asks
+
+
+# --- rooms: a rooms file -> EnableX --------------------------------------------------------------------------------
+
+
+def plan_rooms(
+    app: App, path: Path | None = None, *, project: str | None = None, prune: bool = False, replace: bool = False
+) -> Outcome:
+    """What the rooms file asks for, compared with the rooms that there are now; nothing is changed."""
+    outcome = Outcome("rooms plan")
+    changes, _ = _planned_rooms(app, outcome, path, project, prune=prune, replace=replace)
+    outcome.succeeded(len(changes.changes), **changes.counts())
+    return outcome
+
+
+def apply_rooms(
+    app: App, path: Path | None = None, *, project: str | None = None, prune: bool = False, replace: bool = False
+) -> Outcome:
+    """Make rooms as the rooms file says. What a session or a fixed field stands in the way of is named as failed."""
+    outcome = Outcome("rooms apply")
+    changes, before = _planned_rooms(app, outcome, path, project, prune=prune, replace=replace)
+    applying = provisioning.Applying(app, before)
+    at_once = app.settings.collect.concurrency * len(app.settings.projects)
+    todo = app.each("apply rooms", changes.todo, applying.apply, at_once=at_once, group=lambda change: change.project)
+    for done in todo:
+        _note(app, outcome, done)
+    for change in changes.blocked:
+        outcome.fail(change, change.why)
+    for settled in app.each("look again", applying.in_doubt, applying.settle, at_once=1, group=str):
+        _note(app, outcome, settled)
+    quiet = [change for change in changes.changes if change.action in ("unchanged", "left")]
+    for change in quiet:
+        outcome.succeeded(**{change.action: 1})
+    app.ledger.forget_attempts([str(done.item) for done in todo if done.result] + [str(change) for change in quiet])
+    return outcome
+
+
+def delete_rooms(app: App, room_ids: Sequence[str], *, project: str | None = None) -> Outcome:
+    """Delete rooms by id, in whichever project they are; one that no project has is as good as deleted."""
+    outcome = Outcome("rooms delete")
+
+    def delete(room_id: str) -> dict[str, int]:
+        try:
+            name, _ = provisioning.find_room(app, room_id, project)
+        except RoomMissing:
+            return {"already_gone": 1}
+        return {"deleted": 1} if provisioning.delete_room(app.clients[name], room_id) else {"already_gone": 1}
+
+    for done in app.each("delete rooms", room_ids, delete, at_once=app.settings.collect.concurrency):
+        _note(app, outcome, done)
+    return outcome
+
+
+def _planned_rooms(
+    app: App, outcome: Outcome, path: Path | None, project: str | None, *, prune: bool, replace: bool
+) -> tuple[rooms.RoomChanges, dict[str, frozenset[str]]]:
+    """The plan, and the ids of the rooms that there are, by project; a project that does not answer is left out."""
+    file = provisioning.read_file(app, path or Path(app.settings.rooms.file))
+    listed = list_rooms(app, outcome, project)
+    changes = rooms.plan_rooms(file, listed, app.clock(), prune=prune, replace=replace)
+    outcome.details["changes"] = [change.as_json() for change in changes.changes]
+    return changes, {name: frozenset(room["room_id"] for room in found) for name, found in listed.items()}
+
+
+def list_rooms(app: App, outcome: Outcome, project: str | None) -> dict[str, list[dict[str, Any]]]:
+    """The rooms of every project (or of one); a project that does not answer is noted as failed."""
+    names = chosen_projects(app.settings, project)
+    listed = {}
+    for done in app.each(
+        "list rooms", names, lambda name: provisioning.list_rooms(app.clients[name]), at_once=len(names), group=str
+    ):
+        if done.result is None:
+            _note(app, outcome, done)
+        else:
+            listed[done.item] = done.result
+    return listed
+
+
+def audit_rooms(app: App, path: Path | None = None, *, project: str | None = None, unused_days: int = 90) -> Outcome:
+    """Rooms with sessions that nobody pays for, rooms unused for so many days, recording against the file's policy."""
+    outcome = Outcome("rooms audit")
+    path = path or Path(app.settings.rooms.file)
+    file = provisioning.read_file(app, path) if path.exists() else None
+    findings = [
+        finding
+        for name, listed in list_rooms(app, outcome, project).items()
+        for finding in room_audit.audit_rooms(
+            name,
+            listed,
+            provisioning.room_use(app, name),
+            app.clock(),
+            unused_days=unused_days,
+            known_since=provisioning.known_since(app, name),
+            file=file,
+        )
+    ]
+    outcome.succeeded(1)
+    for finding in findings:
+        outcome.succeeded(**{finding.kind.replace(" ", "_"): 1})
+    outcome.details["findings"] = [finding.as_json() for finding in findings]
+    return outcome
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

@@ -21,6 +21,9 @@ Recording = Literal["required", "forbidden", "free"]
 LEAD = timedelta(minutes=15)
 """A scheduled room cannot be changed later than this before its start (documented)."""
 
+ONCE = "once"
+"""In place of a file's name in the key of a room that no file names; it has a key to be found after a lost reply."""
+
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Names and keys of ours: what passes everywhere (section 12)."""
 
@@ -218,7 +221,7 @@ def _file_problems(content: Mapping[str, Any], projects: Sequence[str]) -> Itera
     for key in content:
         if key not in _TOP:
             yield key, room_fields.unknown_among(key, _TOP)
-    if not _is_word(content.get("file")):
+    if not _is_word(content.get("file")) or content["file"] == ONCE:
         yield "file", 'must be this file\'s own name, such as "clinic": letters, digits, ".", "_", "-"; never change it'
     yield from _beside_problems("", content, projects)
     rooms = content.get("rooms", {})

@@ -115,7 +115,7 @@ class Change:
     body: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
-        return f"{self.project}/{self.key}"
+        return f"{self.project}/{self.mark}"
 
     def as_json(self) -> Row:
         return {

@@ -127,6 +127,13 @@ class Privacy(_Section):
     key: SecretStr = SecretStr("")
 
 
+class Rooms(_Section):
+    """Rooms as a file. `prune`: the scheduler deletes rooms that the file made and names no longer."""
+
+    file: str = "config/rooms.toml"
+    prune: bool = False
+
+
 class Settings(BaseSettings):
     """Everything that can be configured; frozen."""
 
@@ -143,6 +150,7 @@ class Settings(BaseSettings):
     ledger: Ledger = Ledger()
     billing: Billing = Billing()
     privacy: Privacy = Privacy()
+    rooms: Rooms = Rooms()
 
     @classmethod
     def settings_customise_sources(
@@ -219,13 +227,22 @@ def _read_toml(path: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
     if path is None and not DEFAULT_CONFIG.exists():
         return {}, {}
     path = path or DEFAULT_CONFIG
+    values = read_toml(path, "settings file; name one with --config or POSTROOM_CONFIG")
+    return values, {key: str(path) for key, _ in _flat(values, branches=True)}
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The content of a TOML file; `what` it is and how else to name one, for the message when it is not there.
+
+    Raises:
+        ConfigError: no such file, or it is not TOML.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such settings file; name one with --config or POSTROOM_CONFIG") from None
+        raise ConfigError(f"{path}: no such {what}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
-    return values, {key: str(path) for key, _ in _flat(values, branches=True)}
 
 
 def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -1,5 +1,8 @@
 """The command line: one command per flow."""
 
-from pipeline.cli.commands import main
+from pipeline.cli.commands import cli, main
+from pipeline.cli.rooms import rooms_cli
+
+cli.add_typer(rooms_cli)
 
 __all__ = ["main"]

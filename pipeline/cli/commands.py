@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from rich.console import Console
 
 from pipeline import __version__, flows
 from pipeline.app import App, open_app
@@ -269,12 +270,20 @@ def _refuse(arguments: list[str], message: str, code: int) -> int:
     print(f"postroom: {message}", file=sys.stderr)
     if "--json" in arguments:
         known = {info.name or info.callback.__name__ for info in cli.registered_commands if info.callback}
-        command = next((argument for argument in arguments if argument in known), "postroom")
+        groups = {group.typer_instance.info.name for group in cli.registered_groups if group.typer_instance}
+        command = next((argument for argument in arguments if argument in known | groups), "postroom")
+        if command in groups:
+            command = " ".join(arguments[arguments.index(command) :][:2])
         _print_json(Outcome(command, failed=[Failure(command, message)]).as_json())
     return code
 
 
-def _run(ctx: typer.Context, command: str, flow: Callable[[App], Outcome]) -> int:
+def _run(
+    ctx: typer.Context,
+    command: str,
+    flow: Callable[[App], Outcome],
+    tell: Callable[[Console, Outcome], None] = show.show_outcome,
+) -> int:
     """Open the app, run a flow, keep the run in the ledger, show the outcome."""
     given: Options = ctx.obj
     with _open(given, _loaded(given)) as app:
@@ -282,7 +291,7 @@ def _run(ctx: typer.Context, command: str, flow: Callable[[App], Outcome]) -> in
     if given.as_json:
         _print_json(outcome.as_json())
     else:
-        show.show_outcome(show.console_for(), outcome)
+        tell(show.console_for(), outcome)
     return outcome.exit_code
 
 

@@ -57,6 +57,7 @@ class RoomBook:
         self._played: dict[tuple[str, str], tuple[int, datetime]] = {}
         self._over: dict[str, list[Session]] = {}
         self._tokens = 0
+        self._number = 0
 
     def start_session(self, project: str, room_id: str, now: datetime, users: int = 1) -> None:
         """Let so many users be in a room, from now on."""
@@ -161,7 +162,8 @@ class RoomBook:
         code = rules.create_fault(asked.body, asked.now, plan_is_sd=plan_is_sd)
         if code is not None:
             return _refusal(400, code)
-        number = len(self._made) + len(self._deleted) + 1
+        self._number += 1
+        number = self._number
         room_id = f"{int(asked.now.timestamp()):08x}{self._world.seed % 0xFFFF:04x}{number:012x}"
         app_id = self._world.project(asked.project).app_id
         room = _echo(asked.body, app_id, room_id, asked.now, number)

@@ -1,0 +1,17 @@
+"""Rooms as the rooms file says, every hour; nothing while there is no such file, or while it names no room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import flows, provisioning
+from pipeline.app import App
+from pipeline.model import Outcome
+
+
+def apply_rooms(app: App) -> Outcome:
+    """Apply the rooms file of the settings; a room that is in use now has its turn an hour later."""
+    path, prune = Path(app.settings.rooms.file), app.settings.rooms.prune
+    if not path.exists() or not (prune or provisioning.read_file(app, path).rooms):
+        return Outcome("rooms apply")
+    return flows.apply_rooms(app, path, prune=prune)

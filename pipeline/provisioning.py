@@ -1,0 +1,212 @@
+"""Rooms at EnableX: told, made, changed, deleted. What is to be done is decided in `rooms`; here it is carried out.
+
+Every step may be repeated, and a run that was killed is finished by the next one, whose plan knows what is there. PATCH
+and DELETE may be sent twice. POST may not: after a failure that leaves open whether a room was made, it is looked up by
+its key.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow.compute as pc
+import structlog
+
+from pipeline import landing, room_wanted, tables
+from pipeline.app import App, chosen_projects
+from pipeline.enablex import room_calls
+from pipeline.enablex.client import EnablexClient
+from pipeline.enablex.room_calls import Document
+from pipeline.enablex.wire import rooms_request
+from pipeline.errors import Refused, RoomMissing, Throttled, Transient
+from pipeline.room_audit import RoomUse
+from pipeline.rooms import Change, Room, RoomsFile, by_mark, mark_of, marked_body, read_rooms_file
+from pipeline.settings import read_toml
+
+_log = structlog.get_logger()
+
+
+def read_file(app: App, path: Path) -> RoomsFile:
+    """Read a rooms file. Raises ConfigError: room, field, file, and what would be valid."""
+    projects = chosen_projects(app.settings, None)
+    content = read_toml(path, "rooms file; name one with --file or rooms.file")
+    return read_rooms_file(content, projects=projects, source=str(path))
+
+
+# --- one room ---
+
+
+def list_rooms(client: EnablexClient) -> list[Document]:
+    """Every room of a project as EnableX tells it, dial-in secrets included: mask before showing."""
+    return room_calls.told_rooms(client.call(rooms_request()))
+
+
+def find_room(app: App, room_id: str, project: str | None) -> tuple[str, Document]:
+    """A room and the project it belongs to. Raises RoomMissing when no project that was asked has it."""
+    missing: RoomMissing | None = None
+    for name in chosen_projects(app.settings, project):
+        try:
+            return name, room_calls.told_room(app.clients[name].call(room_calls.room_request(room_id)))
+        except RoomMissing as error:
+            missing = error
+    raise missing or RoomMissing(f"{room_id}: no such room")
+
+
+def create_single(app: App, project: str, room: Room) -> Document:
+    """Make a room that no file names."""
+    room_wanted.check_future(room.begins_at(), app.clock())
+    mark = f"{room_wanted.ONCE}/{uuid4().hex}"
+    return _Creation(app.clients[project], mark, marked_body(room, mark)).room()
+
+
+def update_single(app: App, project: str, room: Document, changes: Mapping[str, Any]) -> Document:
+    """Change some fields of a room; the room as it is then told."""
+    client, room_id = app.clients[project], room["room_id"]
+    client.call(room_calls.update_request(room_id, room_wanted.change_body(room, changes, app.clock())))
+    return room_calls.told_room(client.call(room_calls.room_request(room_id)))
+
+
+def delete_room(client: EnablexClient, room_id: str) -> bool:
+    """Delete a room; False when there was none any more, which is as good."""
+    try:
+        client.call(room_calls.delete_request(room_id))
+    except RoomMissing:
+        return False
+    return True
+
+
+class _Creation:
+    """Making one room, however often the reply is lost."""
+
+    def __init__(self, client: EnablexClient, mark: str, body: Mapping[str, Any]) -> None:
+        self._client, self._mark, self._body = client, mark, body
+        self.in_doubt = False
+
+    def room(self) -> Document:
+        """The room, made once. Raises ApiError when tries ran out; then it may or may not be there."""
+        return self._client.again(self._try)
+
+    def _try(self) -> Document:
+        if self.in_doubt:
+            found = by_mark(room_calls.told_rooms(self._client.send(rooms_request()))).get(self._mark)
+            if found:
+                _log.info("room.found", mark=self._mark, room_id=found[0]["room_id"])
+                return found[0]
+        try:
+            return room_calls.told_room(self._client.send(room_calls.create_request(self._body)))
+        except Throttled:
+            raise  # refused before anything was done
+        except Transient:
+            self.in_doubt = True
+            raise
+
+
+# --- a plan ---
+
+
+class Applying:
+    """One run over a plan; threads share it. `before`: ids of the rooms there were when it was made, by project."""
+
+    def __init__(self, app: App, before: Mapping[str, frozenset[str]]) -> None:
+        self._app, self._before = app, before
+        self._in_doubt: dict[str, set[str]] = defaultdict(set)
+        self._no_keys: dict[str, str] = {}
+
+    def apply(self, change: Change) -> dict[str, int]:
+        """Carry one change out; what it amounted to.
+
+        Raises:
+            RoomActive: a session is running; nothing was done, and the next run tries again.
+            ApiError: see errors.py.
+        """
+        client = self._app.clients[change.project]
+        match change.action, change.room_id:
+            case "create", _:
+                self._create(change)
+                return {"created": 1}
+            case "update", str(room_id):
+                client.call(room_calls.update_request(room_id, change.body))
+                return {"updated": 1}
+            case "replace", str(room_id):
+                delete_room(client, room_id)
+                self._create(change)
+                return {"replaced": 1}
+            case "delete", str(room_id):
+                return {"deleted": 1} if delete_room(client, room_id) else {"already_gone": 1}
+        return {}
+
+    @property
+    def in_doubt(self) -> list[str]:
+        """Projects in which this run may have made a room twice."""
+        return sorted(self._in_doubt)
+
+    def settle(self, project: str) -> dict[str, int]:
+        """Look again for rooms that this run may have made twice, and delete those made later.
+
+        A listing may lag behind, so that a room was not found when it was looked up, and was made once more.
+        """
+        client = self._app.clients[project]
+        known = by_mark(list_rooms(client))
+        later = [room["room_id"] for mark in self._in_doubt[project] for room in known.get(mark, [])[1:]]
+        doubles = [room_id for room_id in later if room_id not in self._before[project]]
+        return {"doubles_deleted": sum(delete_room(client, room_id) for room_id in doubles)}
+
+    def _create(self, change: Change) -> None:
+        if change.project in self._no_keys:
+            raise Refused(self._no_keys[change.project])
+        client = self._app.clients[change.project]
+        creation = _Creation(client, change.mark, change.body)
+        try:
+            room = creation.room()
+        finally:
+            if creation.in_doubt:
+                self._in_doubt[change.project].add(change.mark)
+        self._check_key(client, change, room)
+
+    def _check_key(self, client: EnablexClient, change: Change, room: Document) -> None:
+        """A room that cannot be known again would be made anew by every run: undo it, and make no more of them."""
+        room_id = room["room_id"]
+        if mark_of(room) == change.mark:
+            return
+        if mark_of(room_calls.told_room(client.call(room_calls.room_request(room_id)))) == change.mark:
+            return
+        why = "EnableX does not give back a room's data, so rooms cannot be known again; none are made from a file"
+        self._no_keys[change.project] = why
+        delete_room(client, room_id)
+        raise Refused(why, endpoint="POST /rooms")
+
+
+# --- what the tables know ---
+
+
+def room_use(app: App, project: str) -> dict[str, RoomUse]:
+    """Sessions of every room by id, from the `sessions` table."""
+    columns = ["room_id", "owner_ref", "billing_code", "last_disconnected_at"]
+    sessions = tables.read_arrow("sessions", columns=columns, project=project, lake=app.lake)
+    counted = sessions.group_by("room_id", use_threads=False).aggregate(
+        [
+            ("last_disconnected_at", "max"),
+            ([], "count_all"),
+            ("owner_ref", "count", pc.CountOptions(mode="only_null")),
+            ("billing_code", "count", pc.CountOptions(mode="only_null")),
+        ]
+    )
+    return {
+        room_id: RoomUse(sessions, without_owner, without_code, last_at.astimezone(UTC))
+        for room_id, last_at, sessions, without_owner, without_code in zip(
+            *(column.to_pylist() for column in counted.columns), strict=True
+        )
+        if room_id is not None and last_at is not None
+    }
+
+
+def known_since(app: App, project: str) -> datetime | None:
+    """The first day whose CDRs were ever asked for; before it nobody knows which rooms were used."""
+    asked = landing.last_asked(app.vault, "cdr", project)
+    first = min(asked, default=None)
+    return None if first is None else datetime(first.year, first.month, first.day, tzinfo=UTC)
