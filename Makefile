@@ -1,12 +1,13 @@
 # make demo    seven nights of simulated traffic, from an empty folder
 # make check   everything is right: lint, types, tests
 # make bench   a day of CDRs to Parquet, ours against its peers (RECORDS=1000000 for the figures in docs/benchmarks.md)
+# make soak    random tests of rooms, twenty times as long
 PYTHON ?= python3
 BIN := .venv/bin
 RECORDS ?= 200000
 ROUNDS ?= 3
 
-.PHONY: install demo test bench lint types check lock clean
+.PHONY: install demo test bench soak lint types check lock clean
 .DEFAULT_GOAL := check
 
 install: .venv/.installed
@@ -31,6 +32,9 @@ bench: install .venv/.bench
 .venv/.bench: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@touch $@
+
+soak: install
+	SOAK_TIMES=20 $(BIN)/python -m pytest -n 2 tests/flows/test_rooms_bars.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.commands import cli
+from pipeline.cli.commands import cli, run_command
 from pipeline.schemas import TABLES, document_tables
 from tests.conftest import Site, clean_environ
 
@@ -26,6 +26,7 @@ def test_the_readme_names_every_table_and_command() -> None:
     """Every table that exists is in the README's table of tables, and every command it shows exists."""
     readme = (ROOT / "README.md").read_text()
     commands = {info.name or getattr(info.callback, "__name__", "") for info in cli.registered_commands}
+    commands |= {str(group.typer_instance.info.name) for group in cli.registered_groups if group.typer_instance}
     for table in TABLES:
         assert f"| `{table}` |" in readme
     shown = re.findall(r"^(?:\.venv/bin/)?postroom (?:--config \S+ |--json )?([a-z-]+)", readme, re.MULTILINE)
@@ -40,6 +41,24 @@ def test_every_command_has_help_with_an_example(site: Site) -> None:
         text = " ".join(site.postroom(name, "--help").stdout.split())
         assert "Example: postroom" in text, name
         assert name in text.partition("Example: postroom")[2], name
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        (str(group.typer_instance.info.name), str(info.name or getattr(info.callback, "__name__", "")))
+        for group in cli.registered_groups
+        if group.typer_instance
+        for info in group.typer_instance.registered_commands
+    ],
+)
+def test_every_command_of_a_group_has_help_with_an_example(
+    group: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--help` of every `postroom GROUP COMMAND` ends with an example of just that."""
+    assert run_command([group, name, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert re.search(rf"Example: postroom (--json )?{group} {name}\b[^:]*$", text), text
 
 
 def test_the_tour_runs_as_written(tmp_path: Path) -> None:

@@ -38,6 +38,9 @@ cli = typer.Typer(
 )
 
 
+_INTERRUPTED = 130
+
+
 @dataclass(frozen=True)
 class Options:
     """What stands before the command."""
@@ -247,6 +250,8 @@ def run_command(arguments: list[str]) -> int:
     verbose = "--verbose" in arguments
     try:
         code: object = cli(args=arguments, prog_name="postroom", standalone_mode=False)
+        if code == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:
         return _refuse(arguments, error.format_message(), 2)
@@ -257,7 +262,7 @@ def run_command(arguments: list[str]) -> int:
             raise
         return _refuse(arguments, str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
-        return _refuse(arguments, "interrupted; nothing is half-written, run it again to go on", 130)
+        return _refuse(arguments, "interrupted; nothing is half-written, run it again to go on", _INTERRUPTED)
     except Exception as error:
         if verbose:
             raise
