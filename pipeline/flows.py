@@ -222,11 +222,11 @@ def apply_rooms(
     at_once = app.settings.collect.concurrency * len(app.settings.projects)
     todo = app.each("apply rooms", changes.todo, applying.apply, at_once=at_once, group=lambda change: change.project)
     for done in todo:
-        _note(app, outcome, done)
+        _note(app, outcome, done, done.result)
     for change in changes.blocked:
         outcome.fail(change, change.why)
     for settled in app.each("look again", applying.in_doubt, applying.settle, at_once=1, group=str):
-        _note(app, outcome, settled)
+        _note(app, outcome, settled, settled.result)
     quiet = [change for change in changes.changes if change.action in ("unchanged", "left")]
     for change in quiet:
         outcome.succeeded(**{change.action: 1})
@@ -246,7 +246,7 @@ def delete_rooms(app: App, room_ids: Sequence[str], *, project: str | None = Non
         return {"deleted": 1} if provisioning.delete_room(app.clients[name], room_id) else {"already_gone": 1}
 
     for done in app.each("delete rooms", room_ids, delete, at_once=app.settings.collect.concurrency):
-        _note(app, outcome, done)
+        _note(app, outcome, done, done.result)
     return outcome
 
 
@@ -269,7 +269,7 @@ def list_rooms(app: App, outcome: Outcome, project: str | None) -> dict[str, lis
         "list rooms", names, lambda name: provisioning.list_rooms(app.clients[name]), at_once=len(names), group=str
     ):
         if done.result is None:
-            _note(app, outcome, done)
+            _note(app, outcome, done, done.result)
         else:
             listed[done.item] = done.result
     return listed

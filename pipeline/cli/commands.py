@@ -39,6 +39,7 @@ cli = typer.Typer(
 
 
 _INTERRUPTED = 130
+_BROKEN_OFF = "interrupted; nothing is half-written, run it again to go on"
 
 
 @dataclass(frozen=True)
@@ -249,10 +250,7 @@ def run_command(arguments: list[str]) -> int:
     """Run one command line; every expected error is one line on standard error and an exit code."""
     verbose = "--verbose" in arguments
     try:
-        code: object = cli(args=arguments, prog_name="postroom", standalone_mode=False)
-        if code == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
-            raise KeyboardInterrupt
-        return code if isinstance(code, int) else 0
+        return _exit_code(arguments, cli(args=arguments, prog_name="postroom", standalone_mode=False))
     except typer.TyperException as error:
         return _refuse(arguments, error.format_message(), 2)
     except ConfigError as error:
@@ -262,12 +260,18 @@ def run_command(arguments: list[str]) -> int:
             raise
         return _refuse(arguments, str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
-        return _refuse(arguments, "interrupted; nothing is half-written, run it again to go on", _INTERRUPTED)
+        return _refuse(arguments, _BROKEN_OFF, _INTERRUPTED)
     except Exception as error:
         if verbose:
             raise
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         return _refuse(arguments, f"unexpected: {what}; run again with --verbose and report it", 1)
+
+
+def _exit_code(arguments: list[str], code: object) -> int:
+    if code == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
+        return _refuse(arguments, _BROKEN_OFF, _INTERRUPTED)
+    return code if isinstance(code, int) else 0
 
 
 def _refuse(arguments: list[str], message: str, code: int) -> int:
