@@ -12,6 +12,6 @@ from pipeline.model import Outcome
 def apply_rooms(app: App) -> Outcome:
     """Apply the rooms file of the settings; a room that is in use now has its turn an hour later."""
     path, prune = Path(app.settings.rooms.file), app.settings.rooms.prune
-    if not path.exists() or not (prune or provisioning.read_file(app, path).rooms):
+    if not path.exists() or not provisioning.read_file(app, path).rooms:
         return Outcome("rooms apply")
     return flows.apply_rooms(app, path, prune=prune)

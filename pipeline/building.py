@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,13 +40,23 @@ from pipeline.store import ObjectStore
 PAGE_REACH_DAYS = 2 * REACH_DAYS
 """Pages that can bear on a day: its sessions have connections up to REACH_DAYS away, whose pages lie as far again."""
 
-_MOST_DAYS_AT_ONCE = 7
-"""Days built together share one reading of the pages around them; more would only cost open files."""
+_WEEK_DAYS = 7
+"""Days are built by fixed weeks, which share one reading of the pages around them. A day sees the pages around its
+week, whichever of its days are built: else the same raw could give different tables."""
+
+AFFECTED_DAYS = PAGE_REACH_DAYS + _WEEK_DAYS - 1
+"""How far from the day that was asked for a new page can matter."""
+
+
+def _week_pages(day: date) -> Period:
+    """The days whose pages bear on the week of a day."""
+    monday = date.fromordinal((day.toordinal() - 1) // _WEEK_DAYS * _WEEK_DAYS + 1)
+    return Period(monday, monday + timedelta(days=_WEEK_DAYS - 1)).widened(PAGE_REACH_DAYS)
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Consecutive days of one project that are built together: for each, its digest and the tables to write."""
+    """Days of one week and project that are built together: for each, its digest and the tables to write."""
 
     project: str
     days: Mapping[date, str]
@@ -54,6 +65,11 @@ class Stretch:
     @property
     def period(self) -> Period:
         return Period(min(self.days), max(self.days))
+
+    @property
+    def pages(self) -> Period:
+        """The days that were asked for and bear on it."""
+        return _week_pages(min(self.days))
 
     def __str__(self) -> str:
         return f"{self.project} {self.period.first} to {self.period.last}"
@@ -86,17 +102,15 @@ class Builder:
         if not known:
             return []
         inputs = self._inputs(project, Period(known[0], known[-1]))
-        built = {name: set(tables.built_days(self.lake, name, project)) for name in names}
+        built = {name: tables.built_days(self.lake, name, project) for name in names}
         for day in known:
             digest, note = inputs(day), tables.read_note(self.lake, project, day).tables
-            outdated = tuple(
-                name for name in names if day not in built[name] or name not in note or note[name].inputs != digest
-            )
+            outdated = tuple(name for name in names if not _is_current(note.get(name), built[name].get(day), digest))
             if outdated:
                 stale_days[day], stale_tables[day] = digest, outdated
         return [
             Stretch(project, {day: stale_days[day] for day in run}, {day: stale_tables[day] for day in run})
-            for run in _runs(sorted(stale_days))
+            for run in _by_week(sorted(stale_days))
         ]
 
     def build(self, stretch: Stretch) -> Built:
@@ -121,7 +135,7 @@ class Builder:
 
     def _inputs(self, project: str, period: Period) -> Callable[[date], str]:
         """The digest of each day of `period`, from listings alone."""
-        around = period.widened(PAGE_REACH_DAYS)
+        around = Period(_week_pages(period.first).first, _week_pages(period.last).last)
         pages = {source: landing.page_stems(self.vault, source, project, around) for source in SOURCES}
         common = [str(TABLES_VERSION), *(str(TABLES[name].schema) for name in TABLES), str(self.retention)]
         common += [*self.private_columns, hashlib.sha256(self.private_key).hexdigest()]
@@ -129,13 +143,18 @@ class Builder:
 
         def digest(day: date) -> str:
             total = base.copy()
-            for near in Period(day, day).widened(PAGE_REACH_DAYS):
+            for near in _week_pages(day):
                 for source in SOURCES:
                     total.update(f"{source} {near} {' '.join(pages[source].get(near, []))}\n".encode())
             total.update("\n".join(readings.manifest_names(self.vault, project, day)).encode())
             return total.hexdigest()
 
         return digest
+
+
+def _is_current(note: tables.TableNote | None, size_bytes: int | None, digest: str) -> bool:
+    """Whether a table's day was built from these inputs, and its object is the one that came of it."""
+    return note is not None and note.inputs == digest and note.size_bytes == size_bytes
 
 
 @contextmanager
@@ -170,7 +189,7 @@ class _Output:
     def build(self) -> None:
         """Make the rows of every table; complete for the days of the stretch."""
         vault, project, period = self.builder.vault, self.stretch.project, self.stretch.period
-        archive = readings.read_archives(vault, project, period.widened(PAGE_REACH_DAYS))
+        archive = readings.read_archives(vault, project, self.stretch.pages)
         self._reject(archive.rejects)
         connections = self._connections()
         parts = SortedRuns(self.folder / "parts", PART, "group", "user_ref")
@@ -208,7 +227,7 @@ class _Output:
             for block in self._observations().blocks():
                 newest, earlier = split_versions(block)
                 lanes.give("cdr", self._add, "cdr", newest)
-                lanes.give("cdr", self._add, "cdr_changes", earlier)
+                lanes.give("changes", self._add, "cdr_changes", earlier)
                 lanes.give("quality", self._add_quality, newest)
                 lanes.give("connections", connections.add, connection_table(newest))
         return connections
@@ -216,9 +235,8 @@ class _Output:
     def _observations(self) -> SortedRuns:
         """What all pages around the stretch say, sorted by `cdr_id` and moment."""
         observations = SortedRuns(self.folder / "observations", readings.OBSERVED, "cdr_id", "seen_at")
-        pages = self.stretch.period.widened(PAGE_REACH_DAYS)
         with Lanes() as lanes:
-            for batch in readings.read_cdr(self.builder.vault, self.stretch.project, pages):
+            for batch in readings.read_cdr(self.builder.vault, self.stretch.project, self.stretch.pages):
                 lanes.give("observations", observations.add, batch.rows)
                 self._reject(batch.rejects)
                 self.unknown.update(batch.unknown)
@@ -265,7 +283,8 @@ class _Output:
 
     def _reject(self, rejects: Mapping[date, list[Row]]) -> None:
         for day, rows in rejects.items():
-            self.rejects[day] += rows
+            if ("rejects", day) in self.files:
+                self.rejects[day] += rows
 
     def _add(self, name: str, rows: pa.Table) -> None:
         """Add rows, which have a `day`, to the files of their days; days that are not wanted are left out."""
@@ -296,13 +315,6 @@ _KNOWN_SESSION = pa.schema(
 """What files need to know of their session: whose it is, and when it began."""
 
 
-def _runs(days: list[date]) -> Iterator[list[date]]:
-    """Consecutive days together, at most `_MOST_DAYS_AT_ONCE`."""
-    run: list[date] = []
-    for day in days:
-        if run and (day - run[-1] > timedelta(days=1) or len(run) == _MOST_DAYS_AT_ONCE):
-            yield run
-            run = []
-        run.append(day)
-    if run:
-        yield run
+def _by_week(days: list[date]) -> Iterator[list[date]]:
+    for _, of_week in groupby(days, key=_week_pages):
+        yield list(of_week)

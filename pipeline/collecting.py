@@ -14,7 +14,7 @@ from pipeline import landing, tables
 from pipeline.app import App
 from pipeline.enablex.client import UnreadableAnswer
 from pipeline.enablex.wire import Request, period_request, room_period_requests, rooms_request
-from pipeline.errors import Refused, TimedOut, UnreadableReply
+from pipeline.errors import ApiError, CredentialsRefused, Refused, TimedOut, UnreadableReply
 from pipeline.model import DAILY_SOURCES, Period, Source
 from pipeline.readings import document_days, read_rooms
 
@@ -70,8 +70,16 @@ def _collect_by_room(app: App, ask: Ask) -> Mapping[str, int]:
     rooms = _known_rooms(app, ask)
     _log.warning("day.split", item=str(ask), rooms=len(rooms), why="no answer in time")
     counts: Counter[str] = Counter(days_split=1)
+    failed: list[ApiError] = []
     for room_id in rooms:
-        counts.update(_collect_room(app, ask, room_id))
+        try:
+            counts.update(_collect_room(app, ask, room_id))
+        except CredentialsRefused:
+            raise
+        except ApiError as error:
+            failed.append(error)
+    if failed:
+        raise Refused(f"{len(failed)} of {len(rooms)} rooms did not answer, the first one with: {failed[0]}")
     return counts
 
 

@@ -23,7 +23,7 @@ import structlog
 
 from pipeline import landing, provisioning, reports, room_audit, rooms, tables
 from pipeline.app import App, Done, chosen_projects
-from pipeline.building import PAGE_REACH_DAYS, Builder
+from pipeline.building import AFFECTED_DAYS, Builder
 from pipeline.collecting import Ask, collect_day
 from pipeline.errors import FileGone, RoomMissing
 from pipeline.media.copy import copy_file, write_entry
@@ -177,7 +177,7 @@ def nightly(app: App) -> Outcome:
     outcome = Outcome("nightly")
     asks = [ask for name in chosen_projects(app.settings, None) for ask in missing_asks(app, name)]
     outcome.absorb(_collect(app, sorted(asks, key=lambda ask: (ask.day, ask.project, ask.source))))
-    collected = Period(min(ask.day for ask in asks), max(ask.day for ask in asks)).widened(PAGE_REACH_DAYS)
+    collected = Period(min(ask.day for ask in asks), max(ask.day for ask in asks)).widened(AFFECTED_DAYS)
     older = {period for name in app.settings.projects for period in older_waiting(app, name)}
     outcome.absorb(build(app, collected))
     outcome.absorb(copy_media(app, fresh=False))

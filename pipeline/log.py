@@ -11,7 +11,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-_SECRET_FIELDS = re.compile(r"authorization|password|secret|token|app_key|cookie|\bpin\b", re.IGNORECASE)
+from pipeline.model import SECRET_NAME
+
 _URL_SECRETS = re.compile(r"(https?://)([^/\s?#\"']*@)?([^\s?#\"']*)([?#][^\s\"']*)?", re.IGNORECASE)
 MASK = "********"
 
@@ -48,7 +49,7 @@ class Redact:
 
     def _value(self, key: str, value: Any) -> Any:
         """A field's value without secrets, also inside lists and tables; what is none of these is shown as text."""
-        if _SECRET_FIELDS.search(key):
+        if SECRET_NAME.search(key):
             return MASK
         if isinstance(value, Mapping):
             return {str(name): self._value(str(name), part) for name, part in value.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ Source = Literal["cdr", "archive", "rooms"]
 SOURCES: tuple[Source, ...] = ("cdr", "archive", "rooms")
 DAILY_SOURCES: tuple[Source, ...] = ("cdr", "archive")
 """Those that are asked for by day; `rooms` is a snapshot of now, filed under the day on which it was taken."""
+
+SECRET_NAME = re.compile(r"token|passw|secret|app_key|meeting_id|authorization|cookie|^pin$", re.IGNORECASE)
+"""Whatever is called so stays out of tables, logs and what is shown, also where nobody expects it."""
 
 AT_RISK = timedelta(hours=24)
 """A file with less than this left and no copy of ours is at risk (design.md section 6)."""

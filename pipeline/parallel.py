@@ -13,7 +13,7 @@ import pyarrow as pa
 
 Item = TypeVar("Item")
 
-_WAITING_PER_LANE = 1
+_WAITING_PER_LANE = 2
 """Enough to keep a lane busy: one in work and one waiting; more would only hold memory."""
 
 

@@ -95,7 +95,7 @@ def read_archives(vault: ObjectStore, project: str, period: Period) -> ArchiveRe
             try:
                 record = archives.archive_record(decoded(document), page)
                 _require_reach(record.ended_at.date(), page)
-            except RecordError as error:
+            except (RecordError, RecursionError) as error:
                 rejects.setdefault(page.day, []).append(_reject(page.body_key, page.source, ordinal, error))
             else:
                 records.append((page, record))
@@ -110,7 +110,7 @@ def read_rooms(vault: ObjectStore, project: str, day: date) -> tuple[list[Row], 
         for ordinal, document in enumerate(_documents(vault, page)):
             try:
                 row = rooms.room_row(decoded(document), page.asked_at)
-            except RecordError as error:
+            except (RecordError, RecursionError) as error:
                 rejects.append(_reject(page.body_key, page.source, ordinal, error))
             else:
                 rows[row["room_id"]] = row
@@ -128,7 +128,7 @@ def read_chat(vault: ObjectStore, project: str, day: date) -> tuple[list[Row], l
                 for place, message in enumerate(_messages(vault, entry.key, rejects)):
                     try:
                         row = chat.chat_row(message)
-                    except RecordError as error:
+                    except (RecordError, RecursionError) as error:
                         rejects.append(_reject(entry.key, "chat", place, error))
                         continue
                     rows.append({"conf_num": manifest.conf_num, "ordinal": ordinal, "name": entry.name, **row})
@@ -205,7 +205,7 @@ def _odd_document_days(source: Source, document: msgspec.Raw, asked: date) -> se
     """The same where `trans_date` is missing or something is not as documented: as the row would be filed."""
     try:
         row = cdr.cdr_row(decoded(document)) if source == "cdr" else {}
-    except RecordError:
+    except (RecordError, RecursionError):
         return set()
     began = {row[name].date() for name in ("room_connected_at", "signal_connected_at") if row.get(name)}
     return {cdr.row_day(row), *began} if row else {asked}
@@ -241,14 +241,16 @@ def _too_far(day: date, page: Page) -> RecordError:
     return RecordError(reason, path="trans_date", value=str(day))
 
 
-def _reject(page: str, source: str, ordinal: int, error: RecordError) -> Row:
+def _reject(page: str, source: str, ordinal: int, error: RecordError | RecursionError) -> Row:
+    if isinstance(error, RecursionError):
+        error = RecordError("nested too deeply")
     return {
         "page": page,
         "ordinal": ordinal,
         "source": source,
         "reason": error.reason,
         "path": error.path or None,
-        "value": _shown(error.value),
+        "value": None if source == "chat" else _shown(error.value),  # what people wrote stays in the vault
     }
 
 

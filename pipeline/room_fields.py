@@ -17,6 +17,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pipeline.normalise import values
+from pipeline.normalise.document import value_at
 
 Document = dict[str, Any]
 """One JSON object of the API."""
@@ -186,14 +187,14 @@ class Field:
 
     def told_in(self, room: Mapping[str, Any]) -> Any:
         """What a room document says, read leniently; None when it says nothing, or nothing that can be understood."""
-        raw = at(room, self.path)
+        raw = value_at(room, self.path)
         if raw is None and self.spelled_too:
-            raw = at(room, (*self.path[:-1], self.spelled_too))
+            raw = value_at(room, (*self.path[:-1], self.spelled_too))
         return self.read(raw)
 
     def says(self, room: Mapping[str, Any]) -> bool:
         """Whether a room document speaks of this field: an empty text does, where text is wanted."""
-        return self.told_in(room) is not None or (at(room, self.path) == "" and self.kind.told is values.text)
+        return self.told_in(room) is not None or (value_at(room, self.path) == "" and self.kind.told is values.text)
 
     def read(self, raw: Any) -> Any:
         try:
@@ -267,14 +268,6 @@ REQUIRED = ("name", "owner_ref", "participants")
 
 
 # --- a room as named values ---
-
-
-def at(document: Any, path: Path) -> Any:
-    for key in path:
-        if not isinstance(document, Mapping):
-            return None
-        document = document.get(key)
-    return document
 
 
 def flat(nested: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

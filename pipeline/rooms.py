@@ -12,15 +12,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from pipeline.model import Row
-from pipeline.room_fields import FIELDS, Document, Path, at, nested, same_json
+from pipeline.model import SECRET_NAME, Row
+from pipeline.normalise.document import value_at
+from pipeline.room_fields import FIELDS, Document, Path, nested, same_json
 from pipeline.room_wanted import LEAD, Recording, Room, RoomsFile, WantedRoom, read_rooms_file
 
 __all__ = [
@@ -44,7 +44,6 @@ __all__ = [
 KEY, DIGEST, NAMED = "postroom_key", "postroom_digest", "postroom_fields"
 
 _MASK = "********"
-_SECRET = re.compile(r"^(pin|meeting_id|password|app_key|token)$", re.IGNORECASE)
 _SECRET_PATHS = {field.path for field in FIELDS.values() if field.is_secret}
 _BY_PATH = {field.path: field for field in FIELDS.values()}
 _PASSED = "its scheduled_time has passed"
@@ -69,7 +68,7 @@ def marked_body(room: Room, mark: str) -> Document:
 
 def mark_of(room: Mapping[str, Any]) -> str | None:
     """The key of ours that a room carries, if any."""
-    mark = at(room, ("data", KEY))
+    mark = value_at(room, ("data", KEY))
     return mark if isinstance(mark, str) and mark else None
 
 
@@ -276,21 +275,21 @@ def _compare(leaves: Mapping[Path, Any], told: Document) -> _Compared:
 
 def _defaults(leaves: Mapping[Path, Any], told: Document) -> dict[Path, Any]:
     """Defaults of the fields that the file named when the room was last written, and does not name any more."""
-    before = str(at(told, ("data", NAMED)) or "").split(",")
+    before = str(value_at(told, ("data", NAMED)) or "").split(",")
     dropped = [FIELDS[name] for name in before if name in FIELDS and FIELDS[name].path not in leaves]
     return {field.path: field.default for field in dropped if field.default is not None}
 
 
 def _is_same(wanted: Mapping[Path, Any], told: Document, path: Path) -> bool:
-    found = at(told, path)
+    found = value_at(told, path)
     return same_json(wanted[path], found) or (wanted[path] == "" and found is None)
 
 
 def _difference(path: Path, told: Document, wanted: Any) -> Difference:
     name = ".".join(path[1:] if path[0] == "settings" else path)
-    if path in _SECRET_PATHS:
+    if path in _SECRET_PATHS or SECRET_NAME.search(path[-1]):
         return Difference(name, _MASK, _MASK)
-    return Difference(name, at(told, path), wanted)
+    return Difference(name, value_at(told, path), wanted)
 
 
 # --- telling a room ---
@@ -306,7 +305,7 @@ def _masked(value: Any, path: Path) -> Any:
         return {key: _masked(part, (*path, key)) for key, part in value.items()}
     if isinstance(value, list):
         return [_masked(part, path) for part in value]
-    is_secret = path and (_SECRET.match(path[-1]) or path in _SECRET_PATHS)
+    is_secret = path and (SECRET_NAME.search(path[-1]) or path in _SECRET_PATHS)
     return _MASK if is_secret and value not in (None, "") else value
 
 

@@ -6,7 +6,7 @@ reading one batch of every run and one block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,9 @@ RUN_ROWS = 32 * 1024
 
 BATCH_ROWS = 1024
 """Read at a time from each run: a hundred runs (3 million rows) hold 100 MB."""
+
+MOST_RUNS = 100
+"""More are merged into one first, so that open files and memory stay bounded whatever the number of rows."""
 
 BLOCK_BATCHES = 16
 """About so many batches make a block."""
@@ -47,6 +50,7 @@ class SortedRuns:
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
         self._runs: list[_Run] = []
+        self._files = 0
 
     def add(self, rows: pa.Table) -> None:
         """Take rows; columns that the schema does not name are dropped."""
@@ -63,6 +67,9 @@ class SortedRuns:
             return
         if self._waiting_rows:
             self._write_run()
+        yield from self._merged()
+
+    def _merged(self) -> Iterator[pa.Table]:
         # Cut where batches begin: between two cuts lie about so many rows, however the runs overlap.
         cuts = sorted({key for run in self._runs for key in run.first_keys})[BLOCK_BATCHES::BLOCK_BATCHES]
         with scratch_errors():
@@ -75,11 +82,23 @@ class SortedRuns:
     def _write_run(self) -> None:
         rows = self._sorted(self._waiting)
         self._waiting, self._waiting_rows = [], 0
-        file = self._folder / f"run-{len(self._runs)}.arrow"
+        self._runs.append(self._written([rows]))
+        if len(self._runs) > MOST_RUNS:
+            merged = self._written(self._merged())
+            for run in self._runs:
+                run.file.unlink()
+            self._runs = [merged]
+
+    def _written(self, blocks: Iterable[pa.Table]) -> _Run:
+        """One run of sorted blocks that follow each other."""
+        self._files += 1
+        file, first_keys = self._folder / f"run-{self._files}.arrow", []
         with scratch_errors(), pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, self._schema) as writer:
-            writer.write_table(rows, max_chunksize=BATCH_ROWS)
-        first_rows = pa.array(range(0, rows.num_rows, BATCH_ROWS), pa.int64())
-        self._runs.append(_Run(file, tuple(rows[self._key].take(first_rows).to_pylist())))
+            for rows in blocks:
+                writer.write_table(rows, max_chunksize=BATCH_ROWS)
+                first_rows = pa.array(range(0, rows.num_rows, BATCH_ROWS), pa.int64())
+                first_keys += rows[self._key].take(first_rows).to_pylist()
+        return _Run(file, tuple(first_keys))
 
     def _sorted(self, tables: list[pa.Table]) -> pa.Table:
         rows = pa.concat_tables(tables).combine_chunks()

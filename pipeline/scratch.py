@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +13,19 @@ from pathlib import Path
 
 from pipeline.errors import StoreUnavailable
 
+_NAME = re.compile(r"^postroom-(?P<host>.+)-(?P<pid>\d+)-[^-]+$")
+
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards; TMPDIR says where."""
-    with scratch_errors(), tempfile.TemporaryDirectory(prefix="postroom-", ignore_cleanup_errors=True) as folder:
+    """A folder that is gone afterwards; TMPDIR says where. Folders of processes that were killed are removed first."""
+    with scratch_errors():
+        _sweep(Path(tempfile.gettempdir()))
+        folder = tempfile.mkdtemp(prefix=f"postroom-{socket.gethostname()}-{os.getpid()}-")
+    try:
         yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -27,3 +38,22 @@ def scratch_errors() -> Iterator[None]:
             f"cannot use {tempfile.gettempdir()} for temporary files: {error.strerror or error}; free space there or"
             " set TMPDIR, then run again; nothing was half-written"
         ) from None
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this host has such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sweep(place: Path) -> None:
+    """What lies in there speaks about people: it must not outlive a process that was killed."""
+    for path in place.glob("postroom-*"):
+        match = _NAME.match(path.name)
+        if match and match["host"] == socket.gethostname() and not is_alive(int(match["pid"])):
+            shutil.rmtree(path, ignore_errors=True)

@@ -127,10 +127,10 @@ def write_note(lake: ObjectStore, project: str, day: date, tables: Mapping[str, 
     lake.replace(layout.note_key(project, day), msgspec.json.format(msgspec.json.encode(note), indent=1))
 
 
-def built_days(lake: ObjectStore, table: str, project: str) -> list[date]:
-    """Days of a table that exist, in order; from a listing alone."""
-    names = (layout.parse_table_key(stored.key) for stored in lake.list(layout.table_prefix(table, project)))
-    return sorted(name.day for name in names if name)
+def built_days(lake: ObjectStore, table: str, project: str) -> dict[date, int]:
+    """Days of a table that exist, in order, and the sizes of their objects in bytes; from a listing alone."""
+    stored = lake.list(layout.table_prefix(table, project))
+    return {name.day: one.size_bytes for one in stored if (name := layout.parse_table_key(one.key))}
 
 
 def dataset(lake: ObjectStore, table: str) -> pads.Dataset:

@@ -185,6 +185,8 @@ class EnablexClient:
             for chunk in response.iter_bytes():
                 sink.write(chunk)
                 sink.note(reader.feed(chunk))
+                if reader.has_enough:
+                    break
             sink.note(reader.finish(self._clock()))
         except UnreadableReply as error:
             raise UnreadableAnswer(error, head, sink) from None

@@ -106,6 +106,11 @@ class ReplyReader:
         except EnvelopeError as error:
             raise self._unreadable(f"not the promised JSON: {error}") from None
 
+    @property
+    def has_enough(self) -> bool:
+        """Whether the rest of the body can say nothing more: it is an error's, and long."""
+        return len(self._error_body) >= MAX_ERROR_BYTES
+
     def finish(self, now: datetime) -> list[msgspec.Raw]:
         """The last documents; from here on all of them count.
 

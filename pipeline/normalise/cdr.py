@@ -40,6 +40,7 @@ SECRETS: tuple[Path, ...] = (
     ("room", "room_details", "sip", "meeting_id"),
     ("room", "room_details", "sip", "password"),
     ("room", "room_details", "settings", "live_recording", "url"),
+    ("room", "room_details", "settings", "hls_view_url"),
 )
 """Never in a table (design.md section 4); stream addresses carry a token."""
 
@@ -50,7 +51,7 @@ _SETTINGS = (
     "description", "scheduled_time", "duration", "participants", "moderators", "viewers", "quality", "screen_share",
     "canvas", "abwd", "media_configuration", "active_talker", "max_active_talkers", "encryption", "watermark",
     "single_file_recording", "media_zone", "knock", "wait_for_moderator", "wait_moderator", "role_based_recording",
-    "facex", "peep", "audiences", "send_audiences_stats", "hls_view_url", "live_transcription",
+    "facex", "peep", "audiences", "send_audiences_stats", "live_transcription",
 )  # fmt: skip
 WITHOUT_COLUMN: tuple[Path, ...] = (
     ("room", "sip"),

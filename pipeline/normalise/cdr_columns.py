@@ -52,6 +52,18 @@ class Batch:
 
 def read_batch(documents: Sequence[msgspec.Raw], first_ordinal: int = 0) -> Batch:
     """Rows of some thousand documents; each becomes a row or a reject. Ordinals count from `first_ordinal`."""
+    try:
+        return _read_batch(documents, first_ordinal)
+    except RecursionError:
+        if len(documents) == 1:
+            return Batch(OBSERVATION.empty_table(), {first_ordinal: RecordError("nested too deeply")})
+    half = len(documents) // 2
+    one, other = read_batch(documents[:half], first_ordinal), read_batch(documents[half:], first_ordinal + half)
+    rows = pa.concat_tables([one.rows, other.rows])
+    return Batch(rows, one.rejects | other.rejects, one.unknown + other.unknown)
+
+
+def _read_batch(documents: Sequence[msgspec.Raw], first_ordinal: int) -> Batch:
     structs, plain, odd = _decoded(documents, _PLAIN)
     batch = Batch(OBSERVATION.empty_table())
     if structs:
@@ -84,7 +96,7 @@ def _add_odd(batch: Batch, documents: Sequence[msgspec.Raw], odd: list[int]) -> 
             document = decoded(documents[at])
             row = cdr.cdr_row(document)
         except RecordError as error:
-            batch.rejects[at] = error
+            batch.rejects[at] = error.with_traceback(None)  # which would hold all documents until collected as garbage
             continue
         quality = document.get("stats_quality")
         encoded = msgspec.json.encode(quality) if quality else None

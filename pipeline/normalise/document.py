@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from pipeline.model import Row
+from pipeline.model import SECRET_NAME, Row
 from pipeline.normalise import values
 from pipeline.schemas import Column
 
@@ -17,9 +16,6 @@ Path = tuple[str, ...]
 
 Tree = Mapping[str, Any]
 """Paths as nested mappings; None at the end of each."""
-
-_SECRET_NAME = re.compile(r"token|passw|secret|app_key|^pin$", re.IGNORECASE)
-"""Whatever is called so stays out of tables, also where nobody expects it."""
 
 
 class Reader:
@@ -99,14 +95,14 @@ def without_nothing(fields: Mapping[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for key, value in fields.items():
         kept = without_nothing(value) if isinstance(value, dict) else _without_secrets(value)
-        if kept is not None and kept not in ("", {}) and not _SECRET_NAME.search(key):
+        if kept is not None and kept not in ("", {}) and not SECRET_NAME.search(key):
             told[key] = kept
     return told
 
 
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_secrets(inner) for key, inner in value.items() if not _SECRET_NAME.search(key)}
+        return {key: _without_secrets(inner) for key, inner in value.items() if not SECRET_NAME.search(key)}
     return [_without_secrets(inner) for inner in value] if isinstance(value, list) else value
 
 

@@ -22,6 +22,7 @@ from uuid import uuid4
 import pyarrow.fs as pafs
 
 from pipeline.errors import ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
+from pipeline.scratch import is_alive
 from pipeline.store.base import StoredObject
 
 _TEMPORARY = ".tmp"
@@ -121,7 +122,7 @@ class LocalStore:
         folder = self._root / _TEMPORARY
         for path in folder.iterdir() if folder.is_dir() else ():
             match = _TEMPORARY_NAME.match(path.name)
-            if match and match["host"] == socket.gethostname() and not _is_alive(int(match["pid"])):
+            if match and match["host"] == socket.gethostname() and not is_alive(int(match["pid"])):
                 with suppress(OSError):
                     path.unlink()
 
@@ -159,13 +160,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

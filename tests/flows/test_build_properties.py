@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import RecordError
+from pipeline.errors import RecordError, UnreadableReply
 from pipeline.model import Period
 from pipeline.normalise import cdr
 from pipeline.normalise.cdr_columns import decoded
@@ -370,3 +371,47 @@ def test_every_day_has_every_table(tmp_path: Path) -> None:
     lake.say([])
     lake.build()
     assert set(lake.objects()) == {f"{name}/project={PROJECT}/day={DAY}/part-0.parquet" for name in TABLES}
+
+
+def test_a_day_is_the_same_whichever_days_are_built_with_it(tmp_path: Path) -> None:
+    """A session that goes on for weeks gives the same tables built all at once, or each day by itself, in any order."""
+    days = [DAY + timedelta(days=at) for at in range(0, 20, 2)]
+    at_once, one_by_one = Lake(tmp_path / "a"), Lake(tmp_path / "b")
+    for lake in (at_once, one_by_one):
+        for day in days:
+            began, ended = f"{day}T10:00:00.000Z", f"{day}T11:00:00.000Z"
+            times = {"trans_date": ended, "room__connect_dt": began, "room__disconnect_dt": ended}
+            signal = {"sigserver__connect_dt": began, "sigserver__disconnect_dt": ended}
+            lake.say([call(f"c{day}", "s1", day, **times, **signal)], day=day, hour=24 * 30)
+    at_once.build()
+    for day in reversed(days):
+        one_by_one.build(Period(day, day))
+    one_by_one.build()
+    assert one_by_one.objects() == at_once.objects()
+
+
+def test_an_object_that_is_not_the_notes_is_built_again(tmp_path: Path) -> None:
+    """An object of another size than its note says is stale: somebody else wrote it, or cut it."""
+    lake = Lake(tmp_path)
+    lake.say([call("c1", "s1", DAY)])
+    lake.build()
+    before = lake.objects()
+    assert lake.build() == []
+    (path,) = (tmp_path / "lake/tables/cdr").rglob("*.parquet")
+    path.write_bytes(b"cut")
+    assert lake.build() != []
+    assert lake.objects() == before
+
+
+def test_nesting_without_end_costs_one_document(tmp_path: Path) -> None:
+    """A document nested just as deeply as the parser allows is one reject; the others are rows."""
+    lake = Lake(tmp_path)
+    for depth in (600, 800, 900, 950, 970):
+        lake.say([call(f"d{depth}", "s1", DAY, beta="HERE"), call(f"c{depth}", "s1", DAY)])
+        body = json.dumps({"result": "0", "cdr": [call(f"d{depth}", "s1", DAY, beta="HERE")]}).encode()
+        text = b'{"a":' * depth + b"1" + b"}" * depth
+        with suppress(UnreadableReply):  # deeper than the parser goes: not a reply at all
+            lake.answer(body.replace(b'"HERE"', text), hour=depth)
+    lake.build()
+    assert {row["cdr_id"] for row in lake.rows("cdr")} >= {"c600", "c800", "c900", "c950", "c970"}
+    assert {row["reason"] for row in lake.rows("rejects")} <= {"nested too deeply"}

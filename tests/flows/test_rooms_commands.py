@@ -390,6 +390,9 @@ def test_the_job_applies_the_file_of_the_settings(site: Site) -> None:
     site.configure("[rooms]\n", "[rooms]\nprune = true\n")
     with site.app() as app:
         assert dict(apply_rooms(app).counts) == {"deleted": 1, "unchanged": 1}
+        path.write_text('file = "clinic"\n')  # emptied by mistake, most likely: a person has to say so with --prune
+        before = len(site.simulator.requests)
+        assert (apply_rooms(app).exit_code, len(site.simulator.requests)) == (0, before)
 
 
 def test_owner_and_billing_code_flow_into_usage(site: Site) -> None:

@@ -256,6 +256,8 @@ def test_a_secret_is_in_no_row(path: str, wrap: Any) -> None:
         ("room__room_details__settings", [{"live_recording": {"url": f"https://live.example/{SECRET}"}}]),
         ("room__room_details__sip__meeting_id", SECRET),
         ("user", [[{"token": SECRET}]]),
+        ("room__room_details__settings__hls_view_url", f"https://live.example/?token={SECRET}"),
+        ("room__sip", {"meeting_id": SECRET}),
         ("user__name", {"token": SECRET}),
         ("usage__connect_minutes", {"token": SECRET}),
     ],

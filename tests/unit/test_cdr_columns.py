@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -149,3 +151,19 @@ def test_bytes_that_are_no_text(place: str) -> None:
     batch = read_batch(raws)
     assert sorted(batch.rejects) == [1]
     assert sorted(batch.rows["ordinal"].to_pylist()) == [0, 2]
+
+
+def test_rejects_hold_no_documents() -> None:
+    """What is kept of a reject does not keep its batch alive, for nothing collects cycles while days are built."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        batch = read_batch([raw(NEW), raw("no document")])
+        kept, alive = batch.rejects, weakref.ref(batch)
+        del batch
+        assert list(kept) == [1]
+        assert alive() is None
+    finally:
+        if was_enabled:
+            gc.enable()

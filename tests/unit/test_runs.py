@@ -113,3 +113,16 @@ def test_other_columns_are_dropped(tmp_path: Path) -> None:
     sorting.add(tables_of([("a", 1)], 1)[0].append_column("more", pa.array([1])))
     (block,) = sorting.blocks()
     assert block.schema.equals(SCHEMA)
+
+
+def test_many_runs_become_one() -> None:
+    """However many rows come, there are never more files than runs may be open, and all rows come back in order."""
+    rows = [(f"{at * 7919 % 3000:04}", at) for at in range(3000)]
+    sizes = {"RUN_ROWS": 20, "BATCH_ROWS": 5, "BLOCK_BATCHES": 4, "MOST_RUNS": 6}
+    with small(sizes) as folder:
+        sorting = SortedRuns(folder / "runs", SCHEMA, "key", "then")
+        for table in tables_of(rows, 10):
+            sorting.add(table)
+            assert len(list((folder / "runs").iterdir())) <= 7
+        blocks = list(sorting.blocks())
+    assert_sorted(blocks, rows)
