@@ -20,7 +20,7 @@ from pipeline.errors import ObjectMissing, RecordError
 from pipeline.media.manifest import Entry, Manifest, read_manifest
 from pipeline.model import ListedFile, Page, Period, Row, Source
 from pipeline.normalise import archives, cdr, chat, rooms
-from pipeline.normalise.cdr_columns import BATCH_DOCUMENTS, OBSERVATION, Batch, decoded, read_batch
+from pipeline.normalise.cdr_columns import BATCH_DOCUMENTS, OBSERVATION, Batch, Rooms, decoded, read_batch
 from pipeline.normalise.values import timestamp
 from pipeline.schemas import TIME
 from pipeline.store.base import ObjectStore, read_bytes
@@ -57,12 +57,13 @@ class ArchiveReadings:
 
 def read_cdr(vault: ObjectStore, project: str, period: Period) -> Iterator[CdrReadings]:
     """Connections as the pages asked for in `period` tell them, some thousand documents at a time."""
+    met = Rooms()
     for page in pages(vault, "cdr", project, period):
         ordinal = 0
         for documents in landing.read_documents(vault, page):
             for start in range(0, len(documents), BATCH_DOCUMENTS):
                 some = documents[start : start + BATCH_DOCUMENTS]
-                batch = read_batch(some, ordinal)
+                batch = read_batch(some, ordinal, met)
                 ordinal += len(some)
                 yield _observed(batch, page)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -50,10 +49,13 @@ class Batch:
     unknown: Counter[str] = field(default_factory=Counter)
 
 
-def read_batch(documents: Sequence[msgspec.Raw], first_ordinal: int = 0) -> Batch:
-    """Rows of some thousand documents; each becomes a row or a reject. Ordinals count from `first_ordinal`."""
+def read_batch(documents: Sequence[msgspec.Raw], first_ordinal: int = 0, rooms: Rooms | None = None) -> Batch:
+    """Rows of some thousand documents; each becomes a row or a reject. Ordinals count from `first_ordinal`.
+
+    `rooms` is kept from one batch to the next, so that each room definition is read once.
+    """
     try:
-        return _read_batch(documents, first_ordinal)
+        return _read_batch(documents, first_ordinal, rooms or Rooms())
     except RecursionError:
         if len(documents) == 1:
             return Batch(OBSERVATION.empty_table(), {first_ordinal: RecordError("nested too deeply")})
@@ -63,11 +65,11 @@ def read_batch(documents: Sequence[msgspec.Raw], first_ordinal: int = 0) -> Batc
     return Batch(rows, one.rejects | other.rejects, one.unknown + other.unknown)
 
 
-def _read_batch(documents: Sequence[msgspec.Raw], first_ordinal: int) -> Batch:
+def _read_batch(documents: Sequence[msgspec.Raw], first_ordinal: int, rooms: Rooms) -> Batch:
     structs, plain, odd = _decoded(documents, _PLAIN)
     batch = Batch(OBSERVATION.empty_table())
     if structs:
-        rows, drifted = _plain_rows(structs, batch)
+        rows, drifted = _plain_rows(structs, rooms, batch)
         rows = rows.append_column("ordinal", pa.array(plain, pa.int64()))
         if drifted.any():
             odd += [at for at, is_odd in zip(plain, drifted, strict=True) if is_odd]
@@ -192,9 +194,11 @@ def _decoded(
 def _is_text(content: bytes) -> bool:
     """Whether it is UTF-8 and has no escaped surrogates, which may be half of a pair."""
     try:
-        return (content.isascii() or bool(content.decode())) and b"\\ud" not in content and b"\\uD" not in content
+        if not content.isascii():
+            content.decode()
     except UnicodeDecodeError:
         return False
+    return b"\\" not in content or (b"\\ud" not in content and b"\\uD" not in content)
 
 
 def _is_json(document: bytes) -> bool:
@@ -208,18 +212,18 @@ def _is_json(document: bytes) -> bool:
 # --- structs to columns -------------------------------------------------------------------------------------------
 
 
-def _plain_rows(structs: list[msgspec.Struct], batch: Batch) -> tuple[pa.Table, np.ndarray]:
+def _plain_rows(structs: list[msgspec.Struct], rooms: Rooms, batch: Batch) -> tuple[pa.Table, np.ndarray]:
     """Columns of all structs, and a mask of those that `cdr_row` has to read after all."""
     raw = dict(_values(structs, _TREE, ()))
     odd = np.zeros(len(structs), bool)
     columns = _columns(raw, _FIELDS, odd)
-    texts = pa.array(list(map(bytes, raw[_DETAILS])), pa.binary()).dictionary_encode()
-    rooms = _Rooms(texts.dictionary.to_pylist())
-    columns |= {name: rooms.table[name].take(texts.indices) for name, _, _ in _ROOM_FIELDS}
-    columns["extra"] = _extra_column(rooms.table["extra"].combine_chunks().take(texts.indices), raw)
+    places = rooms.places(list(map(bytes, raw[_DETAILS])))
+    of_room = rooms.table.take(pa.array(places))
+    columns |= {name: of_room[name].combine_chunks() for name in _ROOM_NAMES}
+    columns["extra"] = rooms.extras(places, raw)
     moments = pc.coalesce(*(columns[name] for name in cdr.TIMES))
     odd |= mask(pc.or_(pc.is_null(columns["conf_num"]), pc.is_null(moments)))
-    odd |= rooms.is_odd[texts.indices.to_numpy()]
+    odd |= rooms.is_odd[places]
     columns["cdr_id_is_derived"] = pc.is_null(columns["cdr_id"])
     columns["cdr_id"] = _with_derived_ids(columns)
     columns["is_sip"] = pc.fill_null(columns["is_sip"], False)
@@ -231,7 +235,7 @@ def _plain_rows(structs: list[msgspec.Struct], batch: Batch) -> tuple[pa.Table, 
     columns["day"] = pc.cast(moments, pa.date32())
     quality = map(bytes, raw[cdr.QUALITY])
     columns["stats_quality"] = pa.array([None if stats in _EMPTY else stats for stats in quality], pa.binary())
-    rooms.count_unknown(texts.indices.filter(pa.array(~odd)).to_numpy(), batch.unknown)
+    rooms.count_unknown(places[~odd], batch.unknown)
     names = OBSERVATION.names[:-1]
     return pa.table([columns[name] for name in names], names=names), odd
 
@@ -255,34 +259,72 @@ def _columns(
 # --- room definitions ---------------------------------------------------------------------------------------------
 
 
-class _Rooms:
-    """Different texts of `room_details`: a row of columns and `extra` for each, and which are no objects at all."""
+class Rooms:
+    """The room definitions met so far: each different text of `room_details` is read once, for all its connections.
 
-    def __init__(self, texts: list[bytes]) -> None:
+    `table` has a row of columns for each. Keep one for all batches of a build; it forgets when it has too many.
+    """
+
+    def __init__(self) -> None:
+        self._forget()
+
+    def places(self, texts: list[bytes]) -> np.ndarray:
+        """Where each text's row stands in `table`; valid until the next call."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._place]
+        if len(self._place) + len(new) > _MOST_ROOMS:
+            self._forget()
+            new = list(dict.fromkeys(texts))
+        if new:
+            self._read(new)
+        return np.fromiter(map(self._place.__getitem__, texts), np.int64, len(texts))
+
+    def extras(self, places: np.ndarray, raw: dict[Path, tuple[Any, ...]]) -> pa.Array:
+        """`extra` of connections: what is left of the room's definition and of all else."""
+        keys = list(zip(places.tolist(), *(map(bytes, raw[path]) for path in _REST), strict=True))
+        for key in set(keys) - self._extras.keys():
+            self._extras[key] = _extra(self._left[key[0]], key[1:])
+        return pa.array(map(self._extras.__getitem__, keys), TEXT, size=len(keys))
+
+    def count_unknown(self, places: np.ndarray, into: Counter[str]) -> None:
+        """Count undocumented fields, once for each connection."""
+        for place in self._unknown.keys() & set(places.tolist()):
+            into.update(dict.fromkeys(self._unknown[place], int((places == place).sum())))
+
+    def _forget(self) -> None:
+        self._place: dict[bytes, int] = {}
+        self._left: list[str | None] = []
+        self._extras: dict[tuple[Any, ...], str | None] = {}
+        self._unknown: dict[int, tuple[str, ...]] = {}
+        self.table = pa.schema([(name, kind) for name, _, kind in _ROOM_FIELDS]).empty_table()
+        self.is_odd = np.zeros(0, bool)
+
+    def _read(self, texts: list[bytes]) -> None:
         structs, plain, odd = _decoded(texts, _PLAIN_ROOM)
         drifted = np.zeros(len(structs), bool)
         columns = _columns(dict(_values(structs, _ROOM_TREE, ())), _ROOM_FIELDS, drifted) if structs else {}
-        columns["extra"] = pa.array([_tidy(_room_rest(texts[at])) for at in plain], TEXT)
-        table = pa.table([columns.get(name, pa.array([], kind)) for name, kind in _ROOM_SCHEMA], names=_ROOM_NAMES)
+        fast = pa.table([columns.get(name, pa.array([], kind)) for name, _, kind in _ROOM_FIELDS], names=_ROOM_NAMES)
         odd += [at for at, is_drifted in zip(plain, drifted, strict=True) if is_drifted]
         read = {at: _room_row(texts[at]) for at in odd}
+        slow = pa.Table.from_pylist([row or {} for row, _ in read.values()], schema=self.table.schema)
         place = np.zeros(len(texts), np.int64)
         place[plain] = np.arange(len(plain))
         place[odd] = len(plain) + np.arange(len(odd))
-        rows = [row or dict.fromkeys(_ROOM_NAMES) for row, _ in read.values()]
-        self.table = pa.concat_tables([table, pa.Table.from_pylist(rows, schema=table.schema)]).take(pa.array(place))
-        self.is_odd = np.array([at in read and read[at][0] is None for at in range(len(texts))], bool)
-        self._unknown = {at: unknown for at, (_, unknown) in read.items() if unknown}
+        known = len(self._place)
+        self.table = pa.concat_tables(
+            [self.table, pa.concat_tables([fast, slow]).take(pa.array(place))]
+        ).combine_chunks()
+        self.is_odd = np.append(self.is_odd, [at in read and read[at][0] is None for at in range(len(texts))])
+        self._unknown |= {known + at: unknown for at, (_, unknown) in read.items() if unknown}
+        for at, text in enumerate(texts):
+            row = read[at][0] if at in read else None
+            self._left.append((row or {}).get("extra") if at in read else _tidy(_room_rest(text)))
+            self._place[text] = known + at
 
-    def count_unknown(self, rooms: np.ndarray, into: Counter[str]) -> None:
-        """Count undocumented fields; `rooms` has the place of each connection's definition."""
-        for at, paths in self._unknown.items():
-            if times := int((rooms == at).sum()):
-                into.update(dict.fromkeys(paths, times))
 
+_MOST_ROOMS = 32 * 1024
+"""About 50 MB."""
 
-_ROOM_SCHEMA = [*((name, kind) for name, _, kind in _ROOM_FIELDS), ("extra", TEXT)]
-_ROOM_NAMES = [name for name, _ in _ROOM_SCHEMA]
+_ROOM_NAMES = [name for name, _, _ in _ROOM_FIELDS]
 _ROOM_READER = Reader(
     [replace(column, path=".".join(column.path.split(".")[len(_DETAILS) :])) for column in CDR_CONTENT
      if _inside(tuple(column.path.split(".")))],
@@ -291,7 +333,6 @@ _ROOM_READER = Reader(
 _ROOM_KNOWN = path_tree([*_ROOM_TYPES, *_ROOM_REST, *_ROOM_SECRETS])
 
 
-@lru_cache(maxsize=4096)
 def _room_row(text: bytes) -> tuple[Row | None, tuple[str, ...]]:
     """A definition that is not as documented, and its undocumented fields; no row for what is not an object."""
     try:
@@ -323,28 +364,12 @@ def _room_rest(text: bytes) -> bytes:
     return b"{}" if text == b"null" else _REST_ENCODER.encode(_ROOM_REST_DECODER.decode(text))
 
 
-@lru_cache(maxsize=32 * 1024)
 def _tidy(rest: bytes) -> str | None:
-    """Fields without a column, without those that say nothing; most rooms are met again and again."""
+    """Fields without a column, without those that say nothing."""
     return extra_text(without_nothing(msgspec.json.decode(rest)))
 
 
-def _extra_column(of_room: pa.Array, raw: dict[Path, tuple[Any, ...]]) -> pa.Array:
-    """`extra`: what is left of the room's definition and of all else; each combination is put together once."""
-    parts = [of_room.dictionary_encode(null_encoding="encode")]
-    parts += [pa.array(list(map(bytes, raw[path])), pa.binary()).dictionary_encode() for path in _REST]
-    sizes = [len(part.dictionary) for part in parts]
-    combined, place = np.unique(
-        np.ravel_multi_index([part.indices.to_numpy() for part in parts], sizes), return_inverse=True
-    )
-    texts = [part.dictionary.to_pylist() for part in parts]
-    spots = zip(*np.unravel_index(combined, sizes), strict=True)
-    extras = [_extra(*(some[at] for some, at in zip(texts, spot, strict=True))) for spot in spots]
-    return pa.array(extras, TEXT).take(pa.array(place))
-
-
-@lru_cache(maxsize=32 * 1024)
-def _extra(of_room: str | None, *texts: bytes) -> str | None:
+def _extra(of_room: str | None, texts: tuple[bytes, ...]) -> str | None:
     rest: dict[str, Any] = {}
     for path, text in zip(_REST, texts, strict=True):
         branch = rest
