@@ -249,13 +249,14 @@ class _Output:
         """Write `sessions`; put into `parts` what usage is made of; return a little of every session with files."""
         files = SessionFiles(archive.files)
         known = [_KNOWN_SESSION.empty_table()]
-        for block in connections.blocks():
-            sessions = session_table(block, files)
-            self._add("sessions", sessions.rows)
-            parts.add(self._of_stretch(connection_parts(block, sessions)))
-            parts.add(self._of_stretch(session_parts(sessions.rows)))
-            is_listed = pc.greater(sessions.rows["media_files"], 0)
-            known.append(sessions.rows.filter(is_listed).select(_KNOWN_SESSION.names))
+        with Lanes() as lanes:
+            for block in connections.blocks():
+                sessions = session_table(block, files)
+                lanes.give("sessions", self._add, "sessions", sessions.rows)
+                lanes.give("parts", parts.add, self._of_stretch(connection_parts(block, sessions)))
+                lanes.give("parts", parts.add, self._of_stretch(session_parts(sessions.rows)))
+                is_listed = pc.greater(sessions.rows["media_files"], 0)
+                known.append(sessions.rows.filter(is_listed).select(_KNOWN_SESSION.names))
         return pa.concat_tables(known)
 
     def _media(self, archive: ArchiveReadings, sessions: pa.Table) -> list[Row]:

@@ -17,6 +17,9 @@ _WAITING_PER_LANE = 2
 """Enough to keep a lane busy: one in work and one waiting; more would only hold memory."""
 
 
+_ITEMS_AHEAD = 3
+
+
 class Lanes:
     """A thread for each name: what is given to one lane is done in order, beside what the others do.
 
@@ -48,12 +51,12 @@ class Lanes:
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items; while one is used, the next is made in another thread."""
+    """The same items; while one is used, the next ones are made in another thread."""
     nothing: Any = object()
     with ThreadPoolExecutor(1, "postroom-ahead") as thread:
-        coming = thread.submit(next, items, nothing)
-        while (item := coming.result()) is not nothing:
-            coming = thread.submit(next, items, nothing)
+        coming = deque(thread.submit(next, items, nothing) for _ in range(_ITEMS_AHEAD))
+        while (item := coming.popleft().result()) is not nothing:
+            coming.append(thread.submit(next, items, nothing))
             yield item
 
 

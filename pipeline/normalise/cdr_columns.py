@@ -280,10 +280,18 @@ class Rooms:
 
     def extras(self, places: np.ndarray, raw: dict[Path, tuple[Any, ...]]) -> pa.Array:
         """`extra` of connections: what is left of the room's definition and of all else."""
-        keys = list(zip(places.tolist(), *(map(bytes, raw[path]) for path in _REST), strict=True))
-        for key in set(keys) - self._extras.keys():
-            self._extras[key] = _extra(self._left[key[0]], key[1:])
-        return pa.array(map(self._extras.__getitem__, keys), TEXT, size=len(keys))
+        told = list(zip(*(map(bytes, raw[path]) for path in _REST), strict=True))
+        codes = {texts: code for code, texts in enumerate(dict.fromkeys(told))}
+        spots = places * len(codes) + np.fromiter(map(codes.__getitem__, told), np.int64, len(told))
+        different, place = np.unique(spots, return_inverse=True)
+        all_told = list(codes)
+        extras = []
+        for room, code in zip(*(part.tolist() for part in np.divmod(different, len(codes))), strict=True):
+            key = (room, all_told[code])
+            if key not in self._extras:
+                self._extras[key] = _extra(self._left[room], all_told[code])
+            extras.append(self._extras[key])
+        return pa.array(extras, TEXT).take(pa.array(place))
 
     def count_unknown(self, places: np.ndarray, into: Counter[str]) -> None:
         """Count undocumented fields, once for each connection."""
@@ -293,7 +301,7 @@ class Rooms:
     def _forget(self) -> None:
         self._place: dict[bytes, int] = {}
         self._left: list[str | None] = []
-        self._extras: dict[tuple[Any, ...], str | None] = {}
+        self._extras: dict[tuple[int, tuple[bytes, ...]], str | None] = {}
         self._unknown: dict[int, tuple[str, ...]] = {}
         self.table = pa.schema([(name, kind) for name, _, kind in _ROOM_FIELDS]).empty_table()
         self.is_odd = np.zeros(0, bool)
