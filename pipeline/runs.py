@@ -21,8 +21,8 @@ RUN_ROWS = 32 * 1024
 BATCH_ROWS = 1024
 """Read at a time from each run: a hundred runs (3 million rows) hold 100 MB."""
 
-MOST_RUNS = 100
-"""More are merged into one first, so that open files and memory stay bounded whatever the number of rows."""
+MOST_RUNS = 40
+"""So many are merged into a larger one as they come, so that open files and memory hardly grow with the rows."""
 
 BLOCK_BATCHES = 16
 """About so many batches make a block."""
@@ -50,6 +50,7 @@ class SortedRuns:
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
         self._runs: list[_Run] = []
+        self._larger_runs: list[_Run] = []
         self._files = 0
 
     def add(self, rows: pa.Table) -> None:
@@ -61,19 +62,19 @@ class SortedRuns:
 
     def blocks(self) -> Iterator[pa.Table]:
         """All rows in order; to be called once, when everything was added."""
-        if not self._runs:
+        if not self._files:
             if self._waiting_rows:
                 yield self._sorted(self._waiting)
             return
         if self._waiting_rows:
             self._write_run()
-        yield from self._merged()
+        yield from self._merged(self._larger_runs + self._runs)
 
-    def _merged(self) -> Iterator[pa.Table]:
-        # Cut where batches begin: between two cuts lie about so many rows, however the runs overlap.
-        cuts = sorted({key for run in self._runs for key in run.first_keys})[BLOCK_BATCHES::BLOCK_BATCHES]
+    def _merged(self, runs: list[_Run]) -> Iterator[pa.Table]:
+        """The rows of all runs in blocks, cut where batches begin: so a block has about so many, however runs overlap."""
+        cuts = sorted({key for run in runs for key in run.first_keys})[BLOCK_BATCHES::BLOCK_BATCHES]
         with scratch_errors():
-            cursors = [_Cursor(run, self._key) for run in self._runs]
+            cursors = [_Cursor(run, self._key) for run in runs]
             for cut in (*cuts, None):
                 pieces = [piece for cursor in cursors for piece in cursor.take_below(cut)]
                 if pieces:
@@ -83,11 +84,11 @@ class SortedRuns:
         rows = self._sorted(self._waiting)
         self._waiting, self._waiting_rows = [], 0
         self._runs.append(self._written([rows]))
-        if len(self._runs) > MOST_RUNS:
-            merged = self._written(self._merged())
+        if len(self._runs) == MOST_RUNS:
+            self._larger_runs.append(self._written(self._merged(self._runs)))
             for run in self._runs:
                 run.file.unlink()
-            self._runs = [merged]
+            self._runs = []
 
     def _written(self, blocks: Iterable[pa.Table]) -> _Run:
         """One run of sorted blocks that follow each other."""
