@@ -71,7 +71,7 @@ class SortedRuns:
         yield from self._merged(self._larger_runs + self._runs)
 
     def _merged(self, runs: list[_Run]) -> Iterator[pa.Table]:
-        """The rows of all runs in blocks, cut where batches begin: so a block has about so many, however runs overlap."""
+        """The rows of all runs in blocks, cut where batches begin: about so many rows each, however runs overlap."""
         cuts = sorted({key for run in runs for key in run.first_keys})[BLOCK_BATCHES::BLOCK_BATCHES]
         with scratch_errors():
             cursors = [_Cursor(run, self._key) for run in runs]
