@@ -17,7 +17,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pipeline.normalise import values
-from pipeline.normalise.document import value_at
+from pipeline.normalise.document import put_at, value_at
 
 Document = dict[str, Any]
 """One JSON object of the API."""
@@ -393,8 +393,5 @@ def nested(leaves: Mapping[Path, Any]) -> Document:
     """The object that has these values at these places."""
     document: Document = {}
     for path, value in leaves.items():
-        branch = document
-        for key in path[:-1]:
-            branch = branch.setdefault(key, {})
-        branch[path[-1]] = value
+        put_at(document, path, value)
     return document

@@ -102,7 +102,7 @@ def create(
         outcome.counts.update(created=1)
         return outcome
 
-    return _write(ctx, "rooms create", flow, _show_room)
+    return _run(ctx, "rooms create", flow, _show_room)
 
 
 @rooms_cli.command(
@@ -127,7 +127,7 @@ def update(
         outcome.counts.update(updated=1)
         return outcome
 
-    return _write(ctx, "rooms update", flow, _show_room)
+    return _run(ctx, "rooms update", flow, _show_room)
 
 
 @rooms_cli.command(short_help="Delete rooms.", epilog="Example: postroom rooms delete 65ec60000c3a9e0012ab0001")
@@ -137,9 +137,7 @@ def delete(
     project: ProjectName = None,
 ) -> int:
     """Delete rooms. One that is gone already is a success; one with a running session is left, and named as failed."""
-    return _write(
-        ctx, "rooms delete", lambda app: flows.delete_rooms(app, room_ids, project=project), show.show_outcome
-    )
+    return _run(ctx, "rooms delete", lambda app: flows.delete_rooms(app, room_ids, project=project), show.show_outcome)
 
 
 @rooms_cli.command(short_help="Who is in a room now.", epilog="Example: postroom rooms users 65ec60000c3a9e0012ab0001")
@@ -219,7 +217,7 @@ def apply(
     ctx: typer.Context, file: File = None, project: ProjectName = None, prune: Prune = False, replace: Replace = False
 ) -> int:
     """Make, change and (with --prune) delete rooms as the rooms file says. It may be interrupted, and run again."""
-    return _write(
+    return _run(
         ctx,
         "rooms apply",
         lambda app: flows.apply_rooms(app, file, project=project, prune=prune, replace=replace),
@@ -297,11 +295,6 @@ def _read(ctx: typer.Context, flow: Flow, tell: Tell) -> int:
         tell(console, outcome)
         show.show_failures(console, outcome)
     return outcome.exit_code
-
-
-def _write(ctx: typer.Context, command: str, flow: Flow, tell: Tell) -> int:
-    """A command that changes rooms; its run is kept in the ledger."""
-    return _run(ctx, command, flow, tell)
 
 
 def _shown(document: dict[str, Any], show_secrets: bool) -> dict[str, Any]:

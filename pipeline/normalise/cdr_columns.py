@@ -23,7 +23,7 @@ from pipeline.errors import RecordError
 from pipeline.model import Row
 from pipeline.normalise import cdr, values
 from pipeline.normalise.arrow import decimals, mask
-from pipeline.normalise.document import Path, Reader, extra_text, path_tree, unknown_paths, without_nothing
+from pipeline.normalise.document import Path, Reader, extra_text, path_tree, put_at, unknown_paths, without_nothing
 from pipeline.schemas import BILLED, CDR_CONTENT, FLAG, MONEY, REAL, TEXT, TIME, arrow_schema
 
 BATCH_DOCUMENTS = 4000
@@ -54,13 +54,15 @@ def read_batch(documents: Sequence[msgspec.Raw], first_ordinal: int = 0, rooms: 
 
     `rooms` is kept from one batch to the next, so that each room definition is read once.
     """
+    rooms = rooms or Rooms()
     try:
-        return _read_batch(documents, first_ordinal, rooms or Rooms())
+        return _read_batch(documents, first_ordinal, rooms)
     except RecursionError:
         if len(documents) == 1:
             return Batch(OBSERVATION.empty_table(), {first_ordinal: RecordError("nested too deeply")})
     half = len(documents) // 2
-    one, other = read_batch(documents[:half], first_ordinal), read_batch(documents[half:], first_ordinal + half)
+    one = read_batch(documents[:half], first_ordinal, rooms)
+    other = read_batch(documents[half:], first_ordinal + half, rooms)
     rows = pa.concat_tables([one.rows, other.rows])
     return Batch(rows, one.rejects | other.rejects, one.unknown + other.unknown)
 
@@ -317,16 +319,19 @@ class Rooms:
         place = np.zeros(len(texts), np.int64)
         place[plain] = np.arange(len(plain))
         place[odd] = len(plain) + np.arange(len(odd))
+        rows = pa.concat_tables([fast, slow]).take(pa.array(place))
+        left = [_left_of(read[at][0]) if at in read else _tidy(_room_rest(text)) for at, text in enumerate(texts)]
+        # Nothing can fail from here on: a definition that cannot be read must not leave the others half known.
         known = len(self._place)
-        self.table = pa.concat_tables(
-            [self.table, pa.concat_tables([fast, slow]).take(pa.array(place))]
-        ).combine_chunks()
+        self.table = pa.concat_tables([self.table, rows]).combine_chunks()
         self.is_odd = np.append(self.is_odd, [at in read and read[at][0] is None for at in range(len(texts))])
         self._unknown |= {known + at: unknown for at, (_, unknown) in read.items() if unknown}
-        for at, text in enumerate(texts):
-            row = read[at][0] if at in read else None
-            self._left.append((row or {}).get("extra") if at in read else _tidy(_room_rest(text)))
-            self._place[text] = known + at
+        self._left += left
+        self._place |= {text: known + at for at, text in enumerate(texts)}
+
+
+def _left_of(row: Row | None) -> str | None:
+    return row.get("extra") if row else None
 
 
 _MOST_ROOMS = 32 * 1024
@@ -380,10 +385,7 @@ def _tidy(rest: bytes) -> str | None:
 def _extra(of_room: str | None, texts: tuple[bytes, ...]) -> str | None:
     rest: dict[str, Any] = {}
     for path, text in zip(_REST, texts, strict=True):
-        branch = rest
-        for key in path[:-1]:
-            branch = branch.setdefault(key, {})
-        branch[path[-1]] = msgspec.json.decode(text)
+        put_at(rest, path, msgspec.json.decode(text))
     rest = without_nothing(rest)
     if of_room is not None:
         rest.setdefault("room", {})["room_details"] = msgspec.json.decode(of_room)

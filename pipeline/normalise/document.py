@@ -48,10 +48,7 @@ class Reader:
                 misfits += [] if is_personal else [path]
         rest = without_nothing(self._leftover(document, self._taken, ()))
         for path in misfits:
-            branch = rest
-            for key in path[:-1]:
-                branch = branch.setdefault(key, {})
-            branch[path[-1]] = _without_secrets(value_at(document, path))
+            put_at(rest, path, _without_secrets(value_at(document, path)))
         return {**row, "extra": extra_text(rest)}
 
     def _leftover(self, document: Mapping[str, Any], taken: Tree, at: Path) -> dict[str, Any]:
@@ -74,14 +71,18 @@ def value_at(document: Any, path: Iterable[str]) -> Any:
     return document
 
 
+def put_at(tree: dict[str, Any], path: Path, value: Any) -> None:
+    """Put a value at the end of a path; branches that are missing are made."""
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[path[-1]] = value
+
+
 def path_tree(paths: Iterable[Path]) -> dict[str, Any]:
     """Paths as nested dicts; None at the end of each."""
     tree: dict[str, Any] = {}
     for path in paths:
-        branch = tree
-        for key in path[:-1]:
-            branch = branch.setdefault(key, {})
-        branch[path[-1]] = None
+        put_at(tree, path, None)
     return tree
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RecordError
 from pipeline.normalise import cdr
-from pipeline.normalise.cdr_columns import BATCH_DOCUMENTS, OBSERVATION, Batch, decoded, read_batch
+from pipeline.normalise.cdr_columns import BATCH_DOCUMENTS, OBSERVATION, Batch, Rooms, decoded, read_batch
 from pipeline.normalise.quality import quality_rows
 from tests.unit.cdrs import DROP, NEW, OLD, changed, documents, raw
 
@@ -167,3 +167,17 @@ def test_rejects_hold_no_documents() -> None:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def test_a_definition_that_cannot_be_read_spoils_no_other() -> None:
+    """A room definition nested just too deeply is one reject, and later batches know every other room as it is."""
+    deep = msgspec.json.encode(changed(NEW, cdr_id="deep", room__room_details__data="HERE"))
+    fine = [raw(changed(NEW, cdr_id=f"c{at}", room__room_details__owner_ref=f"tenant-{at}")) for at in range(6)]
+    expected = {f"c{at}": f"tenant-{at}" for at in range(6)}
+    for depth in range(800, 1000):  # how deep is too deep for one reader and not for the next depends on the caller
+        odd = msgspec.Raw(deep.replace(b'"HERE"', b'{"a":' * depth + b"1" + b"}" * depth))
+        rooms = Rooms()
+        first, later = read_batch([odd, *fine[:3]], 0, rooms), read_batch(fine, 0, rooms)
+        told = {row["cdr_id"]: row["owner_ref"] for row in (*first.rows.to_pylist(), *later.rows.to_pylist())}
+        assert first.rows.num_rows + len(first.rejects) == 4
+        assert {key: owner for key, owner in told.items() if key != "deep"} == expected
