@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Generic, TypeVar
 
-from pipeline.enablex.client import EnablexClient, Pacer
+from pipeline.enablex.client import EnablexClient
 from pipeline.errors import (
     ConfigError,
     CredentialsRefused,
@@ -24,6 +24,7 @@ from pipeline.errors import (
 from pipeline.ledger import Ledger
 from pipeline.log import Redact
 from pipeline.media.copy import FileHost
+from pipeline.pacing import Pacer
 from pipeline.progress import Progress, Silent
 from pipeline.retry import retrying
 from pipeline.settings import Settings

@@ -6,7 +6,6 @@ One client per project, for credentials belong to a project. Threads may share i
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from tenacity import Retrying
 from pipeline.enablex.room_calls import read_small
 from pipeline.enablex.wire import Reply, ReplyHead, ReplyReader, Request
 from pipeline.errors import Throttled, TimedOut, Unreachable, UnreadableReply
+from pipeline.pacing import Pacer
 from pipeline.retry import MAX_RETRY_AFTER_S
 
 CONNECT_TIMEOUT_S = 10.0
@@ -51,36 +51,6 @@ class UnreadableAnswer(UnreadableReply):
     def __init__(self, error: UnreadableReply, head: ReplyHead, sink: Any) -> None:
         super().__init__(str(error), endpoint=error.endpoint, status=error.status)
         self.head, self.sink = head, sink
-
-
-class Pacer:
-    """At most `per_second` starts a second over all threads; a throttled reply pauses everybody."""
-
-    def __init__(
-        self,
-        per_second: float,
-        *,
-        monotonic: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._gap_s = 1.0 / per_second
-        self._monotonic, self._sleep = monotonic, sleep
-        self._lock = threading.Lock()
-        self._next_start = 0.0
-
-    def wait(self) -> None:
-        """Return when it is this caller's turn."""
-        with self._lock:
-            now = self._monotonic()
-            start = max(now, self._next_start)
-            self._next_start = start + self._gap_s
-        if start > now:
-            self._sleep(start - now)
-
-    def pause(self, seconds: float) -> None:
-        """Let nobody start for this long."""
-        with self._lock:
-            self._next_start = max(self._next_start, self._monotonic() + seconds)
 
 
 class EnablexClient:

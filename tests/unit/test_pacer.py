@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.enablex.client import Pacer
+from pipeline.pacing import Pacer
 
 
 class Clock:
