@@ -6,12 +6,26 @@ sees half a write, and a writer that is killed leaves nothing under the key.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import base64
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import IO, Protocol
+from datetime import datetime, timedelta
+from typing import IO, Literal, Protocol, Self
 
 import pyarrow.fs as pafs
+from awscrt.checksums import crc64nvme
+
+from pipeline.errors import StoreError
+
+Proof = Literal["crc64nvme", "md5", "read-back", "synced"]
+"""Why a written object is known to be what was sent: the store stated the same full-object CRC64NVME, or the same MD5
+(of a multipart object: of its parts' MD5s); or it was read back and had the same SHA-256; or, in a folder, the
+operating system said that it is on the disk."""
+
+READ_BYTES = 2**20
+MIB = 2**20
 
 
 @dataclass(frozen=True, order=True)
@@ -22,6 +36,88 @@ class StoredObject:
     size_bytes: int
 
 
+@dataclass(frozen=True)
+class Statement:
+    """What a store itself says about an object; `crc64nvme` (base64, of all of it) and `etag` where it has them."""
+
+    size_bytes: int
+    crc64nvme: str | None = None
+    etag: str | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """An object after its last byte: what it is, and why that is known."""
+
+    size_bytes: int
+    sha256: str
+    crc64nvme: str
+    proof: Proof
+    etag: str | None = None
+    """As the store states it, for later comparisons."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Until when nobody can delete or overwrite an object's version; `governance` can be lifted by a special right."""
+
+    mode: Literal["governance", "compliance"]
+    until: datetime
+
+
+class Tally:
+    """Size, SHA-256 and CRC64NVME of bytes as they come by."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._crc64nvme = 0
+        self.size_bytes = 0
+
+    def feed(self, chunk: bytes) -> None:
+        self._sha256.update(chunk)
+        self._crc64nvme = crc64nvme(chunk, self._crc64nvme)
+        self.size_bytes += len(chunk)
+
+    def written(self, proof: Proof, etag: str | None = None) -> Written:
+        return Written(self.size_bytes, self.sha256, self.crc64nvme, proof, etag)
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    @property
+    def crc64nvme(self) -> str:
+        return crc_text(self._crc64nvme)
+
+
+def crc_text(crc: int) -> str:
+    """A CRC64NVME as S3 writes it: base64 of its eight bytes, most significant first."""
+    return base64.b64encode(crc.to_bytes(8)).decode()
+
+
+class Upload(Protocol):
+    """An object on its way. Leaving the context without `finish` keeps what may be gone on with, and drops the rest."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How much of the object is there already, in whole parts from its beginning: write what comes after."""
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes. Memory: two parts."""
+
+    def finish(self) -> Written:
+        """Let the object appear, then compare what the store says about it with what was sent.
+
+        Raises:
+            ObjectDiffers: other bytes are under the key; they stay. The same bytes are success.
+            FixityError: the store did not keep what was sent.
+        """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 class ObjectStore(Protocol):
     """A folder, or a bucket."""
 
@@ -29,19 +125,52 @@ class ObjectStore(Protocol):
     def url(self) -> str:
         """Where this store is, for people; no secrets."""
 
-    def put_new(self, key: str, content: bytes | Iterable[bytes]) -> int:
+    def put_new(self, key: str, content: bytes | Iterable[bytes], *, retention: Retention | None = None) -> int:
         """Write an object that must not exist yet; return its size in bytes.
 
         The same bytes already being there is success. When `content` raises, nothing is stored and the error
-        comes out. Memory: one chunk at a time.
+        comes out. Memory: one chunk at a time; in a bucket two parts.
 
         Raises:
             ObjectDiffers: other bytes are there; they stay.
-            StoreUnavailable: disk full, read-only, permission.
+            StoreUnavailable: disk full, read-only, permission, no connection.
         """
 
     def replace(self, key: str, content: bytes | Iterable[bytes]) -> None:
-        """Write an object, in one step, over whatever was there. Memory: one chunk at a time."""
+        """Write an object, in one step, over whatever was there. Memory as in `put_new`."""
+
+    def upload(
+        self,
+        key: str,
+        *,
+        label: str = "",
+        observe: Callable[[bytes], None] = lambda _chunk: None,
+        size_bytes: int | None = None,
+        content_type: str | None = None,
+        retention: Retention | None = None,
+    ) -> Upload:
+        """Begin an object that must not exist yet, or go on with an upload of the same key and label.
+
+        `label` says whose bytes they are (file, version): an upload that broke off is gone on with, on any host, when
+        its label is the same; without a label, never. `observe` sees every byte once, in order: as it is written, or,
+        when an earlier upload was gone on with, as the finished object is read back. `size_bytes` if it is known.
+        """
+
+    def left_whole(self, key: str, label: str) -> StoredObject | None:
+        """The object under the key, if an upload with this label finished it; None also where a store cannot say."""
+
+    def copy_from(
+        self, source: str, key: str, *, label: str, etag: str, retention: Retention | None = None
+    ) -> StoredObject:
+        """Copy an object of another place (`s3://bucket/key`, as long as it has this ETag) inside the store.
+
+        Raises:
+            ObjectDiffers: something is under the key already; it stays.
+            StoreError: this store cannot copy from there.
+        """
+
+    def abort_uploads(self, prefix: str, older_than: timedelta) -> list[str]:
+        """Give up uploads that began so long ago, by the store's own clock; return their keys."""
 
     def open(self, key: str) -> AbstractContextManager[IO[bytes]]:
         """Open an object for reading (seekable). Raises ObjectMissing."""
@@ -49,8 +178,14 @@ class ObjectStore(Protocol):
     def stat(self, key: str) -> StoredObject | None:
         """One object, or None when there is none."""
 
+    def state(self, key: str) -> Statement | None:
+        """What the store says about one object, with checksums; None when there is none."""
+
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """All objects whose key starts with `prefix`, in order of key."""
+
+    def require_lock(self) -> None:
+        """Raises ConfigError when this store cannot lock objects."""
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         """For pyarrow datasets: a file system, and the path of this store's root in it."""
@@ -60,3 +195,20 @@ def read_bytes(store: ObjectStore, key: str) -> bytes:
     """A whole object in memory: for small ones."""
     with store.open(key) as stream:
         return stream.read()
+
+
+def read_back(store: ObjectStore, key: str, observe: Callable[[bytes], None] = lambda _chunk: None) -> Tally:
+    """Read an object from beginning to end; what it is. Memory: one chunk."""
+    tally = Tally()
+    with store.open(key) as stream:
+        while chunk := stream.read(READ_BYTES):
+            tally.feed(chunk)
+            observe(chunk)
+    return tally
+
+
+def checked_key(key: str) -> str:
+    """The key itself; StoreError for one that could lead astray."""
+    if not key or any(part in {"", ".", ".."} for part in key.split("/")) or "\0" in key:
+        raise StoreError(f"not a usable key: {key!r}", key=key)
+    return key

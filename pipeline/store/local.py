@@ -13,17 +13,18 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 from uuid import uuid4
 
 import pyarrow.fs as pafs
 
-from pipeline.errors import ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
+from pipeline.errors import ConfigError, ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
 from pipeline.scratch import is_alive
-from pipeline.store.base import StoredObject
+from pipeline.store.base import Retention, Statement, StoredObject, Tally, Written, checked_key
 
 _TEMPORARY = ".tmp"
 _TEMPORARY_NAME = re.compile(r"^(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{32}$")
@@ -48,27 +49,57 @@ class LocalStore:
     def url(self) -> str:
         return f"file:{self._root}"
 
-    def put_new(self, key: str, content: bytes | Iterable[bytes]) -> int:
-        target = self._path(key)
-        with self._temporary(key, content) as temporary:
-            try:
-                os.link(temporary, target)
-            except FileExistsError:
-                if not filecmp.cmp(temporary, target, shallow=False):
-                    raise ObjectDiffers(f"{target}: other bytes are already there and stay", key=key) from None
-            size_bytes = temporary.stat().st_size
-        _sync_folder(target.parent)
-        return size_bytes
+    def put_new(self, key: str, content: bytes | Iterable[bytes], *, retention: Retention | None = None) -> int:
+        with self.upload(key, retention=retention) as upload:
+            for chunk in (content,) if isinstance(content, bytes) else content:
+                upload.write(chunk)
+            return upload.finish().size_bytes
 
     def replace(self, key: str, content: bytes | Iterable[bytes]) -> None:
-        target = self._path(key)
-        with self._temporary(key, content) as temporary:
-            temporary.replace(target)
-        _sync_folder(target.parent)
+        with self.upload(key) as upload:
+            for chunk in (content,) if isinstance(content, bytes) else content:
+                upload.write(chunk)
+            upload.finish(replace=True)
+
+    def upload(
+        self,
+        key: str,
+        *,
+        label: str = "",  # noqa: ARG002 - a file that broke off is begun again
+        observe: Callable[[bytes], None] = lambda _chunk: None,
+        size_bytes: int | None = None,  # noqa: ARG002
+        content_type: str | None = None,  # noqa: ARG002
+        retention: Retention | None = None,
+    ) -> LocalUpload:
+        if retention is not None:
+            self.require_lock()
+        return LocalUpload(self._root, key, observe)
+
+    def left_whole(self, key: str, label: str) -> StoredObject | None:  # noqa: ARG002
+        return None
+
+    def copy_from(
+        self,
+        source: str,
+        key: str,
+        *,
+        label: str,  # noqa: ARG002
+        etag: str,  # noqa: ARG002
+        retention: Retention | None = None,  # noqa: ARG002
+    ) -> StoredObject:
+        raise StoreError(f"{source} cannot be copied into {self.url}", key=key)
+
+    def abort_uploads(self, prefix: str, older_than: timedelta) -> list[str]:  # noqa: ARG002
+        return []  # what a killed process left is swept when a store is opened
+
+    def require_lock(self) -> None:
+        raise ConfigError(
+            f"vault.lock: {self.url} is a folder, which cannot lock files; use an s3:// vault, or mode off"
+        )
 
     @contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
-        path = self._path(key)
+        path = self._root / checked_key(key)
         try:
             stream = path.open("rb")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -80,10 +111,14 @@ class LocalStore:
 
     def stat(self, key: str) -> StoredObject | None:
         try:
-            found = self._path(key).stat()
+            found = (self._root / checked_key(key)).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         return StoredObject(key, found.st_size) if stat.S_ISREG(found.st_mode) else None
+
+    def state(self, key: str) -> Statement | None:
+        found = self.stat(key)
+        return Statement(found.size_bytes) if found else None
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         folder = self._root / prefix.rpartition("/")[0]
@@ -95,28 +130,6 @@ class LocalStore:
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         return pafs.LocalFileSystem(), str(self._root.resolve())
 
-    def _path(self, key: str) -> Path:
-        if not key or any(part in {"", ".", ".."} for part in key.split("/")) or "\0" in key:
-            raise StoreError(f"not a usable key: {key!r}", key=key)
-        return self._root / key
-
-    @contextmanager
-    def _temporary(self, key: str, content: bytes | Iterable[bytes]) -> Iterator[Path]:
-        """A synced temporary file with `content`, gone afterwards whatever happens; the target's folder exists."""
-        path = self._root / _TEMPORARY / f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex}"
-        try:
-            self._path(key).parent.mkdir(parents=True, exist_ok=True)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stream = path.open("xb")
-        except OSError as error:
-            raise _unavailable(error, self._path(key), key) from None
-        try:
-            _write_synced(stream, content, path, key)
-            with _store_errors(self._path(key), key):
-                yield path
-        finally:
-            path.unlink(missing_ok=True)
-
     def _sweep(self) -> None:
         """Remove temporary files of processes of this host that are no more; others are left alone."""
         folder = self._root / _TEMPORARY
@@ -127,17 +140,56 @@ class LocalStore:
                     path.unlink()
 
 
-def _write_synced(stream: IO[bytes], content: bytes | Iterable[bytes], path: Path, key: str) -> None:
-    try:
-        for chunk in (content,) if isinstance(content, bytes) else content:
-            with _store_errors(path, key):
-                stream.write(chunk)
-        with _store_errors(path, key):
-            stream.flush()
-            os.fsync(stream.fileno())
-    finally:
-        with suppress(OSError):  # what was written is synced; on a full disk closing only repeats the first error
-            stream.close()
+class LocalUpload:
+    """A temporary file that takes its name in one step; gone when it does not."""
+
+    def __init__(self, root: Path, key: str, observe: Callable[[bytes], None]) -> None:
+        self._key, self._observe = key, observe
+        self._target = root / checked_key(key)
+        self._path = root / _TEMPORARY / f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex}"
+        self._tally = Tally()
+        with _store_errors(self._target, key):
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = self._path.open("xb")
+
+    @property
+    def size_bytes(self) -> int:
+        return 0
+
+    def write(self, chunk: bytes) -> None:
+        self._observe(chunk)
+        self._tally.feed(chunk)
+        with _store_errors(self._path, self._key):
+            self._stream.write(chunk)
+
+    def finish(self, *, replace: bool = False) -> Written:
+        with _store_errors(self._path, self._key):
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            self._stream.close()
+        with _store_errors(self._target, self._key):
+            if replace:
+                self._path.replace(self._target)
+            else:
+                self._link()
+        _sync_folder(self._target.parent)
+        return self._tally.written("synced")
+
+    def _link(self) -> None:
+        try:
+            os.link(self._path, self._target)
+        except FileExistsError:
+            if not filecmp.cmp(self._path, self._target, shallow=False):
+                raise ObjectDiffers(f"{self._target}: other bytes are already there and stay", key=self._key) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # on a full disk closing only repeats the first error
+            self._stream.close()
+        self._path.unlink(missing_ok=True)
 
 
 @contextmanager

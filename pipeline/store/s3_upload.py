@@ -1,0 +1,348 @@
+"""One object on its way to a bucket: in one request while it is small, else part by part, one part ahead of the next.
+
+Each part goes out with a checksum that the server verifies; after the last one the server's own word about the whole
+object is compared with what was sent. An upload with a label that breaks off is left for the next run to go on with.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import structlog
+from awscrt.checksums import crc64nvme
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pipeline.errors import DigestDiffers, ObjectDiffers, SizeDiffers, StoreUnavailable
+from pipeline.store.base import Proof, Statement, Tally, Written, crc_text, read_back
+
+if TYPE_CHECKING:
+    from pipeline.store.s3 import S3Store
+
+MOST_PARTS = 10_000
+"""S3's limit for one object."""
+
+_PARTS_PER_SIZE = 1000
+"""Of an object of unknown size so many parts have one size, the next ones twice as much: 10,000 hold any object."""
+
+_UNKNOWN_OPTION = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest", "XNotImplemented", "501", "400"})
+_CONFLICT = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part as the server has it; `etag` is its MD5 where the bucket is not encrypted with a key of its own."""
+
+    number: int
+    etag: str
+    size_bytes: int
+    crc64nvme: str | None = None
+
+
+@dataclass(frozen=True)
+class Marker:
+    """The upload without parts that says whose bytes another upload holds."""
+
+    key: str
+    upload_id: str
+
+
+@dataclass
+class Parts:
+    """An unfinished upload: its parts from the first on, and whether the server keeps a CRC of the whole object."""
+
+    upload_id: str
+    parts: list[Part]
+    states_crc: bool
+    marker: Marker | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(part.size_bytes for part in self.parts)
+
+    @property
+    def etag(self) -> str:
+        """The ETag of the object that these parts make: the MD5 of their MD5s, and how many."""
+        digests = b"".join(bytes.fromhex(part.etag) for part in self.parts)
+        return f"{_md5(digests).hexdigest()}-{len(self.parts)}"
+
+
+def label_digest(label: str) -> str:
+    return hashlib.sha256(label.encode()).hexdigest()
+
+
+def marker_key(key: str, label: str, upload_id: str) -> str:
+    return f"uploads/{hashlib.sha256(f'{key} {label_digest(label)} {upload_id}'.encode()).hexdigest()}"
+
+
+def part_bytes(number: int, least: int, total: int | None) -> int:
+    """How large part `number` (from 1) is: all alike when the total is known, else growing; never too many."""
+    if total is not None:
+        return max(least, -(-total // MOST_PARTS))
+    return least << ((number - 1) // _PARTS_PER_SIZE)
+
+
+class S3Upload:
+    """See `pipeline.store.base.Upload`. Used by one thread; a second one sends."""
+
+    def __init__(
+        self,
+        store: S3Store,
+        key: str,
+        label: str,
+        begun: Parts | None,
+        observe: Callable[[bytes], None],
+        options: Mapping[str, Any],
+        least_part_bytes: int,
+        total_bytes: int | None,
+    ) -> None:
+        self._store, self._key, self._label, self._options = store, key, label, options
+        self._observe, self._least, self._total = observe, least_part_bytes, total_bytes
+        self._place = store.place(key)
+        self._parts = begun
+        self.size_bytes = begun.size_bytes if begun else 0
+        self._is_resumed = self.size_bytes > 0
+        self._tally = Tally()
+        self._buffer = bytearray()
+        self._sender: ThreadPoolExecutor | None = None
+        self._sending: tuple[Parts, Future[Part]] | None = None
+        self._is_settled = False
+
+    def write(self, chunk: bytes) -> None:
+        if not self._is_resumed:
+            self._observe(chunk)
+            self._tally.feed(chunk)
+        view = memoryview(chunk)
+        while view:
+            room = self._next_part_bytes() - len(self._buffer)
+            self._buffer += view[:room]
+            view = view[room:]
+            if len(self._buffer) >= self._next_part_bytes():
+                self._send_part()
+
+    def finish(self, *, replace: bool = False) -> Written:
+        parts = self._parts
+        written = self._finish_parts(parts, replace=replace) if parts else self._finish_whole(replace=replace)
+        self._is_settled = True
+        return written
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._sender:
+            self._sender.shutdown(wait=True)
+        if self._parts and not self._is_settled and not self._label:
+            self._abort()
+
+    # --- in one request ---
+
+    def _finish_whole(self, *, replace: bool) -> Written:
+        body, tally = bytes(self._buffer), self._tally
+        condition = {} if replace else {"IfNoneMatch": "*"}
+        try:
+            answer = self._put(
+                body, {"ChecksumCRC64NVME": tally.crc64nvme, "ChecksumAlgorithm": "CRC64NVME", **condition}
+            )
+        except ClientError as error:
+            if _code(error) not in _UNKNOWN_OPTION:
+                return self._conflict(error)
+            if not replace and self._store.stat(self._key) is not None:
+                return self._there_already()
+            with self._store.errors(self._key):
+                answer = self._put(body, {})
+        etag = answer["ETag"].strip('"')
+        return self._checked(Statement(len(body), answer.get("ChecksumCRC64NVME"), etag), _md5(body).hexdigest())
+
+    def _put(self, body: bytes, extra: Mapping[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any]
+        try:
+            answer = self._store.client.put_object(
+                **self._place, Body=body, ContentMD5=_md5_text(body), **self._options, **extra
+            )
+        except BotoCoreError as error:
+            raise self._store.told(error, self._key) from None
+        return answer
+
+    # --- part by part ---
+
+    def _next_part_bytes(self) -> int:
+        number = (len(self._parts.parts) if self._parts else 0) + (self._sending is not None) + 1
+        return part_bytes(number, self._least, self._total)
+
+    def _send_part(self) -> None:
+        """Hand the full buffer to the sending thread; first wait for the part before it."""
+        self._settle_sending()
+        if self._parts is None:
+            self._parts = self._begin()
+        if self._sender is None:
+            self._sender = ThreadPoolExecutor(1, "postroom-parts")
+        body, self._buffer = self._buffer, bytearray()
+        number = len(self._parts.parts) + 1
+        self._sending = self._parts, self._sender.submit(self._send, self._parts, number, body)
+
+    def _settle_sending(self) -> None:
+        if self._sending is not None:
+            parts, sending = self._sending
+            self._sending = None
+            parts.parts.append(sending.result())
+
+    def _begin(self) -> Parts:
+        """Create the upload, then its marker: an upload whose marker is missing is never gone on with."""
+        client = self._store.client
+        checksum = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"}
+        with self._store.errors(self._key):
+            try:
+                created = client.create_multipart_upload(**self._place, **self._options, **checksum)
+            except ClientError as error:
+                if _code(error) not in _UNKNOWN_OPTION:
+                    raise
+                created = client.create_multipart_upload(**self._place, **self._options)
+            parts = Parts(created["UploadId"], [], created.get("ChecksumAlgorithm") == "CRC64NVME")
+            if self._label:
+                key = marker_key(self._key, self._label, parts.upload_id)
+                parts.marker = Marker(key, client.create_multipart_upload(**self._store.place(key))["UploadId"])
+        return parts
+
+    def _send(self, parts: Parts, number: int, body: bytes | bytearray) -> Part:
+        """One part; the server verifies it against its checksum before it says yes."""
+        crc = crc_text(crc64nvme(body)) if parts.states_crc else None
+        check: dict[str, Any] = (
+            {"ChecksumAlgorithm": "CRC64NVME", "ChecksumCRC64NVME": crc} if crc else {"ContentMD5": _md5_text(body)}
+        )
+        _log.debug("part.sending", key=self._key, part=number, size_bytes=len(body))
+        with self._store.errors(self._key):
+            answer = self._store.client.upload_part(
+                **self._place, UploadId=parts.upload_id, PartNumber=number, Body=body, **check
+            )
+        return Part(number, answer["ETag"].strip('"'), len(body), crc)
+
+    def _finish_parts(self, parts: Parts, *, replace: bool) -> Written:
+        if self._buffer:
+            self._send_part()
+        self._settle_sending()
+        condition: dict[str, Any] = {} if replace else {"IfNoneMatch": "*"}
+        if not replace and self._store.stat(self._key) is not None:  # not every server knows the condition
+            self._abort()
+            return self._there_already()
+        if parts.states_crc and not self._is_resumed:
+            condition |= {"ChecksumCRC64NVME": self._tally.crc64nvme, "ChecksumType": "FULL_OBJECT"}
+        try:
+            self._complete(parts, condition)
+        except ClientError as error:
+            if _code(error) in _CONFLICT:
+                self._abort()
+            elif _code(error) == "NoSuchUpload":  # another run finished it, or a lost answer hides that we did
+                return self._there_already()
+            return self._conflict(error)
+        self._unmark(parts)
+        return self._checked_parts(parts)
+
+    def _complete(self, parts: Parts, options: Mapping[str, Any]) -> None:
+        listed = [
+            {
+                "PartNumber": part.number,
+                "ETag": part.etag,
+                **({"ChecksumCRC64NVME": part.crc64nvme} if part.crc64nvme else {}),
+            }
+            for part in parts.parts
+        ]
+        try:
+            self._store.client.complete_multipart_upload(
+                **self._place, UploadId=parts.upload_id, MultipartUpload={"Parts": listed}, **options
+            )
+        except BotoCoreError as error:
+            raise self._store.told(error, self._key) from None
+
+    def _checked_parts(self, parts: Parts) -> Written:
+        stated = self._store.state(self._key)
+        if stated is None:
+            raise StoreUnavailable(
+                f"{self._store.url}/{self._key}: stored, and not there a moment later", key=self._key
+            )
+        if self._is_resumed:
+            return self._read_back(stated)
+        return self._checked(stated, parts.etag)
+
+    # --- what the server says, against what was sent ---
+
+    def _checked(self, stated: Statement, md5: str) -> Written:
+        proof = proof_of(self._key, stated, self._tally, md5)
+        return self._tally.written(proof, stated.etag) if proof else self._read_back(stated)
+
+    def _read_back(self, stated: Statement) -> Written:
+        """The whole object as the server gives it back; of a resumed one these are the first digests of all of it."""
+        found = read_back(self._store, self._key, self._observe if self._is_resumed else lambda _chunk: None)
+        expected = found if self._is_resumed else self._tally
+        total = self._parts.size_bytes if self._parts else expected.size_bytes
+        if found.size_bytes != total:
+            raise SizeDiffers(self._key, total, found.size_bytes)
+        if found.sha256 != expected.sha256:
+            raise DigestDiffers(self._key, expected.sha256, found.sha256)
+        if stated.crc64nvme and stated.crc64nvme != found.crc64nvme:
+            raise DigestDiffers(self._key, f"CRC64NVME {stated.crc64nvme}, as the store states", found.crc64nvme)
+        return found.written("read-back", stated.etag)
+
+    def _conflict(self, error: ClientError) -> Written:
+        if _code(error) in _CONFLICT:
+            return self._there_already()
+        raise self._store.told(error, self._key) from None
+
+    def _there_already(self) -> Written:
+        """The key is taken: by the same bytes, which is success, or by others, which stay."""
+        stated = self._store.state(self._key)
+        if stated is None:
+            raise StoreUnavailable(f"{self._store.url}/{self._key}: another writer is at it; run again", key=self._key)
+        if self._is_resumed:  # our first bytes are not at hand any more: a label can say whose those are
+            if self._store.left_whole(self._key, self._label) is None:
+                raise ObjectDiffers(f"{self._store.url}/{self._key}: other bytes are already there", key=self._key)
+            return read_back(self._store, self._key, self._observe).written("read-back", stated.etag)
+        if self._store.is_same(self._key, self._tally.size_bytes, self._tally.sha256):
+            return self._tally.written("read-back", stated.etag)
+        raise ObjectDiffers(f"{self._store.url}/{self._key}: other bytes are already there and stay", key=self._key)
+
+    def _abort(self) -> None:
+        if self._parts is not None:
+            with suppress(ClientError, BotoCoreError):
+                self._store.client.abort_multipart_upload(**self._place, UploadId=self._parts.upload_id)
+            self._unmark(self._parts)
+            self._parts = None
+
+    def _unmark(self, parts: Parts) -> None:
+        if parts.marker is not None:
+            with suppress(ClientError, BotoCoreError):  # a marker left over is aborted with the old uploads
+                self._store.client.abort_multipart_upload(
+                    **self._store.place(parts.marker.key), UploadId=parts.marker.upload_id
+                )
+
+
+def proof_of(key: str, stated: Statement, sent: Tally, md5: str) -> Proof | None:
+    """Why the store's word proves that it has what was sent; None when it says nothing that could.
+
+    An ETag that differs proves nothing: with encryption it is no MD5.
+    """
+    if stated.size_bytes != sent.size_bytes:
+        raise SizeDiffers(key, sent.size_bytes, stated.size_bytes)
+    if stated.crc64nvme is not None:
+        if stated.crc64nvme != sent.crc64nvme:
+            raise DigestDiffers(key, f"CRC64NVME {sent.crc64nvme}", stated.crc64nvme)
+        return "crc64nvme"
+    return "md5" if stated.etag == md5 else None
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response["Error"].get("Code"))
+
+
+def _md5(content: bytes | bytearray) -> Any:
+    return hashlib.md5(content, usedforsecurity=False)
+
+
+def _md5_text(content: bytes | bytearray) -> str:
+    return base64.b64encode(_md5(content).digest()).decode()
