@@ -1,5 +1,6 @@
 # make demo    seven nights of simulated traffic, from an empty folder
 # make check   everything is right: lint, types, tests
+# make servers the S3 servers that tests run, where they can be installed (tests/servers/README.md); part of make test
 # make bench   a day of CDRs to Parquet, ours against its peers (RECORDS=1000000 for the figures in docs/benchmarks.md)
 # make soak    random tests of rooms, twenty times as long
 PYTHON ?= python3
@@ -7,7 +8,7 @@ BIN := .venv/bin
 RECORDS ?= 200000
 ROUNDS ?= 3
 
-.PHONY: install demo test bench soak lint types check lock clean
+.PHONY: install demo test servers bench soak lint types check lock clean
 .DEFAULT_GOAL := check
 
 install: .venv/.installed
@@ -22,8 +23,11 @@ install: .venv/.installed
 demo: install
 	$(BIN)/postroom demo
 
-test: install
+test: install servers
 	$(BIN)/python -m pytest -n 2
+
+servers: install
+	@tests/servers/install $(BIN)/python
 
 bench: install .venv/.bench
 	$(BIN)/python -m tests.bench --records $(RECORDS) --rounds $(ROUNDS)

@@ -1,4 +1,4 @@
-"""What tests share: the simulator on free ports, a site (settings and folders) beside it, and the command line."""
+"""What tests share: the simulator on free ports, a site (settings, folders) beside it, the command line, S3 servers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,8 +21,13 @@ from pipeline.app import App, open_app
 from pipeline.settings import Settings, load
 from pipeline.simulator.server import Simulator
 from pipeline.simulator.world import SimFile, World
+from tests.servers.ceph import ceph_server
+from tests.servers.children import NotInstalled
+from tests.servers.localstack import localstack_server
+from tests.servers.s3 import ENVIRON, S3Server
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
+NO_SERVER = "no real S3 server to test with: `make servers` says why (tests/servers/README.md)"
 
 
 @dataclass
@@ -127,3 +133,58 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
 def site(make_site: Callable[..., Site]) -> Site:
     """One project, four sessions a day, three days."""
     return make_site()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def aws_environ() -> None:
+    """No test sees the machine's own AWS settings: in this process and in those it starts the servers' keys hold."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update(ENVIRON)
+
+
+@contextlib.contextmanager
+def running(
+    server: Callable[[Path], contextlib.AbstractContextManager[S3Server]], folders: pytest.TempPathFactory
+) -> Iterator[S3Server]:
+    """One server for the tests of this worker; without its programs they are skipped, or fail where it is required."""
+    with contextlib.ExitStack() as stack:
+        folder = folders.mktemp(server.__name__)
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            running = stack.enter_context(server(folder))
+        except NotInstalled:
+            if os.environ.get("REQUIRE_SERVERS"):
+                raise
+            pytest.skip(NO_SERVER)
+        yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """However many tests wanted a server that is not there: pytest says so in one line."""
+    report = yield
+    if isinstance(report.longrepr, tuple) and NO_SERVER in report.longrepr[2]:
+        report.longrepr = (__file__, 0, NO_SERVER)
+    return report
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server: signatures, MD5 and Object Lock are checked; no CRC64NVME."""
+    with running(ceph_server, tmp_path_factory) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def localstack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server that states CRC64NVME as AWS does; it believes any key."""
+    with running(localstack_server, tmp_path_factory) as server:
+        yield server
+
+
+@pytest.fixture(params=["ceph", "localstack"])
+def s3(request: pytest.FixtureRequest) -> S3Server:
+    """Each S3 server in turn."""
+    server: S3Server = request.getfixturevalue(request.param)
+    return server

@@ -10,6 +10,7 @@ upload holds; nothing has to remember it, and nothing is left when it is done.
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.loaders
 import botocore.session
 import pyarrow.fs as pafs
 from botocore.config import Config
@@ -63,6 +65,7 @@ class S3Store:
         self._bucket, self._part_bytes = bucket, part_bytes
         self._root = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._session = botocore.session.get_session()
+        self._session.register_component("data_loader", _loader())
         self._endpoint_url, self._region = endpoint_url, region
         style = (self._session.get_scoped_config().get("s3") or {}).get("addressing_style")
         config = Config(
@@ -311,6 +314,12 @@ class S3Store:
             step = _NEXT_STEP.get(code, "try again later; nothing was half-written")
             return StoreUnavailable(f"{said}: {step}", key=key)
         return StoreError(f"{said}: {error.response['Error'].get('Message', '')}", key=key)
+
+
+@functools.cache
+def _loader() -> Any:
+    """boto3's description of S3, which takes longer to read than a store to open."""
+    return botocore.loaders.create_loader()
 
 
 class _Reader(io.RawIOBase):

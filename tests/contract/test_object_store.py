@@ -1,6 +1,6 @@
 """The contract of a place for objects (pipeline/store/base.py), kept by every store.
 
-A new store is one more line in STORES: how to open it, empty, for a test with a folder of its own.
+A new store is one more line in `opening`: how to open it, empty, for one test.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ import pytest
 
 from pipeline.errors import ObjectDiffers, ObjectMissing, StoreError
 from pipeline.store import LocalStore, ObjectStore, StoredObject, read_bytes
+from pipeline.store.base import MIB
+from tests.servers.s3 import S3Server
 
-Open = Callable[[Path], ObjectStore]
-STORES: dict[str, Open] = {
-    "local": lambda folder: LocalStore(folder / "store"),
-}
 KEY = "media/project=acme/day=2026-11-22/r1/284/recording/a 1-é.mkv"
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=["local", "ceph", "localstack"])
 def opening(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], ObjectStore]:
     """Open the store of this test; a second call opens the same one again, like another process."""
-    return lambda: STORES[request.param](tmp_path)
+    if request.param == "local":
+        return lambda: LocalStore(tmp_path / "store")
+    server: S3Server = request.getfixturevalue(request.param)
+    bucket = server.new_bucket()
+    return lambda: server.store(bucket, "a prefix", part_bytes=5 * MIB)
 
 
 @pytest.fixture
