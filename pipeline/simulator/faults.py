@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -107,21 +108,36 @@ _ROOMS = (
 )
 
 _FILES = (
+    FaultKind("no_head", "files", "HEAD is refused with 405"),
     FaultKind("files_down", "files", "the connection is dropped without a reply"),
     FaultKind("files_500", "files", "500"),
+    FaultKind("files_503", "files", "503 with an HTML maintenance page"),
+    FaultKind("files_429", "files", "429 with Retry-After: 1"),
     FaultKind("files_403", "files", "403, whatever the credentials"),
     FaultKind("files_401", "files", "401 with a Basic challenge, whatever the credentials"),
-    FaultKind("redirect_foreign", "files", "302 to another host, which needs no credentials"),
     FaultKind("redirect_loop", "files", "302 to itself, without end"),
+    FaultKind("redirect_foreign", "files", "302 to another host, which needs no credentials"),
+    FaultKind("redirect_to_http_other", "files", "302 to plain http on another host, which is nobody's"),
     FaultKind("expired_403", "files", "an expired file answers 403"),
     FaultKind("expired_410", "files", "an expired file answers 410"),
     FaultKind("expired_html", "files", "an expired file answers 200 with an HTML page"),
+    FaultKind("gone_early", "files", "404 although the file has not expired"),
     FaultKind("html_200", "files", "200 with an HTML error page instead of the file"),
     FaultKind("json_error_200", "files", "200 with a JSON error instead of the file"),
+    FaultKind("empty_file", "files", "200 with Content-Length: 0"),
+    FaultKind("other_kind", "files", "200 with a PNG image, which soon is noise, instead of the file"),
     FaultKind("big_file", "files", "media files are this large", AMOUNT, 5_000_000_000.0, "bytes"),
+    FaultKind("growing", "files", "until so long after listing half of a media file", AMOUNT, 30.0, "minutes"),
+    FaultKind("replaced", "files", "from so long after listing other bytes of a media file", AMOUNT, 2.0, "hours"),
     FaultKind("wrong_bytes", "files", "other bytes of the same size under the same URL"),
+    FaultKind("no_validators", "files", "neither ETag nor Last-Modified"),
+    FaultKind("weak_etag", "files", "the ETag is weak"),
     FaultKind("no_range", "files", "Range is ignored: 200 with the whole file"),
+    FaultKind("wrong_range", "files", "206 with another part than was asked for, as its Content-Range says"),
+    FaultKind("lying_range", "files", "206 with the right Content-Range, but bytes from the beginning of the file"),
+    FaultKind("cut_anywhere", "files", "right Content-Length, then the connection closes, each time at another byte"),
     FaultKind("short_body", "files", "right Content-Length, half the bytes, then the connection closes"),
+    FaultKind("bad_length", "files", "Content-Length says a few bytes more than come, then the connection closes"),
     FaultKind("cut_no_length", "files", "no Content-Length, half the bytes, then the connection closes"),
     FaultKind("no_length", "files", "no Content-Length; the end of the connection ends the file"),
     FaultKind("chunked", "files", "Transfer-Encoding: chunked"),
@@ -134,7 +150,7 @@ FAULTS = {kind.name: kind for kind in (*_API, *_REPORTS, *_CDR, *_ARCHIVE, *_ROO
 
 @dataclass
 class _Active:
-    """A fault that is on. `left` counts down to healing; `share` is of requests or records."""
+    """A fault that is on. `left` counts down to healing; `share` is of requests or records; `turns` by path."""
 
     kind: FaultKind
     part: str
@@ -143,6 +159,7 @@ class _Active:
     share: float | None = None
     amount: float | None = None
     seen: int = field(default=0)
+    turns: Counter[str] = field(default_factory=Counter)
 
     def strikes(self, seed: int) -> bool:
         """Whether the next matching request is hit; counts it."""
@@ -207,6 +224,20 @@ class Faults:
             return lambda _: False
         share = 1.0 if fault.share is None else fault.share
         return lambda record: _chance(self._seed, name, record) < share
+
+    def place(self, name: str, path: str) -> float | None:
+        """Where in this reply, from 0 to 1, a fault strikes; None when it does not.
+
+        Another place each time, but the same ones in every run: it depends on the seed, the path, and how
+        often the fault has struck there.
+        """
+        fault = self._strike(name, path)
+        if fault is None:
+            return None
+        with self._lock:
+            fault.turns[path] += 1
+            turn = fault.turns[path]
+        return _chance(self._seed, name, f"{path}/{turn}")
 
     def _strike(self, name: str, path: str) -> _Active | None:
         _kind(name)

@@ -4,31 +4,69 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from datetime import datetime
-from email.utils import format_datetime
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from pipeline.simulator import media
 from pipeline.simulator.faults import Faults
 from pipeline.simulator.messages import Reply, Request, html_reply, json_reply, text_reply
+from pipeline.simulator.versions import NONE, WEAK, Part, Version, other_part
 from pipeline.simulator.world import SimFile, World
 
+OTHER_HOST_URL = "http://files.example.invalid"
+"""Plain http under a name reserved to be nobody's: nothing may ever be sent there."""
+
 _CHALLENGE = ("WWW-Authenticate", 'Basic realm="Recordings"')
+
+_PNG_BEGINNING = bytes.fromhex("89504e470d0a1a0a 0000000d 49484452 00000280 00000168 0802000000")
+"""Signature and header of an image of 640 x 360."""
+
+_MISSING_BYTES = 7
+"""Under `bad_length` so many more bytes are promised than there are."""
 
 
 def _redirect(to: str) -> Reply:
     return text_reply(302, "", "text/plain", (("Location", to),))
 
 
+def _not_allowed(allowed: str) -> Reply:
+    return text_reply(405, "Method Not Allowed\n", "text/plain", (("Allow", allowed),))
+
+
+def _picture(file: SimFile) -> Reply:
+    """What begins as a PNG image and goes on as noise."""
+    body = _PNG_BEGINNING + hashlib.shake_256(file.path.encode()).digest(8192)
+    return Reply(200, body, "image/png", length=len(body))
+
+
 _STRIKES: dict[str, Callable[[str], Reply]] = {
     "files_down": lambda _: Reply(0, drop=True),
     "files_500": lambda _: html_reply(500, "Internal Server Error"),
+    "files_503": lambda _: html_reply(503, "Down for maintenance"),
+    "files_429": lambda _: text_reply(429, "Too Many Requests\n", "text/plain", (("Retry-After", "1"),)),
     "files_403": lambda _: html_reply(403, "Forbidden"),
     "files_401": lambda _: text_reply(401, "Unauthorized\n", "text/plain", (_CHALLENGE,)),
     "redirect_loop": _redirect,
 }
 """Faults that strike whoever asks, in this order; each gets the path asked for."""
+
+_INSTEAD: dict[str, Callable[[SimFile], Reply]] = {
+    "html_200": lambda _: html_reply(200, "Something went wrong"),
+    "json_error_200": lambda _: json_reply({"result": 50000, "error": "Internal error", "desc": "Try again later"}),
+    "empty_file": lambda file: Version(file, 0, file.created_at).whole(),
+    "other_kind": _picture,
+}
+"""What can come with a polite 200 in place of the file, whatever part of it was asked for."""
+
+_FRAMINGS: dict[str, Callable[[Reply, int], Reply]] = {
+    "short_body": lambda reply, length: replace(reply, stop_after=length // 2),
+    "bad_length": lambda reply, length: replace(reply, length=length + _MISSING_BYTES, stop_after=length),
+    "cut_no_length": lambda reply, length: replace(reply, length=None, stop_after=length // 2),
+    "no_length": lambda reply, _: replace(reply, length=None),
+    "chunked": lambda reply, _: replace(reply, length=None, chunked=True),
+}
+"""Ways to send a body of this length that are not the usual one, in this order."""
 
 
 class FileHost:
@@ -36,20 +74,20 @@ class FileHost:
 
     def __init__(self, world: World, faults: Faults, foreign_url: str, *, foreign: bool = False) -> None:
         self._world = world
-        self._faults = faults
+        self._faults = Faults() if foreign else faults
         self._foreign_url = foreign_url
         self._foreign = foreign
 
     def answer(self, request: Request, now: datetime) -> Reply:
         if request.method not in ("GET", "HEAD"):
-            return text_reply(405, "Method Not Allowed\n", "text/plain", (("Allow", "GET, HEAD"),))
+            return _not_allowed("GET, HEAD")
+        if request.method == "HEAD" and self._faults.hits("no_head", request.path):
+            return _not_allowed("GET")
         file = self._world.file(_plain_path(request.path))
-        if self._foreign:
-            return _whole(request, file) if file else html_reply(404, "Not Found")
-        refusal = self._refusal(request, file, now)
+        refusal = None if self._foreign else self._refusal(request, file, now)
         if refusal is not None:
             return refusal
-        return self._served(request, file) if file else html_reply(404, "Not Found")
+        return self._served(request, file, now) if file else html_reply(404, "Not Found")
 
     def _refusal(self, request: Request, file: SimFile | None, now: datetime) -> Reply | None:
         """What keeps the file from this caller, if anything does."""
@@ -59,11 +97,14 @@ class FileHost:
             return struck
         if not self._may_read(request, file):
             return html_reply(403, "Forbidden")
-        if self._faults.hits("redirect_foreign", path):
-            return _redirect(self._foreign_url + path)
+        for name, host_url in (("redirect_foreign", self._foreign_url), ("redirect_to_http_other", OTHER_HOST_URL)):
+            if self._faults.hits(name, path):
+                return _redirect(host_url + path)
         if file is None or now < file.listed_at:
             return html_reply(404, "Not Found")
-        return self._expired(path) if now >= file.expires_at else None
+        if now >= file.expires_at:
+            return self._expired(path)
+        return html_reply(404, "Not Found") if self._faults.hits("gone_early", path) else None
 
     def _may_read(self, request: Request, file: SimFile | None) -> bool:
         """A project's pair opens that project's files; where there is no file, anybody's pair will do."""
@@ -77,90 +118,70 @@ class FileHost:
                 return html_reply(status, "Expired")
         return html_reply(404, "Not Found")
 
-    def _served(self, request: Request, file: SimFile) -> Reply:
-        hits, path = self._faults.hits, request.path
-        if hits("html_200", path):
-            return html_reply(200, "Something went wrong")
-        if hits("json_error_200", path):
-            return json_reply({"result": 50000, "error": "Internal error", "desc": "Try again later"})
+    def _served(self, request: Request, file: SimFile, now: datetime) -> Reply:
+        """The file as it is by now, all or some of it, or something else in its place."""
+        path = request.path
+        instead = next((make(file) for name, make in _INSTEAD.items() if self._faults.hits(name, path)), None)
+        if instead is not None:
+            return instead
+        version = self._version(file, path, now)
+        if version.known_to(request):
+            return version.unchanged()
+        part = version.part_for(request)
+        if part is None or self._faults.hits("no_range", path):
+            return self._framed(version.whole(), request)
+        return self._framed(self._some(version, part, path), request)
+
+    def _version(self, file: SimFile, path: str, now: datetime) -> Version:
+        """What lies under this URL at `now`, and how far it can be told from what lay there before."""
+        hits = self._faults.hits
         size = self._faults.amount("big_file", path) if file.text is None else None
         if size is not None:
             file = replace(file, size_bytes=media.media_size(file.format, int(size)))
-        altered = hits("wrong_bytes", path)
-        if "range" in request.headers and hits("no_range", path):
-            headers = {name: value for name, value in request.headers.items() if name != "range"}
-            request = replace(request, headers=headers)
-        return self._cut(_whole(request, file, altered=altered), path)
+        version = Version(file, file.size_bytes, file.created_at)
+        if file.text is None:
+            version = self._aged(version, path, now)
+        if hits("wrong_bytes", path):
+            version = replace(version, altered=True)
+        if hits("no_validators", path):
+            return replace(version, validators=NONE)
+        return replace(version, validators=WEAK) if hits("weak_etag", path) else version
 
-    def _cut(self, reply: Reply, path: str) -> Reply:
-        """The ways in which a body can be framed badly, or end too early."""
-        hits, half = self._faults.hits, (reply.length or 0) // 2
-        if hits("short_body", path):
-            return replace(reply, stop_after=half)
-        if hits("cut_no_length", path):
-            return replace(reply, length=None, stop_after=half)
-        if hits("no_length", path):
-            return replace(reply, length=None)
-        if hits("chunked", path):
-            return replace(reply, length=None, chunked=True)
-        return reply
+    def _aged(self, version: Version, path: str, now: datetime) -> Version:
+        """A media file that is still being written, or was made once more, so long after it was listed."""
+        listed_at = version.file.listed_at
+        age_min = (now - listed_at).total_seconds() / 60
+        growing_min = self._faults.amount("growing", path)
+        if growing_min is not None and age_min < growing_min:
+            version = replace(version, size_bytes=version.size_bytes // 2)
+        elif growing_min is not None:
+            version = replace(version, modified_at=listed_at + timedelta(minutes=growing_min))
+        replaced_h = self._faults.amount("replaced", path)
+        if replaced_h is not None and age_min >= replaced_h * 60:
+            version = replace(version, altered=True, modified_at=listed_at + timedelta(hours=replaced_h))
+        return version
+
+    def _some(self, version: Version, part: Part, path: str) -> Reply:
+        """The part asked for, another one in its place, or other bytes under its name."""
+        if part.first >= version.size_bytes:
+            return version.beyond_the_end()
+        if self._faults.hits("wrong_range", path):
+            return version.some(other_part(part, version.size_bytes))
+        if part.first > 0 and self._faults.hits("lying_range", path):
+            return version.some(part, start=0)
+        return version.some(part)
+
+    def _framed(self, reply: Reply, request: Request) -> Reply:
+        """The reply, unless its body is to be framed badly, or to end too early."""
+        path, length = request.path, reply.length or 0
+        where = self._faults.place("cut_anywhere", path) if request.method == "GET" else None
+        if where is not None:
+            return replace(reply, stop_after=int(where * length))
+        framings = (make(reply, length) for name, make in _FRAMINGS.items() if self._faults.hits(name, path))
+        return next(framings, reply)
 
 
 def _plain_path(path: str) -> str:
     """The path a file has in the world, whichever of its URLs was asked for."""
     path = re.sub(r"^/v[0-9]+(?=/)", "", path)
     return re.sub(r"/([0-9]{1,2})/a1(\.[a-z0-9]+)$", r"/a\1\2", path)
-
-
-def _whole(request: Request, file: SimFile, *, altered: bool = False) -> Reply:
-    """The file, or the part of it that a Range asks for, with validators."""
-    etag = hashlib.blake2b(f"{file.path}/{file.size_bytes}/{altered}".encode(), digest_size=8).hexdigest()
-    headers: tuple[tuple[str, str], ...] = (
-        ("ETag", f'"{etag}"'),
-        ("Last-Modified", format_datetime(file.created_at, usegmt=True)),
-        ("Accept-Ranges", "bytes"),
-    )
-    kind = media.CONTENT_TYPES[file.format]
-    asked = request.headers.get("range", "")
-    if request.headers.get("if-range", f'"{etag}"') != f'"{etag}"':
-        asked = ""
-    part = _part(asked, file.size_bytes)
-    if part is None:
-        stream = media.open_media(file, altered=altered)
-        return Reply(200, content_type=kind, headers=headers, stream=stream, length=file.size_bytes)
-    if part.first >= file.size_bytes:
-        headers += (("Content-Range", f"bytes */{file.size_bytes}"),)
-        return text_reply(416, "", "text/plain", headers)
-    headers += (("Content-Range", f"bytes {part.first}-{part.last}/{file.size_bytes}"),)
-    length = part.last - part.first + 1
-    stream = _first(length, media.open_media(file, part.first, altered=altered))
-    return Reply(206, content_type=kind, headers=headers, stream=stream, length=length)
-
-
-def _first(count: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The first `count` bytes of a stream."""
-    for block in blocks:
-        yield block[:count]
-        count -= len(block)
-        if count <= 0:
-            return
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Bytes from first to last, both included."""
-
-    first: int
-    last: int
-
-
-def _part(asked: str, size: int) -> _Part | None:
-    """The one range a Range asks for; None for none, several or nonsense: the whole file is sent."""
-    found = re.fullmatch(r"bytes=([0-9]*)-([0-9]*)", asked.replace(" ", ""))
-    if found is None or found[1] + found[2] == "":
-        return None
-    if found[1] == "":
-        return _Part(max(0, size - int(found[2])), size - 1) if int(found[2]) else _Part(size, size)
-    first = int(found[1])
-    last = min(int(found[2]), size - 1) if found[2] else size - 1
-    return _Part(first, last) if first <= last or first >= size else None

@@ -626,6 +626,187 @@ def chunked(bench: Bench) -> None:
     assert bench.get({"Range": "bytes=1-4"}).content == reply.content[1:5]
 
 
+@case
+def files_503(bench: Bench) -> None:
+    """A file host under maintenance says so in HTML, with 503."""
+    bench.on("files_503")
+    assert (bench.get().status_code, bench.get().text[:15]) == (503, "<!DOCTYPE html>")
+
+
+@case
+def files_429(bench: Bench) -> None:
+    """A file host that is asked too often wants to be left alone for a second."""
+    bench.on("files_429")
+    assert (bench.get().status_code, bench.get().headers["Retry-After"]) == (429, "1")
+
+
+@case
+def no_head(bench: Bench) -> None:
+    """HEAD is refused with 405, and GET works as ever; only HEAD uses the fault up."""
+    bench.on("no_head=1")
+    assert bench.get().status_code == 200
+    refused = bench.files.head(bench.file().path)
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "GET")
+    assert bench.files.head(bench.file().path).status_code == 200
+
+
+@case
+def redirect_to_http_other(bench: Bench) -> None:
+    """Whoever has the right credentials is led to plain http under a name that nobody can have."""
+    bench.on("redirect_to_http_other")
+    reply = bench.get()
+    assert (reply.status_code, reply.content) == (302, b"")
+    assert reply.headers["Location"] == f"http://files.example.invalid{bench.file().path}"
+    assert httpx.get(bench.simulator.files_url + bench.file().path).status_code == 403
+
+
+@case
+def gone_early(bench: Bench) -> None:
+    """A file that should be there for days answers 404; one that has expired does not use the fault up."""
+    bench.on("gone_early=1")
+    assert bench.get_expired().status_code == 404
+    bench.simulator.clock.advance(timedelta(hours=-1))
+    assert [bench.files.get(bench.file().path).status_code for _ in range(2)] == [404, 200]
+
+
+@case
+def empty_file(bench: Bench) -> None:
+    """200 with the usual type, a Content-Length of 0, and nothing, also for a Range."""
+    usual = bench.get()
+    bench.on("empty_file")
+    for reply in (bench.get(), bench.get({"Range": "bytes=5-"})):
+        assert (reply.status_code, reply.headers["Content-Length"], reply.content) == (200, "0", b"")
+        assert reply.headers["Content-Type"] == usual.headers["Content-Type"]
+        assert reply.headers["ETag"] != usual.headers["ETag"]
+
+
+@case
+def other_kind(bench: Bench) -> None:
+    """200 with what calls itself a PNG image and begins like one; the same bytes every time."""
+    bench.on("other_kind")
+    reply = bench.get()
+    assert (reply.status_code, reply.headers["Content-Type"]) == (200, "image/png")
+    assert reply.content.startswith(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR")
+    assert len(reply.content) > 4096
+    assert bench.get().content == reply.content
+
+
+@case
+def growing(bench: Bench) -> None:
+    """Half a file until half an hour after its listing, consistent in itself; then the whole file as it is."""
+    file, usual = bench.file(), bench.get()
+    half = file.size_bytes // 2
+    bench.on("growing")
+    bench.simulator.clock.set(file.listed_at + timedelta(minutes=29, seconds=59))
+    begun = bench.files.get(file.path)
+    assert (begun.status_code, begun.content) == (200, usual.content[:half])
+    assert int(begun.headers["Content-Length"]) == half
+    assert begun.headers["ETag"] != usual.headers["ETag"]
+    some = bench.files.get(file.path, headers={"Range": f"bytes={half - 3}-"})
+    assert (some.content, some.headers["Content-Range"]) == (
+        usual.content[half - 3 : half],
+        f"bytes {half - 3}-{half - 1}/{half}",
+    )
+    beyond = bench.files.get(file.path, headers={"Range": f"bytes={half}-"})
+    assert (beyond.status_code, beyond.headers["Content-Range"]) == (416, f"bytes */{half}")
+    bench.simulator.clock.set(file.listed_at + timedelta(minutes=30))
+    grown = bench.files.get(file.path)
+    assert (grown.content, grown.headers["ETag"]) == (usual.content, usual.headers["ETag"])
+    assert parsedate_to_datetime(grown.headers["Last-Modified"]) > parsedate_to_datetime(begun.headers["Last-Modified"])
+    resumed = {"Range": f"bytes={half}-", "If-Range": begun.headers["ETag"]}
+    assert bench.files.get(file.path, headers=resumed).status_code == 200
+
+
+@case
+def replaced(bench: Bench) -> None:
+    """From two hours after its listing another file of the same size is there, and all validators say so."""
+    file, usual = bench.file(), bench.get()
+    bench.on("replaced")
+    bench.simulator.clock.set(file.listed_at + timedelta(hours=2) - timedelta(seconds=1))
+    assert bench.files.get(file.path).headers["ETag"] == usual.headers["ETag"]
+    bench.simulator.clock.set(file.listed_at + timedelta(hours=2))
+    other = bench.files.get(file.path)
+    assert len(other.content) == len(usual.content)
+    assert other.content != usual.content
+    assert other.headers["ETag"] != usual.headers["ETag"]
+    replaced_at = parsedate_to_datetime(other.headers["Last-Modified"])
+    assert timedelta() <= file.listed_at + timedelta(hours=2) - replaced_at < timedelta(seconds=1)
+    resumed = {"Range": "bytes=10-", "If-Range": usual.headers["ETag"]}
+    assert bench.files.get(file.path, headers=resumed).content == other.content
+
+
+@case
+def no_validators(bench: Bench) -> None:
+    """Neither ETag nor Last-Modified is told, and no condition is ever met."""
+    etag = bench.get().headers["ETag"]
+    bench.on("no_validators")
+    reply = bench.get({"If-None-Match": etag})
+    assert (reply.status_code, {"etag", "last-modified"} & set(reply.headers)) == (200, set())
+    assert bench.get({"Range": "bytes=5-", "If-Range": etag}).status_code == 200
+    assert bench.get({"Range": "bytes=5-"}).status_code == 206
+
+
+@case
+def weak_etag(bench: Bench) -> None:
+    """The ETag is weak: good enough to see that nothing has changed, not to resume by."""
+    strong = bench.get().headers["ETag"]
+    bench.on("weak_etag")
+    weak = bench.get().headers["ETag"]
+    assert weak == f"W/{strong}"
+    assert bench.get({"If-None-Match": weak}).status_code == 304
+    assert bench.get({"Range": "bytes=5-", "If-Range": weak}).status_code == 200
+
+
+@case
+def wrong_range(bench: Bench) -> None:
+    """206 with a part nobody asked for; Content-Range admits it, and the length alone would not show it."""
+    whole, size = bench.get().content, bench.file().size_bytes
+    bench.on("wrong_range")
+    for asked, first, last in (
+        (f"bytes={size - 100}-", 0, 99),
+        ("bytes=50-59", 0, 9),
+        ("bytes=0-9", size - 10, size - 1),
+        ("bytes=0-", 1, size - 1),
+    ):
+        reply = bench.get({"Range": asked})
+        assert (reply.status_code, reply.headers["Content-Range"]) == (206, f"bytes {first}-{last}/{size}")
+        assert reply.content == whole[first : last + 1]
+    assert bench.get().content == whole
+
+
+@case
+def lying_range(bench: Bench) -> None:
+    """206 with every header right and the file's beginning as its body, as a broken proxy does it."""
+    whole, size = bench.get().content, bench.file().size_bytes
+    bench.on("lying_range=1")
+    assert bench.get({"Range": "bytes=0-99"}).content == whole[:100]
+    reply = bench.get({"Range": f"bytes={size - 100}-"})
+    assert (reply.status_code, reply.headers["Content-Range"]) == (206, f"bytes {size - 100}-{size - 1}/{size}")
+    assert reply.content == whole[:100]
+    assert bench.get({"Range": f"bytes={size - 100}-"}).content == whole[-100:]
+
+
+@case
+def cut_anywhere(bench: Bench) -> None:
+    """The connection closes at another byte each time, always too early, and never silently."""
+    bench.on("cut_anywhere")
+    seen = [read_until_cut(bench) for _ in range(8)]
+    size = bench.file().size_bytes
+    assert {int(headers["content-length"]) for headers, _, _ in seen} == {size}
+    assert all(noticed and count < size for _, count, noticed in seen)
+    assert len({count for _, count, _ in seen}) > 4
+    assert bench.files.head(bench.file().path).status_code == 200
+
+
+@case
+def bad_length(bench: Bench) -> None:
+    """All of the file comes, but a little more was promised before the connection closes."""
+    bench.on("bad_length")
+    headers, count, noticed = read_until_cut(bench)
+    size = bench.file().size_bytes
+    assert (int(headers["content-length"]) - size, count, noticed) == (7, size, True)
+
+
 # All of them
 
 
@@ -670,6 +851,18 @@ def test_a_share_is_the_same_in_every_run() -> None:
     assert runs[0] == runs[1]
     assert 250 < sum(runs[0]) < 350
     assert runs[0] != [f.hits("api_500", "/") for f in [Faults(8, ["api_500=0.3"])] for _ in range(1000)]
+
+
+def test_the_places_of_a_fault_depend_on_seed_path_and_turn() -> None:
+    """Where a body is cut is the same in every run, whatever is asked for in between; another seed cuts elsewhere."""
+    alone = Faults(7, ["cut_anywhere"])
+    expected = [alone.place("cut_anywhere", "/a") for _ in range(20)]
+    busy = Faults(7, ["cut_anywhere"])
+    assert [(busy.place("cut_anywhere", "/a"), busy.place("cut_anywhere", "/b"))[0] for _ in range(20)] == expected
+    assert len(set(expected)) == 20
+    assert all(place is not None and 0 <= place < 1 for place in expected)
+    assert Faults(8, ["cut_anywhere"]).place("cut_anywhere", "/a") != expected[0]
+    assert Faults(7, ["cut_anywhere=0"]).place("cut_anywhere", "/a") is None
 
 
 def test_a_part_restricts_a_fault_to_paths(bench: Bench) -> None:

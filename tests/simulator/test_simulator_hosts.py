@@ -193,6 +193,19 @@ def test_if_range_guards_a_resumed_download(simulator: Simulator, files: httpx.C
     assert files.get(file.path, headers={**ranged, "If-Range": '"other"'}).status_code == 200
 
 
+def test_an_unchanged_file_is_not_sent_again(simulator: Simulator, files: httpx.Client) -> None:
+    """If-None-Match with the current ETag is answered 304 without a body; with another one the file comes."""
+    file = media_file(simulator)
+    etag = files.get(file.path).headers["ETag"]
+    for known in (etag, f'"other", {etag}', f"W/{etag}", "*"):
+        for method in ("GET", "HEAD"):
+            reply = files.request(method, file.path, headers={"If-None-Match": known, "Range": "bytes=1-2"})
+            assert (reply.status_code, reply.content, reply.headers["ETag"]) == (304, b"", etag)
+    for unknown in ('"other"', etag.strip('"'), ""):
+        assert len(files.get(file.path, headers={"If-None-Match": unknown}).content) == file.size_bytes
+    assert httpx.get(simulator.files_url + file.path, headers={"If-None-Match": etag}).status_code == 403
+
+
 def test_the_foreign_host_is_another_name_and_asks_nothing(simulator: Simulator) -> None:
     """The same bytes are there without credentials, and whatever is sent along is noted."""
     file = media_file(simulator)
