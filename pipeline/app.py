@@ -23,12 +23,13 @@ from pipeline.errors import (
 )
 from pipeline.ledger import Ledger
 from pipeline.log import Redact
-from pipeline.media.copy import FileHost
+from pipeline.media.delivery import Delivery
+from pipeline.media.source import FileHost
 from pipeline.pacing import Pacer
 from pipeline.progress import Progress, Silent
 from pipeline.retry import retrying
 from pipeline.settings import Settings
-from pipeline.store import ObjectStore, open_store
+from pipeline.store import MIB, ObjectStore, open_store
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,6 +64,7 @@ class App:
     redact: Callable[[str], str]
     clients: dict[str, EnablexClient]
     file_hosts: dict[str, FileHost]
+    delivery: Delivery | None = None
 
     def each(
         self,
@@ -143,14 +145,16 @@ def open_app(settings: Settings, *, now: datetime | None = None, progress: Progr
         workers = max(settings.media.concurrency, settings.collect.concurrency * len(settings.projects), 1)
         executor = stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="postroom"))
         clients = {name: _client(settings, name, clock) for name in settings.projects}
-        hosts = {name: _file_host(settings, name) for name in settings.projects}
+        per_second = settings.media.max_mib_per_s * MIB
+        bandwidth = Pacer(per_second) if per_second else None
+        hosts = {name: _file_host(settings, name, bandwidth) for name in settings.projects}
         for name in settings.projects:
             stack.callback(clients[name].close)
             stack.callback(hosts[name].close)
         yield App(
             settings=settings,
-            lake=open_store(settings.lake.url),
-            vault=open_store(settings.vault.url),
+            lake=_store(settings, settings.lake.url),
+            vault=_store(settings, settings.vault.url),
             ledger=ledger,
             clock=clock,
             executor=executor,
@@ -158,6 +162,7 @@ def open_app(settings: Settings, *, now: datetime | None = None, progress: Progr
             redact=Redact(settings.secrets()).text,
             clients=clients,
             file_hosts=hosts,
+            delivery=Delivery(_store(settings, settings.media.adopt)) if settings.media.adopt else None,
         )
 
 
@@ -171,6 +176,11 @@ def chosen_projects(settings: Settings, project: str | None) -> list[str]:
     if project is not None and project not in settings.projects:
         raise ConfigError(f"--project {project}: not configured; there are {', '.join(settings.projects)}")
     return [project] if project else list(settings.projects)
+
+
+def _store(settings: Settings, url: str) -> ObjectStore:
+    s3, media = settings.s3, settings.media
+    return open_store(url, endpoint_url=s3.endpoint_url, region=s3.region, part_bytes=media.part_mib * MIB)
 
 
 def _client(settings: Settings, name: str, clock: Clock) -> EnablexClient:
@@ -187,11 +197,12 @@ def _client(settings: Settings, name: str, clock: Clock) -> EnablexClient:
     )
 
 
-def _file_host(settings: Settings, name: str) -> FileHost:
+def _file_host(settings: Settings, name: str, bandwidth: Pacer | None) -> FileHost:
     project = settings.projects[name]
     return FileHost(
         project=name,
         user=project.files_user,
         password=project.files_password.get_secret_value(),
         hosts=project.file_hosts,
+        bandwidth=bandwidth,
     )

@@ -21,6 +21,7 @@ PipelineError                                          * = also Transient: worth
     StoreUnavailable*    disk full, read-only, permission, no connection
     ObjectMissing
     ObjectDiffers        same key, other bytes
+    SourceDiffers*       an upload that broke off holds other bytes than its source gives now; it was given up
   FixityError            key, expected, found:  SizeDiffers   DigestDiffers
 ```
 
@@ -141,6 +142,10 @@ class ObjectMissing(StoreError):
 
 class ObjectDiffers(StoreError):
     """An object with other bytes is already there."""
+
+
+class SourceDiffers(StoreError, Transient):
+    """What there is of an unfinished object is not what its source gives now."""
 
 
 class FixityError(PipelineError):

@@ -13,7 +13,7 @@ and does not stop the others. Every step may be repeated at any time: what is to
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,15 @@ from typing import Any
 import pyarrow as pa
 import structlog
 
-from pipeline import landing, provisioning, reports, room_audit, rooms, tables
+from pipeline import copying, landing, provisioning, reports, room_audit, rooms, tables
 from pipeline.app import App, Done, chosen_projects
 from pipeline.building import AFFECTED_DAYS, Builder
 from pipeline.collecting import Ask, collect_day
-from pipeline.errors import FileGone, RoomMissing
-from pipeline.media.copy import copy_file, write_entry
-from pipeline.media.manifest import lost_entry, stored_entry
-from pipeline.media.plan import plan_media
-from pipeline.model import DAILY_SOURCES, SOURCES, ListedFile, MediaItem, Outcome, Period, Source
+from pipeline.errors import FileError, FileRefused, RoomMissing
+from pipeline.media.manifest import Entry
+from pipeline.media.plan import Recheck
+from pipeline.model import DAILY_SOURCES, SOURCES, MediaItem, Outcome, Period, Source
 from pipeline.query import run_query
-from pipeline.readings import REACH_DAYS, read_archives, read_entries
-from pipeline.retry import retrying
 from pipeline.schemas import TABLES
 
 _log = structlog.get_logger()
@@ -43,9 +40,6 @@ _ASKED_BY_ROOM = (
     "no answer in time; asked room by room, which misses rooms that nobody lists any more; the next run asks for the"
     " whole day again; raise collect.timeout_s if that does not help"
 )
-
-_FILE_ATTEMPTS = 3
-"""Within one run; the next run, a quarter of an hour later, tries again until the server says that a file is gone."""
 
 
 # --- collect: API -> raw ------------------------------------------------------------------------------------------
@@ -106,67 +100,82 @@ def build(
 
 
 def copy_media(app: App, *, limit: int | None = None, fresh: bool = True) -> Outcome:
-    """Copy every listed file that no manifest names, earliest deadline first.
+    """Copy every listed file that no manifest names, earliest deadline first; then look again at what was copied.
 
     With `fresh`, archive listings are asked for again first, for as long as their files may live.
     """
     outcome = Outcome("copy-media")
     projects = chosen_projects(app.settings, None)
+    if app.settings.vault.lock.mode != "off":
+        app.vault.require_lock()
+    outcome.notice("aborted_uploads", *copying.abort_old_uploads(app))
     if fresh:
-        outcome.absorb(_collect(app, [Ask("archive", name, day) for day in _media_days(app) for name in projects]))
-    waiting = [item for name in projects for item in waiting_media(app, name)]
-    waiting.sort(key=lambda item: (item.expires_at, str(item)))
-    settled = set()
-    copy, at_once = partial(_copy_item, app), app.settings.media.concurrency
-    for done in app.each("copy media", waiting[:limit], copy, at_once=at_once, group=lambda item: item.file.project):
-        _note(app, outcome, done, done.result)
-        if done.result:
-            settled.add(done.item)
-            if done.result["lost"]:
-                outcome.lost.append(done.item.deadline(app.clock()))
+        days = copying.media_days(app)
+        outcome.absorb(_collect(app, [Ask("archive", name, day) for day in days for name in projects]))
+    plans = [copying.plan(app, name) for name in projects]
+    waiting = sorted((item for plan in plans for item in plan.waiting), key=lambda item: (item.expires_at, str(item)))
+    settled = _copy_waiting(app, outcome, waiting[:limit])
+    _recheck(app, outcome, [recheck for plan in plans for recheck in plan.rechecks])
     now = app.clock()
     outcome.at_risk = [item.deadline(now) for item in waiting if item not in settled and item.is_at_risk(now)]
-    app.ledger.forget_attempts([str(item) for item in settled])
     return outcome
 
 
-def waiting_media(app: App, project: str) -> list[MediaItem]:
-    """Files that are listed and not settled: in the days that files live, and any older ones still waiting."""
-    files: dict[tuple[str, str, str], ListedFile] = {}
-    for period in (*older_waiting(app, project), _media_days(app)):
-        pages = period.widened(REACH_DAYS)
-        files |= {file.identity: file for file in read_archives(app.vault, project, pages).files}
-    if not files:
-        return []
-    days = Period(min(file.day for file in files.values()), max(file.day for file in files.values()))
-    entries = read_entries(app.vault, project, days)
-    sessions = tables.read_arrow(
-        "sessions", days.widened(1), ["conf_num", "first_connected_at"], project=project, lake=app.lake
-    ).to_pylist()
-    first = {session["conf_num"]: session["first_connected_at"].astimezone(UTC) for session in sessions}
-    return plan_media(files.values(), entries, first, _retention(app))
+def _copy_waiting(app: App, outcome: Outcome, waiting: Sequence[MediaItem]) -> set[MediaItem]:
+    """Copy files in order of deadline; those that are stored or lost now."""
+    settled: dict[MediaItem, Entry] = {}
+    refused: set[str] = set()
+    doubts: list[tuple[MediaItem, FileError]] = []
+    copy, at_once = partial(copying.copy_item, app), app.settings.media.concurrency
+    for done in app.each("copy media", waiting, copy, at_once=at_once, group=lambda item: item.file.project):
+        if isinstance(done.result, FileError):
+            doubts.append((done.item, done.result))
+        elif done.result:
+            settled[done.item] = done.result
+        else:
+            _note(app, outcome, done, None)
+            if isinstance(done.error, FileRefused):
+                refused.add(done.item.file.project)
+    for item, doubt in doubts:
+        is_fresh_refused = item.file.project in refused
+        if entry := copying.settle_doubt(app, item, doubt, is_fresh_refused=is_fresh_refused):
+            settled[item] = entry
+        else:
+            outcome.fail(
+                item, app.redact(f"{doubt}; gone, or the credentials are at fault: nothing else was to be had")
+            )
+    for item, entry in settled.items():
+        outcome.succeeded(**_amounts(entry))
+        if entry.state == "unreadable":
+            outcome.notice("unreadable", str(item))
+        if entry.state == "lost":
+            outcome.lost.append(item.deadline(app.clock()))
+    app.ledger.forget_attempts([str(item) for item in settled])
+    return set(settled)
 
 
-def _copy_item(app: App, item: MediaItem) -> dict[str, int]:
-    """Copy one file and write its manifest; or, when the server says that it is gone for good, write that."""
-    now = app.clock()
-    host = app.file_hosts[item.file.project]
-    try:
-        stored = retrying(_FILE_ATTEMPTS)(copy_file, item, host, app.vault, now=now)
-    except FileGone as gone:
-        if now < item.expires_at:
-            raise
-        entry = lost_entry(item.file, str(gone), gone.status, now)
-    else:
-        entry = stored_entry(item.file, stored, now)
-    write_entry(app.vault, item.file, entry)
-    _log.debug("media.settled", item=str(item), state=entry.state, size_bytes=entry.size_bytes)
+def _amounts(entry: Entry) -> dict[str, int]:
     return {
         "files_copied": int(entry.key is not None),
         "bytes_copied": entry.size_bytes or 0,
+        "files_adopted": int(entry.adopted_from is not None),
         "unreadable": int(entry.state == "unreadable"),
         "lost": int(entry.state == "lost"),
     }
+
+
+def _recheck(app: App, outcome: Outcome, rechecks: Sequence[Recheck]) -> None:
+    """Compare copies with what the file host has now; other bytes there are stored as well."""
+    recheck, at_once = partial(copying.recheck_item, app), app.settings.media.concurrency
+    done_all = app.each("look again", rechecks, recheck, at_once=at_once, group=lambda one: one.item.file.project)
+    for done in done_all:
+        if done.result is None:
+            _note(app, outcome, done, None)
+            continue
+        has_changed, is_gone = done.result.key != done.item.entry.key, done.result.gone_at is not None
+        outcome.succeeded(files_rechecked=1, files_changed=int(has_changed), files_gone=int(is_gone))
+        if has_changed:
+            outcome.notice("changed", str(done.item.item))
 
 
 # --- nightly: all of it -------------------------------------------------------------------------------------------
@@ -178,7 +187,7 @@ def nightly(app: App) -> Outcome:
     asks = [ask for name in chosen_projects(app.settings, None) for ask in missing_asks(app, name)]
     outcome.absorb(_collect(app, sorted(asks, key=lambda ask: (ask.day, ask.project, ask.source))))
     collected = Period(min(ask.day for ask in asks), max(ask.day for ask in asks)).widened(AFFECTED_DAYS)
-    older = {period for name in app.settings.projects for period in older_waiting(app, name)}
+    older = {period for name in app.settings.projects for period in copying.older_waiting(app, name)}
     outcome.absorb(build(app, collected))
     outcome.absorb(copy_media(app, fresh=False))
     for period in (collected, *sorted(older)):
@@ -317,7 +326,7 @@ def status(app: App) -> Outcome:
     late = {row["project"]: row for row in run_query(app.lake, reports.lateness_sql(now.date())).to_pylist()}
     projects = {}
     for name in chosen_projects(app.settings, None):
-        waiting = waiting_media(app, name)
+        waiting = copying.plan(app, name).waiting
         outcome.at_risk += [
             {**item.deadline(now), "failed_tries": tries.get(str(item), 0)} for item in waiting if item.is_at_risk(now)
         ]
@@ -351,27 +360,11 @@ def _lookback(app: App) -> Period:
     return Period(today - timedelta(days=app.settings.collect.lookback_days), today)
 
 
-def _retention(app: App) -> timedelta:
-    return timedelta(hours=app.settings.media.retention_hours)
-
-
-def _media_days(app: App) -> Period:
-    """Days whose files may still be there: retention, and a day more for sessions that began the day before."""
-    now = app.clock()
-    return Period((now - _retention(app) - timedelta(days=1)).date(), now.date())
-
-
-def older_waiting(app: App, project: str) -> list[Period]:
-    """Days before those of fresh listings with files that no server's answer has settled yet, by the `media` table."""
-    fresh = _media_days(app)
-    media = tables.read_arrow("media", columns=["day", "state"], project=project, lake=app.lake)
-    days = {row["day"] for row in media.to_pylist() if row["state"] == "waiting" and row["day"] < fresh.first}
-    return [Period(day, day) for day in sorted(days)]
-
-
 def _builder(app: App) -> Builder:
     privacy = app.settings.privacy
-    return Builder(app.lake, app.vault, _retention(app), privacy.pseudonymise, privacy.key.get_secret_value().encode())
+    return Builder(
+        app.lake, app.vault, copying.retention(app), privacy.pseudonymise, privacy.key.get_secret_value().encode()
+    )
 
 
 def _note(app: App, outcome: Outcome, done: Done[Any, Any], counts: Mapping[str, int] | None) -> None:

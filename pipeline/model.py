@@ -116,8 +116,24 @@ class MediaItem:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """What a media library sees in a file: names as FFmpeg has them, duration in seconds, size in pixels."""
+
+    container: str
+    duration_s: float | None = None
+    video_codec: str | None = None
+    audio_codec: str | None = None
+    width_px: int | None = None
+    height_px: int | None = None
+
+
+@dataclass(frozen=True)
 class StoredMedia:
-    """What is known of a file once all its bytes are in the vault."""
+    """What is known of a file once all its bytes are in the vault.
+
+    `etag` and `last_modified` are the file host's, `store_etag` the vault's; `proof` says why the vault's bytes are
+    known to be the ones that came (pipeline/store/base.py).
+    """
 
     key: str
     size_bytes: int
@@ -125,6 +141,13 @@ class StoredMedia:
     content_type: str | None
     etag: str | None
     is_readable: bool
+    crc64nvme: str | None = None
+    proof: str | None = None
+    store_etag: str | None = None
+    last_modified: str | None = None
+    locked_until: datetime | None = None
+    adopted_from: str | None = None
+    probe: Probe | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +163,7 @@ class Outcome:
     """What a command did. Printed for people, or as JSON with `--json`; decides the exit code.
 
     `unknown_fields` are those of EnableX's that no documentation names, and how often they were read into `extra`;
+    `notices` name what worked and is worth a look: files `unreadable` or `changed`, `aborted_uploads`;
     `did` counts the items that worked; `is_staged` marks a demonstration, whose files at risk are part of the show.
     """
 
@@ -149,6 +173,7 @@ class Outcome:
     at_risk: list[Row] = field(default_factory=list)
     lost: list[Row] = field(default_factory=list)
     unknown_fields: Counter[str] = field(default_factory=Counter)
+    notices: dict[str, list[str]] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     did: int = 0
     is_staged: bool = False
@@ -161,6 +186,11 @@ class Outcome:
     def fail(self, item: object, error: BaseException | str) -> None:
         self.failed.append(Failure(str(item), str(error)))
 
+    def notice(self, kind: str, *things: str) -> None:
+        """Name things that worked and are worth a look all the same."""
+        if things:
+            self.notices[kind] = [*self.notices.get(kind, []), *things]
+
     def absorb(self, step: Outcome) -> None:
         """Take over a step's numbers, failures and deadlines."""
         self.counts.update(step.counts)
@@ -169,6 +199,8 @@ class Outcome:
         self.lost += step.lost
         self.at_risk += step.at_risk
         self.unknown_fields.update(step.unknown_fields)
+        for kind, things in step.notices.items():
+            self.notice(kind, *things)
 
     @property
     def ok(self) -> bool:
@@ -192,6 +224,7 @@ class Outcome:
             "at_risk": self.at_risk,
             "lost": self.lost,
             **({"unknown_fields": dict(self.unknown_fields)} if self.unknown_fields else {}),
+            **self.notices,
             **self.details,
         }
 

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipeline.errors import ConfigError
@@ -45,6 +45,12 @@ def _root_url(url: str) -> str:
     return url
 
 
+def _bucket_url(url: str) -> str:
+    if url and not url.startswith("s3://"):
+        raise ValueError('must be "s3://BUCKET/PREFIX"')
+    return url
+
+
 def _known_zone(name: str) -> str:
     if name not in available_timezones():
         raise ValueError('must be an IANA time zone such as "Asia/Kolkata"')
@@ -66,6 +72,31 @@ class Root(_Section):
     """A place for objects: `file:PATH`, or `s3://BUCKET/PREFIX`."""
 
     url: Annotated[str, AfterValidator(_root_url)]
+
+
+class Lock(_Section):
+    """Object Lock of what is written to the vault's media and manifests, from then on."""
+
+    mode: Literal["off", "governance", "compliance"] = "off"
+    days: int = Field(default=0, ge=0, le=36500)
+    i_understand: bool = False
+
+    @model_validator(mode="after")
+    def _is_meant(self) -> Self:
+        if self.mode != "off" and self.days == 0:
+            raise ValueError(f'mode = "{self.mode}" needs days: for how long nobody can delete what was stored')
+        if self.mode == "compliance" and not self.i_understand:
+            raise ValueError(
+                f'mode = "compliance" keeps every file for {self.days} days, and nobody can shorten that, not even the'
+                " owner of the account; set i_understand = true as well"
+            )
+        return self
+
+
+class Vault(Root):
+    """Raw replies, media, manifests, audits."""
+
+    lock: Lock = Lock()
 
 
 class S3(_Section):
@@ -98,11 +129,19 @@ class Collect(_Section):
 
 
 class Media(_Section):
-    """How files are copied. `retention_hours`: how long EnableX keeps a file."""
+    """How files are copied.
+
+    `retention_hours`: how long EnableX keeps a file. `recheck_hours`: so long after a file was stored, the file host is
+    asked whether it still has the same one. `adopt`: where EnableX's Recording Delivery puts files. `max_mib_per_s`: of
+    all downloads together, 0 for no limit.
+    """
 
     retention_hours: int = Field(default=72, ge=1)
     concurrency: int = Field(default=4, ge=1, le=64)
     part_mib: int = Field(default=16, ge=5, le=5120)
+    recheck_hours: tuple[Annotated[float, Field(gt=0)], ...] = (1, 24)
+    adopt: Annotated[str, AfterValidator(_bucket_url)] = ""
+    max_mib_per_s: float = Field(default=0, ge=0)
 
 
 class Ledger(_Section):
@@ -142,7 +181,7 @@ class Settings(BaseSettings):
     )
 
     lake: Root = Root(url="file:./data/lake")
-    vault: Root = Root(url="file:./data/vault")
+    vault: Vault = Vault(url="file:./data/vault")
     s3: S3 = S3()
     projects: dict[str, Project] = {}
     collect: Collect = Collect()
@@ -219,6 +258,10 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
     if settings.privacy.pseudonymise and not settings.privacy.key.get_secret_value():
         raise ConfigError(
             "privacy.key: needed to pseudonymise; set POSTROOM_PRIVACY__KEY or POSTROOM_PRIVACY__KEY_FILE"
+        )
+    if settings.media.adopt and not settings.vault.url.startswith("s3:"):
+        raise ConfigError(
+            f"media.adopt: files are copied inside S3, but the vault is {settings.vault.url}; use an s3:// vault"
         )
     return Loaded(settings, origins)
 

@@ -45,7 +45,7 @@ ROWS = {
         "log",
         "progress",
     ],
-    3: ["settings", "readings", "building", "collecting", "provisioning", "app"],
+    3: ["settings", "readings", "building", "collecting", "copying", "provisioning", "app"],
     4: ["flows"],
     5: ["cli", "cli.*", "__main__"],
 }

@@ -31,6 +31,16 @@ _SAY = {
     "bytes_copied": "copied",
     "unreadable": "stored but unreadable",
     "lost": "lost",
+    "files_adopted": "of them from the delivery bucket",
+    "files_rechecked": "looked at again",
+    "files_changed": "changed at the source",
+    "files_gone": "gone at the source",
+}
+
+_NOTICES = {
+    "unreadable": "stored whole, but it does not open",
+    "changed": "EnableX gives other bytes now; both versions are kept",
+    "aborted_uploads": "had been left unfinished for days; given up",
 }
 
 
@@ -47,6 +57,9 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     if outcome.unknown_fields:
         fields = ", ".join(f"{name} ({count:,})" for name, count in sorted(outcome.unknown_fields.items()))
         console.print(Text(f"new in EnableX's documents, kept in `extra`: {fields}"))
+    for kind, things in outcome.notices.items():
+        for thing in things:
+            console.print(Text.assemble((f"{kind.replace('_', ' ')} ", "bold"), f"{thing}: {_NOTICES.get(kind, '')}"))
     show_failures(console, outcome)
     show_deadlines(console, outcome)
 

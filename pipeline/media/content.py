@@ -16,6 +16,9 @@ JSON_KINDS = frozenset({"chat", "metadata"})
 _JSON_LIMIT_BYTES = 32 * 2**20
 """JSON up to here is parsed to see whether it is whole; more than a day of chat."""
 
+_JSON_MOST_BYTES = 2**30
+"""JSON beyond this is no chat and no log of a session: whatever sends it may never end."""
+
 _EBML = b"\x1a\x45\xdf\xa3"
 _EBML_SEGMENT = b"\x18\x53\x80\x67"
 _HEAD_BYTES = 512
@@ -49,6 +52,8 @@ class Inspector:
     def feed(self, chunk: bytes) -> None:
         """Raises ErrorPage as soon as the first bytes show one."""
         self._size_bytes += len(chunk)
+        if self._is_json and self._size_bytes > _JSON_MOST_BYTES:
+            raise ErrorPage("JSON without end")
         if self._is_json and self._size_bytes <= _JSON_LIMIT_BYTES:
             self._json += chunk
         if self._walker:

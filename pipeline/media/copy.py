@@ -1,228 +1,93 @@
-"""One file: URL to vault as a stream, SHA-256 on the way; stored only when it is whole and really the file.
+"""One file: URL to vault as a stream, digests on the way; stored only when it is whole and really the file.
 
-Source: docs/enablex-api.md section 6. Basic authentication goes out pre-emptively, to allowed hosts only; redirects are
-followed by hand, at most three, and lose the credentials when they leave those hosts.
+A copy that broke off is gone on with where the store kept whole parts of it and the file host still has the same file
+and sends the rest. Nothing is remembered for that but in the store itself.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import datetime
-from fnmatch import fnmatch
 from itertools import count
-from urllib.parse import urljoin, urlsplit, urlunsplit
-
-import httpx
 
 from pipeline import layout
-from pipeline.errors import FileError, FileGone, FileRefused, FileUnavailable, ObjectDiffers
+from pipeline.errors import FileError, FileUnavailable, ObjectDiffers
 from pipeline.media.content import ErrorPage, Inspector, Verdict
-from pipeline.media.manifest import Entry, next_manifest, public_url, write_manifest
-from pipeline.model import ListedFile, MediaItem, StoredMedia
-from pipeline.store.base import ObjectStore, read_bytes
-
-MAX_REDIRECTS = 3
-TIMEOUT = httpx.Timeout(connect=10.0, read=60.0, write=30.0, pool=None)
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-
-
-@dataclass(frozen=True)
-class Body:
-    """A file's body on its way: `has_length` when the protocol itself would notice a cut."""
-
-    chunks: Iterator[bytes]
-    has_length: bool
-    content_type: str | None
-    etag: str | None
+from pipeline.media.delivery import Delivery
+from pipeline.media.manifest import Entry, next_manifest, write_manifest
+from pipeline.media.probe import is_media, probe
+from pipeline.media.source import Body, FileHost
+from pipeline.model import AT_RISK, ListedFile, MediaItem, StoredMedia
+from pipeline.store.base import ObjectStore, Retention, Upload, Written, read_bytes, read_whole
 
 
-class FileHost:
-    """Where a project's files lie, and the portal account that opens them. Threads may share it."""
-
-    def __init__(self, *, project: str, user: str, password: str, hosts: tuple[str, ...]) -> None:
-        self._project, self._hosts = project, hosts
-        self._auth = httpx.BasicAuth(user, password) if user else None
-        self._http = httpx.Client(
-            timeout=TIMEOUT,
-            follow_redirects=False,
-            headers={"Accept-Encoding": "identity", "User-Agent": "postroom"},
-        )
-
-    def close(self) -> None:
-        self._http.close()
-
-    @contextmanager
-    def open(self, url: str) -> Iterator[Body]:
-        """The body of a file, after at most three redirects.
-
-        Raises:
-            FileRefused, FileGone, FileUnavailable: by what the server said; 403 is FileRefused here.
-        """
-        origin = url = secured(url)
-        if not self._may_see_credentials(url):
-            raise FileRefused(
-                f"{urlsplit(url).hostname} is not an allowed file host; if EnableX serves files there,"
-                f" add it to projects.{self._project}.file_hosts"
-            )
-        for _ in range(MAX_REDIRECTS + 1):
-            with self._stream(url) as response:
-                if not response.has_redirect_location:
-                    yield self._body(response)
-                    return
-                url = _redirect_target(origin, url, response.headers["location"])
-        raise FileUnavailable(f"more than {MAX_REDIRECTS} redirects from {public_url(origin)}")
-
-    @contextmanager
-    def _stream(self, url: str) -> Iterator[httpx.Response]:
-        auth = self._auth if self._may_see_credentials(url) else None
-        try:
-            with self._http.stream("GET", url, auth=auth) as response:
-                yield response
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            why = str(error) or type(error).__name__
-            raise FileUnavailable(f"{public_url(url)}: not whole or not reachable: {why}") from None
-
-    def _may_see_credentials(self, url: str) -> bool:
-        parts = urlsplit(url)
-        host = (parts.hostname or "").lower()
-        return any(
-            fnmatch(f"{host}:{parts.port}" if ":" in pattern else host, pattern.lower()) for pattern in self._hosts
-        )
-
-    def _body(self, response: httpx.Response) -> Body:
-        status, where = response.status_code, public_url(str(response.url))
-        if status in {404, 410}:
-            raise FileGone(f"HTTP {status} from {where}", status=status)
-        if status in {401, 403}:
-            raise FileRefused(
-                f"HTTP {status} from {where}; check projects.{self._project}.files_user and files_password",
-                status=status,
-            )
-        if status != 200:
-            raise FileUnavailable(f"HTTP {status} from {where}", status=status)
-        headers = response.headers
-        if headers.get("content-encoding", "identity") != "identity":
-            raise FileUnavailable(f"encoded as {headers['content-encoding']} by {where} though identity was asked for")
-        return Body(
-            chunks=response.iter_raw(),
-            has_length="content-length" in headers or "chunked" in headers.get("transfer-encoding", ""),
-            content_type=headers.get("content-type"),
-            etag=headers.get("etag"),
-        )
-
-
-def copy_file(item: MediaItem, host: FileHost, vault: ObjectStore, *, now: datetime) -> StoredMedia:
-    """Copy one file into the vault; memory: one chunk.
-
-    A body whose length the server states is stored as it is; if it does not open, it is marked unreadable. A body
-    without a length must be whole by its own account, or come twice with the same SHA-256. An object of other bytes
-    under the key, which no manifest names, stays, and the file takes a numbered name.
-
-    Raises:
-        FileError: nothing was stored. FileGone only when the server's answer is final: from `expires_at` on, a refusal
-            or an error page counts as one too (section 6, point 4).
-        StoreError: nothing was stored.
-    """
-    file = item.file
-    for number in count(1):
-        name = layout.numbered_name(file.name, number)
-        key = layout.media_key(file.project, file.day, file.room_id, file.conf_num, file.kind, name)
-        try:
-            try:
-                return _copy_once(item, host, vault, key, None)
-            except _Unproved as unproved:
-                return _copy_once(item, host, vault, key, unproved.sha256)
-        except ObjectDiffers:
-            continue
-        except (FileRefused, _NotTheFile) as error:
-            if now >= item.expires_at and (error.status or isinstance(error, _NotTheFile)):
-                raise FileGone(f"{error}, after its deadline", status=error.status) from None
-            raise
-    raise AssertionError("unreachable")
-
-
-class _NotTheFile(FileUnavailable):
+class NotTheFile(FileUnavailable):
     """An error page with status 200."""
 
 
 class _Unproved(FileError):
-    """Neither the protocol nor the content says whether these were all the bytes."""
+    """Neither the protocol nor the content says that these were all the bytes."""
 
-    def __init__(self, sha256: str) -> None:
-        super().__init__("no length, and a content that does not show its end")
+    def __init__(self, message: str, sha256: str) -> None:
+        super().__init__(message)
         self.sha256 = sha256
 
 
-def _copy_once(item: MediaItem, host: FileHost, vault: ObjectStore, key: str, expected: str | None) -> StoredMedia:
-    digest, inspector = hashlib.sha256(), Inspector(item.file.kind)
-    verdict = Verdict.UNKNOWN
+@dataclass(frozen=True)
+class Copier:
+    """Copies one project's files into the vault; threads may share it."""
 
-    def checked(body: Body) -> Iterator[bytes]:
-        """The chunks; raises at the end, before the object takes its name, when they are not the whole file."""
-        nonlocal verdict
-        for chunk in body.chunks:
-            digest.update(chunk)
-            inspector.feed(chunk)
-            yield chunk
-        verdict = inspector.verdict()
-        if not body.has_length:
-            _require_whole(verdict, digest.hexdigest(), expected)
+    host: FileHost
+    vault: ObjectStore
+    now: datetime
+    retention: Retention | None = None
+    delivery: Delivery | None = None
 
-    with host.open(item.file.url) as body:
+    def copy(self, item: MediaItem, known: Entry | None = None) -> StoredMedia:
+        """Copy one file into the vault. Memory: two parts in a bucket, one chunk in a folder.
+
+        A body whose length the server states is stored as it is; if it does not open, it is marked unreadable. A body
+        without a length must be whole by its own account, or come twice with the same SHA-256; one that ends too early
+        by its own account is taken, as unreadable, only when it came twice so and little time is left. Objects of other
+        bytes under the key stay, and the file takes a numbered name; `known` says which ones a manifest names.
+
+        Raises:
+            FileError: nothing was stored, or nothing that a manifest will name.
+            StoreError: the vault did not take it.
+        """
+        taken = {version.key for version in known.versions} if known else set()
+        for number in count(1):
+            key = _media_key(item.file, number)
+            if key in taken:
+                continue
+            try:
+                return self._copy_to(key, item)
+            except ObjectDiffers:
+                continue
+        raise AssertionError("unreachable")
+
+    def has_changed(self, item: MediaItem, entry: Entry) -> bool:
+        """Whether the file host's word about a stored file is another one than when it was stored.
+
+        True also when it says too little to tell. Raises FileError as `FileHost.open`; FileGone when it has none.
+        """
+        with self.host.open(item.file.url) as body:
+            if body.total_bytes != entry.size_bytes or not body.validator:
+                return True
+            return (body.etag, body.last_modified) != (entry.etag, entry.last_modified)
+
+    def _copy_to(self, key: str, item: MediaItem) -> StoredMedia:
         try:
-            size_bytes = vault.put_new(key, checked(body))
+            return _Transfer(self, key, item).run()
+        except _Unproved as unproved:
+            return _Transfer(self, key, item, expected_sha256=unproved.sha256).run()
         except ErrorPage as page:
-            raise _NotTheFile(f"an error page instead of the file: {page}") from None
-        return StoredMedia(
-            key=key,
-            size_bytes=size_bytes,
-            sha256=digest.hexdigest(),
-            content_type=body.content_type,
-            etag=body.etag,
-            is_readable=verdict is not Verdict.BROKEN,
-        )
+            raise NotTheFile(f"an error page instead of the file: {page}") from None
 
 
-def _require_whole(verdict: Verdict, sha256: str, expected: str | None) -> None:
-    if verdict is Verdict.BROKEN:
-        raise FileUnavailable("the body came without a length and was cut short, or the file is damaged")
-    if verdict is Verdict.UNKNOWN and expected is None:
-        raise _Unproved(sha256)
-    if verdict is Verdict.UNKNOWN and expected != sha256:
-        raise FileUnavailable("two downloads without a length gave different bytes")
-
-
-def secured(url: str) -> str:
-    """The URL to ask: http becomes https but on loopback (section 11.12), no user in it; other schemes are refused."""
-    try:
-        parts = urlsplit(url)
-        host, _ = (parts.hostname or "").lower(), parts.port
-    except ValueError:
-        raise FileRefused(f"not a usable URL: {public_url(url)[:100]}") from None
-    if parts.scheme not in {"http", "https"} or not host:
-        raise FileRefused(f"not an http or https URL: {public_url(url)[:100]}")
-    netloc = parts.netloc.rpartition("@")[2]
-    if parts.scheme == "http" and host not in _LOOPBACK:
-        return urlunsplit(parts._replace(scheme="https", netloc=netloc.removesuffix(":80")))
-    return urlunsplit(parts._replace(netloc=netloc))
-
-
-def _redirect_target(origin: str, at: str, location: str) -> str:
-    """A redirect may leave the host, but not for plain http, nor from outside to this machine."""
-    try:
-        url = secured(urljoin(at, location))
-    except ValueError:
-        raise FileRefused(f"{public_url(origin)} redirects to what is not a URL") from None
-    if urlsplit(url).hostname in _LOOPBACK and urlsplit(origin).hostname not in _LOOPBACK:
-        raise FileRefused(f"{public_url(origin)} redirects to this machine ({public_url(url)})")
-    return url
-
-
-def write_entry(vault: ObjectStore, file: ListedFile, entry: Entry) -> None:
-    """Add a file to its session's manifest, as the next number; the last thing done for a file.
+def write_entry(vault: ObjectStore, file: ListedFile, entry: Entry, retention: Retention | None = None) -> Entry:
+    """Add a file to its session's manifest, as the next number: the last thing done for a file. The entry as it is now.
 
     Two writers of one session cannot overwrite each other: the later one finds the number taken and takes the next.
     """
@@ -235,7 +100,126 @@ def write_entry(vault: ObjectStore, file: ListedFile, entry: Entry) -> None:
         manifest = next_manifest(file, [entry], previous)
         key = layout.manifest_key(file.project, file.day, file.conf_num, manifest.revision)
         try:
-            vault.put_new(key, write_manifest(manifest))
+            vault.put_new(key, write_manifest(manifest), retention=retention)
         except ObjectDiffers:
             continue
-        return
+        return next(known for known in manifest.files if known.identity == entry.identity)
+
+
+def _media_key(file: ListedFile, number: int) -> str:
+    name = layout.numbered_name(file.name, number)
+    return layout.media_key(file.project, file.day, file.room_id, file.conf_num, file.kind, name)
+
+
+@dataclass
+class _Transfer:
+    """One try to bring one file under one key."""
+
+    copier: Copier
+    key: str
+    item: MediaItem
+    expected_sha256: str | None = None
+    """Of an earlier download, when that one could not be told to be whole."""
+
+    inspector: Inspector = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.inspector = Inspector(self.item.file.kind)
+
+    def run(self) -> StoredMedia:
+        with ExitStack() as opened:
+            body = opened.enter_context(self.copier.host.open(self.item.file.url))
+            is_there = self._is_left_whole(body)
+            adopted_from = None if is_there else self._adopt(body)
+            if is_there or adopted_from:
+                written = read_whole(self.copier.vault, self.key, self.inspector.feed)
+            else:
+                written = self._stream(body, opened)
+        return self._stored(body, written, adopted_from)
+
+    def _is_left_whole(self, body: Body) -> bool:
+        """Whether an earlier run stored these very bytes and did not come to write the manifest.
+
+        Raises ObjectDiffers for an object of another size: the file need not be downloaded to know that it differs.
+        """
+        there = self.copier.vault.stat(self.key)
+        if there is None:
+            return False
+        if body.total_bytes not in {None, there.size_bytes}:
+            raise ObjectDiffers(f"{self.key}: other bytes are already there", key=self.key)
+        return bool(body.label) and self.copier.vault.left_whole(self.key, body.label) is not None
+
+    def _adopt(self, body: Body) -> str | None:
+        """Copy the file inside S3 if EnableX has already delivered it there; from where."""
+        found = self.copier.delivery and self.copier.delivery.find(self.item.file, body, self.copier.host)
+        if not found:
+            return None
+        self.copier.vault.copy_from(
+            found.url, self.key, label=body.label, etag=found.etag, retention=self.copier.retention
+        )
+        return found.url
+
+    def _stream(self, body: Body, opened: ExitStack) -> Written:
+        upload = self.copier.vault.upload(
+            self.key,
+            label=body.label,
+            observe=self.inspector.feed,
+            size_bytes=body.total_bytes,
+            content_type=body.content_type,
+            retention=self.copier.retention,
+        )
+        with upload:
+            chunks = self._rest(body, upload, opened).chunks if upload.size_bytes else body.chunks
+            for chunk in chunks:
+                upload.write(chunk)
+            if not body.is_framed:
+                self._require_whole(upload.sha256)
+            elif upload.size_bytes == 0:  # else it is inspected when it is read back
+                self.inspector.verdict()
+            return upload.finish()
+
+    def _rest(self, body: Body, upload: Upload, opened: ExitStack) -> Body:
+        """The bytes that the upload lacks, from the file that the first answer spoke of."""
+        opened.close()
+        rest = opened.enter_context(
+            self.copier.host.open(self.item.file.url, first_byte=upload.size_bytes, validator=body.validator)
+        )
+        if rest.first_byte != upload.size_bytes:
+            upload.restart()
+        if rest.total_bytes != body.total_bytes or (rest.first_byte == 0 and rest.label != body.label):
+            raise FileUnavailable("the file changed while it was read; it is read anew")
+        return rest
+
+    def _require_whole(self, sha256: str) -> None:
+        """Raises when a body without a length is not known to be all of the file."""
+        verdict = self.inspector.verdict()
+        if verdict is Verdict.WHOLE:
+            return
+        if verdict is Verdict.BROKEN and self.item.expires_at - self.copier.now >= AT_RISK:
+            raise FileUnavailable("the body came without a length and was cut short, or the file is damaged")
+        if self.expected_sha256 is None:
+            raise _Unproved("no length, and a content that does not show its end", sha256)
+        if self.expected_sha256 != sha256:
+            raise FileUnavailable("two downloads without a length gave different bytes")
+
+    def _stored(self, body: Body, written: Written, adopted_from: str | None) -> StoredMedia:
+        file, vault, retention = self.item.file, self.copier.vault, self.copier.retention
+        is_readable, seen = self.inspector.verdict() is not Verdict.BROKEN, None
+        if is_media(file.kind, file.name):
+            seen = probe(vault, self.key)
+            is_readable = is_readable and seen is not None
+        return StoredMedia(
+            key=self.key,
+            size_bytes=written.size_bytes,
+            sha256=written.sha256,
+            crc64nvme=written.crc64nvme,
+            proof=written.proof,
+            store_etag=written.etag,
+            content_type=body.content_type,
+            etag=body.etag,
+            last_modified=body.last_modified,
+            locked_until=retention.until if retention else None,
+            adopted_from=adopted_from,
+            is_readable=is_readable,
+            probe=seen,
+        )

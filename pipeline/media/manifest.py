@@ -1,7 +1,8 @@
 """Manifests: which files of a session are in the vault, with size and SHA-256, and which are lost (pure).
 
 One document per session (`conf_num`), numbered from 0001, each written once; the last is current. Each names the
-SHA-256 of the one before it, so that a removed or altered manifest shows.
+SHA-256 of the one before it, so that a removed or altered manifest shows. What was once stored stays named: when
+EnableX gives other bytes for a file, the entry is of the newer ones and names the earlier ones too.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from datetime import date, datetime
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from pipeline.errors import FixityError
-from pipeline.model import ListedFile, StoredMedia, utc_text
+from pipeline.model import ListedFile, Probe, StoredMedia, utc_text
 
 State = Literal["stored", "unreadable", "lost"]
 
 
-class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One file: stored (whole), unreadable (stored whole, but it does not open), or lost."""
+class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """One file: stored (whole), unreadable (stored whole, but it does not open), or lost.
+
+    `etag` and `last_modified` are the file host's, `store_etag` is the vault's. `checked_at`: when the host was last
+    seen to have the same file still; `gone_at`: when it first said that it has none. `earlier`: other bytes before.
+    """
 
     kind: str
     name: str
@@ -31,14 +37,29 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     key: str | None = None
     size_bytes: int | None = None
     sha256: str | None = None
+    crc64nvme: str | None = None
+    proof: str | None = None
+    store_etag: str | None = None
     content_type: str | None = None
     etag: str | None = None
+    last_modified: str | None = None
+    locked_until: str | None = None
+    adopted_from: str | None = None
+    probe: Probe | None = None
+    checked_at: str | None = None
+    gone_at: str | None = None
     lost_reason: str | None = None
     http_status: int | None = None
+    earlier: tuple[Entry, ...] = ()
 
     @property
     def identity(self) -> tuple[str, str]:
         return (self.kind, self.name)
+
+    @property
+    def versions(self) -> tuple[Entry, ...]:
+        """Everything of this file that is in the vault, the oldest first."""
+        return (*self.earlier, self) if self.key else self.earlier
 
 
 class Manifest(msgspec.Struct, kw_only=True):
@@ -64,9 +85,26 @@ def stored_entry(file: ListedFile, stored: StoredMedia, at: datetime) -> Entry:
         key=stored.key,
         size_bytes=stored.size_bytes,
         sha256=stored.sha256,
+        crc64nvme=stored.crc64nvme,
+        proof=stored.proof,
+        store_etag=stored.store_etag,
         content_type=stored.content_type,
         etag=stored.etag,
+        last_modified=stored.last_modified,
+        locked_until=utc_text(stored.locked_until) if stored.locked_until else None,
+        adopted_from=stored.adopted_from,
+        probe=stored.probe,
     )
+
+
+def checked_entry(entry: Entry, at: datetime) -> Entry:
+    """The same file, seen again at the file host."""
+    return replace(entry, checked_at=utc_text(at))
+
+
+def gone_entry(entry: Entry, at: datetime) -> Entry:
+    """The same file, which the file host no longer has."""
+    return replace(entry, gone_at=utc_text(at))
 
 
 def lost_entry(file: ListedFile, reason: str, http_status: int | None, at: datetime) -> Entry:
@@ -85,7 +123,9 @@ def next_manifest(file: ListedFile, entries: Iterable[Entry], previous: bytes | 
     """The manifest after `previous` (its bytes, or None for the first) with `entries` added or replaced, sorted."""
     before = read_manifest(previous, "previous manifest") if previous is not None else None
     files = {entry.identity: entry for entry in (before.files if before else [])}
-    files.update({entry.identity: entry for entry in entries})
+    for entry in entries:
+        known = files.get(entry.identity)
+        files[entry.identity] = _after(known, entry) if known else entry
     return Manifest(
         project=file.project,
         day=file.day,
@@ -95,6 +135,17 @@ def next_manifest(file: ListedFile, entries: Iterable[Entry], previous: bytes | 
         previous_sha256=hashlib.sha256(previous).hexdigest() if previous is not None else None,
         files=[files[identity] for identity in sorted(files)],
     )
+
+
+def _after(known: Entry, entry: Entry) -> Entry:
+    """An entry with all that was stored of its file before; what is in the vault is never lost."""
+    if not known.versions:
+        return entry
+    if entry.key is None:
+        return replace(known, gone_at=known.gone_at or entry.at)
+    if entry.key == known.key:
+        return replace(entry, earlier=known.earlier)
+    return replace(entry, earlier=(*known.earlier, replace(known, earlier=())))
 
 
 def write_manifest(manifest: Manifest) -> bytes:

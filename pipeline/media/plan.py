@@ -6,7 +6,8 @@ end or recording depending on the page; so the clock starts at the earliest know
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 from pipeline.media.manifest import Entry, public_url
@@ -19,8 +20,8 @@ Entries = Mapping[tuple[str, str, str], Entry]
 
 
 def expires_at(file: ListedFile, first_connected_at: Mapping[str, datetime], retention: timedelta) -> datetime:
-    """The earliest credible moment at which EnableX may delete a file."""
-    return min(file.ended_at, first_connected_at.get(file.conf_num, file.ended_at)) + retention
+    """The earliest credible moment at which EnableX may delete a file: it was there when it was first listed."""
+    return min(file.ended_at, file.first_listed_at, first_connected_at.get(file.conf_num, file.ended_at)) + retention
 
 
 def plan_media(
@@ -36,6 +37,43 @@ def plan_media(
         if file.identity not in entries
     ]
     return sorted(waiting, key=lambda item: (item.expires_at, item.file.project, item.file.identity))
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """A stored file whose source is to be looked at again: it may have been a part of it, or have changed since."""
+
+    item: MediaItem
+    entry: Entry
+
+    def __str__(self) -> str:
+        return f"{self.item} again"
+
+
+def plan_rechecks(
+    files: Iterable[ListedFile],
+    entries: Entries,
+    first_connected_at: Mapping[str, datetime],
+    retention: timedelta,
+    ages: Sequence[timedelta],
+    now: datetime,
+) -> list[Recheck]:
+    """Stored files that reached one of these ages since they were last looked at and are still there by our reckoning,
+    earliest deadline first."""
+    due = [
+        Recheck(MediaItem(file, expires_at(file, first_connected_at, retention)), entry)
+        for file in files
+        if (entry := entries.get(file.identity)) and _is_due(entry, ages, now)
+    ]
+    live = [recheck for recheck in due if now < recheck.item.expires_at]
+    return sorted(live, key=lambda recheck: (recheck.item.expires_at, str(recheck.item)))
+
+
+def _is_due(entry: Entry, ages: Sequence[timedelta], now: datetime) -> bool:
+    if entry.key is None or entry.gone_at is not None:
+        return False
+    stored_at, seen_at = timestamp(entry.at), timestamp(entry.checked_at or entry.at)
+    return stored_at is not None and seen_at is not None and any(seen_at < stored_at + age <= now for age in ages)
 
 
 def media_rows(
@@ -67,9 +105,17 @@ def _media_row(file: ListedFile, entry: Entry | None, expires: datetime) -> Row:
             "key": entry.key,
             "size_bytes": entry.size_bytes,
             "sha256": entry.sha256,
+            "crc64nvme": entry.crc64nvme,
+            "proof": entry.proof,
             "etag": entry.etag,
             "content_type": entry.content_type,
             "stored_at": timestamp(entry.at) if entry.key else None,
+            "locked_until": timestamp(entry.locked_until),
+            "adopted_from": entry.adopted_from,
+            "versions": len(entry.versions),
+            "checked_at": timestamp(entry.checked_at),
+            "gone_at": timestamp(entry.gone_at),
             "lost_reason": entry.lost_reason,
         }
+        row |= asdict(entry.probe) if entry.probe else {}
     return row

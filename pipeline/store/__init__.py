@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.store.base import MIB, ObjectStore, Retention, StoredObject, read_bytes
 from pipeline.store.local import LocalStore
 
-__all__ = ["LocalStore", "ObjectStore", "Retention", "StoredObject", "open_store", "read_bytes"]
+__all__ = ["MIB", "LocalStore", "ObjectStore", "Retention", "StoredObject", "open_store", "read_bytes"]
 
 
 def open_store(

@@ -17,7 +17,7 @@ from typing import IO, Literal, Protocol, Self
 import pyarrow.fs as pafs
 from awscrt.checksums import crc64nvme
 
-from pipeline.errors import StoreError
+from pipeline.errors import DigestDiffers, ObjectMissing, SizeDiffers, StoreError
 
 Proof = Literal["crc64nvme", "md5", "read-back", "synced"]
 """Why a written object is known to be what was sent: the store stated the same full-object CRC64NVME, or the same MD5
@@ -100,10 +100,23 @@ class Upload(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """How much of the object is there already, in whole parts from its beginning: write what comes after."""
+        """Where to begin writing: 0, or, of an upload that is gone on with, where its last whole part begins."""
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far; not of an upload that was gone on with."""
 
     def write(self, chunk: bytes) -> None:
-        """Take the next bytes. Memory: two parts."""
+        """Take the next bytes. Memory: two parts.
+
+        Of an upload that is gone on with, the first bytes are those of its last part again: compared, not sent.
+
+        Raises:
+            SourceDiffers: they are others. The upload was given up; another try begins from nothing.
+        """
+
+    def restart(self) -> None:
+        """Give up what is there already: `size_bytes` is 0 from now on."""
 
     def finish(self) -> Written:
         """Let the object appear, then compare what the store says about it with what was sent.
@@ -184,6 +197,12 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """All objects whose key starts with `prefix`, in order of key."""
 
+    def lock(self, key: str, retention: Retention) -> None:
+        """See to it that an object is locked at least so long, as the store states it; a longer lock stays.
+
+        Raises StoreError when it is not. Uploads and copies with a retention do this themselves.
+        """
+
     def require_lock(self) -> None:
         """Raises ConfigError when this store cannot lock objects."""
 
@@ -205,6 +224,22 @@ def read_back(store: ObjectStore, key: str, observe: Callable[[bytes], None] = l
             tally.feed(chunk)
             observe(chunk)
     return tally
+
+
+def read_whole(store: ObjectStore, key: str, observe: Callable[[bytes], None] = lambda _chunk: None) -> Written:
+    """Read an object from beginning to end and compare what the store says about it with what it gave.
+
+    Raises ObjectMissing; FixityError when the store contradicts itself.
+    """
+    stated = store.state(key)
+    if stated is None:
+        raise ObjectMissing(f"{store.url}/{key}: no such object", key=key)
+    found = read_back(store, key, observe)
+    if found.size_bytes != stated.size_bytes:
+        raise SizeDiffers(key, stated.size_bytes, found.size_bytes)
+    if stated.crc64nvme not in {None, found.crc64nvme}:
+        raise DigestDiffers(key, f"CRC64NVME {stated.crc64nvme}, as the store states", found.crc64nvme)
+    return found.written("read-back", stated.etag)
 
 
 def checked_key(key: str) -> str:

@@ -92,6 +92,9 @@ class LocalStore:
     def abort_uploads(self, prefix: str, older_than: timedelta) -> list[str]:  # noqa: ARG002
         return []  # what a killed process left is swept when a store is opened
 
+    def lock(self, key: str, retention: Retention) -> None:  # noqa: ARG002
+        self.require_lock()
+
     def require_lock(self) -> None:
         raise ConfigError(
             f"vault.lock: {self.url} is a folder, which cannot lock files; use an s3:// vault, or mode off"
@@ -156,6 +159,13 @@ class LocalUpload:
     @property
     def size_bytes(self) -> int:
         return 0
+
+    @property
+    def sha256(self) -> str:
+        return self._tally.sha256
+
+    def restart(self) -> None:
+        """There is never anything already."""
 
     def write(self, chunk: bytes) -> None:
         self._observe(chunk)

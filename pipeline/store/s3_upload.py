@@ -7,7 +7,9 @@ object is compared with what was sent. An upload with a label that breaks off is
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -18,18 +20,21 @@ import structlog
 from awscrt.checksums import crc64nvme
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipeline.errors import DigestDiffers, ObjectDiffers, SizeDiffers, StoreUnavailable
-from pipeline.store.base import Proof, Statement, Tally, Written, crc_text, read_back
+from pipeline.errors import DigestDiffers, ObjectDiffers, SizeDiffers, SourceDiffers, StoreUnavailable
+from pipeline.store.base import MIB, Proof, Statement, Tally, Written, crc_text, read_back
 
 if TYPE_CHECKING:
     from pipeline.store.s3 import S3Store
 
 MOST_PARTS = 10_000
-"""S3's limit for one object."""
+MOST_PART_BYTES = 5 * 1024 * MIB
+"""S3's limits for one object, and for one part."""
 
-_PARTS_PER_SIZE = 1000
-"""Of an object of unknown size so many parts have one size, the next ones twice as much: 10,000 hold any object."""
+_PARTS_PER_SIZE = 900
+"""Of an object of unknown size so many parts have one size, the next ones twice as much: 10,000 of 5 MiB and more hold
+5 TiB, and one part is never much more than a thousandth of what is there."""
 
+_MARKER = re.compile(r"\.upload-[0-9a-f]{64}$")
 _UNKNOWN_OPTION = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest", "XNotImplemented", "501", "400"})
 _CONFLICT = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 _log = structlog.get_logger()
@@ -37,12 +42,14 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Part:
-    """A part as the server has it; `etag` is its MD5 where the bucket is not encrypted with a key of its own."""
+    """A part as the server has it; its `etag` is an MD5 where the bucket is not encrypted with a key of its own."""
 
     number: int
     etag: str
     size_bytes: int
     crc64nvme: str | None = None
+    md5: str | None = None
+    """Of what was sent, by our own account."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,9 @@ class Parts:
 
     @property
     def etag(self) -> str:
-        """The ETag of the object that these parts make: the MD5 of their MD5s, and how many."""
-        digests = b"".join(bytes.fromhex(part.etag) for part in self.parts)
-        return f"{_md5(digests).hexdigest()}-{len(self.parts)}"
+        """The ETag of the object that what was sent makes: the MD5 of the parts' MD5s, and how many; "" if unknown."""
+        digests = [bytes.fromhex(part.md5) for part in self.parts if part.md5]
+        return f"{_md5(b''.join(digests)).hexdigest()}-{len(digests)}" if len(digests) == len(self.parts) else ""
 
 
 def label_digest(label: str) -> str:
@@ -78,14 +85,22 @@ def label_digest(label: str) -> str:
 
 
 def marker_key(key: str, label: str, upload_id: str) -> str:
-    return f"uploads/{hashlib.sha256(f'{key} {label_digest(label)} {upload_id}'.encode()).hexdigest()}"
+    return f"{key}.upload-{hashlib.sha256(f'{label_digest(label)} {upload_id}'.encode()).hexdigest()}"
 
 
-def part_bytes(number: int, least: int, total: int | None) -> int:
-    """How large part `number` (from 1) is: all alike when the total is known, else growing; never too many."""
-    if total is not None:
-        return max(least, -(-total // MOST_PARTS))
-    return least << ((number - 1) // _PARTS_PER_SIZE)
+def is_marker(key: str) -> bool:
+    return _MARKER.search(key) is not None
+
+
+def part_bytes(number: int, least: int, left: int | None) -> int:
+    """How large part `number` (from 1) is: and all after it, when so much is `left`; when nobody knows, they grow.
+
+    There are never too many, also after parts of another size.
+    """
+    if left is not None:
+        even = -(-left // max(1, MOST_PARTS - number + 1))
+        return max(least, -(-even // MIB) * MIB)
+    return min(least << ((number - 1) // _PARTS_PER_SIZE), MOST_PART_BYTES)
 
 
 class S3Upload:
@@ -106,6 +121,8 @@ class S3Upload:
         self._observe, self._least, self._total = observe, least_part_bytes, total_bytes
         self._place = store.place(key)
         self._parts = begun
+        self._count_from(begun)
+        self._unconfirmed = begun.parts.pop() if begun and begun.parts else None
         self.size_bytes = begun.size_bytes if begun else 0
         self._is_resumed = self.size_bytes > 0
         self._tally = Tally()
@@ -114,19 +131,35 @@ class S3Upload:
         self._sending: tuple[Parts, Future[Part]] | None = None
         self._is_settled = False
 
+    @property
+    def sha256(self) -> str:
+        return self._tally.sha256
+
+    def restart(self) -> None:
+        self._abort()
+        self._unconfirmed, self._is_resumed, self.size_bytes = None, False, 0
+        self._count_from(None)
+
+    def _count_from(self, begun: Parts | None) -> None:
+        self._taken_parts, there = (len(begun.parts), begun.size_bytes) if begun else (0, 0)
+        left = None if self._total is None else self._total - there
+        self._alike_bytes = None if left is None else part_bytes(self._taken_parts + 1, self._least, left)
+
     def write(self, chunk: bytes) -> None:
         if not self._is_resumed:
             self._observe(chunk)
             self._tally.feed(chunk)
         view = memoryview(chunk)
         while view:
+            if len(self._buffer) >= self._next_part_bytes():  # not sooner: what fits one part is put whole
+                self._send_part()
             room = self._next_part_bytes() - len(self._buffer)
             self._buffer += view[:room]
             view = view[room:]
-            if len(self._buffer) >= self._next_part_bytes():
-                self._send_part()
 
     def finish(self, *, replace: bool = False) -> Written:
+        if self._taken_parts == 0:
+            self._abort()  # an earlier upload broke off before its first part
         parts = self._parts
         written = self._finish_parts(parts, replace=replace) if parts else self._finish_whole(replace=replace)
         self._is_settled = True
@@ -144,48 +177,60 @@ class S3Upload:
     # --- in one request ---
 
     def _finish_whole(self, *, replace: bool) -> Written:
-        body, tally = bytes(self._buffer), self._tally
+        """Put it with all that guards it; a server that knows no checksum, or no condition, is asked without."""
+        checksum = {"ChecksumCRC64NVME": self._tally.crc64nvme, "ChecksumAlgorithm": "CRC64NVME"}
         condition = {} if replace else {"IfNoneMatch": "*"}
-        try:
-            answer = self._put(
-                body, {"ChecksumCRC64NVME": tally.crc64nvme, "ChecksumAlgorithm": "CRC64NVME", **condition}
-            )
-        except ClientError as error:
-            if _code(error) not in _UNKNOWN_OPTION:
-                return self._conflict(error)
-            if not replace and self._store.stat(self._key) is not None:
-                return self._there_already()
-            with self._store.errors(self._key):
-                answer = self._put(body, {})
-        etag = answer["ETag"].strip('"')
-        return self._checked(Statement(len(body), answer.get("ChecksumCRC64NVME"), etag), _md5(body).hexdigest())
+        for guards in ({**checksum, **condition}, condition):
+            try:
+                return self._put(guards)
+            except ClientError as error:
+                if error_code(error) not in _UNKNOWN_OPTION:
+                    return self._conflict(error)
+        if not replace and self._store.stat(self._key) is not None:
+            return self._there_already()
+        with self._store.errors(self._key):
+            return self._put({})
 
-    def _put(self, body: bytes, extra: Mapping[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any]
+    def _put(self, guards: Mapping[str, str]) -> Written:
+        md5, client = _md5(self._buffer), self._store.client
         try:
-            answer = self._store.client.put_object(
-                **self._place, Body=body, ContentMD5=_md5_text(body), **self._options, **extra
+            answer = client.put_object(
+                **self._place, Body=self._buffer, ContentMD5=_base64(md5), **self._options, **guards
             )
         except BotoCoreError as error:
             raise self._store.told(error, self._key) from None
-        return answer
+        etag = answer["ETag"].strip('"')
+        return self._checked(Statement(len(self._buffer), answer.get("ChecksumCRC64NVME"), etag), md5.hexdigest())
 
     # --- part by part ---
 
     def _next_part_bytes(self) -> int:
-        number = (len(self._parts.parts) if self._parts else 0) + (self._sending is not None) + 1
-        return part_bytes(number, self._least, self._total)
+        if self._unconfirmed:
+            return self._unconfirmed.size_bytes
+        return self._alike_bytes or part_bytes(self._taken_parts + 1, self._least, None)
 
     def _send_part(self) -> None:
         """Hand the full buffer to the sending thread; first wait for the part before it."""
+        if self._unconfirmed:
+            self._confirm(self._unconfirmed)
+            return
         self._settle_sending()
         if self._parts is None:
             self._parts = self._begin()
         if self._sender is None:
             self._sender = ThreadPoolExecutor(1, "postroom-parts")
         body, self._buffer = self._buffer, bytearray()
-        number = len(self._parts.parts) + 1
-        self._sending = self._parts, self._sender.submit(self._send, self._parts, number, body)
+        self._taken_parts += 1
+        self._sending = self._parts, self._sender.submit(self._send, self._parts, self._taken_parts, body)
+
+    def _confirm(self, part: Part) -> None:
+        """Compare the last part that was there already with what comes in its place now; it need not be sent."""
+        is_same = part.crc64nvme == crc_text(crc64nvme(self._buffer)) or part.etag == _md5(self._buffer).hexdigest()
+        if self._parts is None or len(self._buffer) != part.size_bytes or not is_same:
+            self._abort()
+            raise SourceDiffers(f"{self._store.url}/{self._key}: the source gives other bytes now", key=self._key)
+        self._parts.parts.append(dataclasses.replace(part, md5=_md5(self._buffer).hexdigest()))
+        self._unconfirmed, self._buffer = None, bytearray()
 
     def _settle_sending(self) -> None:
         if self._sending is not None:
@@ -201,7 +246,7 @@ class S3Upload:
             try:
                 created = client.create_multipart_upload(**self._place, **self._options, **checksum)
             except ClientError as error:
-                if _code(error) not in _UNKNOWN_OPTION:
+                if error_code(error) not in _UNKNOWN_OPTION:
                     raise
                 created = client.create_multipart_upload(**self._place, **self._options)
             parts = Parts(created["UploadId"], [], created.get("ChecksumAlgorithm") == "CRC64NVME")
@@ -213,38 +258,39 @@ class S3Upload:
     def _send(self, parts: Parts, number: int, body: bytes | bytearray) -> Part:
         """One part; the server verifies it against its checksum before it says yes."""
         crc = crc_text(crc64nvme(body)) if parts.states_crc else None
-        check: dict[str, Any] = (
-            {"ChecksumAlgorithm": "CRC64NVME", "ChecksumCRC64NVME": crc} if crc else {"ContentMD5": _md5_text(body)}
-        )
+        md5 = None if parts.states_crc else _md5(body)
+        check = {"ContentMD5": _base64(md5)} if md5 else {"ChecksumAlgorithm": "CRC64NVME", "ChecksumCRC64NVME": crc}
         _log.debug("part.sending", key=self._key, part=number, size_bytes=len(body))
         with self._store.errors(self._key):
             answer = self._store.client.upload_part(
                 **self._place, UploadId=parts.upload_id, PartNumber=number, Body=body, **check
             )
-        return Part(number, answer["ETag"].strip('"'), len(body), crc)
+        return Part(number, answer["ETag"].strip('"'), len(body), crc, md5.hexdigest() if md5 else None)
 
     def _finish_parts(self, parts: Parts, *, replace: bool) -> Written:
-        if self._buffer:
+        if self._buffer or self._unconfirmed:
             self._send_part()
         self._settle_sending()
-        condition: dict[str, Any] = {} if replace else {"IfNoneMatch": "*"}
+        if self._is_resumed and self._total not in {None, parts.size_bytes}:
+            self._abort()
+            raise SourceDiffers(f"{self._store.url}/{self._key}: {parts.size_bytes} bytes came together", key=self._key)
         if not replace and self._store.stat(self._key) is not None:  # not every server knows the condition
             self._abort()
             return self._there_already()
-        if parts.states_crc and not self._is_resumed:
-            condition |= {"ChecksumCRC64NVME": self._tally.crc64nvme, "ChecksumType": "FULL_OBJECT"}
         try:
-            self._complete(parts, condition)
+            self._complete(parts, {} if replace else {"IfNoneMatch": "*"})
         except ClientError as error:
-            if _code(error) in _CONFLICT:
+            if error_code(error) in _CONFLICT:
                 self._abort()
-            elif _code(error) == "NoSuchUpload":  # another run finished it, or a lost answer hides that we did
+            elif error_code(error) == "NoSuchUpload":  # another run finished it, or a lost answer hides that we did
+                self._unmark(parts)
                 return self._there_already()
             return self._conflict(error)
         self._unmark(parts)
         return self._checked_parts(parts)
 
-    def _complete(self, parts: Parts, options: Mapping[str, Any]) -> None:
+    def _complete(self, parts: Parts, condition: Mapping[str, str]) -> None:
+        """Let the object appear; a server that refuses to know the condition is asked without it."""
         listed = [
             {
                 "PartNumber": part.number,
@@ -253,10 +299,16 @@ class S3Upload:
             }
             for part in parts.parts
         ]
+        upload = {**self._place, "UploadId": parts.upload_id, "MultipartUpload": {"Parts": listed}}
+        if parts.states_crc and not self._is_resumed:
+            upload |= {"ChecksumCRC64NVME": self._tally.crc64nvme, "ChecksumType": "FULL_OBJECT"}
+        complete = self._store.client.complete_multipart_upload
         try:
-            self._store.client.complete_multipart_upload(
-                **self._place, UploadId=parts.upload_id, MultipartUpload={"Parts": listed}, **options
-            )
+            complete(**upload, **condition)
+        except ClientError as error:
+            if not condition or error_code(error) not in _UNKNOWN_OPTION:
+                raise
+            complete(**upload)
         except BotoCoreError as error:
             raise self._store.told(error, self._key) from None
 
@@ -290,7 +342,7 @@ class S3Upload:
         return found.written("read-back", stated.etag)
 
     def _conflict(self, error: ClientError) -> Written:
-        if _code(error) in _CONFLICT:
+        if error_code(error) in _CONFLICT:
             return self._there_already()
         raise self._store.told(error, self._key) from None
 
@@ -336,13 +388,14 @@ def proof_of(key: str, stated: Statement, sent: Tally, md5: str) -> Proof | None
     return "md5" if stated.etag == md5 else None
 
 
-def _code(error: ClientError) -> str:
-    return str(error.response["Error"].get("Code"))
+def error_code(error: ClientError | BotoCoreError) -> str:
+    """S3's word for what went wrong; for a HEAD only the status; empty when no answer came."""
+    return str(error.response["Error"].get("Code")) if isinstance(error, ClientError) else ""
 
 
 def _md5(content: bytes | bytearray) -> Any:
     return hashlib.md5(content, usedforsecurity=False)
 
 
-def _md5_text(content: bytes | bytearray) -> str:
-    return base64.b64encode(_md5(content).digest()).decode()
+def _base64(md5: Any) -> str:
+    return base64.b64encode(md5.digest()).decode()

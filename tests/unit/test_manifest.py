@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pipeline.errors import FixityError
 from pipeline.media.manifest import (
     Entry,
     Manifest,
+    checked_entry,
     lost_entry,
     next_manifest,
     public_url,
@@ -25,6 +28,7 @@ from pipeline.model import StoredMedia
 from tests.unit.records import DAY, listed_file
 
 AT = datetime(2026, 11, 23, 2, 15, 0, 5_000, UTC)
+HOUR = timedelta(hours=1)
 STORED = StoredMedia("media/a1.mkv", 5, "ab" * 32, "video/x-matroska", '"e1"', is_readable=True)
 TEXTS = st.text(max_size=12)
 ENTRIES = st.builds(
@@ -49,16 +53,48 @@ def test_a_chain_reads_back_as_it_was_written(steps: list[list[Entry]]) -> None:
     """Revision follows revision, each proves the one before it, and the last knows every file with its newest entry."""
     file = listed_file()
     newest: dict[tuple[str, str], Entry] = {}
+    stored: dict[tuple[str, str], set[str]] = {}
     previous: bytes | None = None
     for number, entries in enumerate(steps, start=1):
         made = next_manifest(file, entries, previous)
         content = write_manifest(made)
-        newest.update({entry.identity: entry for entry in entries})
+        for entry in entries:
+            keys = stored.setdefault(entry.identity, set())
+            if entry.key or not keys:
+                newest[entry.identity] = entry
+            keys |= {entry.key} if entry.key else set()
         assert read_manifest(content, "key") == made
         assert made.revision == number
         assert made.previous_sha256 == (hashlib.sha256(previous).hexdigest() if previous is not None else None)
-        assert made.files == [newest[identity] for identity in sorted(newest)]
+        assert [entry.identity for entry in made.files] == sorted(newest)
+        for entry in made.files:
+            expected = newest[entry.identity]
+            assert replace(entry, earlier=(), gone_at=expected.gone_at) == expected
+            assert {version.key for version in entry.versions} == stored[entry.identity]
         previous = content
+
+
+def test_what_is_in_the_vault_is_never_lost() -> None:
+    """A file that was stored and is gone at the source stays stored, and says since when it is gone."""
+    file = listed_file()
+    first = write_manifest(next_manifest(file, [stored_entry(file, STORED, AT)], None))
+    (entry,) = next_manifest(file, [lost_entry(file, "HTTP 404", 404, AT + HOUR)], first).files
+    assert entry == replace(stored_entry(file, STORED, AT), gone_at="2026-11-23T03:15:00.005Z")
+
+
+def test_other_bytes_of_a_file_are_another_version() -> None:
+    """When EnableX gives other bytes, the newer ones are the file, and the earlier ones stay named too."""
+    file = listed_file()
+    content = None
+    for number in (1, 2, 3):
+        stored = dataclasses.replace(STORED, key=f"media/a1-{number}.mkv", sha256=str(number) * 64)
+        made = next_manifest(file, [stored_entry(file, stored, AT + number * HOUR)], content)
+        content = write_manifest(made)
+    (entry,) = made.files
+    assert [version.sha256[0] for version in entry.versions if version.sha256] == ["1", "2", "3"]
+    assert entry.key == "media/a1-3.mkv"
+    (seen,) = next_manifest(file, [checked_entry(entry, AT + 9 * HOUR)], content).files
+    assert (seen.checked_at, seen.versions[:2]) == ("2026-11-23T11:15:00.005Z", entry.earlier)
 
 
 def test_the_same_manifest_is_the_same_bytes() -> None:
@@ -81,7 +117,7 @@ def test_a_stored_file_is_named_with_size_and_digest(is_readable: bool, state: s
     stored = msgspec.structs.asdict(
         stored_entry(listed_file(), StoredMedia("k", 5, "ab", "video/webm", None, is_readable=is_readable), AT)
     )
-    assert {name: value for name, value in stored.items() if value is not None} == {
+    assert {name: value for name, value in stored.items() if value not in {None, ()}} == {
         "kind": "recording",
         "name": "a1.mkv",
         "state": state,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.media.manifest import Entry, lost_entry, stored_entry
-from pipeline.media.plan import expires_at, media_rows, plan_media
-from pipeline.model import ListedFile, StoredMedia
+from pipeline.media.manifest import Entry, checked_entry, gone_entry, lost_entry, stored_entry
+from pipeline.media.plan import expires_at, media_rows, plan_media, plan_rechecks
+from pipeline.model import ListedFile, Probe, StoredMedia
 from pipeline.schemas import MEDIA
 from tests.unit.records import ENDED_AT, listed_file
 
@@ -95,6 +96,62 @@ def test_a_file_of_one_name_in_another_session_is_another_file() -> None:
     assert len(plan_media(others, entries, {}, RETENTION)) == 3
 
 
+# --- looking again ---
+
+AGES = (HOUR, 24 * HOUR)
+
+
+@pytest.mark.parametrize(
+    ("hours_since_stored", "checked_after", "is_due"),
+    [
+        (0, None, False),
+        (0.9, None, False),
+        (1, None, True),
+        (5, None, True),
+        (5, 1, False),
+        (5, 0.5, True),
+        (24, 1, True),
+        (30, 23.9, True),
+        (30, 24, False),
+        (60, 25, False),
+    ],
+)
+def test_a_stored_file_is_looked_at_again_at_each_age(
+    hours_since_stored: float, checked_after: float | None, is_due: bool
+) -> None:
+    """Once after an hour and once after a day (the ages of the settings), each time until it was done."""
+    file = listed_file(ended_at=AT)
+    entry = stored_entry(file, STORED, AT)
+    if checked_after is not None:
+        entry = checked_entry(entry, AT + checked_after * HOUR)
+    now = AT + hours_since_stored * HOUR
+    assert len(plan_rechecks([file], {file.identity: entry}, {}, 99 * HOUR, AGES, now)) == is_due
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        lost_entry(listed_file(), "gone", 410, AT),
+        gone_entry(stored_entry(listed_file(), STORED, AT), AT),
+    ],
+    ids=["waiting", "lost", "gone"],
+)
+def test_what_is_not_there_is_not_looked_at_again(entry: Entry | None) -> None:
+    """Neither a file without a copy, nor one that the host has said it no longer has."""
+    entries = {listed_file().identity: entry} if entry else {}
+    assert plan_rechecks([listed_file()], entries, {}, RETENTION, AGES, AT + 5 * HOUR) == []
+
+
+def test_after_its_deadline_a_file_is_not_looked_at_again() -> None:
+    """Once EnableX may have deleted a file there is nothing left to compare."""
+    file = listed_file()
+    entries = {file.identity: stored_entry(file, STORED, AT)}
+    deadline = expires_at(file, {}, RETENTION)
+    assert len(plan_rechecks([file], entries, {}, RETENTION, AGES, deadline - HOUR)) == 1
+    assert plan_rechecks([file], entries, {}, RETENTION, AGES, deadline) == []
+
+
 # --- rows ---
 
 
@@ -132,12 +189,31 @@ def test_a_stored_file_says_where_and_what() -> None:
         "etag": '"e"',
         "content_type": "video/webm",
         "stored_at": AT,
+        "versions": 1,
     }
+
+
+def test_a_probe_is_part_of_the_row() -> None:
+    """What a media library saw in a file stands in its row, under the columns' names."""
+    seen = Probe("matroska,webm", 61.5, "vp8", "opus", 640, 480)
+    made = row(stored_entry(listed_file(), replace(STORED, probe=seen), AT))
+    assert (
+        made.items()
+        >= {
+            "container": "matroska,webm",
+            "duration_s": 61.5,
+            "video_codec": "vp8",
+            "audio_codec": "opus",
+            "width_px": 640,
+            "height_px": 480,
+        }.items()
+    )
 
 
 def test_a_lost_file_was_never_stored() -> None:
     """A loss has its reason, and no moment of storing."""
-    assert row(lost_entry(listed_file(), "HTTP 410", 410, AT)) == {**BASE, "state": "lost", "lost_reason": "HTTP 410"}
+    expected = {**BASE, "state": "lost", "lost_reason": "HTTP 410", "versions": 0}
+    assert row(lost_entry(listed_file(), "HTTP 410", 410, AT)) == expected
 
 
 def test_a_row_carries_no_secret_and_no_empty_room() -> None:

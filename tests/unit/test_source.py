@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import FileError, FileGone, FileRefused, FileUnavailable
-from pipeline.media.copy import MAX_REDIRECTS, FileHost, _redirect_target, secured
+from pipeline.media.source import MAX_REDIRECTS, FileHost, _redirect_target, secured
 
 PASSWORD = "s3cret-word"
 
@@ -169,7 +169,8 @@ def test_a_file_comes_with_its_facts(server: Server, host: FileHost) -> None:
     """An allowed host is asked once, with the credentials at once, and its body comes out as it is."""
     with host.open(f"{server.allowed}/ok") as body:
         assert b"".join(body.chunks) == b"bytes"
-        assert (body.has_length, body.content_type) == (True, "video/webm")
+        assert (body.is_framed, body.total_bytes, body.first_byte) == (True, 5, 0)
+        assert body.content_type == "video/webm"
     ((path, authorization),) = server.seen
     assert path == "127.0.0.1/ok"
     assert authorization is not None

@@ -1,0 +1,56 @@
+"""What a media library sees in a stored file: container, codecs, duration, picture size.
+
+PyAV brings its own FFmpeg. It reads the vault's object through a seekable stream, a few megabytes at most; it may open
+media containers only, and nothing else: a playlist in disguise cannot make it read files or addresses.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+import av
+import av.logging
+
+from pipeline.media.content import JSON_KINDS
+from pipeline.model import Probe
+from pipeline.store.base import ObjectStore
+
+_MEDIA_KINDS = frozenset({"recording", "transcoded"})
+_MEDIA_SUFFIXES = frozenset({".mkv", ".webm", ".mov", ".mp4", ".m4a", ".ogg", ".wav", ".mp3"})
+_OPTIONS = {
+    "format_whitelist": "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,ogg,wav,mp3",
+    "protocol_whitelist": "",
+    "probesize": "5000000",
+}
+
+av.logging.set_level(av.logging.PANIC)
+
+
+def is_media(kind: str, name: str) -> bool:
+    """Whether a file claims to be sound or pictures: by its kind, or, of kinds nobody documented, by its name."""
+    return kind in _MEDIA_KINDS or (kind not in JSON_KINDS and PurePosixPath(name).suffix.lower() in _MEDIA_SUFFIXES)
+
+
+def probe(store: ObjectStore, key: str) -> Probe | None:
+    """What is in a stored file; None when it does not open, or holds neither sound nor pictures."""
+    with store.open(key) as stream:
+        try:
+            with av.open(stream, mode="r", metadata_errors="ignore", options=_OPTIONS) as container:
+                return _seen(container)
+        except (av.FFmpegError, ValueError, EOFError):
+            return None
+
+
+def _seen(container: av.container.InputContainer) -> Probe | None:
+    video = next(iter(container.streams.video), None)
+    audio = next(iter(container.streams.audio), None)
+    if video is None and audio is None:
+        return None
+    return Probe(
+        container=container.format.name,
+        duration_s=round(container.duration / av.time_base, 3) if container.duration else None,
+        video_codec=video.codec_context.name if video else None,
+        audio_codec=audio.codec_context.name if audio else None,
+        width_px=video.codec_context.width or None if video else None,
+        height_px=video.codec_context.height or None if video else None,
+    )

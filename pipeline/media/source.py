@@ -1,0 +1,186 @@
+"""The host that EnableX keeps files on, over HTTP: who may see the credentials, where a redirect may lead, what came.
+
+Source: docs/enablex-api.md section 6. Basic authentication goes out pre-emptively, to allowed hosts only; redirects are
+followed by hand, at most three, and lose the credentials when they leave those hosts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import httpx
+
+from pipeline.errors import FileGone, FileRefused, FileUnavailable
+from pipeline.media.manifest import public_url
+from pipeline.pacing import Pacer
+
+MAX_REDIRECTS = 3
+TIMEOUT = httpx.Timeout(connect=10.0, read=60.0, write=30.0, pool=None)
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+@dataclass(frozen=True)
+class Body:
+    """A file's body on its way, from `first_byte` on.
+
+    `is_framed` when the protocol itself would notice a cut; `total_bytes` of the whole file when the host says so.
+    """
+
+    chunks: Iterator[bytes]
+    first_byte: int
+    total_bytes: int | None
+    is_framed: bool
+    content_type: str | None
+    etag: str | None
+    last_modified: str | None
+
+    @property
+    def validator(self) -> str | None:
+        """What If-Range takes: a strong ETag, else the date of the last change; None when neither came."""
+        return self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
+
+    @property
+    def label(self) -> str:
+        """Says which bytes these are, so that they can be recognised; empty when that cannot be told for sure."""
+        if self.total_bytes is None or self.validator is None:
+            return ""
+        return f"{self.validator} {self.total_bytes}"
+
+
+class FileHost:
+    """Where a project's files lie, and the portal account that opens them. Threads may share it."""
+
+    def __init__(
+        self, *, project: str, user: str, password: str, hosts: tuple[str, ...], bandwidth: Pacer | None = None
+    ) -> None:
+        self._project, self._hosts, self._bandwidth = project, hosts, bandwidth
+        self._auth = httpx.BasicAuth(user, password) if user else None
+        self.has_answered = False
+        """Whether any file has been opened: then these credentials work, and the host is well."""
+        self._http = httpx.Client(
+            timeout=TIMEOUT,
+            follow_redirects=False,
+            headers={"Accept-Encoding": "identity", "User-Agent": "postroom"},
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    @contextmanager
+    def open(self, url: str, *, first_byte: int = 0, validator: str | None = None) -> Iterator[Body]:
+        """The body of a file, after at most three redirects.
+
+        With `first_byte` the rest from there is asked for, if the file is still the one of `validator` (where there is
+        one); a host that does not do that sends the whole file, and `Body.first_byte` is 0.
+
+        Raises:
+            FileRefused, FileGone, FileUnavailable: by what the server said; 403 is FileRefused here.
+        """
+        origin = url = secured(url)
+        if not self._may_see_credentials(url):
+            raise FileRefused(
+                f"{urlsplit(url).hostname} is not an allowed file host; if EnableX serves files there,"
+                f" add it to projects.{self._project}.file_hosts"
+            )
+        asked = {"Range": f"bytes={first_byte}-"} if first_byte else {}
+        if first_byte and validator:
+            asked["If-Range"] = validator
+        for _ in range(MAX_REDIRECTS + 1):
+            with self._stream(url, asked) as response:
+                if not response.has_redirect_location:
+                    yield self._body(response, first_byte)
+                    return
+                url = _redirect_target(origin, url, response.headers["location"])
+        raise FileUnavailable(f"more than {MAX_REDIRECTS} redirects from {public_url(origin)}")
+
+    @contextmanager
+    def _stream(self, url: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+        auth = self._auth if self._may_see_credentials(url) else None
+        try:
+            with self._http.stream("GET", url, auth=auth, headers=headers) as response:
+                yield response
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            why = str(error) or type(error).__name__
+            raise FileUnavailable(f"{public_url(url)}: not whole or not reachable: {why}") from None
+
+    def _may_see_credentials(self, url: str) -> bool:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").lower()
+        return any(
+            fnmatch(f"{host}:{parts.port}" if ":" in pattern else host, pattern.lower()) for pattern in self._hosts
+        )
+
+    def _body(self, response: httpx.Response, first_byte: int) -> Body:
+        status, where = response.status_code, public_url(str(response.url))
+        if status in {404, 410}:
+            raise FileGone(f"HTTP {status} from {where}", status=status)
+        if status in {401, 403}:
+            raise FileRefused(
+                f"HTTP {status} from {where}; check projects.{self._project}.files_user and files_password",
+                status=status,
+            )
+        if status != 200 and not (status == 206 and first_byte):
+            raise FileUnavailable(f"HTTP {status} from {where}", status=status)
+        headers = response.headers
+        if headers.get("content-encoding", "identity") != "identity":
+            raise FileUnavailable(f"encoded as {headers['content-encoding']} by {where} though identity was asked for")
+        self.has_answered = True
+        length = headers.get("content-length", "")
+        start, total = (0, int(length) if length.isdecimal() else None) if status == 200 else _range_of(headers, where)
+        if start not in {0, first_byte}:
+            raise FileUnavailable(f"{where} sent bytes from {start} on, {first_byte} was asked for")
+        return Body(
+            chunks=self._paced(response.iter_raw()),
+            first_byte=start,
+            total_bytes=total,
+            is_framed="content-length" in headers or "chunked" in headers.get("transfer-encoding", ""),
+            content_type=headers.get("content-type"),
+            etag=headers.get("etag"),
+            last_modified=headers.get("last-modified"),
+        )
+
+    def _paced(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            if self._bandwidth is not None:
+                self._bandwidth.wait(len(chunk))
+            yield chunk
+
+
+def _range_of(headers: httpx.Headers, where: str) -> tuple[int, int]:
+    """Where a part begins, and the size of the whole."""
+    match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+    if match is None or int(match[2]) + 1 != int(match[3]):
+        raise FileUnavailable(f"{where} sent another part than the one asked for")
+    return int(match[1]), int(match[3])
+
+
+def secured(url: str) -> str:
+    """The URL to ask: http becomes https but on loopback (section 11.12), no user in it; other schemes are refused."""
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").lower(), parts.port
+    except ValueError:
+        raise FileRefused(f"not a usable URL: {public_url(url)[:100]}") from None
+    if parts.scheme not in {"http", "https"} or not host:
+        raise FileRefused(f"not an http or https URL: {public_url(url)[:100]}")
+    netloc = parts.netloc.rpartition("@")[2]
+    if parts.scheme == "http" and host not in _LOOPBACK:
+        return urlunsplit(parts._replace(scheme="https", netloc=netloc.removesuffix(":80")))
+    return urlunsplit(parts._replace(netloc=netloc))
+
+
+def _redirect_target(origin: str, at: str, location: str) -> str:
+    """A redirect may leave the host, but not for plain http, nor from outside to this machine."""
+    try:
+        url = secured(urljoin(at, location))
+    except ValueError:
+        raise FileRefused(f"{public_url(origin)} redirects to what is not a URL") from None
+    if urlsplit(url).hostname in _LOOPBACK and urlsplit(origin).hostname not in _LOOPBACK:
+        raise FileRefused(f"{public_url(origin)} redirects to this machine ({public_url(url)})")
+    return url
