@@ -60,6 +60,9 @@ class Receipt(msgspec.Struct, kw_only=True, forbid_unknown_fields=False):
     page: str
 
 
+_RECEIPT = msgspec.json.Decoder(Receipt)
+
+
 class Spool:
     """Takes one reply while it arrives: compressed, hashed, counted; in memory while small, else in a temporary file.
 
@@ -261,6 +264,6 @@ def _latest_receipt(vault: ObjectStore, place: Place, request: str, suffix: str,
 
 def _read_receipt(vault: ObjectStore, key: str) -> Receipt:
     try:
-        return msgspec.json.decode(read_bytes(vault, key), type=Receipt)
+        return _RECEIPT.decode(read_bytes(vault, key))
     except msgspec.DecodeError as error:
         raise FixityError(key, "a receipt", f"something else ({error})") from None

@@ -56,6 +56,9 @@ class DayNote(msgspec.Struct):
     tables: dict[str, TableNote]
 
 
+_DAY_NOTE = msgspec.json.Decoder(DayNote)
+
+
 class DayFile:
     """One table's day on its way to the lake: rows come in key order, in pieces of any size. Memory: one row group."""
 
@@ -116,7 +119,7 @@ def table_of_rows(spec: TableSpec, rows: Iterable[Row]) -> pa.Table:
 def read_note(lake: ObjectStore, project: str, day: date) -> DayNote:
     """What is built of a day; nothing when there is no note, or one that cannot be read."""
     try:
-        return msgspec.json.decode(read_bytes(lake, layout.note_key(project, day)), type=DayNote)
+        return _DAY_NOTE.decode(read_bytes(lake, layout.note_key(project, day)))
     except (ObjectMissing, msgspec.DecodeError):
         return DayNote({})
 

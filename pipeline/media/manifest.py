@@ -75,6 +75,10 @@ class Manifest(msgspec.Struct, kw_only=True):
     files: list[Entry]
 
 
+_MANIFEST = msgspec.json.Decoder(Manifest)
+"""Made once, before there are threads: msgspec crashes when two of them make one for a dataclass at the same time."""
+
+
 def stored_entry(file: ListedFile, stored: StoredMedia, at: datetime) -> Entry:
     return Entry(
         kind=file.kind,
@@ -155,7 +159,7 @@ def write_manifest(manifest: Manifest) -> bytes:
 def read_manifest(content: bytes, key: str) -> Manifest:
     """Raises FixityError for what is not a manifest: one that cannot be read proves nothing."""
     try:
-        return msgspec.json.decode(content, type=Manifest)
+        return _MANIFEST.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FixityError(key, "a manifest", f"something else ({error})") from None
 
