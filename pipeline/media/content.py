@@ -22,6 +22,17 @@ _JSON_MOST_BYTES = 2**30
 _EBML = b"\x1a\x45\xdf\xa3"
 _EBML_SEGMENT = b"\x18\x53\x80\x67"
 _HEAD_BYTES = 512
+_OTHER_THINGS = (
+    b"\x89PNG\r\n",
+    b"\xff\xd8\xff",  # JPEG
+    b"GIF8",
+    b"%PDF-",
+    b"PK\x03\x04",  # ZIP
+    b"\x1f\x8b",  # gzip
+    b"%!PS",
+)
+"""First bytes of what no kind of session file is; an encrypted file begins with anything else."""
+
 _BLANKS = b"\xef\xbb\xbf \t\r\n"
 """What may stand before the first character of a text: a byte order mark and white space."""
 
@@ -77,6 +88,8 @@ class Inspector:
         self._settled = True
         if self._head.startswith(b"<") or (self._head.startswith(b"{") and not self._is_json):
             raise ErrorPage(self._head[:60].decode(errors="replace"))
+        if self._head.startswith(_OTHER_THINGS):
+            raise ErrorPage(f"it begins with {self._head[:4]!r}, as no recording, chat or log does")
         if self._head.startswith(_EBML):
             self._walker = Walker(_ebml_part, required={_EBML_SEGMENT})
         elif self._head[4:8] == b"ftyp":

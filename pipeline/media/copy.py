@@ -49,8 +49,9 @@ class Copier:
 
         A body whose length the server states is stored as it is; if it does not open, it is marked unreadable. A body
         without a length must be whole by its own account, or come twice with the same SHA-256; one that ends too early
-        by its own account is taken, as unreadable, only when it came twice so and little time is left. Objects of other
-        bytes under the key stay, and the file takes a numbered name; `known` says which ones a manifest names.
+        by its own account, or is empty, is taken, as unreadable, only when it came twice so and little time is left.
+        Objects of other bytes under the key stay, and the file takes a numbered name; `known` says which a manifest
+        names.
 
         Raises:
             FileError: nothing was stored, or nothing that a manifest will name.
@@ -172,7 +173,7 @@ class _Transfer:
             chunks = self._rest(body, upload, opened).chunks if upload.size_bytes else body.chunks
             for chunk in chunks:
                 upload.write(chunk)
-            if not body.is_framed:
+            if not body.is_framed or body.total_bytes == 0:
                 self._require_whole(upload.sha256)
             elif upload.size_bytes == 0:  # else it is inspected when it is read back
                 self.inspector.verdict()
@@ -191,12 +192,14 @@ class _Transfer:
         return rest
 
     def _require_whole(self, sha256: str) -> None:
-        """Raises when a body without a length is not known to be all of the file."""
+        """Raises when a body without a length, or of length 0, is not known to be all of the file."""
         verdict = self.inspector.verdict()
         if verdict is Verdict.WHOLE:
             return
         if verdict is Verdict.BROKEN and self.item.expires_at - self.copier.now >= AT_RISK:
-            raise FileUnavailable("the body came without a length and was cut short, or the file is damaged")
+            raise FileUnavailable(
+                "the body is empty, or came without a length and was cut short; or the file is damaged"
+            )
         if self.expected_sha256 is None:
             raise _Unproved("no length, and a content that does not show its end", sha256)
         if self.expected_sha256 != sha256:
