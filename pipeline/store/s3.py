@@ -1,17 +1,20 @@
 """A bucket as an object store, by boto3; any server that speaks S3.
 
-What a server can do is not assumed but seen in its answers: a conditional write that it does not know is replaced by a
-look before and after; a checksum that it does not state by its ETag, and an ETag that is no MD5 by reading back.
+What a server can do is not assumed but seen in its answers. One that refuses a condition or a checksum is asked without
+it. Others pass over such things in silence (Ceph 16: conditions of uploads in parts and in buckets with versions; locks
+of uploads in parts and of copies), so there is a look before a new object is written, and after one is locked. A CRC
+that is not stated is replaced by the ETag, and an ETag that is no MD5 by reading back.
 
-An upload in parts with a label has a marker beside it: a second upload, never given a part, whose key is a digest of
-key, label and upload. Both stand in the server's list of unfinished uploads, so that any host can tell whose bytes an
-upload holds; nothing has to remember it, and nothing is left when it is done.
+An upload in parts with a label has a marker beside it: a second upload, never given a part, whose key is the first
+one's and a digest of label and upload. Both stand in the server's list of unfinished uploads, so that any host can tell
+whose bytes an upload holds; nothing has to remember it, and nothing is left when it is done.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -28,7 +31,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from pipeline.errors import ConfigError, ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
 from pipeline.store.base import MIB, READ_BYTES, Retention, Statement, StoredObject, checked_key, read_back
-from pipeline.store.s3_upload import Marker, Part, Parts, S3Upload, label_digest, marker_key
+from pipeline.store.s3_upload import Marker, Part, Parts, S3Upload, error_code, is_marker, label_digest, marker_key
 
 _CONNECTIONS = 64
 _COPY_PART_BYTES = 1024 * MIB
@@ -37,16 +40,19 @@ _COPY_WHOLE_BYTES = 5 * 1024 * MIB
 
 _REOPENED_AT_MOST = 5
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound", "NoSuchVersion"})
+_CHANGED = frozenset({"412", "PreconditionFailed"})
 _NO_RIGHT = "these credentials may not do that: give them the right (docs/vault.md lists which), or take others"
 _NEXT_STEP = {
     "NoSuchBucket": "there is no such bucket: make it, or name another one in the settings",
     "AccessDenied": _NO_RIGHT,
-    "403": _NO_RIGHT,
+    "403": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the profile, and their rights (docs/vault.md)",
     "InvalidAccessKeyId": "the server does not know this access key: check AWS_ACCESS_KEY_ID or the profile",
     "SignatureDoesNotMatch": "the secret key is wrong: check AWS_SECRET_ACCESS_KEY or the profile",
     "ExpiredToken": "the session token has expired: renew it",
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
     "QuotaExceeded": "the bucket is full: raise its quota",
+    "NoSuchUpload": "another process gave this upload up, or finished it: run again",
+    "InvalidPart": "another process was at the same upload: run again",
 }
 
 
@@ -66,9 +72,17 @@ class S3Store:
         self._root = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._session = botocore.session.get_session()
         self._session.register_component("data_loader", _loader())
-        self._endpoint_url, self._region = endpoint_url, region
+        self._endpoint_url = endpoint_url
+        try:
+            self.client: Any = boto3.Session(botocore_session=self._session).client(
+                "s3", endpoint_url=endpoint_url, region_name=region, config=self._config()
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise ConfigError(f"{self.url}: {error}; see [s3] in the settings and boto3's own configuration") from None
+
+    def _config(self) -> Config:
         style = (self._session.get_scoped_config().get("s3") or {}).get("addressing_style")
-        config = Config(
+        return Config(
             connect_timeout=10,
             read_timeout=60,
             max_pool_connections=_CONNECTIONS,
@@ -77,15 +91,9 @@ class S3Store:
             response_checksum_validation="when_required",
             s3={
                 "payload_signing_enabled": False,  # Content-MD5 or a CRC is signed instead, at a third of the cost
-                "addressing_style": style or ("path" if endpoint_url else "auto"),
+                "addressing_style": style or ("path" if self._endpoint_url else "auto"),
             },
         )
-        try:
-            self.client: Any = boto3.Session(botocore_session=self._session).client(
-                "s3", endpoint_url=endpoint_url, region_name=region, config=config
-            )
-        except (BotoCoreError, ValueError) as error:
-            raise ConfigError(f"{self.url}: {error}; see [s3] in the settings and boto3's own configuration") from None
 
     @property
     def url(self) -> str:
@@ -115,14 +123,14 @@ class S3Store:
         content_type: str | None = None,
         retention: Retention | None = None,
     ) -> S3Upload:
-        options = lock_options(retention)
+        options = _lock_options(retention)
         if content_type:
             options["ContentType"] = content_type
         if label:
             options["Metadata"] = {"postroom-label": label_digest(label)}
         is_small = size_bytes is not None and size_bytes <= self._part_bytes
         begun = self._begun(key, label) if label and not is_small else None
-        return S3Upload(self, key, label, begun, observe, options, self._part_bytes, size_bytes)
+        return S3Upload(self, key, label, begun, observe, options, self._part_bytes, size_bytes, retention)
 
     def left_whole(self, key: str, label: str) -> StoredObject | None:
         head = self.head(key)
@@ -135,16 +143,31 @@ class S3Store:
     ) -> StoredObject:
         bucket, _, name = source.removeprefix("s3://").partition("/")
         origin = {"CopySource": {"Bucket": bucket, "Key": name}, "CopySourceIfMatch": etag}
-        options = {"Metadata": {"postroom-label": label_digest(label)}, **lock_options(retention)}
+        options = _lock_options(retention)
+        if label:
+            options["Metadata"] = {"postroom-label": label_digest(label)}
         if self.stat(key) is not None:
             raise ObjectDiffers(f"{self.url}/{key}: something is already there and stays", key=key)
+        head = self._head_of_source(bucket, name, etag)
+        size_bytes, options["ContentType"] = int(head["ContentLength"]), head["ContentType"]
         with self.errors(key):
-            size_bytes = self.client.head_object(Bucket=bucket, Key=name, IfMatch=etag)["ContentLength"]
             if size_bytes <= _COPY_WHOLE_BYTES:
                 self.client.copy_object(**self.place(key), **origin, **options, MetadataDirective="REPLACE")
             else:
                 self._copy_parts(key, size_bytes, origin, options)
+        if retention:
+            self.lock(key, retention)
         return StoredObject(key, size_bytes)
+
+    def _head_of_source(self, bucket: str, name: str, etag: str) -> dict[str, Any]:
+        try:
+            head: dict[str, Any] = self.client.head_object(Bucket=bucket, Key=name, IfMatch=etag)
+        except (ClientError, BotoCoreError) as error:
+            if error_code(error) in _MISSING | _CHANGED | {"403"}:
+                why = f"{error_code(error)} when asked for ETag {etag}"
+                raise StoreError(f"s3://{bucket}/{name} cannot be copied: {why}") from None
+            raise self.told(error, "") from None
+        return head
 
     def _copy_parts(self, key: str, size_bytes: int, origin: dict[str, Any], options: dict[str, Any]) -> None:
         created = self.client.create_multipart_upload(**self.place(key), **options)
@@ -166,12 +189,13 @@ class S3Store:
     def abort_uploads(self, prefix: str, older_than: timedelta) -> list[str]:
         aborted = []
         for upload, now in self._uploads(prefix):
-            if now - upload["Initiated"] >= older_than:
+            if now - upload["Initiated"].replace(microsecond=0) >= older_than:  # as exact as the server's Date
                 with self.errors(upload["Key"]), suppress(self.client.exceptions.NoSuchUpload):
                     self.client.abort_multipart_upload(
                         Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
-                    aborted.append(upload["Key"].removeprefix(self._root))
+                    if not is_marker(upload["Key"]):
+                        aborted.append(upload["Key"].removeprefix(self._root))
         return aborted
 
     def _uploads(self, prefix: str) -> Iterator[tuple[dict[str, Any], datetime]]:
@@ -188,19 +212,18 @@ class S3Store:
 
     def _begun(self, key: str, label: str) -> Parts | None:
         """Of the unfinished uploads of this key that carry this label, the one that is farthest."""
-        full = self._root + checked_key(key)
-        found = [self._parts(upload, key, label) for upload, _ in self._uploads(key) if upload["Key"] == full]
+        uploads = [(upload["Key"].removeprefix(self._root), upload["UploadId"]) for upload, _ in self._uploads(key)]
+        markers = dict(uploads)
+        found = [
+            self._list_parts(key, Parts(upload_id, [], states_crc=False, marker=Marker(marker, markers[marker])))
+            for name, upload_id in uploads
+            if name == key and (marker := marker_key(key, label, upload_id)) in markers
+        ]
         return max((parts for parts in found if parts), key=lambda parts: parts.size_bytes, default=None)
 
-    def _parts(self, upload: dict[str, Any], key: str, label: str) -> Parts | None:
-        marker = marker_key(key, label, upload["UploadId"])
-        markers = [Marker(marker, found["UploadId"]) for found, _ in self._uploads(marker)]
-        if not markers:
-            return None
-        pages = self.client.get_paginator("list_parts").paginate(
-            Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-        )
-        parts = Parts(upload["UploadId"], [], states_crc=False, marker=markers[0])
+    def _list_parts(self, key: str, parts: Parts) -> Parts | None:
+        """Fill in the parts that the server has, from the first on without a gap; None if the upload is no more."""
+        pages = self.client.get_paginator("list_parts").paginate(**self.place(key), UploadId=parts.upload_id)
         try:
             for page in pages:
                 parts.states_crc = page.get("ChecksumAlgorithm") == "CRC64NVME"
@@ -234,13 +257,14 @@ class S3Store:
         with self.errors(prefix):
             for page in pages:
                 for found in page.get("Contents", ()):
-                    yield StoredObject(found["Key"].removeprefix(self._root), found["Size"])
+                    if not found["Key"].endswith("/"):  # what consoles make to show a folder
+                        yield StoredObject(found["Key"].removeprefix(self._root), found["Size"])
 
     def head(self, key: str) -> dict[str, Any] | None:
         try:
             found: dict[str, Any] = self.client.head_object(**self.place(key), ChecksumMode="ENABLED")
         except ClientError as error:
-            if error.response["Error"]["Code"] in _MISSING:
+            if error_code(error) in _MISSING:
                 return None
             raise self.told(error, key) from None
         except BotoCoreError as error:
@@ -252,11 +276,28 @@ class S3Store:
         found = self.stat(key)
         return found is not None and found.size_bytes == size_bytes and read_back(self, key).sha256 == sha256
 
+    def lock(self, key: str, retention: Retention) -> None:
+        head = self.head(key)
+        if head is None:
+            raise ObjectMissing(f"{self.url}/{key}: no such object", key=key)
+        if _is_locked(head, retention):
+            return
+        wanted = {"Mode": retention.mode.upper(), "RetainUntilDate": retention.until}
+        version = {"VersionId": head["VersionId"]} if "VersionId" in head else {}
+        with self.errors(key):
+            self.client.put_object_retention(**self.place(key), **version, Retention=wanted)
+        if not _is_locked(self.head(key) or {}, retention):
+            raise StoreError(
+                f"{self.url}/{key}: is stored, but the server does not say that it is locked until {retention.until};"
+                " check the bucket's Object Lock and the right s3:GetObjectRetention",
+                key=key,
+            )
+
     def require_lock(self) -> None:
         try:
             answer = self.client.get_object_lock_configuration(Bucket=self._bucket)
         except ClientError as error:
-            if error.response["Error"]["Code"] not in {"ObjectLockConfigurationNotFoundError", "404"}:
+            if error_code(error) not in {"ObjectLockConfigurationNotFoundError", "404"}:
                 raise self.told(error, "") from None
             answer = {}
         except BotoCoreError as error:
@@ -302,10 +343,10 @@ class S3Store:
             step = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role that boto3 finds"
             return StoreUnavailable(f"cannot use {where}: no credentials: {step}", key=key)
         if not isinstance(error, ClientError):
-            what = str(error).split("?")[0]
+            what = textwrap.shorten(str(error).split("?")[0], 200, placeholder=" …")
             step = "check [s3] endpoint_url and the network, then run again; nothing was half-written"
             return StoreUnavailable(f"cannot use {where}: {what}: {step}", key=key)
-        code = str(error.response["Error"].get("Code"))
+        code = error_code(error)
         if code in _MISSING:
             return ObjectMissing(f"{where}: no such object", key=key)
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -313,7 +354,7 @@ class S3Store:
         if code in _NEXT_STEP or status >= 500 or status in {403, 408, 429}:
             step = _NEXT_STEP.get(code, "try again later; nothing was half-written")
             return StoreUnavailable(f"{said}: {step}", key=key)
-        return StoreError(f"{said}: {error.response['Error'].get('Message', '')}", key=key)
+        return StoreError(f"{said}: {' '.join(str(error.response['Error'].get('Message')).split())}", key=key)
 
 
 @functools.cache
@@ -381,8 +422,13 @@ class _Reader(io.RawIOBase):
 
     def _reopen(self) -> None:
         options = {"IfMatch": self._etag, "Range": f"bytes={self._at}-"} if self._etag else {}
-        with self._store.errors(self._key):
+        try:
             answer = self._store.client.get_object(**self._store.place(self._key), **options)
+        except (ClientError, BotoCoreError) as error:
+            if error_code(error) in _CHANGED:
+                message = f"{self._store.url}/{self._key}: was replaced while it was read; run again"
+                raise StoreUnavailable(message, key=self._key) from None
+            raise self._store.told(error, self._key) from None
         self._body = answer["Body"]
         if self._etag is None:
             self._etag, self._size_bytes = answer["ETag"], answer["ContentLength"]
@@ -394,10 +440,17 @@ class _Reader(io.RawIOBase):
             self._body = None
 
 
-def lock_options(retention: Retention | None) -> dict[str, Any]:
+def _lock_options(retention: Retention | None) -> dict[str, Any]:
     if retention is None:
         return {}
     return {"ObjectLockMode": retention.mode.upper(), "ObjectLockRetainUntilDate": retention.until}
+
+
+def _is_locked(head: dict[str, Any], retention: Retention) -> bool:
+    """Whether a HEAD states this lock or a stronger one; servers drop fractions of a second."""
+    if head.get("ObjectLockMode") not in {"COMPLIANCE", retention.mode.upper()}:
+        return False
+    return bool(head["ObjectLockRetainUntilDate"] >= retention.until.replace(microsecond=0))
 
 
 def statement(head: dict[str, Any]) -> Statement:

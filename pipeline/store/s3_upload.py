@@ -21,7 +21,7 @@ from awscrt.checksums import crc64nvme
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.errors import DigestDiffers, ObjectDiffers, SizeDiffers, SourceDiffers, StoreUnavailable
-from pipeline.store.base import MIB, Proof, Statement, Tally, Written, crc_text, read_back
+from pipeline.store.base import MIB, Proof, Retention, Statement, Tally, Written, crc_text, read_back
 
 if TYPE_CHECKING:
     from pipeline.store.s3 import S3Store
@@ -116,9 +116,11 @@ class S3Upload:
         options: Mapping[str, Any],
         least_part_bytes: int,
         total_bytes: int | None,
+        retention: Retention | None,
     ) -> None:
         self._store, self._key, self._label, self._options = store, key, label, options
         self._observe, self._least, self._total = observe, least_part_bytes, total_bytes
+        self._retention = retention
         self._place = store.place(key)
         self._parts = begun
         self._count_from(begun)
@@ -163,6 +165,8 @@ class S3Upload:
         parts = self._parts
         written = self._finish_parts(parts, replace=replace) if parts else self._finish_whole(replace=replace)
         self._is_settled = True
+        if self._retention:
+            self._store.lock(self._key, self._retention)
         return written
 
     def __enter__(self) -> Self:
@@ -180,14 +184,14 @@ class S3Upload:
         """Put it with all that guards it; a server that knows no checksum, or no condition, is asked without."""
         checksum = {"ChecksumCRC64NVME": self._tally.crc64nvme, "ChecksumAlgorithm": "CRC64NVME"}
         condition = {} if replace else {"IfNoneMatch": "*"}
+        if not replace and self._store.stat(self._key) is not None:  # not every server heeds the condition
+            return self._there_already()
         for guards in ({**checksum, **condition}, condition):
             try:
                 return self._put(guards)
             except ClientError as error:
                 if error_code(error) not in _UNKNOWN_OPTION:
                     return self._conflict(error)
-        if not replace and self._store.stat(self._key) is not None:
-            return self._there_already()
         with self._store.errors(self._key):
             return self._put({})
 
@@ -274,7 +278,7 @@ class S3Upload:
         if self._is_resumed and self._total not in {None, parts.size_bytes}:
             self._abort()
             raise SourceDiffers(f"{self._store.url}/{self._key}: {parts.size_bytes} bytes came together", key=self._key)
-        if not replace and self._store.stat(self._key) is not None:  # not every server knows the condition
+        if not replace and self._store.stat(self._key) is not None:  # as above
             self._abort()
             return self._there_already()
         try:

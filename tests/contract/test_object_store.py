@@ -1,6 +1,6 @@
 """The contract of a place for objects (pipeline/store/base.py), kept by every store.
 
-A new store is one more line in `opening`: how to open it, empty, for one test.
+`store` and `opening` (conftest.py) are each store in turn. Uploads in parts are in test_uploads.py.
 """
 
 from __future__ import annotations
@@ -15,26 +15,9 @@ import pyarrow.fs as pafs
 import pytest
 
 from pipeline.errors import ObjectDiffers, ObjectMissing, StoreError
-from pipeline.store import LocalStore, ObjectStore, StoredObject, read_bytes
-from pipeline.store.base import MIB
-from tests.servers.s3 import S3Server
+from pipeline.store import ObjectStore, StoredObject, read_bytes
 
 KEY = "media/project=acme/day=2026-11-22/r1/284/recording/a 1-é.mkv"
-
-
-@pytest.fixture(params=["local", "ceph", "localstack"])
-def opening(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], ObjectStore]:
-    """Open the store of this test; a second call opens the same one again, like another process."""
-    if request.param == "local":
-        return lambda: LocalStore(tmp_path / "store")
-    server: S3Server = request.getfixturevalue(request.param)
-    bucket = server.new_bucket()
-    return lambda: server.store(bucket, "a prefix", part_bytes=5 * MIB)
-
-
-@pytest.fixture
-def store(opening: Callable[[], ObjectStore]) -> ObjectStore:
-    return opening()
 
 
 def everything(store: ObjectStore) -> list[tuple[str, bytes]]:

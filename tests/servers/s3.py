@@ -10,7 +10,11 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from pipeline.store import MIB
 from pipeline.store.s3 import S3Store
+
+PART_BYTES = 5 * MIB
+"""The least that S3 takes for a part that is not the last."""
 
 ACCESS_KEY = "postroom-test"
 SECRET_KEY = "secret-of-the-tests"
@@ -56,6 +60,11 @@ class S3Server:
         self.client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=lock)
         return bucket
 
-    def store(self, bucket: str, prefix: str = "", **options: Any) -> S3Store:
+    def store(self, bucket: str, prefix: str = "", *, part_bytes: int = PART_BYTES) -> S3Store:
         """Our own store in a bucket, opened anew, as another process would."""
-        return S3Store(bucket, prefix, endpoint_url=self.endpoint_url, **options)
+        return S3Store(bucket, prefix, endpoint_url=self.endpoint_url, part_bytes=part_bytes)
+
+    def unfinished(self, bucket: str) -> list[str]:
+        """Keys of all unfinished uploads in a bucket, also of those that only mark others."""
+        listed = self.client.list_multipart_uploads(Bucket=bucket)
+        return [upload["Key"] for upload in listed.get("Uploads", ())]

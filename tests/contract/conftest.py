@@ -1,0 +1,26 @@
+"""Each store in turn. A new one is one more line in `opening`: how to open it, empty, for one test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.store import LocalStore, ObjectStore
+from tests.servers.s3 import S3Server
+
+
+@pytest.fixture(params=["local", "ceph", "localstack"])
+def opening(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], ObjectStore]:
+    """Open the store of this test; a second call opens the same one again, like another process."""
+    if request.param == "local":
+        return lambda: LocalStore(tmp_path / "store")
+    server: S3Server = request.getfixturevalue(request.param)
+    bucket = server.new_bucket()
+    return lambda: server.store(bucket, "a prefix")
+
+
+@pytest.fixture
+def store(opening: Callable[[], ObjectStore]) -> ObjectStore:
+    return opening()
