@@ -19,7 +19,7 @@ from pipeline.media.manifest import Entry, next_manifest, write_manifest
 from pipeline.media.probe import is_media, probe
 from pipeline.media.source import Body, FileHost
 from pipeline.model import AT_RISK, ListedFile, MediaItem, StoredMedia
-from pipeline.store.base import ObjectStore, Retention, Upload, Written, read_bytes, read_whole
+from pipeline.store.base import ObjectStore, Retention, Tally, Upload, Written, read_bytes, read_whole
 
 
 class NotTheFile(FileUnavailable):
@@ -48,10 +48,9 @@ class Copier:
         """Copy one file into the vault. Memory: two parts in a bucket, one chunk in a folder.
 
         A body whose length the server states is stored as it is; if it does not open, it is marked unreadable. A body
-        without a length must be whole by its own account, or come twice with the same SHA-256; one that ends too early
-        by its own account, or is empty, is taken, as unreadable, only when it came twice so and little time is left.
-        Objects of other bytes under the key stay, and the file takes a numbered name; `known` says which a manifest
-        names.
+        without a length must be whole by its own account, or come twice with the same SHA-256, and so must empty JSON;
+        one that ends too early by its own account is taken, as unreadable, only when little time is left. Objects of
+        other bytes under the key stay, and the file takes a numbered name; `known` says which ones a manifest names.
 
         Raises:
             FileError: nothing was stored, or nothing that a manifest will name.
@@ -69,14 +68,19 @@ class Copier:
         raise AssertionError("unreachable")
 
     def has_changed(self, item: MediaItem, entry: Entry) -> bool:
-        """Whether the file host's word about a stored file is another one than when it was stored.
+        """Whether the file host now has other bytes for a stored file: by what it says, or else by reading them all.
 
-        True also when it says too little to tell. Raises FileError as `FileHost.open`; FileGone when it has none.
+        Raises FileError as `FileHost.open`; FileGone when it has none.
         """
         with self.host.open(item.file.url) as body:
-            if body.total_bytes != entry.size_bytes or not body.validator:
+            if body.total_bytes not in {None, entry.size_bytes}:
                 return True
-            return (body.etag, body.last_modified) != (entry.etag, entry.last_modified)
+            if body.label and (body.etag, body.last_modified) == (entry.etag, entry.last_modified):
+                return False
+            found = Tally()
+            for chunk in body.chunks:
+                found.feed(chunk)
+            return found.sha256 != entry.sha256
 
     def _copy_to(self, key: str, item: MediaItem) -> StoredMedia:
         try:
@@ -173,8 +177,9 @@ class _Transfer:
             chunks = self._rest(body, upload, opened).chunks if upload.size_bytes else body.chunks
             for chunk in chunks:
                 upload.write(chunk)
-            if not body.is_framed or body.total_bytes == 0:
-                self._require_whole(upload.sha256)
+            is_empty = body.total_bytes == 0
+            if is_empty or not body.is_framed:
+                self._require_whole(upload.sha256, is_empty=is_empty)
             elif upload.size_bytes == 0:  # else it is inspected when it is read back
                 self.inspector.verdict()
             return upload.finish()
@@ -191,17 +196,15 @@ class _Transfer:
             raise FileUnavailable("the file changed while it was read; it is read anew")
         return rest
 
-    def _require_whole(self, sha256: str) -> None:
-        """Raises when a body without a length, or of length 0, is not known to be all of the file."""
+    def _require_whole(self, sha256: str, *, is_empty: bool) -> None:
+        """Raises when a body without a length, or an empty one, is not known to be all of the file."""
         verdict = self.inspector.verdict()
         if verdict is Verdict.WHOLE:
             return
-        if verdict is Verdict.BROKEN and self.item.expires_at - self.copier.now >= AT_RISK:
-            raise FileUnavailable(
-                "the body is empty, or came without a length and was cut short; or the file is damaged"
-            )
+        if verdict is Verdict.BROKEN and not is_empty and self.item.expires_at - self.copier.now >= AT_RISK:
+            raise FileUnavailable("the body came without a length and was cut short, or the file is damaged")
         if self.expected_sha256 is None:
-            raise _Unproved("no length, and a content that does not show its end", sha256)
+            raise _Unproved("empty, or without a length and with a content that does not show its end", sha256)
         if self.expected_sha256 != sha256:
             raise FileUnavailable("two downloads without a length gave different bytes")
 
