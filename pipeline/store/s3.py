@@ -42,6 +42,7 @@ _REOPENED_AT_MOST = 5
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound", "NoSuchVersion"})
 _CHANGED = frozenset({"412", "PreconditionFailed"})
 _NO_RIGHT = "these credentials may not do that: give them the right (docs/vault.md lists which), or take others"
+_NOT_ALONE = "another process was at the same upload, which was given up: run again"
 _NEXT_STEP = {
     "NoSuchBucket": "there is no such bucket: make it, or name another one in the settings",
     "AccessDenied": _NO_RIGHT,
@@ -52,7 +53,8 @@ _NEXT_STEP = {
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
     "QuotaExceeded": "the bucket is full: raise its quota",
     "NoSuchUpload": "another process gave this upload up, or finished it: run again",
-    "InvalidPart": "another process was at the same upload: run again",
+    "InvalidPart": _NOT_ALONE,
+    "EntityTooSmall": _NOT_ALONE,
 }
 
 

@@ -37,6 +37,9 @@ _PARTS_PER_SIZE = 900
 _MARKER = re.compile(r"\.upload-[0-9a-f]{64}$")
 _UNKNOWN_OPTION = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest", "XNotImplemented", "501", "400"})
 _CONFLICT = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+_UNFIT = frozenset({"BadDigest", "EntityTooSmall", "InvalidPart", "InvalidPartOrder"})
+"""Parts that make no object: another writer was at them. They are given up, or later runs would meet them again."""
+
 _log = structlog.get_logger()
 
 
@@ -284,7 +287,7 @@ class S3Upload:
         try:
             self._complete(parts, {} if replace else {"IfNoneMatch": "*"})
         except ClientError as error:
-            if error_code(error) in _CONFLICT:
+            if error_code(error) in _CONFLICT | _UNFIT:
                 self._abort()
             elif error_code(error) == "NoSuchUpload":  # another run finished it, or a lost answer hides that we did
                 self._unmark(parts)
@@ -306,15 +309,16 @@ class S3Upload:
         upload = {**self._place, "UploadId": parts.upload_id, "MultipartUpload": {"Parts": listed}}
         if parts.states_crc and not self._is_resumed:
             upload |= {"ChecksumCRC64NVME": self._tally.crc64nvme, "ChecksumType": "FULL_OBJECT"}
-        complete = self._store.client.complete_multipart_upload
-        try:
-            complete(**upload, **condition)
-        except ClientError as error:
-            if not condition or error_code(error) not in _UNKNOWN_OPTION:
-                raise
-            complete(**upload)
-        except BotoCoreError as error:
-            raise self._store.told(error, self._key) from None
+        for guards in (condition, {}):
+            try:
+                self._store.client.complete_multipart_upload(**upload, **guards)
+            except ClientError as error:
+                if not guards or error_code(error) not in _UNKNOWN_OPTION:
+                    raise
+            except BotoCoreError as error:
+                raise self._store.told(error, self._key) from None
+            else:
+                return
 
     def _checked_parts(self, parts: Parts) -> Written:
         stated = self._store.state(self._key)

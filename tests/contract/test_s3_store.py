@@ -401,6 +401,20 @@ def test_nothing_is_put_over_an_object_with_versions(s3: S3Server) -> None:
     assert len(s3.client.list_object_versions(Bucket=bucket)["Versions"]) == 2
 
 
+def test_a_folder_cannot_lock(tmp_path: Path) -> None:
+    """A folder does not pretend: nothing that is to be locked is stored in it."""
+    store, retention = LocalStore(tmp_path), Retention("governance", datetime.now(UTC))
+    for call in (
+        store.require_lock,
+        lambda: store.lock(KEY, retention),
+        lambda: store.put_new(KEY, b"x", retention=retention),
+        lambda: store.upload(KEY, retention=retention),
+    ):
+        with pytest.raises(ConfigError, match=r"vault\.lock: .* is a folder"):
+            call()
+    assert list(store.list("")) == []
+
+
 # --- errors, for people ---
 
 CALLS: dict[str, Callable[[ObjectStore], object]] = {

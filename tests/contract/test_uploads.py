@@ -280,6 +280,21 @@ def test_an_upload_that_never_had_a_part_is_no_hindrance(s3: S3Server, bucket: s
     assert s3.unfinished(bucket) == []
 
 
+@pytest.mark.parametrize("theirs", [b"small", bytes(PART_BYTES)])
+def test_parts_that_another_writer_changed_make_no_object(s3: S3Server, bucket: str, theirs: bytes) -> None:
+    """When somebody else writes into the same upload it is given up, and the next try is whole."""
+    with s3.store(bucket).upload(KEY, label=LABEL) as upload:
+        write(upload, CONTENT)
+        for begun in s3.client.list_multipart_uploads(Bucket=bucket)["Uploads"]:
+            if begun["Key"] == KEY:
+                place = {"Bucket": bucket, "Key": KEY, "UploadId": begun["UploadId"], "PartNumber": 1}
+                s3.client.upload_part(**place, Body=theirs, ChecksumAlgorithm="CRC64NVME")
+        with pytest.raises(StoreUnavailable, match="another process was at the same upload"):
+            upload.finish()
+    assert s3.unfinished(bucket) == []
+    assert whole(s3.store(bucket))[0] == 0
+
+
 def test_without_a_label_nothing_is_left(s3: S3Server, bucket: str) -> None:
     """An upload without a label that breaks off leaves no part, no unfinished upload and no thread behind."""
     break_off(s3.store(bucket), label="")
@@ -368,11 +383,11 @@ def test_an_answer_that_is_lost_does_no_harm(s3: S3Server, bucket: str, size_byt
 
 @pytest.mark.parametrize("size_bytes", [3, len(CONTENT)])
 def test_a_busy_server_is_asked_again(s3: S3Server, bucket: str, size_bytes: int) -> None:
-    """Each request fails once with 503 before it is let through: the same bytes go out again."""
+    """Everything that is sent fails once with 503 before it is let through: the same bytes go out again."""
     content, failed = CONTENT[:size_bytes], set()
 
     def fail(exchange: Exchange) -> None:
-        if exchange.target not in failed:
+        if exchange.method in {"PUT", "POST"} and exchange.target not in failed:
             failed.add(exchange.target)
             exchange.fail(503, "SlowDown")
 
