@@ -17,7 +17,7 @@ from pipeline.media.content import ErrorPage, Inspector, Verdict
 from pipeline.media.delivery import Delivery
 from pipeline.media.manifest import Entry, next_manifest, write_manifest
 from pipeline.media.probe import is_media, probe
-from pipeline.media.source import Body, FileHost
+from pipeline.media.source import Body, FileHost, WrongPart
 from pipeline.model import AT_RISK, ListedFile, MediaItem, StoredMedia
 from pipeline.store.base import ObjectStore, Retention, Tally, Upload, Written, read_bytes, read_whole
 
@@ -84,9 +84,10 @@ class Copier:
 
     def _copy_to(self, key: str, item: MediaItem) -> StoredMedia:
         try:
-            return _Transfer(self, key, item).run()
-        except _Unproved as unproved:
-            return _Transfer(self, key, item, expected_sha256=unproved.sha256).run()
+            try:
+                return _Transfer(self, key, item).run()
+            except _Unproved as unproved:
+                return _Transfer(self, key, item, expected_sha256=unproved.sha256).run()
         except ErrorPage as page:
             raise NotTheFile(f"an error page instead of the file: {page}") from None
 
@@ -187,10 +188,12 @@ class _Transfer:
     def _rest(self, body: Body, upload: Upload, opened: ExitStack) -> Body:
         """The bytes that the upload lacks, from the file that the first answer spoke of."""
         opened.close()
-        rest = opened.enter_context(
-            self.copier.host.open(self.item.file.url, first_byte=upload.size_bytes, validator=body.validator)
-        )
-        if rest.first_byte != upload.size_bytes:
+        host, url, at = self.copier.host, self.item.file.url, upload.size_bytes
+        try:
+            rest = opened.enter_context(host.open(url, first_byte=at, validator=body.validator))
+        except WrongPart:
+            rest = opened.enter_context(host.open(url))
+        if rest.first_byte != at:
             upload.restart()
         if rest.total_bytes != body.total_bytes or (rest.first_byte == 0 and rest.label != body.label):
             raise FileUnavailable("the file changed while it was read; it is read anew")

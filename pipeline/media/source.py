@@ -25,6 +25,10 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
+class WrongPart(FileUnavailable):
+    """The host sends another part of the file than the one asked for: the whole file may still be had."""
+
+
 @dataclass(frozen=True)
 class Body:
     """A file's body on its way, from `first_byte` on.
@@ -81,6 +85,7 @@ class FileHost:
 
         Raises:
             FileRefused, FileGone, FileUnavailable: by what the server said; 403 is FileRefused here.
+            WrongPart: it sends neither the part asked for nor the whole.
         """
         origin = url = secured(url)
         if not self._may_see_credentials(url):
@@ -125,6 +130,8 @@ class FileHost:
                 f"HTTP {status} from {where}; check projects.{self._project}.files_user and files_password",
                 status=status,
             )
+        if status == 416:
+            raise WrongPart(f"HTTP 416 from {where}: the file is shorter now", status=status)
         if status != 200 and not (status == 206 and first_byte):
             raise FileUnavailable(f"HTTP {status} from {where}", status=status)
         headers = response.headers
@@ -134,7 +141,7 @@ class FileHost:
         length = headers.get("content-length", "")
         start, total = (0, int(length) if length.isdecimal() else None) if status == 200 else _range_of(headers, where)
         if start not in {0, first_byte}:
-            raise FileUnavailable(f"{where} sent bytes from {start} on, {first_byte} was asked for")
+            raise WrongPart(f"{where} sent bytes from {start} on, {first_byte} was asked for")
         return Body(
             chunks=self._paced(response.iter_raw()),
             first_byte=start,
@@ -156,7 +163,7 @@ def _range_of(headers: httpx.Headers, where: str) -> tuple[int, int]:
     """Where a part begins, and the size of the whole."""
     match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
     if match is None or int(match[2]) + 1 != int(match[3]):
-        raise FileUnavailable(f"{where} sent another part than the one asked for")
+        raise WrongPart(f"{where} sent another part than the one asked for")
     return int(match[1]), int(match[3])
 
 
