@@ -28,6 +28,7 @@ class Job:
 TIMETABLE = (
     Job("copy-media", "*/15 * * * *", flows.copy_media),
     Job("nightly", "15 2 * * *", flows.nightly),
+    Job("audit-media", "30 3 * * 0", flows.audit_media),
     Job("rooms apply", "5 * * * *", apply_rooms),
 )
 

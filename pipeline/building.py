@@ -1,7 +1,7 @@
 """Raw to tables for one project and a stretch of days: which days are stale, and building them.
 
-A day's digest covers the names of every page and manifest that can bear on it. It stands in the day's note; a day whose
-note has the same digest is not built again.
+A day's digest covers the names of every page, manifest and audit that can bear on it. It stands in the day's note; a
+day whose note has the same digest is not built again.
 
 Building streams: pages are read some thousand documents at a time, sorted by key (on disk where they are many), and
 folded into rows block by block, so that memory does not grow with the day.
@@ -33,7 +33,7 @@ from pipeline.normalise.versions import split_versions
 from pipeline.parallel import Lanes, keep_freed_memory
 from pipeline.readings import REACH_DAYS, ArchiveReadings
 from pipeline.runs import SortedRuns
-from pipeline.schemas import TABLES, TABLES_VERSION
+from pipeline.schemas import AUDITS, TABLES, TABLES_VERSION
 from pipeline.scratch import scratch_folder
 from pipeline.store import ObjectStore
 
@@ -122,8 +122,8 @@ class Builder:
             return Built(output.write(), output.unknown)
 
     def _candidates(self, project: str, period: Period | None) -> list[date]:
-        """Days that were asked for or that landed documents speak about, in order, within `period`."""
-        days: set[date] = set()
+        """Days that were asked for, that landed documents speak about, or that had an audit; in order, of `period`."""
+        days = set(readings.audit_keys(self.vault, project))
         reach = period.widened(REACH_DAYS) if period else None
         for source in SOURCES:
             for day, stems in landing.page_stems(self.vault, source, project, reach).items():
@@ -140,6 +140,7 @@ class Builder:
         common = [str(TABLES_VERSION), *(str(TABLES[name].schema) for name in TABLES), str(self.retention)]
         common += [*self.private_columns, hashlib.sha256(self.private_key).hexdigest()]
         base = hashlib.sha256("\n".join(common).encode())
+        audits = readings.audit_keys(self.vault, project)
 
         def digest(day: date) -> str:
             total = base.copy()
@@ -147,6 +148,7 @@ class Builder:
                 for source in SOURCES:
                     total.update(f"{source} {near} {' '.join(pages[source].get(near, []))}\n".encode())
             total.update("\n".join(readings.manifest_names(self.vault, project, day)).encode())
+            total.update("".join(f"\n{key}" for key in audits.get(day, ())).encode())
             return total.hexdigest()
 
         return digest
@@ -188,6 +190,11 @@ class _Output:
 
     def build(self) -> None:
         """Make the rows of every table; complete for the days of the stretch."""
+        if any(name != AUDITS.name for name, _ in self.files):
+            self._build_from_pages()
+        self._audits()
+
+    def _build_from_pages(self) -> None:
         vault, project, period = self.builder.vault, self.stretch.project, self.stretch.period
         archive = readings.read_archives(vault, project, self.stretch.pages)
         self._reject(archive.rejects)
@@ -281,6 +288,15 @@ class _Output:
                     rows, rejects = read(vault, project, day)
                     self._add_rows(name, day, rows)
                     self._reject({day: rejects})
+
+    def _audits(self) -> None:
+        """Write `audits` from the records of each day's audits, one after the other."""
+        vault, project = self.builder.vault, self.stretch.project
+        for day in self.stretch.days:
+            if file := self.files.get((AUDITS.name, day)):
+                for key in readings.audit_keys(vault, project, day).get(day, ()):
+                    for rows in readings.read_audit(vault, key):
+                        file.add(self._private(rows))
 
     def _reject(self, rejects: Mapping[date, list[Row]]) -> None:
         for day, rows in rejects.items():

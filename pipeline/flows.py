@@ -3,6 +3,7 @@
 ```
 nightly = collect, build, copy_media, build what that changed
 apply_rooms = the plan of plan_rooms, carried out
+audit_media = manifests against the vault, and its record
 status, query, plan_rooms, audit_rooms: read only
 ```
 
@@ -21,16 +22,17 @@ from typing import Any
 import pyarrow as pa
 import structlog
 
-from pipeline import copying, landing, provisioning, reports, room_audit, rooms, tables
+from pipeline import auditing, copying, landing, provisioning, reports, room_audit, rooms, tables
 from pipeline.app import App, Done, chosen_projects
 from pipeline.building import AFFECTED_DAYS, Builder
 from pipeline.collecting import Ask, collect_day
 from pipeline.errors import FileError, FileRefused, RoomMissing
+from pipeline.media.audit import problem_text
 from pipeline.media.manifest import Entry
 from pipeline.media.plan import Recheck
 from pipeline.model import DAILY_SOURCES, SOURCES, MediaItem, Outcome, Period, Source
 from pipeline.query import run_query
-from pipeline.schemas import TABLES
+from pipeline.schemas import AUDITS, TABLES
 
 _log = structlog.get_logger()
 _BUILDS_AT_ONCE = 1
@@ -176,6 +178,36 @@ def _recheck(app: App, outcome: Outcome, rechecks: Sequence[Recheck]) -> None:
         outcome.succeeded(files_rechecked=1, files_changed=int(has_changed), files_gone=int(is_gone))
         if has_changed:
             outcome.notice("changed", str(done.item.item))
+
+
+# --- audit-media: manifests against the vault ------------------------------------------------------------------------
+
+
+def audit_media(
+    app: App, period: Period | None = None, *, sample_percent: float = 1, project: str | None = None
+) -> Outcome:
+    """Hold manifests and files of the period (by default all) against each other; re-read so many percent of the files.
+
+    What was found is kept in the vault, and table `audits` built of it. Nothing is mended.
+    """
+    outcome = Outcome("audit-media")
+    at_once = app.settings.media.concurrency
+    audits = [auditing.begin(app, name, period) for name in chosen_projects(app.settings, project)]
+    days = [day for audit in audits for day in audit.days]
+    for checked in app.each("audit", days, partial(auditing.check_day, app.vault), at_once=at_once, group=str):
+        _note(app, outcome, checked, checked.result)
+    sample = [file for audit in audits for file in audit.sample(sample_percent)]
+    for read in app.each("read again", sample, partial(auditing.read_again, app.vault), at_once=at_once, group=str):
+        _note(app, outcome, read, read.result)
+    for audit in audits:
+        rows = audit.rows()
+        for problem in auditing.problems(rows):
+            outcome.fail(problem["key"], problem_text(problem))
+            outcome.counts["problems"] += 1
+        outcome.notice("unexpected", *auditing.unexpected(rows))
+        if day := auditing.write_record(app.vault, audit, rows):
+            outcome.failed += build(app, day, wanted=(AUDITS.name,), project=audit.project).failed
+    return outcome
 
 
 # --- nightly: all of it -------------------------------------------------------------------------------------------

@@ -29,6 +29,9 @@ _RAW = re.compile(
     r"raw/source=([^/]+)/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/([^/]+?)(\.json\.zst|\.receipt\.json|\.part\.json)", re.A
 )
 _MANIFEST = re.compile(r"manifests/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/([^/]+)/(\d{4}|[1-9]\d{4,})\.json", re.A)
+_MEDIA = re.compile(r"media/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/([^/]+)/([^/]+)/([^/]+)/([^/]+)", re.A)
+_AUDIT = re.compile(r"audits/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/([^/]+)\.parquet", re.A)
+_MEDIA_DAY = re.compile(r"(?:media|manifests)/project=[^/]+/day=(\d{4}-\d\d-\d\d)/", re.A)
 _TABLE = re.compile(r"tables/([^/]+)/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/part-0\.parquet", re.A)
 
 
@@ -51,6 +54,25 @@ class ManifestName(NamedTuple):
     revision: int
 
 
+class MediaName(NamedTuple):
+    """What the key of a media file says."""
+
+    project: str
+    day: date
+    room_id: str
+    conf_num: str
+    kind: str
+    name: str
+
+
+class AuditName(NamedTuple):
+    """What the key of an audit's record says; `day` is the UTC date of the audit."""
+
+    project: str
+    day: date
+    stem: str
+
+
 class TableName(NamedTuple):
     """What the key of a table's day says."""
 
@@ -65,7 +87,7 @@ def raw_prefix(source: str, project: str, day: date | None = None) -> str:
 
 
 def page_stem(asked_at: datetime, digest: str) -> str:
-    """Name of a landed page: when it was asked, UTC to the millisecond, and 8 hex digits of `digest`."""
+    """Name of a landed page, or of an audit: its moment, UTC to the millisecond, and 8 hex digits of `digest`."""
     moment = asked_at.astimezone(UTC)
     return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z-{digest[:8]}"
 
@@ -92,13 +114,38 @@ def parse_raw_key(key: str) -> RawName | None:
         return None
 
 
+def media_prefix(project: str, day: date | None = None) -> str:
+    prefix = f"media/project={project}/"
+    return f"{prefix}day={day}/" if day else prefix
+
+
 def media_key(project: str, day: date, room_id: str, conf_num: str, kind: str, name: str) -> str:
     session = f"{clean_name(room_id or 'no-room')}/{clean_name(conf_num)}"
-    return f"media/project={project}/day={day}/{session}/{clean_name(kind)}/{clean_name(name)}"
+    return f"{media_prefix(project, day)}{session}/{clean_name(kind)}/{clean_name(name)}"
 
 
-def manifest_prefix(project: str, day: date, conf_num: str = "") -> str:
-    prefix = f"manifests/project={project}/day={day}/"
+def parse_media_key(key: str) -> MediaName | None:
+    """None also for a key with a name that is not clean: we never built it."""
+    match = _MEDIA.fullmatch(key)
+    try:
+        name = MediaName(match[1], date.fromisoformat(match[2]), *match.group(3, 4, 5, 6)) if match else None
+    except ValueError:
+        return None
+    return name if name and all(clean_name(part) == part for part in name[2:]) else None
+
+
+def media_day(key: str) -> date | None:
+    """The day under which a key of media or manifests stands, ours or not."""
+    match = _MEDIA_DAY.match(key)
+    try:
+        return date.fromisoformat(match[1]) if match else None
+    except ValueError:
+        return None
+
+
+def manifest_prefix(project: str, day: date | None = None, conf_num: str = "") -> str:
+    prefix = f"manifests/project={project}/"
+    prefix += f"day={day}/" if day else ""
     return f"{prefix}{clean_name(conf_num)}/" if conf_num else prefix
 
 
@@ -110,6 +157,25 @@ def parse_manifest_key(key: str) -> ManifestName | None:
     match = _MANIFEST.fullmatch(key)
     try:
         return ManifestName(match[1], date.fromisoformat(match[2]), match[3], int(match[4])) if match else None
+    except ValueError:
+        return None
+
+
+def audit_prefix(project: str, day: date | None = None) -> str:
+    prefix = f"audits/project={project}/"
+    return f"{prefix}day={day}/" if day else prefix
+
+
+def audit_key(project: str, day: date, stem: str) -> str:
+    return f"{audit_prefix(project, day)}{stem}.parquet"
+
+
+def parse_audit_key(key: str) -> AuditName | None:
+    match = _AUDIT.fullmatch(key)
+    try:
+        if match is None or not asked_at_of_stem(match[3]):
+            return None
+        return AuditName(match[1], date.fromisoformat(match[2]), match[3])
     except ValueError:
         return None
 

@@ -14,16 +14,17 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline import landing, layout
-from pipeline.errors import ObjectMissing, RecordError
+from pipeline.errors import DigestDiffers, FixityError, ObjectMissing, RecordError
 from pipeline.media.manifest import Entry, Manifest, read_manifest
 from pipeline.model import ListedFile, Page, Period, Row, Source
 from pipeline.normalise import archives, cdr, chat, rooms
 from pipeline.normalise.cdr_columns import BATCH_DOCUMENTS, OBSERVATION, Batch, Rooms, decoded, read_batch
 from pipeline.normalise.values import timestamp
-from pipeline.schemas import TIME
-from pipeline.store.base import ObjectStore, read_bytes
+from pipeline.schemas import AUDITS, TIME
+from pipeline.store.base import ObjectStore, read_back, read_bytes
 
 REACH_DAYS = 3
 """How far a document's day may lie from the day that was asked for: sessions over midnight, `to_date` inclusive or not,
@@ -171,6 +172,39 @@ def current_manifests(vault: ObjectStore, project: str, period: Period) -> Itera
 def manifest_names(vault: ObjectStore, project: str, day: date) -> list[str]:
     """Keys of all manifests of a day: the list changes whenever a manifest is added."""
     return [stored.key for stored in vault.list(layout.manifest_prefix(project, day))]
+
+
+def audit_keys(vault: ObjectStore, project: str, day: date | None = None) -> dict[date, dict[str, datetime]]:
+    """Keys of audits' records and their moments by the day of the audit, oldest first; from a listing alone."""
+    found: dict[date, dict[str, datetime]] = {}
+    for stored in vault.list(layout.audit_prefix(project, day)):
+        if name := layout.parse_audit_key(stored.key):
+            found.setdefault(name.day, {})[stored.key] = layout.asked_at_of_stem(name.stem)
+    return found
+
+
+def read_audit(vault: ObjectStore, key: str) -> Iterator[pa.Table]:
+    """What one audit found, in order of key, some thousand rows at a time; columns it did not know yet are null.
+
+    Raises FixityError, before the first row, when the record is not the one that was written.
+    """
+    name = layout.parse_audit_key(key)
+    sha256 = read_back(vault, key).sha256
+    if name is None or layout.page_stem(layout.asked_at_of_stem(name.stem), sha256) != name.stem:
+        raise DigestDiffers(key, "the SHA-256 in its name", sha256[:8])
+    try:
+        with vault.open(key) as stream, pq.ParquetFile(stream) as file:
+            for batch in file.iter_batches():
+                yield _as_audits(pa.Table.from_batches([batch]))
+    except pa.ArrowException as error:
+        raise FixityError(key, "an audit's record", f"something else ({error})") from None
+
+
+def _as_audits(rows: pa.Table) -> pa.Table:
+    for column in AUDITS.schema:
+        if column.name not in rows.schema.names:
+            rows = rows.append_column(column, pa.nulls(rows.num_rows, column.type))
+    return rows.select(AUDITS.schema.names).cast(AUDITS.schema)
 
 
 def document_days(source: Source, documents: list[msgspec.Raw], asked: date) -> set[date]:

@@ -319,8 +319,37 @@ REJECTS = TableSpec(
     ),
 )
 
+AUDITS = TableSpec(
+    "audits",
+    "what one audit found of one object: each file that a manifest names, each session's newest manifest, each problem",
+    ("audited_at", "key"),
+    "UTC date of the audit",
+    (
+        Column("audited_at", TIME, "when the audit began"),
+        Column("key", TEXT, "object key in the vault"),
+        Column("media_day", pa.date32(), "the day under which file and manifest stand, as in `media`"),
+        Column("conf_num", TEXT, "session"),
+        Column("kind", TEXT, "as in `media`; manifest; audit for an earlier audit's record that was altered"),
+        Column("name", TEXT, "as in `media`; of a manifest its number"),
+        Column(
+            "verdict",
+            TEXT,
+            "ok, missing, size_differs, checksum_differs (as the store states it), digest_differs (when re-read),"
+            " unreadable, unexpected (no manifest names it), manifest_broken",
+        ),
+        Column("compared", TEXT, "the store's word that was compared: crc64nvme, etag, or size alone"),
+        Column("is_reread", FLAG, "read from beginning to end, and its SHA-256 compared"),
+        Column("size_bytes", COUNT, "bytes there"),
+        Column("expected_size_bytes", COUNT, "bytes, as the manifest says"),
+        Column("sha256", TEXT, "of the bytes there, hex; of a file only when it was re-read"),
+        Column("expected_sha256", TEXT, "as the manifest says; of a manifest, as an earlier audit saw it"),
+        Column("detail", TEXT, "what is wrong"),
+    ),
+)
+
 TABLES: dict[str, TableSpec] = {
-    spec.name: spec for spec in (CDR, CDR_CHANGES, CDR_QUALITY, SESSIONS, USAGE_DAILY, MEDIA, CHAT, ROOMS, REJECTS)
+    spec.name: spec
+    for spec in (CDR, CDR_CHANGES, CDR_QUALITY, SESSIONS, USAGE_DAILY, MEDIA, CHAT, ROOMS, REJECTS, AUDITS)
 }
 
 PERSONAL_COLUMNS = tuple(

@@ -89,6 +89,13 @@ class DayFile:
             while chunk := stream.read(_CHUNK_BYTES):
                 yield chunk
 
+    def sha256(self) -> str:
+        """Of a closed file."""
+        digest = hashlib.sha256()
+        for chunk in self.chunks():
+            digest.update(chunk)
+        return digest.hexdigest()
+
     def _write_group(self) -> None:
         waiting = pa.concat_tables(self._waiting)
         group, rest = waiting.slice(0, ROW_GROUP_ROWS), waiting.slice(ROW_GROUP_ROWS)
@@ -100,10 +107,7 @@ class DayFile:
 
 def replace_day(lake: ObjectStore, table: str, project: str, day: date, file: DayFile, known: TableNote | None) -> str:
     """Put a closed file in the place of a table's day, unless the same bytes are there; return their SHA-256."""
-    digest = hashlib.sha256()
-    for chunk in file.chunks():
-        digest.update(chunk)
-    sha256, key = digest.hexdigest(), layout.table_key(table, project, day)
+    sha256, key = file.sha256(), layout.table_key(table, project, day)
     stored = lake.stat(key)
     if known is None or stored is None or (known.sha256, known.size_bytes) != (sha256, stored.size_bytes):
         lake.replace(key, file.chunks())

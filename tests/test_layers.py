@@ -16,6 +16,7 @@ ROWS = {
         "enablex.room_calls",
         "enablex.wire",
         "normalise.*",
+        "media.audit",
         "media.content",
         "media.manifest",
         "media.plan",
@@ -45,7 +46,7 @@ ROWS = {
         "log",
         "progress",
     ],
-    3: ["settings", "readings", "building", "collecting", "copying", "provisioning", "app"],
+    3: ["settings", "readings", "auditing", "building", "collecting", "copying", "provisioning", "app"],
     4: ["flows"],
     5: ["cli", "cli.*", "__main__"],
 }

@@ -144,6 +144,30 @@ def copy_media(
     return _run(ctx, "copy-media", lambda app: flows.copy_media(app, limit=limit, fresh=fresh))
 
 
+@cli.command(
+    "audit-media",
+    short_help="Manifests against the vault.",
+    epilog="Example: postroom audit-media --from 2026-11-01 --to 2026-11-30 --sample 5",
+)
+def audit_media(
+    ctx: typer.Context,
+    from_: From = None,
+    to: To = None,
+    sample: Annotated[
+        float, typer.Option(metavar="PCT", help="Read so many percent of the files from beginning to end (0 to 100).")
+    ] = 1,
+    project: ProjectName = None,
+) -> int:
+    """Manifests against the vault: every chain and file of the period (by default all), a sample read and hashed."""
+    if not 0 <= sample <= 100:
+        raise ConfigError(f"--sample {sample:g}: not a percentage; give 0 to 100")
+    return _run(
+        ctx,
+        "audit-media",
+        lambda app: flows.audit_media(app, _period(from_, to, app), sample_percent=sample, project=project),
+    )
+
+
 @cli.command(short_help="What a cron runs: all of it.", epilog="Example: postroom --json nightly")
 def nightly(ctx: typer.Context) -> int:
     """All of it, as a cron runs it: collect what is missing or may change, build, copy media, build again."""

@@ -35,11 +35,17 @@ _SAY = {
     "files_rechecked": "looked at again",
     "files_changed": "changed at the source",
     "files_gone": "gone at the source",
+    "sessions_audited": "sessions audited",
+    "files_audited": "files audited",
+    "files_reread": "of them read from beginning to end",
+    "bytes_reread": "read",
+    "problems": "problems",
 }
 
 _NOTICES = {
     "unreadable": "stored whole, but it does not open",
     "changed": "EnableX gives other bytes now; both versions are kept",
+    "unexpected": "no manifest names it: left by a copy that broke off, or put there by somebody",
     "aborted_uploads": "had been left unfinished for days; given up",
 }
 
@@ -67,7 +73,7 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
 def counts_text(counts: Mapping[str, int]) -> str:
     """`8 replies, 5 with something new, …`; zeros left out."""
     parts = [
-        bytes_text(number) + " copied" if name == "bytes_copied" else f"{number:,} {_SAY.get(name, name)}"
+        f"{bytes_text(number) if name.startswith('bytes_') else f'{number:,}'} {_SAY.get(name, name)}"
         for name, number in counts.items()
         if number
     ]

@@ -53,6 +53,18 @@ def test_a_manifest_key_says_again_what_it_was_built_from(
     assert key.startswith(layout.manifest_prefix(project, day))
 
 
+@given(PROJECTS, DAYS, MOMENTS, DIGESTS)
+def test_an_audit_key_says_again_what_it_was_built_from(
+    project: str, day: date, audited_at: datetime, digest: str
+) -> None:
+    """The key of an audit's record gives back project, day and stem."""
+    stem = layout.page_stem(audited_at, digest)
+    key = layout.audit_key(project, day, stem)
+    assert layout.parse_audit_key(key) == (project, day, stem)
+    assert key.startswith(layout.audit_prefix(project, day))
+    assert key.startswith(layout.audit_prefix(project))
+
+
 @given(st.sampled_from(["cdr", "usage_daily"]), PROJECTS, DAYS)
 def test_a_table_key_says_again_what_it_was_built_from(table: str, project: str, day: date) -> None:
     """The key of a table's day gives back table, project and day."""
@@ -77,6 +89,18 @@ def test_a_media_key_has_one_segment_per_part(
         layout.clean_name(kind),
         layout.clean_name(name),
     ]
+    assert key.startswith(layout.media_prefix(project, day))
+    assert layout.parse_media_key(key) == (project, day, *key.split("/")[3:])
+    assert layout.media_day(key) == day
+
+
+@given(PROJECTS, DAYS, UNTRUSTED)
+def test_a_key_with_a_name_that_is_not_clean_is_no_media_key(project: str, day: date, name: str) -> None:
+    """A key under media that we never built is nobody's file, and still has its day."""
+    assume(name != layout.clean_name(name))
+    key = f"{layout.media_prefix(project, day)}room/session/recording/{name}"
+    assert layout.parse_media_key(key) is None
+    assert layout.media_day(key) == day
 
 
 def test_keys_are_laid_out_as_the_design_says() -> None:
@@ -93,6 +117,9 @@ def test_keys_are_laid_out_as_the_design_says() -> None:
         "media/project=acme/day=2026-11-22/r1/28417/chat/chat.json"
     )
     assert layout.manifest_key("acme", day, "28417", 1) == "manifests/project=acme/day=2026-11-22/28417/0001.json"
+    assert layout.audit_key("acme", day, stem) == (
+        "audits/project=acme/day=2026-11-22/20261123T021500.123Z-1f0c9a2e.parquet"
+    )
     assert layout.table_key("cdr", "acme", day) == "tables/cdr/project=acme/day=2026-11-22/part-0.parquet"
 
 
@@ -127,6 +154,13 @@ FOREIGN = [
     "manifests/project=acme/day=2026-11-22/284/0001.json\n",
     "manifests/project=acme/day=2026-02-30/284/0001.json",
     "manifests/project=acme/day=2026-11-22/284/latest.json",
+    "media/project=acme/day=2026-11-22/r1/284/recording",
+    "media/project=acme/day=2026-11-22/r1/284/recording/a1.mkv/more",
+    "media/project=acme/day=2026-11-22/r1/../recording/a1.mkv",
+    "media/project=acme/day=2026-02-30/r1/284/recording/a1.mkv",
+    "audits/project=acme/day=2026-11-22/latest.parquet",
+    "audits/project=acme/day=2026-11-22/20261123T021500.123Z-1f0c9a2e.parquet.crc",
+    "audits/project=acme/day=2026-11-22/20261323T021500.123Z-1f0c9a2e.parquet",
     "tables/cdr/project=acme/day=2026-11-22/part-1.parquet",
     "tables/cdr/project=acme/day=2026-11-22/part-0.parquet.crc",
     "tables/cdr/project=acme/day=2026-11-22/part-0.parquet\n",
@@ -140,6 +174,8 @@ def test_a_foreign_key_is_nobodys(key: str) -> None:
     """A file that somebody else put into the store is not an error and not ours."""
     assert layout.parse_raw_key(key) is None
     assert layout.parse_manifest_key(key) is None
+    assert layout.parse_media_key(key) is None
+    assert layout.parse_audit_key(key) is None
     assert layout.parse_table_key(key) is None
 
 
