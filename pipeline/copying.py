@@ -27,8 +27,8 @@ _FILE_ATTEMPTS = 3
 _DOUBT = timedelta(hours=24)
 """So long after its deadline a refusal is not held against the credentials any more, if no fresh file was refused."""
 
-_UPLOADS = ("media/", "raw/", "manifests/", "audits/", "uploads/")
-"""Where uploads that broke off may lie, also those that only mark others."""
+_UPLOADS = ("media/", "raw/", "manifests/", "audits/")
+"""Where uploads that broke off may lie."""
 
 
 @dataclass(frozen=True)

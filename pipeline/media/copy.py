@@ -137,6 +137,8 @@ class _Transfer:
             body = opened.enter_context(self.copier.host.open(self.item.file.url))
             is_there = self._is_left_whole(body)
             adopted_from = None if is_there else self._adopt(body)
+            if is_there and self.copier.retention:
+                self.copier.vault.lock(self.key, self.copier.retention)  # the run before may not have come to it
             if is_there or adopted_from:
                 written = read_whole(self.copier.vault, self.key, self.inspector.feed)
             else:

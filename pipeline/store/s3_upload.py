@@ -131,9 +131,10 @@ class S3Upload:
         self.size_bytes = begun.size_bytes if begun else 0
         self._is_resumed = self.size_bytes > 0
         self._tally = Tally()
-        self._buffer = bytearray()
+        self._block, self._filled = bytearray(), 0
+        self._spare: bytearray | None = None
         self._sender: ThreadPoolExecutor | None = None
-        self._sending: tuple[Parts, Future[Part]] | None = None
+        self._sending: tuple[Parts, bytearray, Future[Part]] | None = None
         self._is_settled = False
 
     @property
@@ -156,11 +157,12 @@ class S3Upload:
             self._tally.feed(chunk)
         view = memoryview(chunk)
         while view:
-            if len(self._buffer) >= self._next_part_bytes():  # not sooner: what fits one part is put whole
-                self._send_part()
-            room = self._next_part_bytes() - len(self._buffer)
-            self._buffer += view[:room]
-            view = view[room:]
+            if self._filled == len(self._block):
+                self._next_block()
+            end = min(self._filled + len(view), len(self._block))
+            taken = end - self._filled
+            self._block[self._filled : end] = view[:taken]
+            self._filled, view = end, view[taken:]
 
     def finish(self, *, replace: bool = False) -> Written:
         if self._taken_parts == 0:
@@ -199,15 +201,14 @@ class S3Upload:
             return self._put({})
 
     def _put(self, guards: Mapping[str, str]) -> Written:
-        md5, client = _md5(self._buffer), self._store.client
+        body, client = self._content(), self._store.client
+        md5 = _md5(body)
         try:
-            answer = client.put_object(
-                **self._place, Body=self._buffer, ContentMD5=_base64(md5), **self._options, **guards
-            )
+            answer = client.put_object(**self._place, Body=body, ContentMD5=_base64(md5), **self._options, **guards)
         except BotoCoreError as error:
             raise self._store.told(error, self._key) from None
         etag = answer["ETag"].strip('"')
-        return self._checked(Statement(len(self._buffer), answer.get("ChecksumCRC64NVME"), etag), md5.hexdigest())
+        return self._checked(Statement(len(body), answer.get("ChecksumCRC64NVME"), etag), md5.hexdigest())
 
     # --- part by part ---
 
@@ -216,8 +217,25 @@ class S3Upload:
             return self._unconfirmed.size_bytes
         return self._alike_bytes or part_bytes(self._taken_parts + 1, self._least, None)
 
+    def _next_block(self) -> None:
+        """Make room for the next part, in memory that was used before: a part is sent when the one after it begins, for
+        what fits one part is put whole."""
+        if self._filled:
+            self._send_part()
+        size_bytes = self._next_part_bytes()
+        if self._total is not None and not self._unconfirmed:
+            size_bytes = min(size_bytes, max(1, self._total - self.size_bytes))
+        spare, self._spare = self._spare, None
+        self._block = spare if spare is not None and len(spare) == size_bytes else bytearray(size_bytes)
+        self._filled = 0
+
+    def _content(self) -> bytearray:
+        """What is in the block; the rest of it is gone."""
+        del self._block[self._filled :]
+        return self._block
+
     def _send_part(self) -> None:
-        """Hand the full buffer to the sending thread; first wait for the part before it."""
+        """Hand the block to the sending thread; first wait for the part before it."""
         if self._unconfirmed:
             self._confirm(self._unconfirmed)
             return
@@ -226,22 +244,23 @@ class S3Upload:
             self._parts = self._begin()
         if self._sender is None:
             self._sender = ThreadPoolExecutor(1, "postroom-parts")
-        body, self._buffer = self._buffer, bytearray()
+        body, self._block, self._filled = self._content(), bytearray(), 0
         self._taken_parts += 1
-        self._sending = self._parts, self._sender.submit(self._send, self._parts, self._taken_parts, body)
+        self._sending = self._parts, body, self._sender.submit(self._send, self._parts, self._taken_parts, body)
 
     def _confirm(self, part: Part) -> None:
         """Compare the last part that was there already with what comes in its place now; it need not be sent."""
-        is_same = part.crc64nvme == crc_text(crc64nvme(self._buffer)) or part.etag == _md5(self._buffer).hexdigest()
-        if self._parts is None or len(self._buffer) != part.size_bytes or not is_same:
+        content = self._content()
+        is_same = part.crc64nvme == crc_text(crc64nvme(content)) or part.etag == _md5(content).hexdigest()
+        if self._parts is None or len(content) != part.size_bytes or not is_same:
             self._abort()
             raise SourceDiffers(f"{self._store.url}/{self._key}: the source gives other bytes now", key=self._key)
-        self._parts.parts.append(dataclasses.replace(part, md5=_md5(self._buffer).hexdigest()))
-        self._unconfirmed, self._buffer = None, bytearray()
+        self._parts.parts.append(dataclasses.replace(part, md5=_md5(content).hexdigest()))
+        self._unconfirmed, self._block, self._filled = None, bytearray(), 0
 
     def _settle_sending(self) -> None:
         if self._sending is not None:
-            parts, sending = self._sending
+            parts, self._spare, sending = self._sending
             self._sending = None
             parts.parts.append(sending.result())
 
@@ -275,7 +294,7 @@ class S3Upload:
         return Part(number, answer["ETag"].strip('"'), len(body), crc, md5.hexdigest() if md5 else None)
 
     def _finish_parts(self, parts: Parts, *, replace: bool) -> Written:
-        if self._buffer or self._unconfirmed:
+        if self._filled or self._unconfirmed:
             self._send_part()
         self._settle_sending()
         if self._is_resumed and self._total not in {None, parts.size_bytes}:
