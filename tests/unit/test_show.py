@@ -71,6 +71,16 @@ def outcome_bad(console: Console) -> None:
     show.show_outcome(console, outcome)
 
 
+def outcome_audit(console: Console) -> None:
+    outcome = Outcome("audit-media")
+    outcome.succeeded(
+        2, sessions_audited=5, files_audited=1204, files_reread=13, bytes_reread=12_345_678_901, problems=1
+    )
+    outcome.fail("media/a.mkv", "missing: manifest 0003 of session 284 names it (recording a.mkv); restore it")
+    outcome.notice("unexpected", "media/b.mkv")
+    show.show_outcome(console, outcome)
+
+
 def _status() -> Outcome:
     outcome = Outcome("status")
     outcome.details["projects"] = {
@@ -179,6 +189,7 @@ CASES: dict[str, Callable[[Console], None]] = {
         outcome_quiet,
         outcome_good,
         outcome_bad,
+        outcome_audit,
         status_busy,
         status_fresh,
         settings_list,
