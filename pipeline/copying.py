@@ -102,12 +102,14 @@ def copy_item(app: App, item: MediaItem) -> Entry | FileError:
     return _settle(app, item, stored_entry(item.file, stored, now))
 
 
-def settle_doubt(app: App, item: MediaItem, refusal: FileError, *, is_fresh_refused: bool) -> Entry | None:
+def settle_doubt(
+    app: App, item: MediaItem, refusal: FileError, *, is_host_well: bool, is_fresh_refused: bool
+) -> Entry | None:
     """A file that was refused after its deadline: lost if the file host is well or it is long past, else still waiting.
 
-    `is_fresh_refused`: a file of the same project that must still be there was refused in this run.
+    `is_host_well`, `is_fresh_refused`: another file of the project was stored in this run, or one that must still be
+    there was refused.
     """
-    is_host_well = app.file_hosts[item.file.project].has_answered
     is_long_past = app.clock() >= item.expires_at + _DOUBT and not is_fresh_refused
     return _lose(app, item, refusal) if is_host_well or is_long_past else None
 

@@ -138,9 +138,12 @@ def _copy_waiting(app: App, outcome: Outcome, waiting: Sequence[MediaItem]) -> s
             _note(app, outcome, done, None)
             if isinstance(done.error, FileRefused):
                 refused.add(done.item.file.project)
+    well = {item.file.project for item, entry in settled.items() if entry.key}
     for item, doubt in doubts:
-        is_fresh_refused = item.file.project in refused
-        if entry := copying.settle_doubt(app, item, doubt, is_fresh_refused=is_fresh_refused):
+        project = item.file.project
+        if entry := copying.settle_doubt(
+            app, item, doubt, is_host_well=project in well, is_fresh_refused=project in refused
+        ):
             settled[item] = entry
         else:
             outcome.fail(

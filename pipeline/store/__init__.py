@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pipeline.store.base import MIB, ObjectStore, Retention, StoredObject, read_bytes
 from pipeline.store.local import LocalStore
+
+os.environ.setdefault("BOTO_DISABLE_CRT", "true")
+"""awscrt is here for its CRC64NVME; boto3 would also sign with it, and copy every part for that."""
 
 __all__ = ["MIB", "LocalStore", "ObjectStore", "Retention", "StoredObject", "open_store", "read_bytes"]
 

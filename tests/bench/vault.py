@@ -1,10 +1,10 @@
 """`make bench`: files from an HTTP host into a bucket, ours against what people have at hand, in one run.
 
-python -m tests.bench.vault --files 4 --mib 2048
+python -m tests.bench.vault --mib 2048
 
-Every contender copies the same files from the same host (the simulator) to the same S3 server (Ceph, which keeps them
-in memory), all files at once. Ours lists the archive before, hashes on the way, proves, probes and writes manifests;
-the others only copy. `boto3` uploads as many bytes from memory: the floor.
+Every contender copies the same four files from the same host (the simulator) to the same S3 server (Ceph, which keeps
+them in memory), all files at once. Ours also hashes on the way, proves, probes and writes manifests; the others only
+copy. `boto3` uploads as many bytes from memory: the floor.
 """
 
 from __future__ import annotations
@@ -163,11 +163,11 @@ def empty(course: Course) -> None:
 
 
 @contextmanager
-def prepared(count: int, size_bytes: int) -> Iterator[Course]:
-    """A host with so many files of this size (and some small ones), a bucket, settings, the listing landed."""
-    world = World(projects=("acme",), sessions_per_day=3, begin=(_NOW - timedelta(days=1)).date())
+def prepared(size_bytes: int) -> Iterator[Course]:
+    """A host with four files of this size (and a chat), a bucket, settings, the listing landed."""
+    world = World(seed=222, projects=("acme",), sessions_per_day=1, begin=(_NOW - timedelta(days=1)).date())
     with tempfile.TemporaryDirectory(prefix="postroom-bench-") as place, ceph_server(Path(place)) as server:
-        chosen = [file for file in world.files("acme", _NOW) if file.text is None][:count]
+        chosen = [file for file in world.files("acme", _NOW) if file.text is None]
         files = tuple(replace(file, size_bytes=media_size(file.format, size_bytes)) for file in chosen)
         faults = [f"big_file@{file.path}={size_bytes}" for file in files]
         with Simulator(world, now=_NOW, faults=faults) as simulator:
@@ -175,7 +175,7 @@ def prepared(count: int, size_bytes: int) -> Iterator[Course]:
             text = re.sub(
                 r'(?m)^url = "file:.*/vault"$', f'url = "s3://{bucket}/vault"', simulator.settings_toml(place)
             )
-            config.write_text(f'{text}\n[s3]\nendpoint_url = "{server.endpoint_url}"\n[media]\nconcurrency = {count}\n')
+            config.write_text(f'{text}\n[s3]\nendpoint_url = "{server.endpoint_url}"\n')
             course = Course(Path(place), simulator, files, server, bucket)
             run([[*postroom(course)[0][:-2], "collect", "--source", "archive"]])
             yield course
@@ -202,7 +202,6 @@ def show(console: Console, course: Course, runs: dict[str, list[Run]]) -> None:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("tests.bench.vault", description="Files into a bucket, ours against its peers.")
-    parser.add_argument("--files", type=int, default=4)
     parser.add_argument("--mib", type=int, default=256, help="of each file")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default=",".join(CONTENDERS), help=f"of {', '.join(CONTENDERS)}")
@@ -218,7 +217,7 @@ def main(arguments: list[str]) -> int:
     for name in [name for name in runs if name in needs and not shutil.which(needs[name], path=_PATH)]:
         console.print(f"{name}: {needs[name]} is not installed; left out")
         del runs[name]
-    with prepared(given.files, given.mib * MIB) as course:
+    with prepared(given.mib * MIB) as course:
         for number in range(given.rounds):
             for name, done in runs.items():
                 console.print(f"[dim]round {number + 1}: {name}[/]")
