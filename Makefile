@@ -1,12 +1,14 @@
 # make demo    seven nights of simulated traffic, from an empty folder
 # make check   everything is right: lint, types, tests
 # make servers the S3 servers that tests run, where they can be installed (tests/servers/README.md); part of make test
-# make bench   a day of CDRs to Parquet, ours against its peers (RECORDS=1000000 for the figures in docs/benchmarks.md)
-# make soak    random tests of rooms, twenty times as long
+# make bench   CDRs to Parquet and files to a bucket, ours against their peers (docs/benchmarks.md has the figures)
+# make soak    what random tests, faults and kills find in an hour: rooms twenty times as long, 10,000 faulty transfers,
+#              fifty kills
 PYTHON ?= python3
 BIN := .venv/bin
 RECORDS ?= 200000
 ROUNDS ?= 3
+MIB ?= 512
 
 .PHONY: install demo test servers bench soak lint types check lock clean
 .DEFAULT_GOAL := check
@@ -29,16 +31,18 @@ test: install servers
 servers: install
 	@tests/servers/install $(BIN)/python
 
-bench: install .venv/.bench
+bench: install servers .venv/.bench
 	$(BIN)/python -m tests.bench --records $(RECORDS) --rounds $(ROUNDS)
 	$(BIN)/python -m tests.bench.second_nightly
+	$(BIN)/python -m tests.bench.vault --mib $(MIB) --rounds $(ROUNDS)
 
 .venv/.bench: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
-soak: install
-	SOAK_TIMES=20 $(BIN)/python -m pytest -n 2 tests/flows/test_rooms_bars.py
+soak: install servers
+	SOAK_TIMES=20 $(BIN)/python -m pytest -n 2 tests/flows/test_rooms_bars.py tests/flows/test_faulty_transfers.py \
+		tests/flows/test_vault_in_a_bucket.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ from pipeline.media.audit import Named, Seen
 from pipeline.model import Period, Row
 from pipeline.schemas import AUDITS, TIME
 from pipeline.scratch import scratch_folder
-from pipeline.store.base import ObjectStore, read_back, read_bytes
+from pipeline.store.base import ObjectStore, Retention, read_back, read_bytes
 
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -211,7 +211,7 @@ def unexpected(rows: pa.Table) -> list[str]:
     return keys
 
 
-def write_record(vault: ObjectStore, begun: Audit, rows: pa.Table) -> Period | None:
+def write_record(vault: ObjectStore, begun: Audit, rows: pa.Table, retention: Retention | None = None) -> Period | None:
     """Keep what an audit found; the day to build of it, or None when there was nothing to audit."""
     if not rows.num_rows:
         return None
@@ -221,7 +221,7 @@ def write_record(vault: ObjectStore, begun: Audit, rows: pa.Table) -> Period | N
         file.add(rows)
         file.close()
         stem = layout.page_stem(begun.audited_at, file.sha256())
-        vault.put_new(layout.audit_key(begun.project, day, stem), file.chunks())
+        vault.put_new(layout.audit_key(begun.project, day, stem), file.chunks(), retention=retention)
     return Period(day, day)
 
 

@@ -15,6 +15,7 @@ from pipeline.media.copy import Copier, NotTheFile, write_entry
 from pipeline.media.manifest import Entry, checked_entry, gone_entry, lost_entry, stored_entry
 from pipeline.media.plan import Recheck, plan_media, plan_rechecks
 from pipeline.model import ListedFile, MediaItem, Period
+from pipeline.normalise.values import timestamp
 from pipeline.readings import REACH_DAYS, read_archives, read_entries
 from pipeline.retry import retrying
 from pipeline.store import Retention
@@ -27,16 +28,23 @@ _FILE_ATTEMPTS = 3
 _DOUBT = timedelta(hours=24)
 """So long after its deadline a refusal is not held against the credentials any more, if no fresh file was refused."""
 
+_NEWS = timedelta(hours=24)
+"""So long `status` speaks of a lost file by name."""
+
 _UPLOADS = ("media/", "raw/", "manifests/", "audits/")
 """Where uploads that broke off may lie."""
 
 
 @dataclass(frozen=True)
 class MediaPlan:
-    """What there is to copy, and which copies to compare with the file host; earliest deadline first."""
+    """What there is to copy, and which copies to compare with the file host; earliest deadline first.
+
+    `lost`: files that were found to be gone in the last `_NEWS`.
+    """
 
     waiting: list[MediaItem]
     rechecks: list[Recheck]
+    lost: list[MediaItem]
 
 
 def retention(app: App) -> timedelta:
@@ -64,15 +72,23 @@ def plan(app: App, project: str) -> MediaPlan:
         pages = period.widened(REACH_DAYS)
         files |= {file.identity: file for file in read_archives(app.vault, project, pages).files}
     if not files:
-        return MediaPlan([], [])
+        return MediaPlan([], [], [])
     days = Period(min(file.day for file in files.values()), max(file.day for file in files.values()))
     entries = read_entries(app.vault, project, days)
     began = _first_connected(app, project, days)
     ages = [timedelta(hours=hours) for hours in app.settings.media.recheck_hours]
+    now = app.clock()
+    lost = {identity for identity, entry in entries.items() if entry.state == "lost" and _is_news(entry, now)}
     return MediaPlan(
         plan_media(files.values(), entries, began, retention(app)),
-        plan_rechecks(files.values(), entries, began, retention(app), ages, app.clock()),
+        plan_rechecks(files.values(), entries, began, retention(app), ages, now),
+        plan_media([file for file in files.values() if file.identity in lost], {}, began, retention(app)),
     )
+
+
+def _is_news(entry: Entry, now: datetime) -> bool:
+    at = timestamp(entry.at)
+    return at is not None and now - at < _NEWS
 
 
 def _first_connected(app: App, project: str, days: Period) -> Mapping[str, datetime]:
@@ -134,12 +150,13 @@ def abort_old_uploads(app: App) -> list[str]:
 
 
 def _copier(app: App, item: MediaItem, now: datetime) -> Copier:
-    return Copier(app.file_hosts[item.file.project], app.vault, now, _lock(app, now), app.delivery)
+    return Copier(app.file_hosts[item.file.project], app.vault, now, lock(app, now), app.delivery)
 
 
-def _lock(app: App, now: datetime) -> Retention | None:
-    lock = app.settings.vault.lock
-    return None if lock.mode == "off" else Retention(lock.mode, now + timedelta(days=lock.days))
+def lock(app: App, now: datetime) -> Retention | None:
+    """Until when what is written to the vault now is to be kept from deletion, and how; None without a lock."""
+    chosen = app.settings.vault.lock
+    return None if chosen.mode == "off" else Retention(chosen.mode, now + timedelta(days=chosen.days))
 
 
 def _lose(app: App, item: MediaItem, refusal: FileError) -> Entry:
@@ -147,6 +164,6 @@ def _lose(app: App, item: MediaItem, refusal: FileError) -> Entry:
 
 
 def _settle(app: App, item: MediaItem, entry: Entry) -> Entry:
-    written = write_entry(app.vault, item.file, entry, _lock(app, app.clock()))
+    written = write_entry(app.vault, item.file, entry, lock(app, app.clock()))
     _log.debug("media.settled", item=str(item), state=written.state, size_bytes=written.size_bytes)
     return written

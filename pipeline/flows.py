@@ -208,7 +208,7 @@ def audit_media(
             outcome.fail(problem["key"], problem_text(problem))
             outcome.counts["problems"] += 1
         outcome.notice("unexpected", *auditing.unexpected(rows))
-        if day := auditing.write_record(app.vault, audit, rows):
+        if day := auditing.write_record(app.vault, audit, rows, copying.lock(app, app.clock())):
             outcome.failed += build(app, day, wanted=(AUDITS.name,), project=audit.project).failed
     return outcome
 
@@ -361,7 +361,9 @@ def status(app: App) -> Outcome:
     late = {row["project"]: row for row in run_query(app.lake, reports.lateness_sql(now.date())).to_pylist()}
     projects = {}
     for name in chosen_projects(app.settings, None):
-        waiting = copying.plan(app, name).waiting
+        media = copying.plan(app, name)
+        waiting = media.waiting
+        outcome.lost += [item.deadline(now) for item in media.lost]
         outcome.at_risk += [
             {**item.deadline(now), "failed_tries": tries.get(str(item), 0)} for item in waiting if item.is_at_risk(now)
         ]

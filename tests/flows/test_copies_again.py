@@ -116,7 +116,8 @@ def test_what_is_gone_after_it_was_stored_is_no_loss(fresh: Site) -> None:
 
 
 def test_wrong_credentials_lose_nothing(make_site: Callable[..., Site]) -> None:
-    """While files that must still be there are refused, a refusal after a deadline is no proof that a file is gone."""
+    """While files that must still be there are refused, a refusal after a deadline is no proof that a file is gone;
+    once others open it is, and `status` says so by name for a day."""
     world = World(projects=("acme",), sessions_per_day=3, begin=(NOW - timedelta(days=4)).date())
     site = make_site(world, faults=("files_down",))
     copy(site)
@@ -132,6 +133,10 @@ def test_wrong_credentials_lose_nothing(make_site: Callable[..., Site]) -> None:
     site.simulator.faults.on("expired_403")
     settled = copy(site)
     assert settled.lost
+    with site.app() as app:
+        assert flows.status(app).lost == sorted(settled.lost, key=lambda file: file["expires_at"])
+    with site.app(site.simulator.clock.now() + 25 * HOUR) as app:
+        assert flows.status(app).lost == []
     assert copy(site).lost == []
 
 
