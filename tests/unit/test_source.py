@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import FileError, FileGone, FileRefused, FileUnavailable
-from pipeline.media.source import MAX_REDIRECTS, FileHost, _redirect_target, secured
+from pipeline.media.source import MAX_REDIRECTS, FileHost, WrongPart, _redirect_target, secured
 
 PASSWORD = "s3cret-word"
 
@@ -108,6 +108,7 @@ class Server:
 
     def __init__(self) -> None:
         seen: list[tuple[str, str | None]] = []
+        asked: list[tuple[str | None, str | None]] = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -117,6 +118,9 @@ class Server:
                     self.send_header("Location", unquote(self.path.removeprefix("/to/")))
                 elif (status := self.path.split("?")[0].strip("/")).isdecimal():
                     self.send_response(int(status))
+                elif self.path.startswith("/part/"):
+                    self.answer_part(self.path.removeprefix("/part/"))
+                    return
                 else:
                     self.send_response(200)
                     self.send_header("Content-Type", "video/webm")
@@ -126,10 +130,18 @@ class Server:
                 self.end_headers()
                 self.wfile.write(b"bytes" if self.path == "/ok" else b"")
 
+            def answer_part(self, content_range: str) -> None:
+                asked.append((self.headers["Range"], self.headers["If-Range"]))
+                self.send_response(206)
+                self.send_header("Content-Range", unquote(content_range))
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"es")
+
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.seen = seen
+        self.seen, self.asked = seen, asked
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = self._http.server_address[1]
         self.allowed, self.foreign = f"http://127.0.0.1:{self.port}", f"http://localhost:{self.port}"
@@ -183,6 +195,42 @@ def test_credentials_stay_with_the_allowed_host(server: Server, host: FileHost) 
         assert b"".join(body.chunks) == b"bytes"
     assert [authorization is not None for _, authorization in server.seen] == [True, False, True]
     assert [path.split("/")[0] for path, _ in server.seen] == ["127.0.0.1", "localhost", "127.0.0.1"]
+
+
+@pytest.mark.parametrize(("validator", "if_range"), [('"e1"', '"e1"'), (None, None)])
+def test_the_rest_of_a_file_is_asked_for(
+    server: Server, host: FileHost, validator: str | None, if_range: str | None
+) -> None:
+    """From a byte on, if the file is still the same: Range, and If-Range where there is something to compare."""
+    server.asked.clear()
+    with host.open(f"{server.allowed}/part/bytes%203-4/5", first_byte=3, validator=validator) as body:
+        assert (body.first_byte, body.total_bytes, b"".join(body.chunks)) == (3, 5, b"es")
+    assert server.asked == [("bytes=3-", if_range)]
+
+
+@pytest.mark.parametrize("said", ["bytes%202-3/4", "bytes%203-4/9", "bytes%203-4/*", "nonsense"])
+def test_another_part_is_not_taken_for_the_rest(server: Server, host: FileHost, said: str) -> None:
+    """A part that begins elsewhere, ends too early, or does not say: refused, so that the whole can be asked for."""
+    with pytest.raises(WrongPart), host.open(f"{server.allowed}/part/{said}", first_byte=3):
+        pass
+
+
+def test_a_proxy_of_the_environment_is_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Companies reach the outside by proxies: HTTP_PROXY and NO_PROXY hold for files too."""
+    monkeypatch.setenv("http_proxy", server.allowed)
+    for no_proxy, asked in (("", "http://localhost:1/ok"), ("localhost", None)):
+        monkeypatch.setenv("no_proxy", no_proxy)
+        server.seen.clear()
+        host = FileHost(project="acme", user="u", password=PASSWORD, hosts=("localhost",))
+        if asked:
+            with host.open(asked):
+                pass
+            assert server.seen == [(f"localhost{asked}", server.seen[0][1])]
+        else:
+            with pytest.raises(FileUnavailable), host.open("http://localhost:1/ok"):
+                pass
+            assert server.seen == []
+        host.close()
 
 
 def test_a_foreign_host_is_not_even_asked(server: Server, host: FileHost) -> None:
