@@ -32,6 +32,8 @@ a filter on either end of the connection, records written late. EnableX keeps fi
 by default; a document farther away becomes a reject, so that it is seen."""
 
 _SHOWN_CHARACTERS = 200
+_MOST_CHAT_BYTES = 64 * 2**20
+"""A chat file is read whole; at a message a second this is a week of talk."""
 
 
 OBSERVED = pa.schema([*list(OBSERVATION)[:-1], pa.field("seen_at", TIME)])
@@ -138,9 +140,16 @@ def read_chat(vault: ObjectStore, project: str, day: date) -> tuple[list[Row], l
     return rows, rejects
 
 
+def _chat_file(vault: ObjectStore, key: str) -> bytes:
+    stored = vault.stat(key)
+    if stored and stored.size_bytes > _MOST_CHAT_BYTES:
+        raise RecordError(f"larger than {_MOST_CHAT_BYTES:,} bytes: no chat is; the file is in the vault")
+    return read_bytes(vault, key)
+
+
 def _messages(vault: ObjectStore, key: str, rejects: list[Row]) -> list[Any]:
     try:
-        return chat.chat_messages(read_bytes(vault, key))
+        return chat.chat_messages(_chat_file(vault, key))
     except RecordError as error:
         rejects.append(_reject(key, "chat", 0, error))
     except ObjectMissing:

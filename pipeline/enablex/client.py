@@ -18,11 +18,15 @@ from tenacity import Retrying
 
 from pipeline.enablex.room_calls import read_small
 from pipeline.enablex.wire import Reply, ReplyHead, ReplyReader, Request
-from pipeline.errors import Throttled, TimedOut, Unreachable, UnreadableReply
+from pipeline.errors import Refused, Throttled, TimedOut, Unreachable, UnreadableReply
 from pipeline.pacing import Pacer
 from pipeline.retry import MAX_RETRY_AFTER_S
 
 CONNECT_TIMEOUT_S = 10.0
+_MOST_SMALL_BYTES = 64 * 2**20
+"""Of a reply that is read whole: a hundred thousand rooms. One that is landed goes to disk, and has a limit too."""
+
+_MOST_LANDED_BYTES = 32 * 2**30
 
 
 class Sink(Protocol):
@@ -124,11 +128,16 @@ class EnablexClient:
 
     def _exchange(self, request: Request) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"} if request.body else None
-        with self._reaching(request):
-            response = self._http.request(
-                request.method, request.path.lstrip("/"), content=request.body or None, headers=headers
-            )
-        reply = Reply(request, response.status_code, _headers(response), response.content)
+        method, path, body = request.method, request.path.lstrip("/"), bytearray()
+        with (
+            self._reaching(request),
+            self._http.stream(method, path, content=request.body or None, headers=headers) as response,
+        ):
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > _MOST_SMALL_BYTES:
+                    raise _endless(request, _MOST_SMALL_BYTES)
+        reply = Reply(request, response.status_code, _headers(response), bytes(body))
         return read_small(reply, now=self._clock())
 
     @contextmanager
@@ -153,6 +162,8 @@ class EnablexClient:
         reader = ReplyReader(head)
         try:
             for chunk in response.iter_bytes():
+                if response.num_bytes_downloaded > _MOST_LANDED_BYTES:
+                    raise _endless(head.request, _MOST_LANDED_BYTES)
                 sink.write(chunk)
                 sink.note(reader.feed(chunk))
                 if reader.has_enough:
@@ -160,6 +171,12 @@ class EnablexClient:
             sink.note(reader.finish(self._clock()))
         except UnreadableReply as error:
             raise UnreadableAnswer(error, head, sink) from None
+
+
+def _endless(request: Request, most_bytes: int) -> Refused:
+    return Refused(
+        f"{request}: the reply goes on after {most_bytes:,} bytes; is base_url really EnableX?", endpoint=str(request)
+    )
 
 
 def _headers(response: httpx.Response) -> dict[str, str]:

@@ -7,7 +7,10 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline import tables
+from pipeline import flows, tables
+from pipeline.enablex import client
+from pipeline.enablex.wire import rooms_request
+from pipeline.errors import Refused
 from pipeline.simulator.world import World
 from pipeline.store import LocalStore
 from tests.conftest import NOW, Site
@@ -80,3 +83,17 @@ def test_missing_room_details_and_usage_are_nulls(make_site: Callable[..., Site]
     found = cdr_rows(site)
     assert len(found) == len(calm_rows)
     assert all(row["owner_ref"] is None and row["published_min"] is None for row in found)
+
+
+@pytest.mark.parametrize("limit", ["_MOST_SMALL_BYTES", "_MOST_LANDED_BYTES"])
+def test_a_reply_has_an_end(site: Site, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    """A reply that goes on for longer than any can be is broken off and named; the other questions are asked."""
+    monkeypatch.setattr(client, limit, 100)
+    with site.app() as app:
+        if limit == "_MOST_SMALL_BYTES":
+            with pytest.raises(Refused, match="goes on after 100 bytes"):
+                app.clients["acme"].call(rooms_request())
+        else:
+            outcome = flows.collect(app)
+            assert any("goes on after 100 bytes" in failure.error for failure in outcome.failed)
+            assert outcome.counts["replies"] > 0
