@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import structlog
 
-from pipeline import auditing, copying, landing, provisioning, reports, room_audit, rooms, tables
+from pipeline import auditing, copying, landing, provisioning, room_audit, rooms, tables
 from pipeline.app import App, Done, chosen_projects
 from pipeline.building import AFFECTED_DAYS, Builder
 from pipeline.collecting import Ask, collect_day
@@ -32,6 +32,7 @@ from pipeline.media.manifest import Entry
 from pipeline.media.plan import Recheck
 from pipeline.model import DAILY_SOURCES, SOURCES, MediaItem, Outcome, Period, Source
 from pipeline.query import run_query
+from pipeline.reports.status import day_states, is_settled, lateness, lateness_sql, media_states
 from pipeline.schemas import AUDITS, TABLES
 
 _log = structlog.get_logger()
@@ -238,7 +239,7 @@ def missing_asks(app: App, project: str) -> list[Ask]:
         asked = landing.last_asked(app.vault, source, project)
         since = app.settings.projects[project].since or min([*asked, lookback.first])
         for day in Period(min(since, lookback.last), lookback.last):
-            if day in lookback or not reports.is_settled(day, asked.get(day), app.settings.collect.lookback_days):
+            if day in lookback or not is_settled(day, asked.get(day), app.settings.collect.lookback_days):
                 asks.append(Ask(source, project, day))
     return asks
 
@@ -358,7 +359,7 @@ def status(app: App) -> Outcome:
     outcome = Outcome("status")
     tries = app.ledger.tries()
     lookback_days = app.settings.collect.lookback_days
-    late = {row["project"]: row for row in run_query(app.lake, reports.lateness_sql(now.date())).to_pylist()}
+    late = {row["project"]: row for row in run_query(app.lake, lateness_sql(now.date())).to_pylist()}
     projects = {}
     for name in chosen_projects(app.settings, None):
         media = copying.plan(app, name)
@@ -368,14 +369,14 @@ def status(app: App) -> Outcome:
             {**item.deadline(now), "failed_tries": tries.get(str(item), 0)} for item in waiting if item.is_at_risk(now)
         ]
         projects[name] = {
-            "days": reports.day_states(
+            "days": day_states(
                 landing.last_asked(app.vault, "cdr", name),
                 app.settings.projects[name].since,
                 now.date(),
                 lookback_days,
             ),
-            "lateness": reports.lateness(late[name], lookback_days) if name in late else None,
-            "media": reports.media_states(
+            "lateness": lateness(late[name], lookback_days) if name in late else None,
+            "media": media_states(
                 tables.read_arrow("media", columns=["state", "size_bytes"], project=name, lake=app.lake)
             ),
             "waiting": len(waiting),

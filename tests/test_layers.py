@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 ROWS = {
     0: ["errors", "model", "schemas"],
     1: [
+        "checks",
         "layout",
         "enablex.envelope",
         "enablex.room_calls",
@@ -20,7 +21,7 @@ ROWS = {
         "media.content",
         "media.manifest",
         "media.plan",
-        "reports",
+        "reports.*",
         "room_audit",
         "room_fields",
         "room_wanted",
@@ -46,7 +47,7 @@ ROWS = {
         "log",
         "progress",
     ],
-    3: ["settings", "readings", "auditing", "building", "collecting", "copying", "provisioning", "app"],
+    3: ["settings", "readings", "auditing", "building", "collecting", "copying", "doctor", "provisioning", "app"],
     4: ["flows"],
     5: ["cli", "cli.*", "__main__"],
 }
@@ -97,7 +98,7 @@ def row_of(module: str) -> int | None:
 
 
 PIPELINE = {name: path for name, path in modules("pipeline").items() if name and not name.startswith("simulator")}
-EMPTY_PACKAGES = {"enablex", "normalise", "media"}
+EMPTY_PACKAGES = {"enablex", "normalise", "media", "reports"}
 
 
 def test_every_module_has_a_row() -> None:

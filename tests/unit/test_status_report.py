@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.reports import day_states, is_settled, media_states
+from pipeline.reports.status import day_states, is_settled, media_states
 from pipeline.schemas import COUNT, TEXT
 
 TODAY = date(2026, 11, 23)
