@@ -10,12 +10,13 @@ from random import Random
 from typing import Any
 
 import pytest
+from awscrt.checksums import crc64nvme
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import DigestDiffers, FixityError, ObjectDiffers, PipelineError, SourceDiffers, StoreUnavailable
 from pipeline.store import MIB, ObjectStore, read_bytes
-from pipeline.store.base import Statement, Tally, Upload, Written
+from pipeline.store.base import Statement, Tally, Upload, Written, crc_text
 from pipeline.store.s3 import S3Store
 from pipeline.store.s3_upload import MOST_PART_BYTES, MOST_PARTS, part_bytes
 from tests.servers.proxy import Exchange, between
@@ -286,7 +287,7 @@ def test_parts_that_another_writer_changed_make_no_object(s3: S3Server, bucket: 
         for begun in s3.client.list_multipart_uploads(Bucket=bucket)["Uploads"]:
             if begun["Key"] == KEY:
                 place = {"Bucket": bucket, "Key": KEY, "UploadId": begun["UploadId"], "PartNumber": 1}
-                s3.client.upload_part(**place, Body=theirs, ChecksumAlgorithm="CRC64NVME")
+                s3.client.upload_part(**place, Body=theirs, ChecksumCRC64NVME=crc_text(crc64nvme(theirs)))
         with pytest.raises(StoreUnavailable, match="another process was at the same upload"):
             upload.finish()
     assert s3.unfinished(bucket) == []

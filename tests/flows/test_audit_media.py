@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from awscrt.checksums import crc64nvme
 
 from pipeline import flows, layout, tables
 from pipeline.errors import StoreUnavailable
 from pipeline.model import Outcome, Period
 from pipeline.simulator.world import World
 from pipeline.store import LocalStore, read_bytes
-from pipeline.store.base import Tally, read_back
+from pipeline.store.base import Tally, crc_text, read_back
 from tests.conftest import NOW, Site
 from tests.flows.buckets import in_buckets
 from tests.flows.test_copy_media import WORLD, manifests
@@ -326,8 +327,8 @@ def test_an_object_put_over_in_the_bucket_is_found_unread(make_site: Callable[..
         bucket, _, prefix = app.vault.url.removeprefix("s3://").partition("/")
         content = bytearray(read_bytes(app.vault, key))
         content[-1] ^= 1
-        options = {} if s3.name == "ceph" else {"ChecksumAlgorithm": "CRC64NVME"}
-        s3.client.put_object(Bucket=bucket, Key=f"{prefix}/{key}".lstrip("/"), Body=bytes(content), **options)
+        stated = {} if s3.name == "ceph" else {"ChecksumCRC64NVME": crc_text(crc64nvme(bytes(content)))}
+        s3.client.put_object(Bucket=bucket, Key=f"{prefix}/{key}".lstrip("/"), Body=bytes(content), **stated)
         outcome = flows.audit_media(app, sample_percent=0)
         assert the_problem(outcome)[0] == key
         assert the_problem(outcome)[1].startswith("checksum differs: the store states ")
