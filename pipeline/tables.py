@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pipeline import layout
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     import pandas as pd
+    import pyarrow.dataset as pads
 
 ROW_GROUP_ROWS = 32 * 1024
 """Always so many, whatever pieces rows come in: row groups are part of the bytes. Rows of `cdr` make 30 MB, and a week
@@ -38,7 +38,6 @@ of days is written side by side."""
 
 _CHUNK_BYTES = 2**20
 _PARTITION_FIELDS = [pa.field("project", pa.string()), pa.field("day", pa.date32())]
-_PARTITIONING = pads.partitioning(pa.schema(_PARTITION_FIELDS), flavor="hive")
 
 
 class TableNote(msgspec.Struct):
@@ -142,6 +141,8 @@ def built_days(lake: ObjectStore, table: str, project: str) -> dict[date, int]:
 
 def dataset(lake: ObjectStore, table: str) -> pads.Dataset:
     """A table as a pyarrow dataset with `project` and `day`; empty, but typed, when nothing was built yet."""
+    import pyarrow.dataset as pads  # noqa: PLC0415 - it loads pandas, which takes longer than all else together
+
     schema = pa.schema([*TABLES[table].schema, *_PARTITION_FIELDS])
     keys = [stored.key for stored in lake.list(layout.table_prefix(table)) if layout.parse_table_key(stored.key)]
     if not keys:
@@ -152,7 +153,7 @@ def dataset(lake: ObjectStore, table: str) -> pads.Dataset:
         schema=schema,
         format="parquet",
         filesystem=filesystem,
-        partitioning=_PARTITIONING,
+        partitioning=pads.partitioning(pa.schema(_PARTITION_FIELDS), flavor="hive"),
         partition_base_dir=f"{root}/{layout.table_prefix(table)}",
     )
 
