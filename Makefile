@@ -34,6 +34,7 @@ servers: install
 bench: install servers .venv/.bench
 	$(BIN)/python -m tests.bench --records $(RECORDS) --rounds $(ROUNDS)
 	$(BIN)/python -m tests.bench.second_nightly
+	$(BIN)/python -m tests.bench.query
 	$(BIN)/python -m tests.bench.vault --mib $(MIB) --rounds $(ROUNDS)
 
 .venv/.bench: pyproject.toml constraints.txt

@@ -14,6 +14,7 @@ and does not stop the others. Every step may be repeated at any time: what is to
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from pipeline.media.audit import problem_text
 from pipeline.media.manifest import Entry
 from pipeline.media.plan import Recheck
 from pipeline.model import DAILY_SOURCES, SOURCES, MediaItem, Outcome, Period, Source
-from pipeline.query import run_query
+from pipeline.query import open_query, run_query
 from pipeline.reports.status import day_states, is_settled, lateness, lateness_sql, media_states
 from pipeline.schemas import AUDITS, TABLES
 
@@ -348,9 +349,9 @@ def audit_rooms(app: App, path: Path | None = None, *, project: str | None = Non
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def query(app: App, sql: str) -> pa.Table:
-    """One SQL statement over the tables."""
-    return run_query(app.lake, sql)
+def query(app: App, sql: str) -> AbstractContextManager[pa.RecordBatchReader]:
+    """The rows that answer one SQL statement over the tables, as they come."""
+    return open_query(app.lake, sql)
 
 
 def status(app: App) -> Outcome:

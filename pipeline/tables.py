@@ -8,6 +8,7 @@ came out the same is not written again.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ ROW_GROUP_ROWS = 32 * 1024
 of days is written side by side."""
 
 _CHUNK_BYTES = 2**20
-_PARTITION_FIELDS = [pa.field("project", pa.string()), pa.field("day", pa.date32())]
+PARTITIONS = pa.schema([pa.field("project", pa.string()), pa.field("day", pa.date32())])
 
 
 class TableNote(msgspec.Struct):
@@ -139,12 +140,18 @@ def built_days(lake: ObjectStore, table: str, project: str) -> dict[date, int]:
     return {name.day: one.size_bytes for one in stored if (name := layout.parse_table_key(one.key))}
 
 
-def dataset(lake: ObjectStore, table: str) -> pads.Dataset:
-    """A table as a pyarrow dataset with `project` and `day`; empty, but typed, when nothing was built yet."""
+def table_keys(lake: ObjectStore, table: str) -> list[str]:
+    """The keys of a table's objects, in order of project and day; whatever else lies there is left out."""
+    return [stored.key for stored in lake.list(layout.table_prefix(table)) if layout.parse_table_key(stored.key)]
+
+
+def dataset(lake: ObjectStore, table: str, keys: Sequence[str] | None = None) -> pads.Dataset:
+    """A table (or only the objects of some keys) as a pyarrow dataset with `project` and `day`; empty, but typed,
+    when there are none."""
     import pyarrow.dataset as pads  # noqa: PLC0415 - it loads pandas, which takes longer than all else together
 
-    schema = pa.schema([*TABLES[table].schema, *_PARTITION_FIELDS])
-    keys = [stored.key for stored in lake.list(layout.table_prefix(table)) if layout.parse_table_key(stored.key)]
+    schema = pa.schema([*TABLES[table].schema, *PARTITIONS])
+    keys = table_keys(lake, table) if keys is None else keys
     if not keys:
         return pads.dataset(pa.Table.from_pylist([], schema=schema))
     filesystem, root = lake.filesystem()
@@ -153,7 +160,7 @@ def dataset(lake: ObjectStore, table: str) -> pads.Dataset:
         schema=schema,
         format="parquet",
         filesystem=filesystem,
-        partitioning=pads.partitioning(pa.schema(_PARTITION_FIELDS), flavor="hive"),
+        partitioning=pads.partitioning(PARTITIONS, flavor="hive"),
         partition_base_dir=f"{root}/{layout.table_prefix(table)}",
     )
 
@@ -189,8 +196,9 @@ def read_arrow(
         wanted &= (pc.field("day") >= days.first) & (pc.field("day") <= days.last)
     if project is not None:
         wanted &= pc.field("project") == project
-    order = [(name, "ascending") for name in ("project", "day", *TABLES[table].key)]
-    found = source.to_table(filter=wanted).sort_by(order)
+    order = ["project", "day", *TABLES[table].key]
+    read = list(dict.fromkeys([*columns, *order])) if columns else None
+    found = source.to_table(columns=read, filter=wanted).sort_by([(name, "ascending") for name in order])
     return found.select(list(columns)) if columns else found
 
 
@@ -202,8 +210,19 @@ def read(
     project: str | None = None,
     lake: ObjectStore | str = "file:./data/lake",
 ) -> pd.DataFrame:
-    """`read_arrow` as a pandas DataFrame: decimals stay exact, times are UTC, text and flags may be missing."""
-    return read_arrow(table, days, columns, project=project, lake=lake).to_pandas()
+    """`read_arrow` as a pandas DataFrame: decimals stay exact, times are UTC, text and flags may be missing.
+
+    Raises:
+        ConfigError: no such table or column; pandas is not installed.
+    """
+    return to_pandas(read_arrow(table, days, columns, project=project, lake=lake))
+
+
+def to_pandas(rows: pa.Table) -> pd.DataFrame:
+    """Arrow as a DataFrame; ConfigError when pandas, which nothing else needs, is not installed."""
+    if importlib.util.find_spec("pandas") is None:
+        raise ConfigError("pandas is not installed: pip install 'postroom[notebooks]'; read_arrow does without")
+    return rows.to_pandas()
 
 
 def _sortable(value: object) -> tuple[bool, object]:

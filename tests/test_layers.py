@@ -36,6 +36,7 @@ ROWS = {
         "scratch",
         "tables",
         "query",
+        "results",
         "media.copy",
         "media.delivery",
         "media.probe",

@@ -19,7 +19,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from pipeline import __version__, flows
+from pipeline import __version__, flows, results
 from pipeline.app import App, open_app
 from pipeline.cli import show
 from pipeline.errors import ConfigError, PipelineError
@@ -175,22 +175,54 @@ def nightly(ctx: typer.Context) -> int:
 
 
 @cli.command(
-    epilog='Example: postroom query "SELECT day, sum(participant_min) FROM usage_daily GROUP BY day ORDER BY day"'
+    short_help="Ask the tables, in SQL.",
+    epilog='Example: postroom query "SELECT day, sum(participant_min) FROM usage_daily GROUP BY day ORDER BY day"',
 )
 def query(
-    ctx: typer.Context, sql: Annotated[str, typer.Argument(help="One SQL statement; every table is a view.")]
+    ctx: typer.Context,
+    sql: Annotated[str, typer.Argument(help="One SQL statement; every table is a view.")],
+    form: Annotated[
+        str | None, typer.Option("--format", help="table, csv, json or parquet; else by the ending of --output.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write rows there, whole or not at all.")] = None,
 ) -> int:
     """Ask the tables something, in SQL (DuckDB), reading only."""
     given: Options = ctx.obj
-    with _open(given, _loaded(given)) as app:
-        result = flows.query(app, sql)
+    form = _form(form, output, as_json=given.as_json)
+    outcome = Outcome("query")
+    with _open(given, _loaded(given)) as app, flows.query(app, sql) as rows:
+        outcome.details["columns"] = rows.schema.names
+        if output:
+            with results.whole_file(output) as stream:
+                outcome.succeeded(rows=results.write_rows(rows, form, stream))
+            outcome.details["output"] = str(output)
+        elif given.as_json:
+            outcome.details["rows"] = results.checked(rows, "json").read_all().to_pylist()
+            outcome.succeeded(rows=len(outcome.details["rows"]))
+        elif form == "table":
+            show.show_table(show.console_for(), *results.first_rows(rows, show.MOST_ROWS))
+        else:
+            results.write_rows(rows, form, sys.stdout.buffer)
     if given.as_json:
-        outcome = Outcome("query", details={"columns": result.schema.names, "rows": result.to_pylist()})
-        outcome.succeeded(rows=result.num_rows)
         _print_json(outcome.as_json())
-    else:
-        show.show_table(show.console_for(), result)
+    elif output:
+        print(f"{show.counts_text(outcome.counts)} in {output}")
     return 0
+
+
+def _form(form: str | None, output: Path | None, *, as_json: bool) -> str:
+    """The form of a query's answer: as asked for, else by the ending of its file."""
+    if as_json and not output:
+        known: tuple[str, ...] = ("json",)
+    elif output:
+        known = tuple(results.FORMS)
+        form = form or output.suffix.removeprefix(".")
+    else:
+        known = ("table", *results.FORMS)
+        if form == "parquet":
+            raise ConfigError("--format parquet: not for a screen; add --output FILE")
+    chosen: str = _choices("--format", form or known[0], known)[0]
+    return chosen
 
 
 @cli.command(short_help="Done, missing, late, at risk.", epilog="Example: postroom --json status")

@@ -19,6 +19,9 @@ from pipeline.model import Outcome
 _UNATTENDED_WIDTH = 160
 """Output into a file or pipe is not wrapped at 80 columns: names and hashes must stay in one piece."""
 
+MOST_ROWS = 1000
+"""More of a query's rows nobody reads on a screen."""
+
 _SAY = {
     "replies": "replies",
     "new_pages": "with something new",
@@ -155,8 +158,8 @@ def show_simulator(console: Console, base_url: str, files_url: str, faults: Sequ
     console.print("Ctrl-C stops it")
 
 
-def show_table(console: Console, result: pa.Table) -> None:
-    """A query's result: a table where it fits, else one record below the other."""
+def show_table(console: Console, result: pa.Table, is_cut: bool = False) -> None:
+    """A query's result, or its first rows: a table where it fits, else one record below the other."""
     columns = [[_cell(value) for value in column.to_pylist()] for column in result.columns]  # names may repeat
     cells = list(zip(*columns, strict=True))
     names = result.schema.names
@@ -170,7 +173,9 @@ def show_table(console: Console, result: pa.Table) -> None:
         console.print(table)
     else:
         _show_records(console, names, cells)
-    console.print(f"{result.num_rows:,} row{'' if result.num_rows == 1 else 's'}", style="dim")
+    count = f"{result.num_rows:,} row{'' if result.num_rows == 1 else 's'}"
+    more = "the first {}; there are more: add LIMIT, or --output FILE for all of them"
+    console.print(more.format(count) if is_cut else count, style="dim")
 
 
 def _show_records(console: Console, names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -1,4 +1,4 @@
-"""Facts to summaries (pure; pandas welcome)."""
+"""Facts to summaries (pure)."""
 
 from __future__ import annotations
 
@@ -78,6 +78,7 @@ def lateness(row: Mapping[str, Any], lookback_days: int) -> dict[str, Any]:
 
 def media_states(media: pa.Table) -> dict[str, dict[str, int]]:
     """Files and bytes per state, from columns `state` and `size_bytes` of `media`."""
-    frame = media.to_pandas()
-    grouped = frame.groupby("state")["size_bytes"].agg(["size", "sum"])
-    return {str(state): {"files": int(row["size"]), "bytes": int(row["sum"])} for state, row in grouped.iterrows()}
+    grouped = media.group_by("state").aggregate([("size_bytes", "sum"), ([], "count_all")]).sort_by("state")
+    return {
+        row["state"]: {"files": row["count_all"], "bytes": row["size_bytes_sum"] or 0} for row in grouped.to_pylist()
+    }

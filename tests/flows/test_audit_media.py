@@ -17,6 +17,7 @@ from awscrt.checksums import crc64nvme
 from pipeline import flows, layout, tables
 from pipeline.errors import StoreUnavailable
 from pipeline.model import Outcome, Period
+from pipeline.query import run_query
 from pipeline.simulator.world import World
 from pipeline.store import LocalStore, read_bytes
 from pipeline.store.base import Tally, crc_text, read_back
@@ -248,8 +249,8 @@ def test_the_table_comes_from_the_vault(vault: Site) -> None:
         assert flows.build(app).ok
         assert vault.objects("lake/tables/audits/").items() >= before.items()
         assert flows.build(app).counts == {}
-        asked = flows.query(
-            app, "SELECT count(DISTINCT audited_at) AS audits, bool_and(verdict = 'ok') AS ok FROM audits"
+        asked = run_query(
+            app.lake, "SELECT count(DISTINCT audited_at) AS audits, bool_and(verdict = 'ok') AS ok FROM audits"
         )
     assert asked.to_pylist() == [{"audits": 3, "ok": True}]
 

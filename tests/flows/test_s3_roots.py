@@ -5,15 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import timedelta
+from urllib.parse import unquote, urlsplit
 
 from pipeline import flows, tables
+from pipeline.layout import table_key
+from pipeline.model import Period
+from pipeline.query import run_query
 from pipeline.readings import current_manifests
 from pipeline.schemas import TABLES
 from pipeline.simulator.world import World
 from pipeline.store import read_bytes
+from tests.bench.lake import make_lake
 from tests.conftest import NOW, Site
 from tests.flows.buckets import in_buckets
 from tests.flows.test_copy_media import DAYS
+from tests.servers.proxy import between
 from tests.servers.s3 import S3Server
 
 WORLD = World(projects=("acme",), sessions_per_day=3, begin=(NOW - timedelta(days=1)).date())
@@ -49,4 +55,22 @@ def test_queries_read_buckets(make_site: Callable[..., Site], ceph: S3Server) ->
     in_buckets(site, ceph)
     with site.app(NOW) as app:
         for table in TABLES:
-            assert flows.query(app, f"SELECT count(*) AS rows FROM {table}").to_pylist() == [{"rows": 0}]
+            assert run_query(app.lake, f"SELECT count(*) AS rows FROM {table}").to_pylist() == [{"rows": 0}]
+
+
+def test_queries_of_a_bucket_read_what_they_need(ceph: S3Server) -> None:
+    """Conditions on project and day skip objects in a bucket too: of nine only the one asked for is read, and of that
+    only the columns asked for."""
+    days = [NOW.date() - timedelta(days=back) for back in range(3)]
+    with between(ceph) as proxy:
+        bucket = ceph.new_bucket()
+        for project in ("acme", "globex", "initech"):
+            make_lake(ceph.store(bucket), Period(days[-1], days[0]), 3_000, project=project)
+        asked = f"SELECT count(room_id) AS rows FROM cdr WHERE project = 'globex' AND day = DATE '{days[1]}'"
+        assert run_query(proxy.server.store(bucket), asked).to_pylist() == [{"rows": 1000}]
+        read = [exchange for exchange in proxy.seen if exchange.method == "GET" and "part-0.parquet" in exchange.target]
+        key = table_key("cdr", "globex", days[1])
+        assert {unquote(urlsplit(exchange.target).path) for exchange in read} == {f"/{bucket}/{key}"}
+        stored = ceph.store(bucket).stat(key)
+        assert stored
+        assert sum(len(exchange.answer) for exchange in read) < stored.size_bytes

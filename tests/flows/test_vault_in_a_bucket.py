@@ -20,6 +20,7 @@ from botocore.exceptions import ClientError
 
 from pipeline import flows
 from pipeline.errors import ConfigError, StoreUnavailable
+from pipeline.query import run_query
 from pipeline.simulator import media
 from pipeline.simulator.delivery import delivered_files
 from pipeline.simulator.world import SimFile, World
@@ -215,7 +216,7 @@ def test_after_an_outage_nothing_is_lost_that_could_be_had(make_site: Callable[.
             assert settled[file.path.removeprefix("/path/")].sha256 == file.sha256
         lost = [entry for entry in settled.values() if entry.state == "lost"]
         assert len(lost) == len(outcome.lost) > 0
-        rows = flows.query(app, "SELECT url, expires_at FROM media").to_pylist()
+        rows = run_query(app.lake, "SELECT url, expires_at FROM media").to_pylist()
     deadline = {row["url"].partition("/path/")[2]: row["expires_at"] for row in rows}
     fetched = [
         deadline[request.path.partition("/path/")[2]]

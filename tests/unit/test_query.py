@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import layout
 from pipeline.errors import ConfigError
-from pipeline.query import run_query
+from pipeline.query import open_query, run_query, sql
 from pipeline.schemas import TABLES
 from pipeline.store import LocalStore, ObjectStore
 
@@ -117,6 +117,70 @@ def test_a_damaged_day_is_not_read_as_an_empty_one(lake: LocalStore) -> None:
 
 
 @pytest.mark.parametrize(
+    ("where", "rows"),
+    [
+        ("project = 'acme' AND day = DATE '2026-11-22'", 3),
+        ("project = 'acme' AND day BETWEEN DATE '2026-11-22' AND DATE '2026-12-31'", 3),
+        ("project = 'nobody'", 0),
+    ],
+)
+def test_only_the_days_asked_for_are_opened(lake: LocalStore, where: str, rows: int) -> None:
+    """Conditions on project and day skip whole objects: other days may hold anything, they are not even opened."""
+    for key in ("acme", DAYS[0]), ("globex", DAYS[0]), ("globex", DAYS[1]):
+        lake.replace(layout.table_key("cdr", *key), b"no Parquet at all")
+    put(lake, "cdr", "acme", date(2026, 11, 23), [])  # the newest day says what columns there are
+    assert answer(lake, f"SELECT count(cdr_id) AS n FROM cdr WHERE {where}") == [{"n": rows}]
+    with pytest.raises(ConfigError, match=r"part-0\.parquet.*; `postroom build` builds damaged days again"):
+        answer(lake, "SELECT count(cdr_id) AS n FROM cdr")
+
+
+def test_a_tables_name_may_be_put_together(lake: LocalStore) -> None:
+    """A statement that makes up a table's name while it runs finds that table with its rows."""
+    assert answer(lake, "SELECT count(*) AS n FROM query_table('c' || 'DR')") == [{"n": 12}]
+
+
+@pytest.mark.parametrize("name", ["it's", "[data]*", 'la"ke; DROP'])
+def test_a_lake_may_lie_anywhere(tmp_path: Path, name: str) -> None:
+    """A folder whose name means something in SQL or to a shell is a folder."""
+    store = LocalStore(tmp_path / name)
+    put(store, "cdr", "acme", DAYS[0], [{"cdr_id": "only"}])
+    assert answer(store, "SELECT cdr_id, project, day FROM cdr") == [
+        {"cdr_id": "only", "project": "acme", "day": DAYS[0]}
+    ]
+
+
+def test_a_column_that_no_day_has_yet_is_null(lake: LocalStore) -> None:
+    """After an upgrade, before the next build, new columns are there and empty; once some days have them, a question
+    that needs them says what to run, and one that does not is answered."""
+    for project in ("acme", "globex"):
+        for day in DAYS:
+            sink = pa.BufferOutputStream()
+            pq.write_table(pa.table({"cdr_id": ["old"]}), sink)
+            lake.replace(layout.table_key("cdr", project, day), sink.getvalue().to_pybytes())
+    assert answer(lake, "SELECT DISTINCT cdr_id, owner_ref FROM cdr") == [{"cdr_id": "old", "owner_ref": None}]
+    put(lake, "cdr", "acme", date(2026, 11, 23), [{"cdr_id": "new", "owner_ref": "tenant-1"}])
+    assert answer(lake, "SELECT count(cdr_id) AS n FROM cdr") == [{"n": 5}]
+    with pytest.raises(ConfigError, match="`postroom build` builds them again"):
+        answer(lake, "SELECT owner_ref FROM cdr")
+
+
+def test_rows_come_as_they_are_found(lake: LocalStore) -> None:
+    """A large answer is handed on in batches, and an error in the middle of it is one line too."""
+    with open_query(lake, "SELECT range AS a FROM range(1000000)") as rows:
+        assert sum(batch.num_rows for batch in rows) == 1_000_000
+    failing = "SELECT CASE WHEN range = 900000 THEN error('too far') ELSE range END AS a FROM range(1000000)"
+    with pytest.raises(ConfigError, match=r"^query: .*too far"), open_query(lake, failing) as rows:
+        for _ in rows:
+            pass
+
+
+def test_an_answer_may_be_a_data_frame(lake: LocalStore) -> None:
+    """For notebooks: the same rows as pandas has them, from a lake's URL."""
+    frame = sql("SELECT project, sum(participant_min) AS minutes FROM cdr GROUP BY ALL ORDER BY ALL", lake=lake.url)
+    assert frame.to_dict("list") == {"project": ["acme", "globex"], "minutes": [Decimal("9.000")] * 2}
+
+
+@pytest.mark.parametrize(
     "sql",
     [
         "SELECT * FROM read_csv('{file}')",
@@ -151,13 +215,25 @@ def test_the_lock_cannot_be_opened(lake: LocalStore, sql: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "sql", ["DELETE FROM cdr", "UPDATE cdr SET room_id = 'x'", "INSERT INTO cdr SELECT * FROM cdr"]
+    "sql",
+    [
+        "DELETE FROM cdr",
+        "UPDATE cdr SET room_id = 'x'",
+        "INSERT INTO cdr SELECT * FROM cdr",
+        "COPY (SELECT 1 AS cdr_id) TO '{object}' (FORMAT parquet)",
+        "EXPLAIN ANALYZE COPY (SELECT 1 AS cdr_id) TO '{object}' (FORMAT parquet)",
+        "SELECT 1; COPY (SELECT 1 AS cdr_id) TO '{object}' (FORMAT parquet)",
+        "CREATE TABLE mine AS SELECT * FROM cdr",
+        "PREPARE x AS DELETE FROM cdr",
+        "CALL checkpoint()",
+    ],
 )
-def test_the_lake_is_for_reading(lake: LocalStore, sql: str) -> None:
-    """A statement that would change a table is refused, and the objects stay as they are."""
+def test_the_lake_is_for_reading(lake: LocalStore, tmp_path: Path, sql: str) -> None:
+    """A statement that does more than read is refused, in one line that says what is answered; no object changes."""
     before = [(stored.key, stored.size_bytes) for stored in lake.list("")]
-    with pytest.raises(ConfigError, match=r"^query: "):
-        run_query(lake, sql)
+    path = tmp_path / "lake" / layout.table_key("cdr", "acme", DAYS[0])
+    with pytest.raises(ConfigError, match=r"^query: one statement that reads, please: begin with SELECT"):
+        run_query(lake, sql.format(object=path))
     assert [(stored.key, stored.size_bytes) for stored in lake.list("")] == before
 
 

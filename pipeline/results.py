@@ -1,0 +1,106 @@
+"""Rows on their way out: CSV, JSON or Parquet, on a stream, or in a file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from pipeline.errors import ConfigError
+
+
+def write_rows(rows: pa.RecordBatchReader, form: str, stream: IO[bytes]) -> int:
+    """Write rows in a form of `FORMS`, batch by batch; how many there were.
+
+    Raises:
+        ConfigError: this form cannot say what the rows hold.
+    """
+    try:
+        return FORMS[form](checked(rows, form), stream)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ConfigError(f"query: {form} cannot hold these rows: {error}; choose another --format") from None
+
+
+def checked(rows: pa.RecordBatchReader, form: str) -> pa.RecordBatchReader:
+    """The same rows; ConfigError when columns share a name and the form would lose one of them."""
+    names = rows.schema.names
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated and form != "csv":
+        raise ConfigError(f"query: more than one column is called {', '.join(repeated)}; name them apart with AS")
+    return rows
+
+
+def first_rows(rows: pa.RecordBatchReader, most: int) -> tuple[pa.Table, bool]:
+    """At most so many rows, and whether there are more."""
+    batches, count = [], 0
+    for batch in rows:
+        batches.append(batch)
+        count += batch.num_rows
+        if count > most:
+            break
+    return pa.Table.from_batches(batches, rows.schema).slice(0, most), count > most
+
+
+def _write_csv(rows: pa.RecordBatchReader, stream: IO[bytes]) -> int:
+    with pacsv.CSVWriter(stream, rows.schema) as writer:
+        return _count(rows, writer.write_batch)
+
+
+def _write_parquet(rows: pa.RecordBatchReader, stream: IO[bytes]) -> int:
+    with pq.ParquetWriter(stream, rows.schema, compression="zstd") as writer:
+        return _count(rows, writer.write_batch)
+
+
+def _write_json(rows: pa.RecordBatchReader, stream: IO[bytes]) -> int:
+    """A list of objects, one a line. Decimals are text, so that they stay exact; times are ISO 8601."""
+    encoder, begin = msgspec.json.Encoder(), b"[\n"
+
+    def write(batch: pa.RecordBatch) -> None:
+        nonlocal begin
+        for row in batch.to_pylist():
+            stream.write(begin + encoder.encode(row))
+            begin = b",\n"
+
+    count = _count(rows, write)
+    stream.write(b"\n]\n" if count else b"[]\n")
+    return count
+
+
+def _count(rows: pa.RecordBatchReader, write: Callable[[pa.RecordBatch], None]) -> int:
+    count = 0
+    for batch in rows:
+        write(batch)
+        count += batch.num_rows
+    return count
+
+
+FORMS: dict[str, Callable[[pa.RecordBatchReader, IO[bytes]], int]] = {
+    "csv": _write_csv,
+    "json": _write_json,
+    "parquet": _write_parquet,
+}
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A stream whose bytes take the file's place when the block ends well; else the file is as it was.
+
+    Raises:
+        ConfigError: the file cannot be written; says why.
+    """
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+        temporary.replace(path)
+    except OSError as error:
+        raise ConfigError(f"--output {path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)

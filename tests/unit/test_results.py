@@ -1,0 +1,165 @@
+"""Rows leave as CSV, JSON or Parquet, as they are; files appear whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.cli.commands import run_command
+from pipeline.errors import ConfigError
+from pipeline.results import FORMS, first_rows, whole_file, write_rows
+
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "owner_ref": st.none() | st.text(st.characters(codec="utf-8", exclude_characters="\0\r")),
+            "minutes": st.none() | st.decimals(-(10**15), 10**15, places=3),
+            "at": st.none() | st.integers(0, 4 * 10**15).map(lambda us: datetime.fromtimestamp(us // 10**6, UTC)),
+            "day": st.dates(date(1970, 1, 1)),
+            "number": st.integers(-(2**63), 2**63 - 1),
+            "is_sip": st.none() | st.booleans(),
+        }
+    ),
+    max_size=8,
+)
+SCHEMA = pa.schema(
+    {
+        "owner_ref": pa.string(),
+        "minutes": pa.decimal128(18, 3),
+        "at": pa.timestamp("us", tz="UTC"),
+        "day": pa.date32(),
+        "number": pa.int64(),
+        "is_sip": pa.bool_(),
+    }
+)
+
+
+def reader(table: pa.Table, rows_each: int = 3) -> pa.RecordBatchReader:
+    return pa.RecordBatchReader.from_batches(table.schema, table.to_batches(rows_each))
+
+
+def written(table: pa.Table, form: str) -> bytes:
+    stream = io.BytesIO()
+    assert write_rows(reader(table), form, stream) == table.num_rows
+    return stream.getvalue()
+
+
+@settings(max_examples=12)
+@given(rows=ROWS)
+def test_nothing_changes_on_the_way_out(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
+) -> None:
+    """Whatever the rows are: Parquet gives them back as they were, JSON as one list, CSV as DuckDB reads CSV."""
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    assert pq.read_table(io.BytesIO(written(table, "parquet"))).equals(table)
+    told = json.loads(written(table, "json"))
+    assert [row["number"] for row in told] == [row["number"] for row in rows]
+    assert [row["minutes"] and Decimal(row["minutes"]) for row in told] == [row["minutes"] for row in rows]
+    assert [row["at"] and datetime.fromisoformat(row["at"]) for row in told] == [row["at"] for row in rows]
+    path = tmp_path_factory.getbasetemp() / "rows.csv"
+    path.write_bytes(written(table, "csv"))
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        types = {
+            "owner_ref": "VARCHAR",
+            "minutes": "DECIMAL(18,3)",
+            "at": "TIMESTAMPTZ",
+            "day": "DATE",
+            "number": "BIGINT",
+            "is_sip": "BOOLEAN",
+        }
+        told_as = "header = true, auto_detect = false, allow_quoted_nulls = false, new_line = '\\n'"
+        again = connection.sql(f"FROM read_csv('{path}', columns = {types}, {told_as})").to_arrow_table()
+    assert again.to_pylist() == table.to_pylist()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_empty_answer_still_says_its_columns(form: str) -> None:
+    """No rows are an empty list, or a table of the right columns."""
+    told = written(pa.table({"a": pa.array([], pa.int64())}), form)
+    if form == "parquet":
+        assert pq.read_table(io.BytesIO(told)).schema.names == ["a"]
+    else:
+        assert told == {"csv": b'"a"\n', "json": b"[]\n"}[form]
+
+
+@pytest.mark.parametrize("form", ["json", "parquet"])
+def test_no_column_is_lost_to_another_of_its_name(form: str) -> None:
+    """Two columns of one name are refused where one would hide the other."""
+    twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    with pytest.raises(ConfigError, match="more than one column is called a; name them apart with AS"):
+        written(twice, form)
+    assert written(twice, "csv") == b'"a","a"\n1,2\n'
+
+
+def test_csv_has_no_lists() -> None:
+    """What a form cannot hold is said in one line."""
+    with pytest.raises(ConfigError, match=r"csv cannot hold these rows: .*list.*; choose another --format"):
+        written(pa.table({"a": [[1, 2]]}), "csv")
+
+
+def test_a_screen_is_for_the_first_rows() -> None:
+    """At most so many rows are taken, and no more batches than that needs."""
+    table = pa.table({"a": range(10)})
+    assert first_rows(reader(table), 10) == (table, False)
+    rows = reader(table)
+    assert first_rows(rows, 4) == (table.slice(0, 4), True)
+    assert rows.read_all().num_rows == 4, "two batches of three were enough"
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    """A file that is being written is not there yet; when writing fails, the earlier one stays, and nothing else."""
+    path = tmp_path / "usage.csv"
+    with whole_file(path) as stream:
+        stream.write(b"first")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as stream:  # noqa: PT012 - the second line must run too
+        stream.write(b"half of the sec")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"first"
+    nowhere = tmp_path / "nowhere" / "usage.csv"
+    said = r"--output .*/nowhere/usage.csv: cannot be written: No such file or directory"
+    with pytest.raises(ConfigError, match=said), whole_file(nowhere):
+        pass
+    assert [found.name for found in tmp_path.iterdir()] == ["usage.csv"]
+
+
+def test_the_command_writes_files_and_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`query` prints a table, CSV or JSON; `--output` writes by its ending; what makes no sense is one line, code 2."""
+    monkeypatch.setenv("POSTROOM_LAKE__URL", f"file:{tmp_path}/lake")
+    monkeypatch.setenv("POSTROOM_LEDGER__URL", f"sqlite:///{tmp_path}/ledger.db")
+
+    def said(*arguments: str) -> tuple[int, str]:
+        code = run_command([*arguments])
+        told = capfd.readouterr()
+        return code, told.out + told.err
+
+    asked = "SELECT 'tenant-1' AS owner_ref, 1.50 AS minutes"
+    assert said("query", asked, "--format", "csv") == (0, '"owner_ref","minutes"\n"tenant-1",1.50\n')
+    assert said("query", asked, "--format", "json") == (0, '[\n{"owner_ref":"tenant-1","minutes":"1.50"}\n]\n')
+    assert "tenant-1" in said("query", asked)[1]
+    assert "the first 1,000 rows; there are more" in said("query", "FROM range(1001)")[1]
+    file = tmp_path / "usage.parquet"
+    assert said("query", asked, "--output", str(file)) == (0, f"1 rows in {file}\n")
+    assert pq.read_table(file).to_pylist() == [{"owner_ref": "tenant-1", "minutes": Decimal("1.50")}]
+    outcome = json.loads(said("--json", "query", asked, "--output", str(file))[1])
+    assert (outcome["counts"], outcome["output"]) == ({"rows": 1}, str(file))
+    for arguments, refusal in (
+        (["--output", "usage.xls"], "--format xls: unknown; there are csv, json, parquet"),
+        (["--format", "parquet"], "--format parquet: not for a screen; add --output FILE"),
+        (["--output", f"{tmp_path}/none/a.csv"], f"--output {tmp_path}/none/a.csv: cannot be written: No such file"),
+    ):
+        code, told = said("query", asked, *arguments)
+        assert (code, told.startswith(f"postroom: {refusal}"), told.count("\n")) == (2, True, 1), told
