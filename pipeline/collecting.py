@@ -38,7 +38,9 @@ class Ask:
 
 def collect_day(app: App, ask: Ask) -> Mapping[str, int]:
     """Ask for a day and land the answer; what it amounted to (`replies`, `new_pages`, `documents`, `days_split`)."""
-    request = rooms_request() if ask.source == "rooms" else period_request(ask.source, ask.day)
+    known = app.settings.projects[ask.project].to_date_is_inclusive
+    is_rooms = ask.source == "rooms"
+    request = rooms_request() if is_rooms else period_request(ask.source, ask.day, to_date_is_inclusive=known)
     try:
         return _collect_reply(app, ask, request)
     except TimedOut:

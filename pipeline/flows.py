@@ -4,7 +4,7 @@
 nightly = collect, build, copy_media, build what that changed
 apply_rooms = the plan of plan_rooms, carried out
 audit_media = manifests against the vault, and its record
-status, query, plan_rooms, audit_rooms: read only
+status, query, plan_rooms, audit_rooms: read only; doctor: tries every part of the set-up
 ```
 
 Each flow takes an `App`, does its items on the app's executor, and returns an `Outcome`. A failed item is named there
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,9 @@ import structlog
 from pipeline import auditing, copying, landing, provisioning, room_audit, rooms, tables
 from pipeline.app import App, Done, chosen_projects
 from pipeline.building import AFFECTED_DAYS, Builder
+from pipeline.checks import as_toml
 from pipeline.collecting import Ask, collect_day
+from pipeline.doctor import ask_open_questions, examine
 from pipeline.errors import FileError, FileRefused, RoomMissing
 from pipeline.media.audit import problem_text
 from pipeline.media.manifest import Entry
@@ -352,6 +355,23 @@ def audit_rooms(app: App, path: Path | None = None, *, project: str | None = Non
 def query(app: App, sql: str) -> AbstractContextManager[pa.RecordBatchReader]:
     """The rows that answer one SQL statement over the tables, as they come."""
     return open_query(app.lake, sql)
+
+
+def doctor(app: App, *, probe: bool = False) -> Outcome:
+    """Try every part of the set-up; with `probe` also ask the live account what EnableX's documents leave open."""
+    outcome = Outcome("doctor")
+    found = list(examine(app))
+    for check in found:
+        if check.ok is False:
+            outcome.fail(check.name, f"{check.said}; {check.next_step}")
+        else:
+            outcome.succeeded(checks_passed=int(check.ok is True), not_tried=int(check.ok is None))
+    outcome.details["checks"] = [asdict(check) for check in found]
+    if probe:
+        answers = ask_open_questions(app)
+        outcome.details["answers"] = [asdict(answer) for answer in answers]
+        outcome.details["toml"] = as_toml(answers, app.clock())
+    return outcome
 
 
 def status(app: App) -> Outcome:

@@ -5,6 +5,7 @@ SQLAlchemy Core; SQLite by default, PostgreSQL by URL.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -42,21 +43,40 @@ _ATTEMPTS = sa.Table(
 
 
 class Ledger:
-    """Open once per process; threads may share it."""
+    """Open once per process; threads may share it. The database is first touched when something is noted or asked."""
 
     def __init__(self, url: str) -> None:
         try:
-            parsed = make_url(url)
-            if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
-                Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
-            self._engine = sa.create_engine(parsed)
+            self._url = make_url(url)
+            self._opened = sa.create_engine(self._url)
         except (ArgumentError, ModuleNotFoundError) as error:
             raise ConfigError(f"ledger.url: {error}; for example sqlite:///./data/ledger.db") from None
-        except OSError as error:
-            raise StoreUnavailable(f"ledger.url: cannot make the folder: {error}; choose another place") from None
-        self._where = parsed.render_as_string(hide_password=True)
-        with self._errors():
-            _METADATA.create_all(self._engine)
+        self.where = self._url.render_as_string(hide_password=True)
+        self._preparing, self._is_ready = threading.Lock(), False
+
+    @property
+    def _engine(self) -> sa.Engine:
+        """The database, with its tables."""
+        with self._preparing:
+            if not self._is_ready:
+                self._prepare()
+                self._is_ready = True
+        return self._opened
+
+    def _prepare(self) -> None:
+        if self._url.get_backend_name() == "sqlite" and self._url.database not in (None, "", ":memory:"):
+            try:
+                Path(str(self._url.database)).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreUnavailable(f"ledger.url: cannot make the folder: {error}; choose another place") from None
+        _METADATA.create_all(self._opened)
+
+    def try_out(self) -> None:
+        """Note a run and take it back. Raises StoreUnavailable when nothing can be noted."""
+        with self._errors(), self._engine.connect() as connection:
+            values = {"run_id": uuid4().hex, "command": "doctor", "started_at": ""}
+            connection.execute(sa.insert(_RUNS).values(**values))
+            connection.rollback()
 
     def record_run(self, command: str, clock: Callable[[], datetime], flow: Callable[[], Outcome]) -> Outcome:
         """Run a flow and remember when, how it ended, and what failed. A run without an end was killed or broke off."""
@@ -105,7 +125,7 @@ class Ledger:
             return {command: ended_at for command, ended_at in rows}  # noqa: C416 - as above
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._opened.dispose()
 
     def _execute(self, statement: sa.Executable) -> None:
         with self._errors(), self._engine.begin() as connection:
@@ -118,5 +138,5 @@ class Ledger:
         except SQLAlchemyError as error:
             cause: Any = getattr(error, "orig", None) or error
             raise StoreUnavailable(
-                f"ledger {self._where}: {cause}; check the place (it may be deleted: no fact is lost)"
+                f"ledger {self.where}: {cause}; check the place (it may be deleted: no fact is lost)"
             ) from None

@@ -107,7 +107,11 @@ class S3(_Section):
 
 
 class Project(_Section):
-    """One EnableX project: its API pair, and the portal account that opens its files."""
+    """One EnableX project: its API pair, and the portal account that opens its files.
+
+    `to_date_is_inclusive`: `postroom doctor --probe` has seen that it is, so a day is asked for by itself; else the day
+    after is named too, which is right either way and twice the bytes.
+    """
 
     base_url: Annotated[str, AfterValidator(_https_or_loopback)] = "https://api.enablex.io/video/v2"
     app_id: str = Field(min_length=1)
@@ -116,6 +120,7 @@ class Project(_Section):
     files_password: SecretStr = SecretStr("")
     file_hosts: tuple[str, ...] = ("*.enablex.io",)
     since: date | None = None
+    to_date_is_inclusive: bool = False
 
 
 class Collect(_Section):

@@ -238,6 +238,24 @@ def status(ctx: typer.Context) -> int:
     return outcome.exit_code
 
 
+@cli.command(short_help="Whether this set-up can work.", epilog="Example: postroom doctor --probe")
+def doctor(
+    ctx: typer.Context,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Also ask the live account what EnableX's documents leave open.")
+    ] = False,
+) -> int:
+    """Try every part of the set-up for real; say for each failure what to do. Exit code 1 when one does not work."""
+    given: Options = ctx.obj
+    with _open(given, _loaded(given)) as app:
+        outcome = flows.doctor(app, probe=probe)
+    if given.as_json:
+        _print_json(outcome.as_json())
+    else:
+        show.show_doctor(show.console_for(), outcome)
+    return 1 if outcome.failed else 0
+
+
 @cli.command(
     short_help="What is configured, and where.", epilog="Example: postroom --config config/local.toml settings"
 )

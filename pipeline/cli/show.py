@@ -138,6 +138,23 @@ def show_status(console: Console, outcome: Outcome) -> None:
     show_deadlines(console, outcome)
 
 
+def show_doctor(console: Console, outcome: Outcome) -> None:
+    """One line for each part of the set-up, and below it what to do; then what the live account answered."""
+    words = {True: Text("ok", "green"), False: Text("FAILED", "bold red"), None: Text("not tried", "yellow")}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("part", "state", "seen"):
+        table.add_column(heading, overflow="fold")
+    for check in outcome.details["checks"]:
+        table.add_row(Text(check["name"]), words[check["ok"]], Text(check["said"]))
+        if check["next_step"]:
+            table.add_row("", "", Text(f"→ {check['next_step']}", "" if check["ok"] else "bold"))
+    console.print(table)
+    for line in outcome.details.get("toml", ()):
+        console.print(Text(line))
+    bad = len(outcome.failed)
+    console.print("this set-up can work" if not bad else f"{bad} of {len(outcome.details['checks'])} parts do not work")
+
+
 def show_settings(console: Console, rows: Iterable[tuple[str, str, str]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("setting", "value", "from"):

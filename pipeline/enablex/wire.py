@@ -61,13 +61,14 @@ class Reply(ReplyHead):
     body: bytes
 
 
-def period_request(source: Source, day: date) -> Request:
+def period_request(source: Source, day: date, *, to_date_is_inclusive: bool = False) -> Request:
     """Ask for one UTC day.
 
-    `to_date` may or may not be inclusive (unknown, section 12), so the day after is named too; rows of that day are
-    known by their timestamps and by their keys.
+    `to_date` may or may not be inclusive (unknown, section 12), so the day after is named too unless it is known to be;
+    rows of that day are known by their timestamps and by their keys.
     """
-    return Request("GET", f"/{source}/period/{day}/{day + timedelta(days=1)}", source)
+    to_date = day if to_date_is_inclusive else day + timedelta(days=1)
+    return Request("GET", f"/{source}/period/{day}/{to_date}", source)
 
 
 def room_period_requests(source: Source, room_id: str, day: date) -> tuple[Request, Request]:

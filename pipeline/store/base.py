@@ -65,6 +65,14 @@ class Retention:
     until: datetime
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """Whether a store itself refuses to put over what is there: in one request, and as an upload in parts."""
+
+    by_put: bool = True
+    by_parts: bool = True
+
+
 class Tally:
     """Size, SHA-256 and CRC64NVME of bytes as they come by."""
 
@@ -205,6 +213,9 @@ class ObjectStore(Protocol):
 
     def require_lock(self) -> None:
         """Raises ConfigError when this store cannot lock objects."""
+
+    def try_conditions(self, key: str, content: bytes) -> Conditions:
+        """Put the same bytes over an object that has them already, asking the store to refuse that; whether it does."""
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         """For pyarrow datasets: a file system, and the path of this store's root in it."""

@@ -30,7 +30,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from pipeline.errors import ConfigError, ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
-from pipeline.store.base import MIB, READ_BYTES, Retention, Statement, StoredObject, checked_key, read_back
+from pipeline.store.base import MIB, READ_BYTES, Conditions, Retention, Statement, StoredObject, checked_key, read_back
+from pipeline.store.s3_trial import try_conditions
 from pipeline.store.s3_upload import Marker, Part, Parts, S3Upload, error_code, is_marker, label_digest, marker_key
 
 _CONNECTIONS = 64
@@ -309,6 +310,9 @@ class S3Store:
                 f"vault.lock: bucket {self._bucket} has no Object Lock, so nothing would be kept from deletion;"
                 " make a bucket with Object Lock, or set vault.lock.mode to off"
             )
+
+    def try_conditions(self, key: str, content: bytes) -> Conditions:
+        return try_conditions(self, key, content)
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         credentials = self._session.get_credentials()

@@ -35,8 +35,8 @@ _PARTS_PER_SIZE = 900
 5 TiB, and one part is never much more than a thousandth of what is there."""
 
 _MARKER = re.compile(r"\.upload-[0-9a-f]{64}$")
-_UNKNOWN_OPTION = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest", "XNotImplemented", "501", "400"})
-_CONFLICT = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+UNKNOWN_OPTION = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest", "XNotImplemented", "501", "400"})
+CONFLICT = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 _UNFIT = frozenset({"BadDigest", "EntityTooSmall", "InvalidPart", "InvalidPartOrder"})
 """Parts that make no object: another writer was at them. They are given up, or later runs would meet them again."""
 
@@ -195,7 +195,7 @@ class S3Upload:
             try:
                 return self._put(guards)
             except ClientError as error:
-                if error_code(error) not in _UNKNOWN_OPTION:
+                if error_code(error) not in UNKNOWN_OPTION:
                     return self._conflict(error)
         with self._store.errors(self._key):
             return self._put({})
@@ -272,7 +272,7 @@ class S3Upload:
             try:
                 created = client.create_multipart_upload(**self._place, **self._options, **checksum)
             except ClientError as error:
-                if error_code(error) not in _UNKNOWN_OPTION:
+                if error_code(error) not in UNKNOWN_OPTION:
                     raise
                 created = client.create_multipart_upload(**self._place, **self._options)
             parts = Parts(created["UploadId"], [], created.get("ChecksumAlgorithm") == "CRC64NVME")
@@ -306,7 +306,7 @@ class S3Upload:
         try:
             self._complete(parts, {} if replace else {"IfNoneMatch": "*"})
         except ClientError as error:
-            if error_code(error) in _CONFLICT | _UNFIT:
+            if error_code(error) in CONFLICT | _UNFIT:
                 self._abort()
             elif error_code(error) == "NoSuchUpload":  # another run finished it, or a lost answer hides that we did
                 self._unmark(parts)
@@ -332,7 +332,7 @@ class S3Upload:
             try:
                 self._store.client.complete_multipart_upload(**upload, **guards)
             except ClientError as error:
-                if not guards or error_code(error) not in _UNKNOWN_OPTION:
+                if not guards or error_code(error) not in UNKNOWN_OPTION:
                     raise
             except BotoCoreError as error:
                 raise self._store.told(error, self._key) from None
@@ -369,7 +369,7 @@ class S3Upload:
         return found.written("read-back", stated.etag)
 
     def _conflict(self, error: ClientError) -> Written:
-        if error_code(error) in _CONFLICT:
+        if error_code(error) in CONFLICT:
             return self._there_already()
         raise self._store.told(error, self._key) from None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from pipeline.checks import Check
 from pipeline.cli import show
 from pipeline.model import Outcome, Row
 
@@ -123,6 +125,19 @@ def status_fresh(console: Console) -> None:
     show.show_status(console, outcome)
 
 
+def doctor_bad(console: Console) -> None:
+    found = [
+        Check("time zones", True, "598 zones, tzdata 2026.1; billing in UTC"),
+        Check("scratch disk", True, "9.1 GiB free in /tmp", "that is little for [recordings]: free space soon"),
+        Check("acme API", False, "GET /archive/period: credentials refused", "copy App ID and App Key"),
+        Check("acme files", None, "without the API no file is known to try"),
+    ]
+    outcome = Outcome("doctor", details={"checks": [asdict(check) for check in found]})
+    outcome.fail("acme API", "credentials refused")
+    outcome.details["toml"] = ["[projects.acme]", "# is to_date inclusive? yes (9 of the 9 CDRs came)"]
+    show.show_doctor(console, outcome)
+
+
 def settings_list(console: Console) -> None:
     show.show_settings(
         console,
@@ -192,6 +207,7 @@ CASES: dict[str, Callable[[Console], None]] = {
         outcome_audit,
         status_busy,
         status_fresh,
+        doctor_bad,
         settings_list,
         simulator_plain,
         simulator_faulty,

@@ -82,6 +82,8 @@ def test_a_day_is_asked_for_as_documented(source: Any) -> None:
     request = period_request(source, date(2026, 12, 31))
     assert str(request) == f"GET /{source}/period/2026-12-31/2027-01-01"
     assert request.payload == source
+    alone = period_request(source, date(2026, 12, 31), to_date_is_inclusive=True)
+    assert str(alone) == f"GET /{source}/period/2026-12-31/2026-12-31"
 
 
 def test_a_room_is_asked_for_in_both_spellings() -> None:

@@ -1,0 +1,58 @@
+"""Whether an S3 server heeds If-None-Match, seen by putting the same bytes over an object that is there already."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pipeline.store.base import Conditions
+from pipeline.store.s3_upload import CONFLICT, UNKNOWN_OPTION, error_code
+
+if TYPE_CHECKING:
+    from pipeline.store.s3 import S3Store
+
+
+def try_conditions(store: S3Store, key: str, content: bytes) -> Conditions:
+    """A server that heeds no condition has the same bytes under the key again; a part is written every time."""
+    return Conditions(_heeds_put(store, key, content), _heeds_parts(store, key, content))
+
+
+def _heeds_put(store: S3Store, key: str, content: bytes) -> bool:
+    put = {**store.place(key), "Body": content, "ContentMD5": _content_md5(content)}
+    return _is_refused(store, key, lambda: store.client.put_object(**put, IfNoneMatch="*"))
+
+
+def _heeds_parts(store: S3Store, key: str, content: bytes) -> bool:
+    client, place = store.client, store.place(key)
+    with store.errors(key):
+        upload = {**place, "UploadId": client.create_multipart_upload(**place)["UploadId"]}
+    try:
+        with store.errors(key):
+            part = client.upload_part(**upload, PartNumber=1, Body=content, ContentMD5=_content_md5(content))
+        parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+        complete = client.complete_multipart_upload
+        return _is_refused(store, key, lambda: complete(**upload, MultipartUpload=parts, IfNoneMatch="*"))
+    finally:
+        with suppress(BotoCoreError, ClientError):
+            client.abort_multipart_upload(**upload)
+
+
+def _is_refused(store: S3Store, key: str, write: Callable[[], Any]) -> bool:
+    try:
+        write()
+    except ClientError as error:
+        if error_code(error) in CONFLICT | UNKNOWN_OPTION:
+            return error_code(error) in CONFLICT
+        raise store.told(error, key) from None
+    except BotoCoreError as error:
+        raise store.told(error, key) from None
+    return False
+
+
+def _content_md5(content: bytes) -> str:
+    return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()

@@ -1,0 +1,54 @@
+"""What a store can do, seen by doing it with a few small objects.
+
+They lie under `doctor/`, are written once and stay, for stores have no delete; every trial is made with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+
+from awscrt.checksums import crc64nvme
+
+from pipeline.checks import StoreFacts
+from pipeline.errors import DigestDiffers, ObjectDiffers, StoreError
+from pipeline.store.base import ObjectStore, Retention, crc_text, read_bytes
+from pipeline.store.local import LocalStore
+
+PROBE_KEY = "doctor/probe.txt"
+CONDITIONS_KEY = "doctor/conditions.txt"
+LOCKED_KEY = "doctor/locked.txt"
+PROBE = b"Written by `postroom doctor`, to see whether it can. Nothing else reads it.\n"
+
+
+def try_store(store: ObjectStore) -> StoreFacts:
+    """Write a probe, read it back, see that other bytes cannot take its place, and what the store says of it.
+
+    Raises StoreError, FixityError: what a run would meet as well.
+    """
+    for key in (PROBE_KEY, CONDITIONS_KEY):
+        store.put_new(key, PROBE)
+    if (found := read_bytes(store, PROBE_KEY)) != PROBE:
+        raise DigestDiffers(PROBE_KEY, hashlib.sha256(PROBE).hexdigest(), hashlib.sha256(found).hexdigest())
+    _refuses_others(store)
+    if isinstance(store, LocalStore):
+        return StoreFacts(is_synced=True)
+    stated, heeds = store.state(PROBE_KEY), store.try_conditions(CONDITIONS_KEY, PROBE)
+    return StoreFacts(
+        states_crc=stated is not None and stated.crc64nvme == crc_text(crc64nvme(PROBE)),
+        states_md5=stated is not None and stated.etag == hashlib.md5(PROBE, usedforsecurity=False).hexdigest(),
+        heeds_put=heeds.by_put,
+        heeds_parts=heeds.by_parts,
+    )
+
+
+def try_lock(store: ObjectStore, retention: Retention) -> None:
+    """Lock a probe; raises ConfigError or StoreError when the store does not say that it is locked."""
+    store.require_lock()
+    store.put_new(LOCKED_KEY, PROBE, retention=retention)
+
+
+def _refuses_others(store: ObjectStore) -> None:
+    with suppress(ObjectDiffers):
+        store.put_new(PROBE_KEY, PROBE + b"other bytes")
+        raise StoreError(f"{store.url}/{PROBE_KEY}: other bytes could be put over what was there", key=PROBE_KEY)
