@@ -4,7 +4,7 @@
 nightly = collect, build, copy_media, build what that changed
 apply_rooms = the plan of plan_rooms, carried out
 audit_media = manifests against the vault, and its record
-status, query, plan_rooms, audit_rooms: read only; doctor: tries every part of the set-up
+status, query, report, plan_rooms, audit_rooms: read only; doctor: tries every part of the set-up
 ```
 
 Each flow takes an `App`, does its items on the app's executor, and returns an `Outcome`. A failed item is named there
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from pipeline.media.manifest import Entry
 from pipeline.media.plan import Recheck
 from pipeline.model import DAILY_SOURCES, SOURCES, MediaItem, Outcome, Period, Source
 from pipeline.query import open_query, run_query
+from pipeline.reports.day import DAY_SQL, DayFacts, day_page
 from pipeline.reports.status import day_states, is_settled, lateness, lateness_sql, media_states
 from pipeline.schemas import AUDITS, TABLES
 
@@ -355,6 +356,17 @@ def audit_rooms(app: App, path: Path | None = None, *, project: str | None = Non
 def query(app: App, sql: str) -> AbstractContextManager[pa.RecordBatchReader]:
     """The rows that answer one SQL statement over the tables, as they come."""
     return open_query(app.lake, sql)
+
+
+def report(app: App, day: date) -> str:
+    """One day as a page of HTML: usage, hours, lateness, media with deadlines, audits; of every project."""
+    lookback_days = app.settings.collect.lookback_days
+    settled: dict[str, bool | None] = {}
+    for name in chosen_projects(app.settings, None):
+        asked = landing.last_asked(app.vault, "cdr", name).get(day)
+        settled[name] = is_settled(day, asked, lookback_days) if asked else None
+    answers = {name: run_query(app.lake, sql.format(day=day)).to_pylist() for name, sql in DAY_SQL.items()}
+    return day_page(DayFacts(day, app.clock(), settled, **answers))
 
 
 def doctor(app: App, *, probe: bool = False) -> Outcome:

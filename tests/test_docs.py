@@ -81,6 +81,8 @@ def test_the_tour_runs_as_written(tmp_path: Path) -> None:
     demo = run(".venv/bin/postroom demo")
     assert demo.returncode == 0, demo.stderr
     assert "at risk" in demo.stdout
+    assert demo.stdout.splitlines()[-1].endswith("/data/demo/report.html")
+    assert "Usage by owner" in (tmp_path / "data/demo/report.html").read_text()
     query, corrected, status, rescue = blocks
     assert "tenant-" in run(query).stdout
     assert run(corrected).returncode == 0

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -223,6 +223,28 @@ def _form(form: str | None, output: Path | None, *, as_json: bool) -> str:
             raise ConfigError("--format parquet: not for a screen; add --output FILE")
     chosen: str = _choices("--format", form or known[0], known)[0]
     return chosen
+
+
+@cli.command(short_help="A day as a page with charts.", epilog="Example: postroom report --day 2026-11-22")
+def report(
+    ctx: typer.Context,
+    day: Annotated[
+        str | None, typer.Option(metavar="DAY", help="UTC day, YYYY-MM-DD; yesterday when left out.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Instead of report-DAY.html here.")] = None,
+) -> int:
+    """One day as a page to look at: usage, hours, lateness, media and deadlines, audits; one HTML file, no network."""
+    given: Options = ctx.obj
+    with _open(given, _loaded(given)) as app:
+        wanted = _day("--day", day) if day else app.clock().date() - timedelta(days=1)
+        output = output or Path(f"report-{wanted}.html")
+        with results.whole_file(output) as stream:
+            stream.write(flows.report(app, wanted).encode())
+    if given.as_json:
+        _print_json(Outcome("report", details={"day": str(wanted), "output": str(output)}).as_json())
+    else:
+        print(f"{wanted} is in {output}")
+    return 0
 
 
 @cli.command(short_help="Done, missing, late, at risk.", epilog="Example: postroom --json status")

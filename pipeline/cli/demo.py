@@ -58,8 +58,11 @@ def run_demo(folder: Path, now: datetime, progress: Progress, say: Console | Non
             if say:
                 say.print(f"  {show.counts_text(night.counts)}")
     outcome.failed = [failure for failure in outcome.failed if staged.path.rpartition("/")[2] not in failure.item]
-    with open_app(settings, now=now) as app:
-        outcome.details = _facts(app, world, now, config)
+    with open_app(settings, now=now, progress=progress) as app:
+        flows.audit_media(app)
+        page = folder / "report.html"
+        page.write_text(flows.report(app, now.date() - timedelta(days=1)), encoding="utf-8")
+        outcome.details = {**_facts(app, world, now, config), "report": str(page)}
     if say:
         _summary(say, outcome, staged, config)
     return outcome
@@ -162,3 +165,4 @@ def _summary(say: Console, outcome: Outcome, staged: SimFile, config: Path) -> N
     say.print(
         f"  postroom simulate &  {postroom} copy-media     # the host is healthy again: rescue the file", markup=False
     )
+    say.print(f"Yesterday, to look at: {Path(facts['report']).resolve().as_uri()}", markup=False)

@@ -1,0 +1,301 @@
+"""One day as a page: what was used, when, how late it was known, how its files stand, what audits found (pure).
+
+The page is one HTML file that needs no network and no script. Charts are SVG and always stand beside their numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+
+from pipeline.model import AT_RISK, Row
+from pipeline.reports.html import Bar, Html, bars, columns, el, join, number_text, table
+from pipeline.reports.style import CSS
+
+_LATE_H = (
+    ("within 1 h", 0),
+    ("1 to 6 h", 1),
+    ("6 to 24 h", 6),
+    ("1 to 2 days", 24),
+    ("2 to 3 days", 48),
+    ("later", 72),
+)
+"""Steps of lateness: what they are called, and from how many hours on."""
+
+_STATES = {"stored": "good", "unreadable": "odd", "waiting": "soon", "lost": "bad"}
+_OWNERS_SHOWN = 12
+_ROWS_SHOWN = 25
+
+DAY_SQL = {
+    "usage": """
+        SELECT owner_ref, sum(sessions)::BIGINT AS sessions, sum(connections)::BIGINT AS connections,
+               sum(participant_min) AS participant_min, sum(recording_min) AS recording_min
+        FROM usage_daily WHERE day = DATE '{day}' GROUP BY owner_ref ORDER BY participant_min DESC, owner_ref""",
+    "hours": """
+        SELECT hour(first_connected_at) AS hour, count(*) AS sessions FROM sessions
+        WHERE day = DATE '{day}' AND first_connected_at IS NOT NULL GROUP BY ALL ORDER BY ALL""",
+    "lateness": """
+        SELECT greatest(0, epoch(first_seen_at - coalesce(trans_at, signal_disconnected_at, room_disconnected_at)))
+               / 3600 AS late_h, revision > 1 AS is_corrected, count(*) AS rows
+        FROM cdr WHERE day = DATE '{day}' GROUP BY ALL ORDER BY ALL""",
+    "rejects": """
+        SELECT source, reason, count(*) AS rows FROM rejects WHERE day = DATE '{day}' GROUP BY ALL ORDER BY ALL""",
+    "media": """
+        SELECT state, count(*) AS files, coalesce(sum(size_bytes), 0)::BIGINT AS size_bytes
+        FROM media WHERE day = DATE '{day}' GROUP BY state""",
+    "open_files": """
+        SELECT project, conf_num, kind, name, state, expires_at, lost_reason FROM media
+        WHERE state = 'waiting' OR day = DATE '{day}' AND state IN ('lost', 'unreadable')
+        ORDER BY state <> 'waiting', state, expires_at, project, conf_num, kind, name""",
+    "audits": """
+        SELECT audited_at, key, kind, verdict, is_reread, detail FROM audits WHERE media_day = DATE '{day}'
+        QUALIFY row_number() OVER (PARTITION BY project, key ORDER BY audited_at DESC) = 1
+        ORDER BY verdict = 'ok', key""",
+}
+"""What is asked of the tables: each answer's rows are one field of `DayFacts`."""
+
+
+@dataclass(frozen=True)
+class DayFacts:
+    """What the page tells: the rows that answer `DAY_SQL`; by project, whether its day is settled (None: not asked)."""
+
+    day: date
+    now: datetime
+    settled: Mapping[str, bool | None]
+    usage: Sequence[Row]
+    hours: Sequence[Row]
+    lateness: Sequence[Row]
+    rejects: Sequence[Row]
+    media: Sequence[Row]
+    open_files: Sequence[Row]
+    audits: Sequence[Row]
+
+
+def day_page(facts: DayFacts) -> str:
+    """The whole page."""
+    title = f"Postroom: {facts.day:%A}, {facts.day.day} {facts.day:%B %Y}"
+    head = el(
+        "head",
+        Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Html("<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"),
+        Html('<meta name="color-scheme" content="light dark">'),
+        el("title", title),
+        el("style", Html(CSS)),
+    )
+    main = el("main", _usage(facts), _hours(facts), _late(facts), _audits(facts), _media(facts))
+    made = el("footer", f"Made from the tables at {_moment(facts.now)}. Days and hours are UTC.")
+    return f"<!DOCTYPE html>\n{el('html', head, el('body', _header(facts), main, made), lang='en')}\n"
+
+
+def _header(facts: DayFacts) -> Html:
+    names = ("sessions", "connections", "participant_min", "recording_min")
+    used = {name: sum(row[name] or 0 for row in facts.usage) for name in names}
+    files = {row["state"]: row["files"] for row in facts.media}
+    at_risk = sum(_is_at_risk(row, facts.now) for row in facts.open_files)
+    problems = sum(row["verdict"] != "ok" for row in facts.audits)
+    tiles = [
+        ("sessions", used["sessions"], ""),
+        ("connections", used["connections"], ""),
+        ("participant minutes", used["participant_min"], ""),
+        ("recorded minutes", used["recording_min"], ""),
+        ("files in the vault", files.get("stored", 0) + files.get("unreadable", 0), ""),
+        ("files at risk", at_risk, "soon" if at_risk else ""),
+        ("files lost", files.get("lost", 0), "bad" if files.get("lost") else ""),
+        ("audit problems", problems, "bad" if problems else ""),
+    ]
+    return el(
+        "header",
+        el("p", "Postroom, day report", class_="kicker"),
+        el("h1", f"{facts.day:%A}, {facts.day.day} {facts.day:%B %Y}"),
+        el(
+            "p",
+            [
+                el("span", f"{name}: ", _settled(is_settled), class_="project")
+                for name, is_settled in facts.settled.items()
+            ],
+            class_="settled",
+        ),
+        el(
+            "dl",
+            [
+                el("div", el("dt", what), el("dd", number_text(much)), class_=f"tile {tone}")
+                for what, much, tone in tiles
+            ],
+            class_="tiles",
+        ),
+    )
+
+
+def _settled(is_settled: bool | None) -> Html:
+    if is_settled is None:
+        return el("strong", "never collected", class_="soon")
+    return el("strong", "settled", class_="good") if is_settled else el("strong", "may still change", class_="soon")
+
+
+def _section(title: str, lead: str, *parts: Html | None) -> Html:
+    name = title.lower().replace(" ", "-")
+    return el("section", el("h2", title, id=name), el("p", lead, class_="lead"), parts, aria_labelledby=name)
+
+
+def _numbers(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> Html:
+    return el("details", el("summary", "The numbers"), table(headings, rows, numbers=numbers))
+
+
+def _usage(facts: DayFacts) -> Html:
+    shown, rest = facts.usage[:_OWNERS_SHOWN], facts.usage[_OWNERS_SHOWN:]
+    rows = [_usage_bar(_owner(row), row["participant_min"]) for row in shown]
+    if rest:
+        rows.append(_usage_bar(f"{len(rest)} more", sum(row["participant_min"] or 0 for row in rest), "quiet"))
+    numbers = [
+        [
+            _owner(row),
+            *(number_text(row[name] or 0) for name in ("sessions", "connections", "participant_min", "recording_min")),
+        ]
+        for row in facts.usage
+    ]
+    headings = ("owner", "sessions", "connections", "participant min", "recorded min")
+    lead = f"Participant minutes of {_many(len(facts.usage), 'owner')}, the largest first."
+    return _section(
+        "Usage by owner",
+        lead if rows else "Nobody was connected.",
+        bars(("owner", "minutes"), rows) if rows else None,
+        _numbers(headings, numbers, (1, 2, 3, 4)) if rows else None,
+    )
+
+
+def _usage_bar(label: str, minutes: Decimal | float | None, tone: str = "plain") -> Bar:
+    return Bar(label, float(minutes or 0), number_text(minutes or 0), tone)
+
+
+def _hours(facts: DayFacts) -> Html:
+    begun = {row["hour"]: row["sessions"] for row in facts.hours}
+    values = [begun.get(hour, 0) for hour in range(24)]
+    if not any(values):
+        return _section("Sessions by hour", "No session began on this day.")
+    busiest = max(range(24), key=lambda hour: values[hour])
+    return _section(
+        "Sessions by hour",
+        f"{_many(sum(values), 'session')} began on this day, most of them in the hour from {busiest:02d}:00 UTC.",
+        columns("Sessions that began, by hour (UTC)", values, [f"{hour:02d}" for hour in range(24)], label_every=3),
+        _numbers(("hour (UTC)", "sessions"), [[f"{hour:02d}:00", str(values[hour])] for hour in range(24)], (1,)),
+    )
+
+
+def _late(facts: DayFacts) -> Html:
+    dated = [row for row in facts.lateness if row["late_h"] is not None]
+    starts = [hours for _, hours in _LATE_H]
+    ends = [*starts[1:], float("inf")]
+    counts = [
+        sum(row["rows"] for row in dated if start <= row["late_h"] < end)
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    total = sum(row["rows"] for row in facts.lateness)
+    corrected = sum(row["rows"] for row in facts.lateness if row["is_corrected"])
+    rejected = sum(row["rows"] for row in facts.rejects)
+    rows = [
+        Bar(label, count, f"{count:,} ({count / sum(counts):.0%})", "plain" if start < 24 else "soon")
+        for (label, start), count in zip(_LATE_H, counts, strict=True)
+        if sum(counts)
+    ]
+    said = f"{_many(total, 'row')}: {corrected:,} corrected since they were first seen, {rejected:,} rejected."
+    return _section(
+        "Late rows",
+        f"How long after EnableX wrote them rows were first collected. {said}",
+        bars(("known", "rows"), rows) if rows else None,
+        table(
+            ("source", "rejected because", "rows"),
+            [(row["source"], row["reason"], f"{row['rows']:,}") for row in facts.rejects[:_ROWS_SHOWN]],
+            numbers=(2,),
+        )
+        if facts.rejects
+        else None,
+    )
+
+
+def _media(facts: DayFacts) -> Html:
+    found = {row["state"]: row for row in facts.media}
+    rows = [
+        Bar(state, found[state]["files"], f"{found[state]['files']:,} ({_size(found[state]['size_bytes'])})", tone)
+        for state, tone in _STATES.items()
+        if state in found
+    ]
+    shown = [
+        (
+            el("strong", row["state"], class_=_STATES.get(row["state"], "odd")),
+            f"{row['project']}/{row['conf_num']}/{row['kind']}/{row['name']}",
+            _fate(row, facts.now),
+        )
+        for row in facts.open_files[:_ROWS_SHOWN]
+    ]
+    more = len(facts.open_files) - len(shown)
+    return _section(
+        "Media and deadlines",
+        f"{_many(sum(row['files'] for row in facts.media), 'file')} of this day's sessions; below, every file that"
+        " still waits, of whatever day, and what of this day cannot be had or opened."
+        if rows or shown
+        else "EnableX listed no files for this day, and none waits.",
+        bars(("state", "files"), rows) if rows else None,
+        table(("state", "file", "deadline"), shown) if shown else None,
+        el("p", f"and {more:,} more; `postroom status` names what is urgent", class_="lead") if more > 0 else None,
+    )
+
+
+def _fate(row: Row, now: datetime) -> Html:
+    if row["state"] != "waiting":
+        return join([row["lost_reason"] or "stored whole, but it does not open"])
+    if row["expires_at"] is None:
+        return join(["unknown"])
+    hours = (row["expires_at"] - now) / timedelta(hours=1)
+    told = f"{hours:.0f} h left" if hours >= 0 else f"passed {-hours:.0f} h ago"
+    return el("span", f"{told}, {_moment(row['expires_at'])}", class_="bad" if _is_at_risk(row, now) else None)
+
+
+def _audits(facts: DayFacts) -> Html:
+    if not facts.audits:
+        return _section("Audits", "No audit has looked at this day's files yet; `postroom audit-media` does.")
+    counts: dict[str, int] = {}
+    for row in facts.audits:
+        counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
+    rows = [
+        Bar(verdict.replace("_", " "), count, f"{count:,}", "good" if verdict == "ok" else "bad")
+        for verdict, count in sorted(counts.items(), key=lambda one: (one[0] != "ok", one[0]))
+    ]
+    problems = [
+        (row["verdict"].replace("_", " "), row["key"], row["detail"]) for row in facts.audits if row["verdict"] != "ok"
+    ]
+    reread = sum(bool(row["is_reread"]) for row in facts.audits)
+    last = max(row["audited_at"] for row in facts.audits)
+    return _section(
+        "Audits",
+        f"{_many(len(facts.audits), 'object')} of this day held against the manifests, the last at {_moment(last)};"
+        f" {reread:,} read from beginning to end.",
+        bars(("verdict", "objects"), rows),
+        table(("verdict", "object", "what is wrong"), problems[:_ROWS_SHOWN]) if problems else None,
+    )
+
+
+def _is_at_risk(row: Row, now: datetime) -> bool:
+    return row["state"] == "waiting" and row["expires_at"] is not None and row["expires_at"] - now < AT_RISK
+
+
+def _owner(row: Row) -> str:
+    return row["owner_ref"] or "(no owner)"
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def _size(size_bytes: int) -> str:
+    unit, name = next(
+        (unit, name)
+        for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
+        if size_bytes >= unit or unit == 1
+    )
+    return f"{number_text(size_bytes / unit)} {name}"
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
