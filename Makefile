@@ -26,7 +26,7 @@ demo: install
 	$(BIN)/postroom demo
 
 test: install servers
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 servers: install
 	@tests/servers/install $(BIN)/python
@@ -43,6 +43,7 @@ bench: install servers .venv/.bench
 
 soak: install servers
 	SOAK_TIMES=20 $(BIN)/python -m pytest -n 2 tests/flows/test_rooms_bars.py tests/flows/test_faulty_transfers.py \
+		tests/flows/test_killed.py \
 		tests/flows/test_vault_in_a_bucket.py
 
 lint: install

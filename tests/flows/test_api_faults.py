@@ -51,14 +51,14 @@ def test_the_same_rows_come_out(make_site: Callable[..., Site], calm_rows: list[
 def test_refusals_are_not_repeated(make_site: Callable[..., Site], fault: str) -> None:
     """A refused project is exit code 1 and is asked about a few times at most, not once per day and try."""
     site = make_site(WORLD, faults=(fault,))
-    assert site.postroom("collect", "--from", "2026-11-01").returncode == 1
+    assert site.run("collect", "--from", "2026-11-01").returncode == 1
     assert len(site.simulator.requests) <= 4
 
 
 def test_retry_after_is_waited_for(make_site: Callable[..., Site]) -> None:
     """After a 429 with Retry-After the whole project pauses: no request starts before the time is over."""
     site = make_site(WORLD, faults=("rate_limit=1",))
-    done = site.postroom("collect")
+    done = site.run("collect")
     assert done.returncode == 0
     assert "try.again" in done.stderr
     assert '"wait_s": 1.0' in done.stderr or '"wait_s": 1.' in done.stderr

@@ -308,11 +308,11 @@ def test_the_command_says_all_of_it(vault: Site) -> None:
     """`postroom audit-media` exits with 3 and one line per problem; a percentage that is none is refused."""
     key = key_of(vault, files(vault)[0])
     files(vault)[0].unlink()
-    done = vault.postroom("audit-media", "--from", "2026-11-01", "--project", "acme", "--sample", "0")
+    done = vault.run("audit-media", "--from", "2026-11-01", "--project", "acme", "--sample", "0")
     assert done.returncode == 3, done.stderr
     assert f"failed {key}: missing: manifest " in done.stdout
     assert "files audited" in done.stdout
-    refused = vault.postroom("audit-media", "--sample", "101")
+    refused = vault.run("audit-media", "--sample", "101")
     assert refused.returncode == 2
     assert "--sample 101: not a percentage; give 0 to 100" in refused.stderr
 

@@ -38,7 +38,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 def test_wrong_settings_name_the_key_and_the_cure(site: Site, old: str, new: str, named: str, step: str) -> None:
     """A wrong setting is exit code 2 and one line with the key, the file it stands in, and what would be right."""
     site.configure(old, new)
-    done = site.postroom("nightly")
+    done = site.run("nightly")
     line = one_line(done)
     assert done.returncode == 2
     assert named in line
@@ -50,7 +50,7 @@ def test_a_missing_credential_names_the_variable(site: Site) -> None:
     """Without an app_key the error names the setting and the environment variable that would carry it."""
     lines = [line for line in site.config.read_text().splitlines() if not line.startswith("app_key")]
     site.config.write_text("\n".join(lines))
-    done = site.postroom("nightly")
+    done = site.run("nightly")
     assert done.returncode == 2
     assert "projects.acme.app_key" in one_line(done)
     assert "POSTROOM_PROJECTS__ACME__APP_KEY" in done.stderr
@@ -59,7 +59,7 @@ def test_a_missing_credential_names_the_variable(site: Site) -> None:
 def test_a_missing_settings_file_is_named(site: Site) -> None:
     """A --config that does not exist is exit code 2, with its path."""
     site.config.rename(site.folder / "elsewhere.toml")
-    done = site.postroom("status")
+    done = site.run("status")
     assert done.returncode == 2
     assert str(site.config) in one_line(done)
 
@@ -81,7 +81,7 @@ def test_a_missing_settings_file_is_named(site: Site) -> None:
 )
 def test_wrong_arguments_are_usage_errors(site: Site, arguments: tuple[str, ...], named: str) -> None:
     """A malformed date, an unknown name, a wrong statement: exit code 2 and one line that quotes it."""
-    done = site.postroom(*arguments)
+    done = site.run(*arguments)
     assert done.returncode == 2
     assert named in one_line(done)
 
@@ -93,7 +93,7 @@ def test_wrong_credentials_stop_the_project_once(site: Site) -> None:
     assert not outcome["ok"]
     assert any("app_id and app_key" in failure["error"] for failure in outcome["failed"])
     assert len([request for request in site.simulator.requests if request.host == "api"]) <= 2 * 4
-    assert site.postroom("nightly").returncode == 1
+    assert site.run("nightly").returncode == 1
     assert site.objects() == {}
 
 
@@ -101,7 +101,7 @@ def test_one_refused_project_does_not_stop_the_other(make_site: Callable[..., Si
     """With one of two keys wrong the other project is done in full, and the exit code is 3."""
     site = make_site(World(sessions_per_day=3, begin=(NOW - timedelta(days=1)).date()))
     site.configure(f'app_key = "{site.world.project("globex").app_key}"', 'app_key = "wrong"')
-    done = site.postroom("collect")
+    done = site.run("collect")
     assert done.returncode == 3
     assert "globex" in done.stdout
     assert not any("project=globex" in name for name in site.objects())
@@ -112,7 +112,7 @@ def test_an_unreachable_api_is_said_once_with_its_host(site: Site) -> None:
     """When nothing listens there, the exit code is 1 and the message names host, cause and what to check."""
     port = site.simulator.base_url.split(":")[2].split("/")[0]
     site.configure(f'base_url = "http://127.0.0.1:{port}', 'base_url = "http://127.0.0.1:9')
-    done = site.postroom("nightly")
+    done = site.run("nightly")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "127.0.0.1" in done.stdout
@@ -159,7 +159,7 @@ def small_disk(site: Site) -> Iterator[Path]:
 
 def test_a_full_disk_is_one_line_and_nothing_is_half_written(site: Site, small_disk: Path) -> None:
     """A full vault ends the run with exit code 1 and one line; with room again, the next run puts everything right."""
-    done = site.postroom("nightly")
+    done = site.run("nightly")
     assert done.returncode == 1
     line = one_line(done)
     assert "No space left" in line
@@ -174,7 +174,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_half_written(site: Site, small_d
 def test_a_read_only_disk_is_one_line(site: Site, small_disk: Path) -> None:
     """A read-only vault is exit code 1 and one line that says so."""
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    done = site.postroom("nightly")
+    done = site.run("nightly")
     assert done.returncode == 1
     assert "ead-only file system" in one_line(done)
 

@@ -127,7 +127,7 @@ def test_an_expired_file_ends_as_lost_once(make_site: Callable[..., Site], fault
     if fault:
         site.simulator.faults.on(fault)
     site.simulator.clock.advance(timedelta(hours=80))
-    done = site.postroom("--json", "copy-media")
+    done = site.run("--json", "copy-media")
     assert done.returncode == 4
     lost = [entry for manifest in manifests(site) for entry in manifest.files if entry.state == "lost"]
     assert lost
@@ -151,7 +151,7 @@ def test_a_deadline_alone_loses_nothing(make_site: Callable[..., Site]) -> None:
     assert outcome["at_risk"]
     assert all(file["hours_left"] < 24 for file in outcome["at_risk"])
     assert manifests(site) == []
-    assert site.postroom("status").returncode == 4
+    assert site.run("status").returncode == 4
 
 
 def test_urls_that_change_are_the_same_files(make_site: Callable[..., Site]) -> None:

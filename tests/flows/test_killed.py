@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import pytest
 from pipeline.simulator.world import World
 from tests.conftest import NOW, Site, clean_environ
 
-SHARES = (0.0, 0.05, 0.15, 0.3, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95, 0.99)
+IS_SOAK = "SOAK_TIMES" in os.environ
+SHARES = [share / 50 for share in range(50)] if IS_SOAK else [0.0, 0.15, 0.45, 0.75, 0.99]
 LAST_SHARE_OF_MANY = 0.75
 WORLD = World(projects=("acme",), sessions_per_day=3, begin=(NOW - timedelta(days=1)).date())
 

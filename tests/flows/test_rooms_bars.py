@@ -241,7 +241,7 @@ def test_one_room_by_hand_is_not_made_twice(fault: str, monkeypatch: pytest.Monk
     with running(ONE) as site:
         before = told(site)
         site.simulator.faults.on(f"{fault}=1")
-        done = site.postroom("rooms", "create", "--name", "n", "--owner-ref", "o", "--participants", "2")
+        done = site.run("rooms", "create", "--name", "n", "--owner-ref", "o", "--participants", "2")
         assert done.returncode == 0, done.stderr
         assert len(told(site)) == len(before) + 1
         assert sum(seen.method == "POST" for seen in site.simulator.requests) == 1

@@ -113,11 +113,11 @@ def test_the_life_of_a_room(site: Site) -> None:
     assert (updated["room"]["name"], updated["room"]["settings"]["participants"]) == ("Ward 2", "8")
     assert site.outcome("rooms", "show", room_id)["room"] == updated["room"]
     assert site.outcome("rooms", "users", room_id)["users"] == []
-    told = site.postroom("rooms", "token", room_id, "--name", "Ada", "--user-ref", "staff-7", "--role", "moderator")
+    told = site.run("rooms", "token", room_id, "--name", "Ada", "--user-ref", "staff-7", "--role", "moderator")
     assert told.stdout.strip().count(".") == 2
     assert site.outcome("rooms", "delete", room_id)["counts"] == {"deleted": 1}
     assert site.outcome("rooms", "delete", room_id)["counts"] == {"already_gone": 1}
-    gone = site.postroom("rooms", "show", room_id)
+    gone = site.run("rooms", "show", room_id)
     assert gone.returncode == 1
     assert "40001, Room not found" in gone.stderr
     assert gone.stderr.count("\n") == 1
@@ -126,17 +126,17 @@ def test_the_life_of_a_room(site: Site) -> None:
 def test_tables_are_for_people(make_quick: Callable[..., Site]) -> None:
     """Without --json every reading command prints aligned text, for every project or for the one that is named."""
     site = make_quick(World(projects=("acme", "globex"), sessions_per_day=4, begin=(NOW - timedelta(days=2)).date()))
-    both = site.postroom("rooms", "list").stdout
+    both = site.run("rooms", "list").stdout
     assert re.search(r"^acme .*Reception 1 .*tenant-40 .*permanent", both, re.M)
     assert re.search(r"^globex .*Reception 1", both, re.M)
-    assert "globex" not in site.postroom("rooms", "list", "--project", "acme").stdout
+    assert "globex" not in site.run("rooms", "list", "--project", "acme").stdout
     room_id = next(iter(listed(site, "globex")))
-    shown = site.postroom("rooms", "show", room_id).stdout
+    shown = site.run("rooms", "show", room_id).stdout
     assert re.search(r"^settings.participants +12 *$", shown, re.M)
     assert re.search(r"^project +globex *$", shown, re.M)
-    assert "Singapore" in site.postroom("rooms", "dialin").stdout
-    assert "nobody is in the room" in site.postroom("rooms", "users", room_id).stdout
-    refused = site.postroom("rooms", "create", "--name", "n", "--owner-ref", "o", "--participants", "1")
+    assert "Singapore" in site.run("rooms", "dialin").stdout
+    assert "nobody is in the room" in site.run("rooms", "users", room_id).stdout
+    refused = site.run("rooms", "create", "--name", "n", "--owner-ref", "o", "--participants", "1")
     assert (refused.returncode, "--project" in refused.stderr) == (2, True)
 
 
@@ -154,11 +154,11 @@ def test_tables_are_for_people(make_quick: Callable[..., Site]) -> None:
 )
 def test_a_mistake_is_said_before_anything_is_sent(site: Site, arguments: tuple[str, ...], message: str) -> None:
     """Exit code 2, one line, and EnableX is not asked."""
-    done = site.postroom("rooms", *arguments)
+    done = site.run("rooms", *arguments)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert message in done.stderr
     assert site.simulator.requests == []
-    assert json.loads(site.postroom("--json", "rooms", *arguments).stdout)["command"] == f"rooms {arguments[0]}"
+    assert json.loads(site.run("--json", "rooms", *arguments).stdout)["command"] == f"rooms {arguments[0]}"
 
 
 def test_an_active_room_is_neither_changed_nor_deleted(site: Site) -> None:
@@ -168,7 +168,7 @@ def test_an_active_room_is_neither_changed_nor_deleted(site: Site) -> None:
     rooms = {key: room["room_id"] for key, room in keyed(site).items()}
     busy = rooms["clinic/front-desk"]
     site.simulator.rooms.start_session("acme", busy, NOW)
-    assert "10030" in site.postroom("rooms", "update", busy, "--set", "participants=3").stderr
+    assert "10030" in site.run("rooms", "update", busy, "--set", "participants=3").stderr
     both = site.outcome("rooms", "delete", busy, rooms["clinic/consultation"])
     assert (both["counts"], both["ok"]) == ({"deleted": 1}, False)
     assert "a session is running" in both["failed"][0]["error"]
@@ -183,12 +183,12 @@ def test_secrets_are_shown_only_when_asked_for(site: Site) -> None:
     pin, password = str(room["sip"]["pin"]), key[:12]
     for arguments in (("dialin",), ("show", room_id), ("list",)):
         for json_flag in ((), ("--json",)):
-            done = site.postroom("--verbose", *json_flag, "rooms", *arguments)
+            done = site.run("--verbose", *json_flag, "rooms", *arguments)
             assert not {pin, password, key} & set(re.findall(r"[\w-]+", done.stdout + done.stderr))
-    assert password in site.postroom("rooms", "dialin", "--show-secrets").stdout
-    assert pin in site.postroom("rooms", "show", room_id, "--show-secrets").stdout
+    assert password in site.run("rooms", "dialin", "--show-secrets").stdout
+    assert pin in site.run("rooms", "show", room_id, "--show-secrets").stdout
     asked = ("rooms", "token", room_id, "--name", "Ada", "--user-ref", "staff-7")
-    done = site.postroom("--verbose", "--json", *asked)
+    done = site.run("--verbose", "--json", *asked)
     token = json.loads(done.stdout)["token"]
     assert token not in done.stderr
     kept = b"".join(path.read_bytes() for path in site.folder.rglob("*") if path.is_file() and path != site.config)
@@ -289,7 +289,7 @@ def test_plan_apply_plan(site: Site) -> None:
     planned = site.outcome("rooms", "plan", "--file", path)
     assert planned["counts"] == {"create": 2}
     assert listed(site) == before
-    text = site.postroom("rooms", "plan", "--file", path).stdout
+    text = site.run("rooms", "plan", "--file", path).stdout
     assert re.search(r"^create +acme/front-desk$", text, re.M)
     applied = site.outcome("rooms", "apply", "--file", path)
     assert (applied["ok"], applied["counts"]) == (True, {"created": 2})
@@ -305,14 +305,14 @@ def test_changes_are_named_and_made(site: Site) -> None:
     front = DESK.partition("[rooms.consultation]")[0]
     changed = front.replace("participants = 10", "participants = 12").replace("Front desk", "Reception")
     path = write(site, changed)
-    text = site.postroom("rooms", "plan", "--file", path).stdout
+    text = site.run("rooms", "plan", "--file", path).stdout
     assert re.search(r'participants: "?10"? -> "12"', text)
     assert re.search(r"^left +acme/consultation  no longer in the file; --prune deletes it$", text, re.M)
     applied = site.outcome("rooms", "apply", "--file", path, "--prune")
     assert applied["counts"] == {"deleted": 1, "updated": 1}
     assert keyed(site)["clinic/front-desk"]["name"] == "Reception"
     lecture = write(site, changed.replace("auto_recording", 'mode = "lecture"\nauto_recording'))
-    stuck = site.postroom("rooms", "apply", "--file", lecture)
+    stuck = site.run("rooms", "apply", "--file", lecture)
     assert (stuck.returncode, "mode cannot be changed; --replace" in stuck.stdout) == (1, True)
     before = keyed(site)["clinic/front-desk"]["room_id"]
     assert site.outcome("rooms", "apply", "--file", lecture, "--replace")["counts"] == {"replaced": 1}
@@ -327,7 +327,7 @@ def test_a_room_in_use_waits_for_the_next_run(site: Site) -> None:
     path = write(site, DESK.replace("participants = 10", "participants = 20").replace('"tenant-43"', '"tenant-44"'))
     busy = keyed(site)["clinic/front-desk"]["room_id"]
     site.simulator.rooms.start_session("acme", busy, NOW)
-    done = site.postroom("--json", "rooms", "apply", "--file", path)
+    done = site.run("--json", "rooms", "apply", "--file", path)
     outcome = json.loads(done.stdout)
     assert (done.returncode, outcome["counts"]) == (3, {"updated": 1})
     assert outcome["failed"][0]["item"] == "acme/clinic/front-desk"
@@ -434,7 +434,7 @@ def test_an_audit_reads_tables_and_listing(site: Site) -> None:
     assert unused
     assert not unused & used
     assert all(rooms[room_id]["created"] < "2026-11-22T02:15" for room_id in unused)
-    assert "findings" in site.postroom("rooms", "audit", "--file", path).stdout
+    assert "findings" in site.run("rooms", "audit", "--file", path).stdout
 
 
 def test_runs_are_remembered_and_failures_forgotten_when_mended(site: Site) -> None:

@@ -46,7 +46,7 @@ def test_a_short_lookback_is_hinted_at(make_site: Callable[..., Site]) -> None:
     nights(site, 5)
     hint = site.outcome("status")["projects"]["acme"]["lateness"]["hint"]
     assert "collect.lookback_days = 3 may be too short" in hint
-    assert hint in site.postroom("status").stdout
+    assert hint in site.run("status").stdout
     site.configure("[collect]\n", "[collect]\nlookback_days = 6\n")
     assert site.outcome("status")["projects"]["acme"]["lateness"]["hint"] is None
 

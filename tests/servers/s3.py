@@ -68,3 +68,9 @@ class S3Server:
         """Keys of all unfinished uploads in a bucket, also of those that only mark others."""
         listed = self.client.list_multipart_uploads(Bucket=bucket)
         return [upload["Key"] for upload in listed.get("Uploads", ())]
+
+    def unfinished_bytes(self, bucket: str) -> list[str]:
+        """Keys of unfinished uploads that have parts: without those that a kill left before their first one."""
+        uploads = self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", ())
+        places = [{"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]} for upload in uploads]
+        return [place["Key"] for place in places if self.client.list_parts(**place).get("Parts")]
