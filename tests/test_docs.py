@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import pytest
 
 from pipeline.cli.commands import cli, run_command
 from pipeline.schemas import TABLES, document_tables
-from tests.conftest import Site, clean_environ
+from tests.conftest import clean_environ
 
 ROOT = Path(__file__).parent.parent
 
@@ -100,13 +99,3 @@ def test_the_tour_runs_as_written(tmp_path: Path) -> None:
     assert run(status).returncode == 0
     shown = run(f".venv/bin/python - <<'END'\n{python[0]}\nEND")
     assert "tenant-" in shown.stdout, shown.stderr
-
-
-def test_notebooks_run_on_a_lake(site: Site) -> None:
-    """Every notebook's code runs against a built lake, and no outputs are committed."""
-    site.outcome("nightly")
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
-        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-        assert all(cell["outputs"] == [] for cell in cells)
-        code = "\n".join("".join(cell["source"]) for cell in cells)
-        exec(compile(code.replace("file:data/demo/lake", f"file:{site.folder}/lake"), str(path), "exec"), {})

@@ -2,7 +2,7 @@
 
 CSS = """
 :root { --paper: #f6f7f9; --card: #ffffff; --ink: #1b2330; --soft: #566073; --line: #dfe3ea; --bar: #2f6fd0;
-  --quiet: #8a97ad; --good: #1c7c4a; --soon: #9a5b00; --bad: #b3261e; --odd: #6c4aa8; }
+  --quiet: #76839a; --good: #1c7c4a; --soon: #9a5b00; --bad: #b3261e; --odd: #6c4aa8; }
 @media (prefers-color-scheme: dark) { :root { --paper: #12161d; --card: #1b212b; --ink: #e8ecf3; --soft: #a5b0c2;
   --line: #323b49; --bar: #6ea3f2; --quiet: #77849a; --good: #5cc48d; --soon: #e5ac4d; --bad: #ff8a80;
   --odd: #b79cec; } }
@@ -43,8 +43,9 @@ details { margin-top: .8rem; } summary { color: var(--soft); font-size: .85rem; 
 footer { margin: 1.25rem 0 0; color: var(--soft); font-size: .82rem; }
 @media (max-width: 46rem) { body { padding: 1.25rem .9rem; } main { grid-template-columns: minmax(0, 1fr); gap: .8rem; }
   section { padding: .95rem 1rem 1.05rem; } .tiles { grid-template-columns: repeat(2, 1fr); gap: .6rem; } }
-@media print { :root { color-scheme: light; --paper: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #ccc;
-  --bar: #2f6fd0; --quiet: #8a97ad; --good: #1c7c4a; --soon: #9a5b00; --bad: #b3261e; --odd: #6c4aa8; }
+@media print { :root { color-scheme: light; --paper: #ffffff; --card: #ffffff; --ink: #000000; --soft: #444444;
+  --line: #cccccc;
+  --bar: #2f6fd0; --quiet: #76839a; --good: #1c7c4a; --soon: #9a5b00; --bad: #b3261e; --odd: #6c4aa8; }
   @page { size: A4; margin: 14mm; } body { padding: 0; max-width: none; font-size: 11pt; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } section, .tile { break-inside: avoid; }
   .tiles { grid-template-columns: repeat(8, 1fr); gap: 2mm; } .tile { padding: 2mm; } .tile dd { font-size: 14pt; }

@@ -14,6 +14,7 @@ import pytest
 from pipeline.model import Row
 from pipeline.reports.day import DayFacts, day_page
 from pipeline.reports.html import columns, el, number_text
+from pipeline.reports.style import CSS
 
 EXPECTED = Path(__file__).parents[1] / "expected" / "report.html"
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
@@ -165,6 +166,25 @@ def test_a_scale_ends_on_a_round_number(most: int, top: str) -> None:
     """The scale reaches past the highest column, to a number whose half is whole."""
     found = Read(columns("title", [most], ["00"]))
     assert found.text.split()[1:4] == ["0", number_text(float(top) / 2), top]
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of `#rrggbb`, as WCAG 2 defines it."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_everything_can_be_read() -> None:
+    """By day, by night and on paper, words have a contrast of 4.5 to what is behind them, shapes one of 3 (WCAG AA)."""
+    schemes = re.findall(r":root \{([^}]*)\}", CSS)
+    assert len(schemes) == 3
+    for scheme in schemes:
+        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", scheme))
+        for name in ("ink", "soft", "good", "soon", "bad", "odd", "bar", "quiet"):
+            for behind in ("paper", "card"):
+                dark, light = sorted((luminance(colours[name]), luminance(colours[behind])))
+                assert (light + 0.05) / (dark + 0.05) >= (3 if name in {"bar", "quiet"} else 4.5), (name, behind)
 
 
 if __name__ == "__main__":

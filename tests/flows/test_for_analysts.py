@@ -1,14 +1,18 @@
-"""The day's page of a real night: true to the tables, and shown by a real browser."""
+"""What people get of a real night: the day's page, true to the tables and shown by a browser; notebooks."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from datetime import timedelta
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import av
+import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 
 from pipeline import flows
@@ -19,6 +23,7 @@ from tests.conftest import NOW, Site
 from tests.servers.browser import browse
 from tests.servers.children import NotInstalled
 
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 DAY = (NOW - timedelta(days=1)).date()
 PHONE_PX = 390
 
@@ -79,7 +84,8 @@ def test_a_browser_shows_the_page(page: Path, tmp_path: Path) -> None:
     frame.write_text(
         f'<iframe id="phone" width="{PHONE_PX}" height="800" srcdoc="{escape(text)}"></iframe><script>'
         "addEventListener('load', () => { const page = document.getElementById('phone').contentDocument;"
-        "document.title = page.documentElement.scrollWidth + ' ' + page.querySelectorAll('svg').length; })</script>"
+        "document.title = page.documentElement.scrollWidth + ' ' + page.querySelectorAll('svg').length;"
+        "console.log('looked'); })</script>"
     )
     picture, paper = tmp_path / "page.png", tmp_path / "page.pdf"
     try:
@@ -88,7 +94,8 @@ def test_a_browser_shows_the_page(page: Path, tmp_path: Path) -> None:
         if os.environ.get("REQUIRE_SERVERS"):
             raise
         pytest.skip("no Chromium to look at the report with: `make servers` says why (tests/servers/README.md)")
-    assert said == []
+    assert len(said) == 1, "the page itself says nothing"
+    assert "looked" in said[0]
     assert f"<title>{PHONE_PX} {text.count('<svg')}</title>" in shown
     assert browse(page, "--window-size=1280,1400", f"--screenshot={picture}")[1] == []
     with av.open(str(picture)) as opened:
@@ -98,3 +105,36 @@ def test_a_browser_shows_the_page(page: Path, tmp_path: Path) -> None:
     assert 0.01 < blue < 0.5, "the bars are there, in their colour"
     assert browse(page, f"--print-to-pdf={paper}")[1] == []
     assert paper.read_bytes().startswith(b"%PDF")
+
+
+def cells(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(path.read_text())["cells"]
+    return found
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_answers_its_question(night: Site, path: Path) -> None:
+    """It opens with the question it answers; each cell runs on a real lake; all that is drawn shows something."""
+    assert cells(path)[0]["cell_type"] == "markdown"
+    assert cells(path)[0]["source"][0].startswith("# ")
+    assert cells(path)[0]["source"][0].rstrip().endswith("?")
+    matplotlib.use("Agg")
+    code = ["".join(cell["source"]) for cell in cells(path) if cell["cell_type"] == "code"]
+    assert "file:data/demo/lake" in code[0]
+    names: dict[str, Any] = {}
+    try:
+        for source in code:
+            exec(source.replace("file:data/demo/lake", f"file:{night.folder}/lake"), names)
+        drawn = [axes for number in plt.get_fignums() for axes in plt.figure(number).axes]
+        assert drawn
+        assert all(axes.has_data() and axes.get_title() for axes in drawn)
+        plt.gcf().savefig(os.devnull, format="png")
+    finally:
+        plt.close("all")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_output_is_committed(path: Path) -> None:
+    """Notebooks hold questions, not what somebody's lake answered."""
+    code = [cell for cell in cells(path) if cell["cell_type"] == "code"]
+    assert [(cell["outputs"], cell["execution_count"]) for cell in code] == [([], None)] * len(code)
