@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,17 @@ from pipeline.media.manifest import Entry
 from pipeline.media.plan import Recheck
 from pipeline.model import DAILY_SOURCES, SOURCES, MediaItem, Outcome, Period, Source
 from pipeline.query import open_query, run_query
+from pipeline.readings import audit_keys
 from pipeline.reports.day import DAY_SQL, DayFacts, day_page
-from pipeline.reports.status import day_states, is_settled, lateness, lateness_sql, media_states
+from pipeline.reports.status import (
+    day_states,
+    is_settled,
+    lateness,
+    lateness_sql,
+    media_states,
+    store_sizes,
+    unlisted_sql,
+)
 from pipeline.schemas import AUDITS, TABLES
 
 _log = structlog.get_logger()
@@ -391,36 +400,59 @@ def status(app: App) -> Outcome:
     now = app.clock()
     outcome = Outcome("status")
     tries = app.ledger.tries()
-    lookback_days = app.settings.collect.lookback_days
     late = {row["project"]: row for row in run_query(app.lake, lateness_sql(now.date())).to_pylist()}
+    unlisted = run_query(app.lake, unlisted_sql(now)).to_pylist()
     projects = {}
     for name in chosen_projects(app.settings, None):
         media = copying.plan(app, name)
-        waiting = media.waiting
         outcome.lost += [item.deadline(now) for item in media.lost]
         outcome.at_risk += [
-            {**item.deadline(now), "failed_tries": tries.get(str(item), 0)} for item in waiting if item.is_at_risk(now)
+            {**item.deadline(now), "failed_tries": tries.get(str(item), 0)}
+            for item in media.waiting
+            if item.is_at_risk(now)
         ]
         projects[name] = {
-            "days": day_states(
-                landing.last_asked(app.vault, "cdr", name),
-                app.settings.projects[name].since,
-                now.date(),
-                lookback_days,
-            ),
-            "lateness": lateness(late[name], lookback_days) if name in late else None,
-            "media": media_states(
-                tables.read_arrow("media", columns=["state", "size_bytes"], project=name, lake=app.lake)
-            ),
-            "waiting": len(waiting),
-            "next_deadline": waiting[0].expires_at.isoformat() if waiting else None,
+            **_days_and_answers(app, name),
+            **_files(app, name, media),
+            "lateness": lateness(late[name], app.settings.collect.lookback_days) if name in late else None,
+            "unlisted": [f"{row['day']} {row['conf_num']}" for row in unlisted if row["project"] == name],
         }
     outcome.details = {
         "now": now.isoformat(),
         "projects": projects,
+        "stores": {
+            name: store_sizes((stored.key, stored.size_bytes) for stored in store.list(""))
+            for name, store in (("lake", app.lake), ("vault", app.vault))
+        },
         "last_good_runs": dict(app.ledger.last_good_runs()),
     }
     return outcome
+
+
+def _days_and_answers(app: App, project: str) -> dict[str, Any]:
+    """How the days of a project stand, and when EnableX last answered each question, and the last audit was."""
+    asked = {source: landing.last_asked(app.vault, source, project) for source in SOURCES}
+    last: dict[str, datetime] = {source: max(moments.values()) for source, moments in asked.items() if moments}
+    if audits := audit_keys(app.vault, project):
+        last["audit"] = max(audits[max(audits)].values())
+    since, lookback_days = app.settings.projects[project].since, app.settings.collect.lookback_days
+    return {
+        "days": day_states(asked["cdr"], since, app.clock().date(), lookback_days),
+        "last_done": {what: moment.isoformat() for what, moment in last.items()},
+    }
+
+
+def _files(app: App, project: str, media: copying.MediaPlan) -> dict[str, Any]:
+    """How many files of a project stand how, and the nearest deadline."""
+    now, waiting = app.clock(), media.waiting
+    columns = ["state", "size_bytes"]
+    return {
+        "media": media_states(tables.read_arrow("media", columns=columns, project=project, lake=app.lake)),
+        "waiting": len(waiting),
+        "at_risk": sum(item.is_at_risk(now) for item in waiting),
+        "next_deadline": waiting[0].expires_at.isoformat() if waiting else None,
+        "hours_left": waiting[0].deadline(now)["hours_left"] if waiting else None,
+    }
 
 
 # --- what the flows share -----------------------------------------------------------------------------------------

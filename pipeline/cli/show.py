@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -101,41 +101,55 @@ def show_deadlines(console: Console, outcome: Outcome) -> None:
 
 
 def show_status(console: Console, outcome: Outcome) -> None:
-    """One screen: days, media and deadlines per project, then the last good runs."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("project", "since", "settled", "provisional", "missing", "stored", "waiting", "lost", "deadline"):
-        is_text = heading in {"project", "since", "deadline"}
-        table.add_column(heading, justify="left" if is_text else "right", overflow="fold")  # no name is cut
+    """One screen: what there is of each project, the stores, the last good runs; what is urgent comes last."""
     for name, project in outcome.details["projects"].items():
-        days, media = project["days"], project["media"]
-        stored = [media.get(state, {"files": 0, "bytes": 0}) for state in ("stored", "unreadable")]
-        size = bytes_text(sum(part["bytes"] for part in stored))
-        table.add_row(
-            name,
-            days["first"] or "never collected",
-            str(days["settled"]),
-            str(len(days["provisional"])),
-            str(len(days["missing"])),
-            f"{sum(part['files'] for part in stored):,} ({size})",
-            str(project["waiting"]),
-            str(media.get("lost", {"files": 0})["files"]),
-            (project["next_deadline"] or "-")[:16].replace("T", " "),
-        )
-    console.print(table)
+        console.print(Text(name, "bold"))
+        for heading, said in _project_lines(project):
+            console.print(Text(f"  {heading:<9}{said}"))
+    for name, kinds in outcome.details["stores"].items():
+        console.print(Text(f"{name:<11}{_sizes_text(kinds)}"))
     runs = outcome.details["last_good_runs"]
-    lines = [f"{command} {ended_at[:16].replace('T', ' ')}" for command, ended_at in runs.items()]
-    console.print("last good runs: " + (", ".join(lines) or "none yet"))
+    lines = [f"{command} {_moment_text(ended_at)}" for command, ended_at in runs.items()]
+    console.print(f"last runs  {', '.join(lines) or 'none yet'}")
     for name, project in outcome.details["projects"].items():
-        if project["days"]["provisional"]:
-            console.print(Text(f"{name}: may still change: {_days_text(project['days']['provisional'])}"))
-        if late := project.get("lateness"):
-            shares = ", ".join(f"{step} {share:.1%}" for step, share in late["known_after"].items())
-            console.print(Text(f"{name}: rows known after {shares} ({late['rows']:,} of the last month)"))
-            if late["hint"]:
-                console.print(Text(f"{name}: {late['hint']}", style="yellow"))
-        if project["days"]["missing"]:
-            console.print(f"{name}: missing {_days_text(project['days']['missing'])}; `postroom nightly` collects them")
+        if (project["lateness"] or {}).get("hint"):
+            console.print(Text(f"{name}: {project['lateness']['hint']}", "yellow"))
+        if unlisted := project["unlisted"]:
+            said = f"{name}: recorded by the room's settings, and no file is listed: {_days_text(unlisted)}"
+            console.print(Text(f"{said}; ask EnableX while it still has them", "yellow"))
+        if missing := project["days"]["missing"]:
+            console.print(Text(f"{name}: missing {_days_text(missing)}; `postroom nightly` collects them", "yellow"))
     show_deadlines(console, outcome)
+    if not (outcome.at_risk or outcome.lost):
+        console.print(Text("no file is at risk", "green"))
+
+
+def _project_lines(project: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    days, media = project["days"], project["media"]
+    since = f"since {days['first']}: " if days["first"] else "never collected: "
+    may_change = f" ({_days_text(days['provisional'])})" if days["provisional"] else ""
+    provisional, missing = len(days["provisional"]), len(days["missing"])
+    yield "days", f"{since}{days['settled']} settled, {provisional} may still change{may_change}, {missing} missing"
+    stored = [media.get(state, {"files": 0, "bytes": 0}) for state in ("stored", "unreadable")]
+    parts = [f"{sum(part['files'] for part in stored):,} stored ({bytes_text(sum(part['bytes'] for part in stored))})"]
+    parts += [f"{project['waiting']} waiting", f"{project['at_risk']} at risk"]
+    parts += [f"{media.get('lost', {'files': 0})['files']} lost"]
+    deadline = f"; next deadline: {hours_text(project['hours_left'])}" if project["next_deadline"] else ""
+    yield "media", f"{', '.join(parts)}{deadline}"
+    done = [f"{what} {_moment_text(moment)}" for what, moment in project["last_done"].items()]
+    yield "answered", ", ".join(done) or "nothing yet"
+    if late := project["lateness"]:
+        shares = ", ".join(f"{step} {share:.1%}" for step, share in late["known_after"].items())
+        yield "lateness", f"rows known after {shares} ({late['rows']:,} of the last month)"
+
+
+def _sizes_text(kinds: Mapping[str, Mapping[str, int]]) -> str:
+    parts = [f"{kind} {bytes_text(size['bytes'])} ({size['objects']:,})" for kind, size in kinds.items()]
+    return ", ".join(parts) or "empty"
+
+
+def _moment_text(moment: str) -> str:
+    return moment[:16].replace("T", " ")
 
 
 def show_doctor(console: Console, outcome: Outcome) -> None:

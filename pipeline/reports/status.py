@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -74,6 +75,36 @@ def lateness(row: Mapping[str, Any], lookback_days: int) -> dict[str, Any]:
         if is_short
         else None,
     }
+
+
+UNLISTED_SQL = """
+WITH recorded AS (
+        SELECT project, conf_num, min(day) AS day,
+               max(coalesce(signal_disconnected_at, room_disconnected_at, trans_at)) AS ended_at
+        FROM cdr WHERE room_auto_recording AND day >= DATE '{first}' GROUP BY project, conf_num),
+     listed AS (SELECT DISTINCT project, conf_num FROM media WHERE day >= DATE '{first}')
+SELECT project, day, conf_num FROM recorded ANTI JOIN listed USING (project, conf_num)
+WHERE ended_at < TIMESTAMPTZ '{ended_before}' ORDER BY project, day, conf_num
+"""
+
+_LISTED_WITHIN = timedelta(hours=24)
+"""An archive record may appear hours after its session (docs/enablex-api.md section 12)."""
+
+
+def unlisted_sql(now: datetime) -> str:
+    """Sessions of the last month in rooms that record by themselves, a day after which no file is listed yet."""
+    first = now.date() - timedelta(days=LATENESS_DAYS)
+    return UNLISTED_SQL.format(first=first, ended_before=(now - _LISTED_WITHIN).isoformat())
+
+
+def store_sizes(listing: Iterable[tuple[str, int]]) -> dict[str, dict[str, int]]:
+    """Objects and bytes per kind, which is the first part of their key, from (key, size) in any order."""
+    sizes: dict[str, dict[str, int]] = defaultdict(lambda: {"objects": 0, "bytes": 0})
+    for key, size_bytes in listing:
+        kind = sizes[key.partition("/")[0]]
+        kind["objects"] += 1
+        kind["bytes"] += size_bytes
+    return dict(sorted(sizes.items()))
 
 
 def media_states(media: pa.Table) -> dict[str, dict[str, int]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline import tables
+from pipeline import flows, tables
 from pipeline.query import run_query
 from pipeline.simulator.world import World
 from pipeline.store import LocalStore
@@ -57,6 +57,41 @@ def test_a_backfill_is_not_lateness(make_site: Callable[..., Site]) -> None:
     site.outcome("collect", "--from", "2026-11-05", "--to", "2026-11-10")
     site.outcome("build")
     assert site.outcome("status")["projects"]["acme"]["lateness"] is None
+
+
+def test_status_says_how_everything_stands(site: Site) -> None:
+    """Files waiting and at risk with hours left, when EnableX last answered, what the stores hold; exit code 4."""
+    with site.app() as app:
+        flows.collect(app)
+        flows.build(app)
+    with site.app(NOW + timedelta(hours=26)) as app:
+        outcome = flows.status(app)
+    told = outcome.details["projects"]["acme"]
+    assert told["waiting"] == len(site.truth_files()) > 0
+    assert told["hours_left"] == min(file["hours_left"] for file in outcome.at_risk) < 24
+    assert told["at_risk"] == len(outcome.at_risk) > 0
+    assert outcome.exit_code == 4
+    assert told["last_done"] == dict.fromkeys(("cdr", "archive", "rooms"), NOW.isoformat())
+    for root, kinds in outcome.details["stores"].items():
+        files = [path for path in (site.folder / root).rglob("*") if path.is_file()]
+        assert sum(kind["objects"] for kind in kinds.values()) == len(files)
+        assert sum(kind["bytes"] for kind in kinds.values()) == sum(path.stat().st_size for path in files)
+
+
+def test_recordings_that_nobody_lists_are_named(site: Site) -> None:
+    """Sessions of rooms that record by themselves, over for a day and without a listed file, are named."""
+    with site.app() as app:
+        flows.collect(app, sources=("cdr",))
+        flows.build(app)
+        recorded = run_query(app.lake, "SELECT DISTINCT conf_num FROM cdr WHERE room_auto_recording").to_pylist()
+        assert flows.status(app).details["projects"]["acme"]["unlisted"] != []
+    site.simulator.clock.set(NOW + timedelta(hours=26))
+    with site.app() as app:
+        unlisted = flows.status(app).details["projects"]["acme"]["unlisted"]
+        assert {name.split()[1] for name in unlisted} == {row["conf_num"] for row in recorded}
+        flows.collect(app, sources=("archive",))
+        flows.build(app)
+        assert flows.status(app).details["projects"]["acme"]["unlisted"] == []
 
 
 def test_new_fields_are_named_once_a_build(make_site: Callable[..., Site]) -> None:

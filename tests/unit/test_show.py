@@ -100,13 +100,34 @@ def _status() -> Outcome:
                 "waiting": {"files": 7, "bytes": 0},
             },
             "waiting": 7,
-            "next_deadline": "2026-11-24T02:15:00+00:00",
+            "at_risk": 1,
+            "next_deadline": "2026-11-23T03:45:00+00:00",
+            "hours_left": 1.5,
+            "last_done": {"cdr": "2026-11-23T02:15:00+00:00", "audit": "2026-11-22T03:30:00+00:00"},
+            "lateness": {
+                "rows": 12_345,
+                "known_after": {"1 h": 0.42, "1 day": 0.998},
+                "hint": "rows still came or changed 2.8 days after they were written",
+            },
+            "unlisted": ["2026-11-20 284170002063"],
         },
         "a-much-longer-name": {
             "days": {"first": None, "missing": [], "provisional": [], "settled": 0},
             "media": {},
             "waiting": 0,
+            "at_risk": 0,
             "next_deadline": None,
+            "hours_left": None,
+            "last_done": {},
+            "lateness": None,
+            "unlisted": [],
+        },
+    }
+    outcome.details["stores"] = {
+        "lake": {"tables": {"objects": 3_300, "bytes": 456_000_000}},
+        "vault": {
+            "media": {"objects": 1_205, "bytes": 12_444_678_901},
+            "raw": {"objects": 2_600, "bytes": 98_000_000},
         },
     }
     outcome.details["last_good_runs"] = {"build": "2026-11-23T02:20:00.000Z", "nightly": "2026-11-23T02:15:00.000Z"}
@@ -121,7 +142,7 @@ def status_busy(console: Console) -> None:
 
 def status_fresh(console: Console) -> None:
     outcome = Outcome("status")
-    outcome.details |= {"projects": {}, "last_good_runs": {}}
+    outcome.details |= {"projects": {}, "stores": {"lake": {}, "vault": {}}, "last_good_runs": {}}
     show.show_status(console, outcome)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.reports.status import day_states, is_settled, media_states
+from pipeline.reports.status import day_states, is_settled, media_states, store_sizes
 from pipeline.schemas import COUNT, TEXT
 
 TODAY = date(2026, 11, 23)
@@ -68,6 +68,16 @@ def test_without_a_beginning_there_is_nothing_missing() -> None:
 def test_a_beginning_in_the_future_is_no_error() -> None:
     """`since` after today is one missing day, not a period that runs backward."""
     assert day_states({}, date(2026, 12, 1), TODAY, 3)["missing"] == ["2026-12-01"]
+
+
+def test_a_store_is_told_by_kind() -> None:
+    """Objects and bytes count under the first part of their key, whatever it is."""
+    listing = [("raw/a", 3), ("media/project=x/b", 5), ("media/c", 7), ("odd.txt", 1)]
+    assert store_sizes(listing) == {
+        "media": {"objects": 2, "bytes": 12},
+        "odd.txt": {"objects": 1, "bytes": 1},
+        "raw": {"objects": 1, "bytes": 3},
+    }
 
 
 @given(st.dictionaries(DAYS, DAYS), st.none() | DAYS, st.integers(0, 10))
