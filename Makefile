@@ -1,6 +1,6 @@
 # make demo    seven nights of simulated traffic, from an empty folder
 # make check   everything is right: lint, types, tests
-# make servers the S3 servers that tests run, where they can be installed (tests/servers/README.md); part of make test
+# make servers the S3 servers and PostgreSQL that tests run, where they can be installed (tests/servers/README.md); part of make test
 # make bench   CDRs to Parquet and files to a bucket, ours against their peers (docs/benchmarks.md has the figures)
 # make soak    what random tests, faults and kills find in an hour: rooms twenty times as long, 10,000 faulty transfers,
 #              fifty kills

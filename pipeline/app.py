@@ -17,6 +17,7 @@ from pipeline.errors import (
     CredentialsRefused,
     FileRefused,
     PipelineError,
+    Stopped,
     StoreUnavailable,
     Throttled,
     Unreachable,
@@ -65,6 +66,7 @@ class App:
     clients: dict[str, EnablexClient]
     file_hosts: dict[str, FileHost]
     delivery: Delivery | None = None
+    is_stopping: Callable[[], bool] = lambda: False
 
     def each(
         self,
@@ -78,7 +80,8 @@ class App:
         """Run an action for every item on the executor, started in order, `at_once` under way; results in that order.
 
         A PipelineError is that item's result. Refused credentials, or several failures of one kind in a row, give up
-        the rest of the item's group; a store that cannot be used stops everything.
+        the rest of the item's group; a store that cannot be used stops everything. Once `is_stopping`, what is under
+        way is finished, nothing more is begun, and Stopped is raised.
         """
         todo = list(items)
         breaker = Breaker()
@@ -90,6 +93,9 @@ class App:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
                         future.result()  # a store that cannot be used is raised here, before more is begun
+                if self.is_stopping():
+                    wait(running)
+                    raise Stopped(f"asked to stop; {label}: {len(todo) - len(futures)} left for the next run")
                 future = self.executor.submit(_attempt, item, action, breaker, group(item))
                 future.add_done_callback(lambda _future: advance())
                 running.add(future)
@@ -126,7 +132,7 @@ def _attempt(item: Item, action: Callable[[Item], Result], breaker: Breaker, gro
         return Done(item, not_tried=True)
     try:
         result = action(item)
-    except StoreUnavailable:
+    except (StoreUnavailable, Stopped):
         raise
     except PipelineError as error:
         breaker.failed(group, error)
@@ -136,7 +142,13 @@ def _attempt(item: Item, action: Callable[[Item], Result], breaker: Breaker, gro
 
 
 @contextmanager
-def open_app(settings: Settings, *, now: datetime | None = None, progress: Progress | None = None) -> Iterator[App]:
+def open_app(
+    settings: Settings,
+    *,
+    now: datetime | None = None,
+    progress: Progress | None = None,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[App]:
     """Open what the settings name; `now` makes it that moment for the whole run (rehearsal, replay, tests)."""
     clock: Clock = (lambda: now) if now is not None else (lambda: datetime.now(UTC))
     with ExitStack() as stack:
@@ -163,6 +175,7 @@ def open_app(settings: Settings, *, now: datetime | None = None, progress: Progr
             clients=clients,
             file_hosts=hosts,
             delivery=Delivery(_store(settings, settings.media.adopt)) if settings.media.adopt else None,
+            is_stopping=is_stopping,
         )
 
 

@@ -22,6 +22,8 @@ PipelineError                                          * = also Transient: worth
     ObjectMissing
     ObjectDiffers        same key, other bytes
     SourceDiffers*       an upload that broke off holds other bytes than its source gives now; it was given up
+  Stopped                asked to stop: what is left is for the next run
+  LeaseLost              another scheduler holds the job by now; nothing more may be noted of this run
   FixityError            key, expected, found:  SizeDiffers   DigestDiffers
 ```
 
@@ -146,6 +148,14 @@ class ObjectDiffers(StoreError):
 
 class SourceDiffers(StoreError, Transient):
     """What there is of an unfinished object is not what its source gives now."""
+
+
+class Stopped(PipelineError):
+    """Asked to stop before everything was done."""
+
+
+class LeaseLost(PipelineError):
+    """What ran under this lease is another's by now."""
 
 
 class FixityError(PipelineError):

@@ -116,10 +116,11 @@ def build(
 # --- copy-media: archive listings minus manifests -> vault ----------------------------------------------------------
 
 
-def copy_media(app: App, *, limit: int | None = None, fresh: bool = True) -> Outcome:
+def copy_media(app: App, *, limit: int | None = None, fresh: bool = True, patient: bool = False) -> Outcome:
     """Copy every listed file that no manifest names, earliest deadline first; then look again at what was copied.
 
-    With `fresh`, archive listings are asked for again first, for as long as their files may live.
+    With `fresh`, archive listings are asked for again first, for as long as their files may live. `patient` as the
+    scheduler is, it leaves alone what failed a short while ago; never a file at risk.
     """
     outcome = Outcome("copy-media")
     projects = chosen_projects(app.settings, None)
@@ -131,7 +132,9 @@ def copy_media(app: App, *, limit: int | None = None, fresh: bool = True) -> Out
         outcome.absorb(_collect(app, [Ask("archive", name, day) for day in days for name in projects]))
     plans = [copying.plan(app, name) for name in projects]
     waiting = sorted((item for plan in plans for item in plan.waiting), key=lambda item: (item.expires_at, str(item)))
-    settled = _copy_waiting(app, outcome, waiting[:limit])
+    resting = app.ledger.resting(app.clock()) if patient else set()
+    due = [item for item in waiting if str(item) not in resting or item.is_at_risk(app.clock())]
+    settled = _copy_waiting(app, outcome, due[:limit])
     _recheck(app, outcome, [recheck for plan in plans for recheck in plan.rechecks])
     now = app.clock()
     outcome.at_risk = [item.deadline(now) for item in waiting if item not in settled and item.is_at_risk(now)]
@@ -477,4 +480,4 @@ def _note(app: App, outcome: Outcome, done: Done[Any, Any], counts: Mapping[str,
     elif done.error is not None:
         outcome.fail(done.item, app.redact(str(done.error)))
     else:
-        outcome.fail(done.item, "not tried: given up after the failures before it")
+        outcome.fail(done.item, "not tried: given up after the failures before it", was_tried=False)

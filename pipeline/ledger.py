@@ -1,6 +1,7 @@
-"""What was attempted: runs, and tries per item. Deleting it loses no fact, only memory of attempts.
+"""What was attempted: runs, tries per item and when to try again, and who runs a job now.
 
-SQLAlchemy Core; SQLite by default, PostgreSQL by URL.
+Deleting it loses no fact, only memory of attempts. SQLAlchemy Core; SQLite by default, PostgreSQL by URL for several
+hosts. Older ledgers are brought to the newest schema, by numbered steps forward, when they are first used.
 """
 
 from __future__ import annotations
@@ -8,16 +9,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from pipeline.errors import ConfigError, StoreUnavailable
+from pipeline.errors import ConfigError, LeaseLost, StoreUnavailable
 from pipeline.model import Failure, Outcome, utc_text
 
 _METADATA = sa.MetaData()
@@ -39,7 +42,57 @@ _ATTEMPTS = sa.Table(
     sa.Column("tries", sa.Integer, nullable=False),
     sa.Column("last_at", sa.String(32), nullable=False),
     sa.Column("last_error", sa.Text, nullable=False),
+    sa.Column("next_try_at", sa.String(32)),
 )
+_LEASES = sa.Table(
+    "leases",
+    _METADATA,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("holder", sa.String(32), nullable=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("expires_at_s", sa.Float(53), nullable=False),
+)
+_VERSION = sa.Table("schema_version", _METADATA, sa.Column("version", sa.Integer, nullable=False))
+
+_STEPS: Mapping[int, tuple[str, ...]] = {
+    1: (
+        "CREATE TABLE runs (run_id VARCHAR(32) PRIMARY KEY, command VARCHAR(64) NOT NULL,"
+        " started_at VARCHAR(32) NOT NULL, ended_at VARCHAR(32), exit_code INTEGER, counts JSON)",
+        "CREATE INDEX ix_runs_command ON runs (command)",
+        "CREATE TABLE attempts (item VARCHAR(512) PRIMARY KEY, tries INTEGER NOT NULL,"
+        " last_at VARCHAR(32) NOT NULL, last_error TEXT NOT NULL)",
+    ),
+    2: (
+        "ALTER TABLE attempts ADD COLUMN next_try_at VARCHAR(32)",
+        "CREATE TABLE leases (name VARCHAR(128) PRIMARY KEY, holder VARCHAR(32) NOT NULL,"
+        " fence BIGINT NOT NULL, expires_at_s DOUBLE PRECISION NOT NULL)",
+    ),
+}
+"""Forward only: what leads to each version of the schema. A step that was released is never changed."""
+
+_MIGRATION_LOCK = 0x706F7374
+"""Names PostgreSQL's advisory lock: of processes that begin at once one brings the schema forward."""
+
+_BUSY_S = 30
+"""So long a process waits for another one's transaction in SQLite; each takes milliseconds."""
+
+_FIRST_WAIT, _LONGEST_WAIT = timedelta(minutes=15), timedelta(hours=2)
+"""An item that failed waits a quarter of an hour, twice as long after each further failure, and two hours at most."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to run something, until it expires; `fence` is larger than that of every holder before."""
+
+    name: str
+    holder: str
+    fence: int
+    lasts_s: float
+
+
+def wait_after(tries: int) -> timedelta:
+    """How long an item rests after so many failures in a row."""
+    return min(_FIRST_WAIT * (1 << min(tries - 1, 8)), _LONGEST_WAIT)
 
 
 class Ledger:
@@ -48,11 +101,16 @@ class Ledger:
     def __init__(self, url: str) -> None:
         try:
             self._url = make_url(url)
-            self._opened = sa.create_engine(self._url)
+            self._is_sqlite = self._url.get_backend_name() == "sqlite"
+            options = {"connect_args": {"timeout": _BUSY_S}} if self._is_sqlite else {"pool_pre_ping": True}
+            self._opened = sa.create_engine(self._url, **options)
         except (ArgumentError, ModuleNotFoundError) as error:
             raise ConfigError(f"ledger.url: {error}; for example sqlite:///./data/ledger.db") from None
         self.where = self._url.render_as_string(hide_password=True)
         self._preparing, self._is_ready = threading.Lock(), False
+        if self._is_sqlite:
+            sa.event.listen(self._opened, "connect", _leave_transactions_to_us)
+            sa.event.listen(self._opened, "begin", _begin_immediate)
 
     @property
     def _engine(self) -> sa.Engine:
@@ -64,12 +122,15 @@ class Ledger:
         return self._opened
 
     def _prepare(self) -> None:
-        if self._url.get_backend_name() == "sqlite" and self._url.database not in (None, "", ":memory:"):
+        if self._is_sqlite and self._url.database not in (None, "", ":memory:"):
             try:
                 Path(str(self._url.database)).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreUnavailable(f"ledger.url: cannot make the folder: {error}; choose another place") from None
-        _METADATA.create_all(self._opened)
+        with self._errors(), self._opened.begin() as connection:
+            if not self._is_sqlite:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            _bring_forward(connection)
 
     def try_out(self) -> None:
         """Note a run and take it back. Raises StoreUnavailable when nothing can be noted."""
@@ -78,26 +139,27 @@ class Ledger:
             connection.execute(sa.insert(_RUNS).values(**values))
             connection.rollback()
 
-    def record_run(self, command: str, clock: Callable[[], datetime], flow: Callable[[], Outcome]) -> Outcome:
-        """Run a flow and remember when, how it ended, and what failed. A run without an end was killed or broke off."""
+    def record_run(
+        self, command: str, clock: Callable[[], datetime], flow: Callable[[], Outcome], lease: Lease | None = None
+    ) -> Outcome:
+        """Run a flow and remember when, how it ended, and what failed. A run without an end was killed or broke off.
+
+        Raises:
+            LeaseLost: It ran under a lease that is somebody else's by now: its end is not noted.
+        """
         run_id = uuid4().hex
         self._execute(sa.insert(_RUNS).values(run_id=run_id, command=command, started_at=utc_text(clock())))
         outcome = flow()
-        self._note_failures(outcome.failed, clock())
-        values = {"ended_at": utc_text(clock()), "exit_code": outcome.exit_code, "counts": dict(outcome.counts)}
-        self._execute(sa.update(_RUNS).where(_RUNS.c.run_id == run_id).values(**values))
-        return outcome
-
-    def _note_failures(self, failures: list[Failure], at: datetime) -> None:
+        at = clock()
+        values = {"ended_at": utc_text(at), "exit_code": outcome.exit_code, "counts": dict(outcome.counts)}
         with self._errors(), self._engine.begin() as connection:
-            for failure in failures:
-                values = {"last_at": utc_text(at), "last_error": failure.error}
-                same = _ATTEMPTS.c.item == failure.item
-                found = connection.execute(
-                    sa.update(_ATTEMPTS).where(same).values(tries=_ATTEMPTS.c.tries + 1, **values)
-                )
-                if found.rowcount == 0:
-                    connection.execute(sa.insert(_ATTEMPTS).values(item=failure.item, tries=1, **values))
+            if lease:
+                _require(connection, lease)
+            for failure in outcome.failed:
+                if failure.was_tried:
+                    _note_failure(connection, failure, at)
+            connection.execute(sa.update(_RUNS).where(_RUNS.c.run_id == run_id).values(**values))
+        return outcome
 
     def forget_attempts(self, items: list[str]) -> None:
         """Items that worked in the end need no memory of their tries."""
@@ -111,6 +173,57 @@ class Ledger:
         with self._errors(), self._engine.connect() as connection:
             rows = connection.execute(sa.select(_ATTEMPTS.c.item, _ATTEMPTS.c.tries))
             return {item: tries for item, tries in rows}  # noqa: C416 - rows are not pairs to the type checker
+
+    def resting(self, now: datetime) -> set[str]:
+        """Items that failed and are not to be tried before a later moment."""
+        query = sa.select(_ATTEMPTS.c.item).where(_ATTEMPTS.c.next_try_at > utc_text(now))
+        with self._errors(), self._engine.connect() as connection:
+            return set(connection.scalars(query))
+
+    # --- leases: time is the database's, so that no host's clock matters ---
+
+    def take_lease(self, name: str, lasts_s: float) -> Lease | None:
+        """Become the one who holds `name`; None while somebody else does. Of many who ask at once one has it."""
+        holder = uuid4().hex
+        values = {"holder": holder, "expires_at_s": self._now_s() + lasts_s}
+        with self._errors(), self._engine.begin() as connection:
+            taken = _upsert(connection, _LEASES).values(name=name, fence=1, **values)
+            taken = taken.on_conflict_do_update(
+                index_elements=["name"],
+                set_={**values, "fence": _LEASES.c.fence + 1},
+                where=_LEASES.c.expires_at_s <= self._now_s(),
+            )
+            fence = connection.scalar(taken.returning(_LEASES.c.fence))
+        return None if fence is None else Lease(name, holder, fence, lasts_s)
+
+    def renew(self, lease: Lease) -> None:
+        """Let a lease last anew from now. Raises LeaseLost when somebody else took it."""
+        self._move_end(lease, lease.lasts_s)
+
+    def release(self, lease: Lease) -> None:
+        """Let the next one have it at once. Raises LeaseLost as above."""
+        self._move_end(lease, 0)
+
+    def _move_end(self, lease: Lease, lasts_s: float) -> None:
+        with self._errors(), self._engine.begin() as connection:
+            _require(connection, lease)
+            of_it = _LEASES.c.name == lease.name
+            connection.execute(sa.update(_LEASES).where(of_it).values(expires_at_s=self._now_s() + lasts_s))
+
+    def _now_s(self) -> sa.ColumnElement[float]:
+        """The database's clock, in seconds."""
+        if self._is_sqlite:
+            return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
+        return sa.literal_column("extract(epoch FROM clock_timestamp())", sa.Float)
+
+    def last_done(self, command: str) -> datetime | None:
+        """When the last run of a command began that ended and did something; None when there is none."""
+        query = sa.select(sa.func.max(_RUNS.c.started_at)).where(
+            _RUNS.c.command == command, _RUNS.c.ended_at.is_not(None), _RUNS.c.exit_code != 1
+        )
+        with self._errors(), self._engine.connect() as connection:
+            text = connection.scalar(query)
+        return None if text is None else datetime.fromisoformat(text)
 
     def last_good_runs(self) -> Mapping[str, str]:
         """When each command last ended with exit code 0 or 4 (it did its work; files may be at risk all the same)."""
@@ -140,3 +253,52 @@ class Ledger:
             raise StoreUnavailable(
                 f"ledger {self.where}: {cause}; check the place (it may be deleted: no fact is lost)"
             ) from None
+
+
+def _leave_transactions_to_us(connection: Any, _record: object) -> None:
+    """Python's driver would begin only before the first write: what was read before that might have changed."""
+    connection.isolation_level = None
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _bring_forward(connection: sa.Connection) -> None:
+    """Take the steps that the schema lacks. Version 1, the first released one, kept no version."""
+    tables = sa.inspect(connection).get_table_names()
+    if _VERSION.name not in tables:
+        _VERSION.create(connection)
+        connection.execute(sa.insert(_VERSION).values(version=1 if _RUNS.name in tables else 0))
+    version = connection.scalar(sa.select(_VERSION.c.version)) or 0
+    if version > max(_STEPS):
+        raise StoreUnavailable(
+            f"ledger: its schema is version {version}, this release knows {max(_STEPS)}; use the newer release"
+            " (or delete the ledger: no fact is lost)"
+        )
+    for step in range(version + 1, max(_STEPS) + 1):
+        for statement in _STEPS[step]:
+            connection.exec_driver_sql(statement)
+        connection.execute(sa.update(_VERSION).values(version=step))
+
+
+def _require(connection: sa.Connection, lease: Lease) -> None:
+    """The lease is still this holder's; its row is locked until the transaction ends."""
+    query = sa.select(_LEASES.c.holder, _LEASES.c.fence).where(_LEASES.c.name == lease.name).with_for_update()
+    row = connection.execute(query).one_or_none()
+    if row is None or tuple(row) != (lease.holder, lease.fence):
+        raise LeaseLost(f"lease {lease.name}: number {lease.fence} was taken over by another scheduler")
+
+
+def _upsert(connection: sa.Connection, table: sa.Table) -> Any:
+    """An INSERT that knows ON CONFLICT; both databases spell it alike, SQLAlchemy has it per dialect."""
+    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+
+
+def _note_failure(connection: sa.Connection, failure: Failure, at: datetime) -> None:
+    values = {"last_at": utc_text(at), "last_error": failure.error}
+    noted = _upsert(connection, _ATTEMPTS).values(item=failure.item, tries=1, **values)
+    again = noted.on_conflict_do_update(index_elements=["item"], set_={**values, "tries": _ATTEMPTS.c.tries + 1})
+    tries = connection.scalar(again.returning(_ATTEMPTS.c.tries)) or 1
+    rests = {"next_try_at": utc_text(at + wait_after(tries))}
+    connection.execute(sa.update(_ATTEMPTS).where(_ATTEMPTS.c.item == failure.item).values(**rests))

@@ -152,10 +152,11 @@ class StoredMedia:
 
 @dataclass(frozen=True)
 class Failure:
-    """One item that did not work, and why, in one line."""
+    """One item that did not work, and why, in one line; not `was_tried` when it was given up for others' failures."""
 
     item: str
     error: str
+    was_tried: bool = True
 
 
 @dataclass
@@ -183,8 +184,8 @@ class Outcome:
         self.did += items
         self.counts.update(counts)
 
-    def fail(self, item: object, error: BaseException | str) -> None:
-        self.failed.append(Failure(str(item), str(error)))
+    def fail(self, item: object, error: BaseException | str, *, was_tried: bool = True) -> None:
+        self.failed.append(Failure(str(item), str(error), was_tried))
 
     def notice(self, kind: str, *things: str) -> None:
         """Name things that worked and are worth a look all the same."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import structlog
@@ -27,10 +27,11 @@ from pipeline.simulator.world import SimFile, World
 from tests.servers.ceph import ceph_server
 from tests.servers.children import NotInstalled
 from tests.servers.localstack import localstack_server
+from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.s3 import ENVIRON, S3Server
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
-NO_SERVER = "no real S3 server to test with: `make servers` says why (tests/servers/README.md)"
+NO_SERVER = "no real server to test with: `make servers` says why (tests/servers/README.md)"
 
 
 @dataclass
@@ -155,10 +156,13 @@ def environ() -> None:
     os.environ.update(ENVIRON)
 
 
+Server = TypeVar("Server")
+
+
 @contextlib.contextmanager
 def running(
-    server: Callable[[Path], contextlib.AbstractContextManager[S3Server]], folders: pytest.TempPathFactory
-) -> Iterator[S3Server]:
+    server: Callable[[Path], contextlib.AbstractContextManager[Server]], folders: pytest.TempPathFactory
+) -> Iterator[Server]:
     """One server for the tests of this worker; without its programs they are skipped, or fail where it is required."""
     with contextlib.ExitStack() as stack:
         folder = folders.mktemp(server.__name__)
@@ -200,3 +204,10 @@ def s3(request: pytest.FixtureRequest) -> S3Server:
     """Each S3 server in turn."""
     server: S3Server = request.getfixturevalue(request.param)
     return server
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A real PostgreSQL, for ledgers that several hosts share."""
+    with running(postgres_server, tmp_path_factory) as server:
+        yield server

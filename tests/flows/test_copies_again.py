@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline import flows, tables
+from pipeline import copying, flows, tables
 from pipeline.app import App
 from pipeline.media.manifest import Entry
 from pipeline.model import Outcome
@@ -24,6 +24,12 @@ HOUR = timedelta(hours=1)
 def copy(site: Site) -> Outcome:
     with site.app() as app:
         return flows.copy_media(app)
+
+
+def noted_copy(site: Site) -> Outcome:
+    """As the command does it: failures are noted in the ledger."""
+    with site.app() as app:
+        return app.ledger.record_run("copy-media", app.clock, lambda: flows.copy_media(app))
 
 
 def entries(app: App) -> list[Entry]:
@@ -181,3 +187,32 @@ def test_the_network_is_not_taken_whole(fresh: Site) -> None:
         bandwidth._monotonic = lambda: 0.0
         flows.copy_media(app)
         assert max(waits) == pytest.approx(total / (0.25 * 2**20), rel=0.3)
+
+
+def test_only_the_patient_wait(fresh: Site) -> None:
+    """A file that failed is left alone by the scheduler's media job until its next-try time, not by who asks for it."""
+    fresh.simulator.faults.on("files_403@/a1.mkv")
+    assert noted_copy(fresh).failed
+    fresh.simulator.faults.clear()
+    with fresh.app() as app:
+        waiting = {str(item) for item in copying.plan(app, "acme").waiting}
+        resting = app.ledger.resting(app.clock()) & waiting
+        assert resting
+        flows.copy_media(app, patient=True)
+        assert {str(item) for item in copying.plan(app, "acme").waiting} == resting
+    with fresh.app(fresh.simulator.clock.now() + timedelta(minutes=16)) as app:
+        flows.copy_media(app, patient=True)
+        assert not copying.plan(app, "acme").waiting
+
+
+def test_nobody_waits_with_a_file_at_risk(fresh: Site) -> None:
+    """Within a day of its deadline a file is tried by every run, and by whoever asks, however lately it failed."""
+    fresh.simulator.clock.advance(36 * HOUR)
+    fresh.simulator.faults.on("files_403@/a1.mkv")
+    assert noted_copy(fresh).failed
+    fresh.simulator.faults.clear()
+    with fresh.app() as app:
+        at_risk = {str(item) for item in copying.plan(app, "acme").waiting if item.is_at_risk(app.clock())}
+        assert at_risk & app.ledger.resting(app.clock())
+        flows.copy_media(app, patient=True)
+        assert not at_risk & {str(item) for item in copying.plan(app, "acme").waiting}

@@ -170,3 +170,27 @@ def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable, match="ledger") as caught:
             Ledger(f"sqlite:///{place}").tries()
         assert str(blocker) in str(caught.value) or str(tmp_path) in str(caught.value)
+
+
+def test_what_failed_rests_longer_each_time(ledger: Ledger) -> None:
+    """A quarter of an hour, half an hour, an hour, two hours at most; what was not tried does not rest."""
+    waits = []
+    for _ in range(6):
+        made = outcome(failed=("a",))
+        made.fail("b", "given up", was_tried=False)
+        ledger.record_run("copy-media", lambda: START, lambda made=made: made)
+        minutes = range(0, 300, 15)
+        waits.append(next(wait for wait in minutes if not ledger.resting(START + timedelta(minutes=wait))))
+    assert waits == [15, 30, 60, 120, 120, 120]
+    assert set(ledger.tries()) == {"a"}
+
+
+def test_the_last_run_that_did_something_is_known(ledger: Ledger) -> None:
+    """It began when it began; runs that broke off, and runs in which nothing worked, do not count."""
+    assert ledger.last_done("nightly") is None
+    clock = Clock()
+    run(ledger, outcome(failed=("a",)), clock)
+    run(ledger, outcome(did=0, failed=("a",)), clock)
+    with pytest.raises(Refused):
+        ledger.record_run("nightly", clock, lambda: (_ for _ in ()).throw(Refused("no")))
+    assert ledger.last_done("nightly") == START

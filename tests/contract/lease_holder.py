@@ -1,0 +1,51 @@
+"""Processes that take a lease, for test_ledger.py.
+
+`lease_holder.py URL turns N MARK PROCESSES`: so many processes, each N times: take the lease, mark that it is held,
+unmark, release. Whoever finds the mark of another fails. Each prints its fencing numbers as JSON, one line per process.
+`lease_holder.py URL hold SECONDS`: take it, print it as JSON, never come back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from pipeline.ledger import Ledger
+
+
+def hold(url: str, lasts_s: float) -> None:
+    lease = Ledger(url).take_lease("copy-media", lasts_s)
+    assert lease
+    print(json.dumps(dataclasses.asdict(lease)), flush=True)
+    signal.pause()
+
+
+def take_turns(url: str, turns: int, mark: str) -> None:
+    ledger, fences = Ledger(url), []
+    while len(fences) < turns:
+        lease = ledger.take_lease("copy-media", 30)
+        if lease is None:
+            time.sleep(0.005)
+            continue
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))  # FileExistsError: there are two holders
+        ledger.renew(lease)
+        Path(mark).unlink()
+        ledger.release(lease)
+        fences.append(lease.fence)
+    os.write(1, json.dumps(fences).encode() + b"\n")
+
+
+if sys.argv[2] == "hold":
+    hold(sys.argv[1], float(sys.argv[3]))
+children = []
+for _ in range(int(sys.argv[5])):  # forked before anything was opened: they have imported what takes a second
+    if (child := os.fork()) == 0:
+        take_turns(sys.argv[1], int(sys.argv[3]), sys.argv[4])
+        os._exit(0)
+    children.append(child)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
