@@ -31,8 +31,9 @@ th { text-align: left; font-weight: 500; } thead th { color: var(--soft); font-s
 td, th { padding: .28rem .5rem .28rem 0; vertical-align: top; overflow-wrap: anywhere; }
 .number { text-align: right; padding-right: 0; padding-left: .75rem; white-space: nowrap; }
 .wide { overflow-x: auto; margin-top: .9rem; } .wide tbody tr { border-top: 1px solid var(--line); }
-.bars th { width: 1%; min-width: 5.6rem; overflow-wrap: normal; white-space: nowrap; }
-.bars .bar { width: 99%; vertical-align: middle; padding-right: 0; }
+.bars { table-layout: fixed; }
+.bars thead th:first-child { width: 6.7rem; } .bars thead th:last-child { width: 7.2rem; }
+.bars .bar { vertical-align: middle; padding-right: 0; }
 .bar svg { display: block; width: 100%; height: .85rem; background: color-mix(in srgb, var(--line) 45%, transparent);
   border-radius: 2px; }
 .columns { display: block; width: 100%; height: auto; max-width: 36rem; }
