@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import ExitStack
 
 import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -17,40 +18,42 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from jobs.timetable import ALARM, TIMETABLE, Job
+from pipeline import exposition, observing
 from pipeline.app import chosen_projects, open_app
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.exposition import Exposed
 from pipeline.log import set_up_logging
 from pipeline.settings import Settings, load
 
 _log = structlog.get_logger()
 
 
-def run_job(job: Job, settings: Settings) -> int | None:
+def run_job(job: Job, settings: Settings, exposed: Exposed | None = None) -> int | None:
     """Run one job once; its outcome goes to the log and the ledger. Returns its exit code, None when it broke off."""
     try:
         with open_app(settings) as app:
-            outcome = app.ledger.record_run(job.name, app.clock, lambda: job.run(app))
+            return observing.run(app, job.name, job.run, is_unattended=True, exposed=exposed).exit_code
     except PipelineError as error:
         _log.error("job.broken", job=job.name, error=str(error))
         return None
-    _log.info(
-        "job.done",
-        job=job.name,
-        exit_code=outcome.exit_code,
-        failed=len(outcome.failed),
-        at_risk=len(outcome.at_risk),
-        lost=len(outcome.lost),
-        counts=dict(outcome.counts),
-    )
-    return outcome.exit_code
 
 
 def serve(settings: Settings, stop: threading.Event) -> None:
-    """Run the timetable until `stop` is set; then wait for the running job."""
+    """Run the timetable until `stop` is set; then wait for the running job. Metrics are served meanwhile, if wanted."""
     chosen_projects(settings, None)
+    exposed = Exposed()
+    with ExitStack() as served:
+        if settings.metrics.port:
+            served.callback(exposition.serve(exposed, settings.metrics.address, settings.metrics.port))
+            with open_app(settings) as app:
+                observing.expose(app, exposed)
+        _run_timetable(settings, stop, exposed)
+
+
+def _run_timetable(settings: Settings, stop: threading.Event, exposed: Exposed) -> None:
     scheduler = BackgroundScheduler(timezone="UTC", executors={"default": ThreadPoolExecutor(1)}, job_defaults=ALARM)
     for job in TIMETABLE:
-        scheduler.add_job(run_job, CronTrigger.from_crontab(job.cron, "UTC"), (job, settings), id=job.name)
+        scheduler.add_job(run_job, CronTrigger.from_crontab(job.cron, "UTC"), (job, settings, exposed), id=job.name)
     scheduler.start()
     for planned in scheduler.get_jobs():
         _log.info("job.planned", job=planned.id, next_run_at=str(planned.next_run_time))

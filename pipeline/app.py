@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Generic, TypeVar
+
+from structlog.contextvars import bound_contextvars
 
 from pipeline.enablex.client import EnablexClient
 from pipeline.errors import (
@@ -23,10 +25,11 @@ from pipeline.errors import (
     Unreachable,
 )
 from pipeline.ledger import Ledger
-from pipeline.log import Redact
+from pipeline.log import Redact, item_fields
 from pipeline.media.delivery import Delivery
 from pipeline.media.source import FileHost
 from pipeline.pacing import Pacer
+from pipeline.parallel import Threads
 from pipeline.progress import Progress, Silent
 from pipeline.retry import retrying
 from pipeline.settings import Settings
@@ -131,7 +134,8 @@ def _attempt(item: Item, action: Callable[[Item], Result], breaker: Breaker, gro
     if breaker.is_open(group):
         return Done(item, not_tried=True)
     try:
-        result = action(item)
+        with bound_contextvars(**item_fields(item)):
+            result = action(item)
     except (StoreUnavailable, Stopped):
         raise
     except PipelineError as error:
@@ -155,7 +159,7 @@ def open_app(
         ledger = Ledger(settings.ledger.url)
         stack.callback(ledger.close)
         workers = max(settings.media.concurrency, settings.collect.concurrency * len(settings.projects), 1)
-        executor = stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="postroom"))
+        executor = stack.enter_context(Threads(workers, thread_name_prefix="postroom"))
         clients = {name: _client(settings, name, clock) for name in settings.projects}
         per_second = settings.media.max_mib_per_s * MIB
         bandwidth = Pacer(per_second) if per_second else None

@@ -87,6 +87,10 @@ class DayToAudit:
     audit: Audit
     day: date
 
+    @property
+    def project(self) -> str:
+        return self.audit.project
+
     def __str__(self) -> str:
         return f"{self.audit.project} {self.day}"
 
@@ -97,6 +101,15 @@ class FileToRead:
 
     audit: Audit
     row: Row
+
+    @property
+    def project(self) -> str:
+        return self.audit.project
+
+    @property
+    def day(self) -> date:
+        day: date = self.row["media_day"]
+        return day
 
     def __str__(self) -> str:
         return str(self.row["key"])

@@ -223,7 +223,7 @@ def audit_media(
     for audit in audits:
         rows = audit.rows()
         for problem in auditing.problems(rows):
-            outcome.fail(problem["key"], problem_text(problem))
+            outcome.fail(problem["key"], problem_text(problem), project=audit.project)
             outcome.counts["problems"] += 1
         outcome.notice("unexpected", *auditing.unexpected(rows))
         if day := auditing.write_record(app.vault, audit, rows, copying.lock(app, app.clock())):
@@ -398,13 +398,17 @@ def doctor(app: App, *, probe: bool = False) -> Outcome:
     return outcome
 
 
-def status(app: App) -> Outcome:
-    """What is done, missing, at risk, lost: from the stores; the last good runs: from the ledger."""
+def status(app: App, *, with_lateness: bool = True) -> Outcome:
+    """What is done, missing, at risk, lost: from the stores; the last good runs: from the ledger.
+
+    Lateness and files that are not listed are read from many days of rows: too much for every quarter of an hour.
+    """
     now = app.clock()
     outcome = Outcome("status")
     tries = app.ledger.tries()
-    late = {row["project"]: row for row in run_query(app.lake, lateness_sql(now.date())).to_pylist()}
-    unlisted = run_query(app.lake, unlisted_sql(now)).to_pylist()
+    late_rows = run_query(app.lake, lateness_sql(now.date())).to_pylist() if with_lateness else []
+    late = {row["project"]: row for row in late_rows}
+    unlisted = run_query(app.lake, unlisted_sql(now)).to_pylist() if with_lateness else []
     projects = {}
     for name in chosen_projects(app.settings, None):
         media = copying.plan(app, name)

@@ -1,4 +1,4 @@
-"""What was attempted: runs, tries per item and when to try again, and who runs a job now.
+"""What was attempted: runs, tries per item and when to try again, who runs a job now, and what people were told.
 
 Deleting it loses no fact, only memory of attempts. SQLAlchemy Core; SQLite by default, PostgreSQL by URL for several
 hosts. Older ledgers are brought to the newest schema, by numbered steps forward, when they are first used.
@@ -7,7 +7,7 @@ hosts. Older ledgers are brought to the newest schema, by numbered steps forward
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -44,6 +44,12 @@ _ATTEMPTS = sa.Table(
     sa.Column("last_error", sa.Text, nullable=False),
     sa.Column("next_try_at", sa.String(32)),
 )
+_TOLD = sa.Table(
+    "told",
+    _METADATA,
+    sa.Column("subject", sa.String(512), primary_key=True),
+    sa.Column("state", sa.String(64), nullable=False),
+)
 _LEASES = sa.Table(
     "leases",
     _METADATA,
@@ -67,6 +73,7 @@ _STEPS: Mapping[int, tuple[str, ...]] = {
         "CREATE TABLE leases (name VARCHAR(128) PRIMARY KEY, holder VARCHAR(32) NOT NULL,"
         " fence BIGINT NOT NULL, expires_at_s DOUBLE PRECISION NOT NULL)",
     ),
+    3: ("CREATE TABLE told (subject VARCHAR(512) PRIMARY KEY, state VARCHAR(64) NOT NULL)",),
 }
 """Forward only: what leads to each version of the schema. A step that was released is never changed."""
 
@@ -93,6 +100,10 @@ class Lease:
 def wait_after(tries: int) -> timedelta:
     """How long an item rests after so many failures in a row."""
     return min(_FIRST_WAIT * (1 << min(tries - 1, 8)), _LONGEST_WAIT)
+
+
+def new_run_id() -> str:
+    return uuid4().hex
 
 
 class Ledger:
@@ -140,14 +151,20 @@ class Ledger:
             connection.rollback()
 
     def record_run(
-        self, command: str, clock: Callable[[], datetime], flow: Callable[[], Outcome], lease: Lease | None = None
+        self,
+        command: str,
+        clock: Callable[[], datetime],
+        flow: Callable[[], Outcome],
+        lease: Lease | None = None,
+        *,
+        run_id: str | None = None,
     ) -> Outcome:
         """Run a flow and remember when, how it ended, and what failed. A run without an end was killed or broke off.
 
         Raises:
             LeaseLost: It ran under a lease that is somebody else's by now: its end is not noted.
         """
-        run_id = uuid4().hex
+        run_id = run_id or new_run_id()
         self._execute(sa.insert(_RUNS).values(run_id=run_id, command=command, started_at=utc_text(clock())))
         outcome = flow()
         at = clock()
@@ -236,6 +253,39 @@ class Ledger:
         with self._errors(), self._engine.connect() as connection:
             rows = connection.execute(query)
             return {command: ended_at for command, ended_at in rows}  # noqa: C416 - as above
+
+    def run_totals(self, names: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
+        """By command: the sums over all runs of what they counted under these names; unnamed counts are left out."""
+        sums = [sa.func.sum(_RUNS.c.counts[name].as_float()) for name in names]  # an integer could be too small
+        query = sa.select(_RUNS.c.command, *sums).group_by(_RUNS.c.command).order_by(_RUNS.c.command)
+        with self._errors(), self._engine.connect() as connection:
+            return {
+                command: {name: int(number) for name, number in zip(names, numbers, strict=True) if number}
+                for command, *numbers in connection.execute(query)
+            }
+
+    def run_ends(self) -> Mapping[tuple[str, int | None], int]:
+        """How many runs of each command ended with which exit code; None: not ended, killed or broken off."""
+        query = (
+            sa.select(_RUNS.c.command, _RUNS.c.exit_code, sa.func.count())
+            .group_by(_RUNS.c.command, _RUNS.c.exit_code)
+            .order_by(_RUNS.c.command, _RUNS.c.exit_code)
+        )
+        with self._errors(), self._engine.connect() as connection:
+            return {(command, exit_code): number for command, exit_code, number in connection.execute(query)}
+
+    def told(self) -> dict[str, str]:
+        """The state of each subject that people were last told of."""
+        with self._errors(), self._engine.connect() as connection:
+            rows = connection.execute(sa.select(_TOLD.c.subject, _TOLD.c.state))
+            return {subject: state for subject, state in rows}  # noqa: C416 - as above
+
+    def remember_told(self, states: Mapping[str, str]) -> None:
+        with self._errors(), self._engine.begin() as connection:
+            for subject, state in states.items():
+                same = _TOLD.c.subject == subject
+                if connection.execute(sa.update(_TOLD).where(same).values(state=state)).rowcount == 0:
+                    connection.execute(sa.insert(_TOLD).values(subject=subject, state=state))
 
     def close(self) -> None:
         self._opened.dispose()

@@ -1,11 +1,15 @@
-"""Logging: events to standard error, as lines for people or JSON for machines, secrets redacted."""
+"""Logging: events to standard error, as lines for people or JSON for machines, secrets redacted.
+
+Every line of a run carries `run_id` (the ledger's) and `command`, and one about an item also `item`, `project`, `day`:
+they are bound to the context, in which the threads of a run work too (`parallel.Threads`).
+"""
 
 from __future__ import annotations
 
 import logging
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -18,24 +22,35 @@ MASK = "********"
 
 
 def set_up_logging(*, level: int, secrets: Iterable[str] = ()) -> None:
-    """Send events of `level` and above to standard error: coloured on a terminal, JSON lines otherwise."""
+    """Send events of `level` and above to standard error: coloured on a terminal, JSON lines otherwise.
+
+    What libraries warn of goes the same way.
+    """
     terminal = sys.stderr.isatty()
     renderer: Processor = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
-    processors: Sequence[Processor] = [
+    about: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-        Redact(secrets),
-        renderer,
     ]
+    told: list[Processor] = [structlog.processors.format_exc_info, Redact(secrets), renderer]
     structlog.configure(
-        processors=list(processors),
+        processors=[*about, *told],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    libraries = logging.StreamHandler(sys.stderr)
+    forget = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    libraries.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=about, processors=[forget, *told]))
+    logging.basicConfig(handlers=[libraries], level=logging.WARNING, force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def item_fields(item: object) -> dict[str, str]:
+    """What lines about an item say of it: `item`, and `project` and `day` where it has them."""
+    of_item = {name: getattr(item, name, None) for name in ("project", "day")}
+    return {"item": str(item), **{name: str(value) for name, value in of_item.items() if value is not None}}
 
 
 class Redact:

@@ -97,6 +97,14 @@ class MediaItem:
     file: ListedFile
     expires_at: datetime
 
+    @property
+    def project(self) -> str:
+        return self.file.project
+
+    @property
+    def day(self) -> date:
+        return self.file.day
+
     def __str__(self) -> str:
         return f"{self.file.project}/{self.file.conf_num}/{self.file.kind}/{self.file.name}"
 
@@ -152,11 +160,15 @@ class StoredMedia:
 
 @dataclass(frozen=True)
 class Failure:
-    """One item that did not work, and why, in one line; not `was_tried` when it was given up for others' failures."""
+    """One item that did not work, and why, in one line.
+
+    `project` where it is one project's; not `was_tried` when it was given up for others' failures.
+    """
 
     item: str
     error: str
     was_tried: bool = True
+    project: str | None = None
 
 
 @dataclass
@@ -184,8 +196,11 @@ class Outcome:
         self.did += items
         self.counts.update(counts)
 
-    def fail(self, item: object, error: BaseException | str, *, was_tried: bool = True) -> None:
-        self.failed.append(Failure(str(item), str(error), was_tried))
+    def fail(
+        self, item: object, error: BaseException | str, *, was_tried: bool = True, project: str | None = None
+    ) -> None:
+        project = project or getattr(item, "project", None)
+        self.failed.append(Failure(str(item), str(error), was_tried, project))
 
     def notice(self, kind: str, *things: str) -> None:
         """Name things that worked and are worth a look all the same."""

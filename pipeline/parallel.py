@@ -6,18 +6,30 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 import pyarrow as pa
 
 Item = TypeVar("Item")
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 _WAITING_PER_LANE = 2
 """Enough to keep a lane busy: one in work and one waiting; more would only hold memory."""
 
 
 _ITEMS_AHEAD = 3
+
+
+class Threads(ThreadPoolExecutor):
+    """A pool whose threads work in the context of whoever gave the work: log fields, counts, span."""
+
+    def submit(self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Future[Result]:
+        return super().submit(partial(copy_context().run, fn, *args, **kwargs))
 
 
 class Lanes:
@@ -27,12 +39,12 @@ class Lanes:
     """
 
     def __init__(self) -> None:
-        self._threads: dict[str, ThreadPoolExecutor] = {}
+        self._threads: dict[str, Threads] = {}
         self._waiting: dict[str, deque[Future[Any]]] = {}
 
     def give(self, lane: str, action: Callable[..., Any], *args: Any) -> None:
         if lane not in self._threads:
-            self._threads[lane], self._waiting[lane] = ThreadPoolExecutor(1, f"postroom-{lane}"), deque()
+            self._threads[lane], self._waiting[lane] = Threads(1, f"postroom-{lane}"), deque()
         waiting = self._waiting[lane]
         while len(waiting) >= _WAITING_PER_LANE:
             waiting.popleft().result()
@@ -53,7 +65,7 @@ class Lanes:
 def ahead(items: Iterator[Item]) -> Iterator[Item]:
     """The same items; while one is used, the next ones are made in another thread."""
     nothing: Any = object()
-    with ThreadPoolExecutor(1, "postroom-ahead") as thread:
+    with Threads(1, "postroom-ahead") as thread:
         coming = deque(thread.submit(next, items, nothing) for _ in range(_ITEMS_AHEAD))
         while (item := coming.popleft().result()) is not nothing:
             coming.append(thread.submit(next, items, nothing))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import structlog
 from tenacity import (
@@ -22,6 +25,20 @@ MAX_RETRY_AFTER_S = 900.0
 _back_off = wait_exponential_jitter(multiplier=0.5, max=30.0, jitter=0.5)
 
 
+_counted: ContextVar[Counter[str] | None] = ContextVar("_counted", default=None)
+
+
+@contextmanager
+def counted_retries() -> Iterator[Counter[str]]:
+    """Count, under `retries`, what is tried again meanwhile here and in the threads that work for here."""
+    counts: Counter[str] = Counter()
+    reset = _counted.set(counts)
+    try:
+        yield counts
+    finally:
+        _counted.reset(reset)
+
+
 def retrying(max_attempts: int, sleep: Callable[[float], None] = time.sleep) -> Retrying:
     """Try a call again while it raises `Transient`, waiting longer each time, at least as long as the server asks.
 
@@ -32,7 +49,7 @@ def retrying(max_attempts: int, sleep: Callable[[float], None] = time.sleep) -> 
         stop=stop_after_attempt(max_attempts),
         wait=_wait_s,
         sleep=sleep,
-        before_sleep=_log_retry,
+        before_sleep=_note_retry,
         reraise=True,
     )
 
@@ -43,7 +60,10 @@ def _wait_s(state: RetryCallState) -> float:
     return max(_back_off(state), min(asked_s, MAX_RETRY_AFTER_S))
 
 
-def _log_retry(state: RetryCallState) -> None:
+def _note_retry(state: RetryCallState) -> None:
+    counts = _counted.get()
+    if counts is not None:
+        counts["retries"] += 1
     error = state.outcome.exception() if state.outcome else None
     wait_s = round(state.next_action.sleep, 1) if state.next_action else 0.0
     structlog.get_logger().warning("try.again", attempt=state.attempt_number, wait_s=wait_s, error=str(error))

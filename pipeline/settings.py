@@ -27,6 +27,8 @@ DEFAULT_CONFIG = Path("config/default.toml")
 _PREFIX = "POSTROOM_"
 _PROJECT_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:]*):([^@]*)@")
+_SHORTEST_SECRET_PATH = 8
+"""Of a secret URL the path alone is masked as well, when it is long enough to be one."""
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -37,6 +39,14 @@ def _https_or_loopback(url: str) -> str:
             raise ValueError("must not carry credentials; use app_id and app_key")
         return url.rstrip("/")
     raise ValueError("must start with https:// (http:// only for a loopback address)")
+
+
+def _secret_url(url: SecretStr) -> SecretStr:
+    parts = urlsplit(url.get_secret_value())
+    is_local = parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS
+    if url.get_secret_value() and not is_local and not (parts.scheme == "https" and parts.hostname):
+        raise ValueError("must start with https:// (http:// only for a loopback address)")
+    return url
 
 
 def _root_url(url: str) -> str:
@@ -178,6 +188,33 @@ class Rooms(_Section):
     prune: bool = False
 
 
+class Metrics(_Section):
+    """What Prometheus is told: on a port of `python -m jobs` (0: none), and in a text file after each run."""
+
+    port: int = Field(default=0, ge=0, le=65535)
+    address: str = "127.0.0.1"
+    textfile: str = ""
+
+
+class Notify(_Section):
+    """Who hears of changes. The URLs are secrets: whoever knows them may write there.
+
+    `missing_days`: a day that was never collected is told of so many days after its end.
+    """
+
+    webhook_url: Annotated[SecretStr, AfterValidator(_secret_url)] = SecretStr("")
+    heartbeat_url: Annotated[SecretStr, AfterValidator(_secret_url)] = SecretStr("")
+    missing_days: int = Field(default=2, ge=1)
+
+    @property
+    def webhook(self) -> str:
+        return self.webhook_url.get_secret_value()
+
+    @property
+    def heartbeat(self) -> str:
+        return self.heartbeat_url.get_secret_value()
+
+
 class Settings(BaseSettings):
     """Everything that can be configured; frozen."""
 
@@ -195,6 +232,8 @@ class Settings(BaseSettings):
     billing: Billing = Billing()
     privacy: Privacy = Privacy()
     rooms: Rooms = Rooms()
+    metrics: Metrics = Metrics()
+    notify: Notify = Notify()
 
     @classmethod
     def settings_customise_sources(
@@ -215,6 +254,11 @@ class Settings(BaseSettings):
             yield from filter(None, (project.app_key.get_secret_value(), project.files_password.get_secret_value()))
         if self.privacy.key.get_secret_value():
             yield self.privacy.key.get_secret_value()
+        for url in filter(None, (self.notify.webhook, self.notify.heartbeat)):
+            yield url
+            path = urlsplit(url).path
+            if len(path) >= _SHORTEST_SECRET_PATH:
+                yield path
         in_url = _PASSWORD_IN_URL.search(self.ledger.url)
         if in_url and in_url[2]:
             yield in_url[2]

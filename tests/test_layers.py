@@ -44,12 +44,14 @@ ROWS = {
         "store",
         "store.*",
         "ledger",
+        "exposition",
+        "webhook",
         "retry",
         "log",
         "progress",
     ],
     3: ["settings", "readings", "auditing", "building", "collecting", "copying", "doctor", "provisioning", "app"],
-    4: ["flows"],
+    4: ["flows", "observing"],
     5: ["cli", "cli.*", "__main__"],
 }
 IMPURE = {

@@ -19,7 +19,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from pipeline import __version__, flows, results
+from pipeline import __version__, flows, observing, results
 from pipeline.app import App, open_app
 from pipeline.cli import show
 from pipeline.errors import ConfigError, PipelineError
@@ -392,7 +392,7 @@ def _run(
     """Open the app, run a flow, keep the run in the ledger, show the outcome."""
     given: Options = ctx.obj
     with _open(given, _loaded(given)) as app:
-        outcome = app.ledger.record_run(command, app.clock, lambda: flow(app))
+        outcome = observing.run(app, command, flow, is_unattended=not sys.stderr.isatty())
     if given.as_json:
         _print_json(outcome.as_json())
     else:

@@ -30,6 +30,7 @@ _SAY = {
     "tables_written": "table days written",
     "rows": "rows",
     "rejects": "rejects",
+    "retries": "requests tried again",
     "files_copied": "files copied",
     "bytes_copied": "copied",
     "unreadable": "stored but unreadable",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from pipeline.media.manifest import Entry, public_url
 from pipeline.model import ListedFile, MediaItem, Row
@@ -45,6 +45,14 @@ class Recheck:
 
     item: MediaItem
     entry: Entry
+
+    @property
+    def project(self) -> str:
+        return self.item.project
+
+    @property
+    def day(self) -> date:
+        return self.item.day
 
     def __str__(self) -> str:
         return f"{self.item} again"

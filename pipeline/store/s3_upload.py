@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -21,6 +21,7 @@ from awscrt.checksums import crc64nvme
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.errors import DigestDiffers, ObjectDiffers, SizeDiffers, SourceDiffers, StoreUnavailable
+from pipeline.parallel import Threads
 from pipeline.store.base import MIB, Proof, Retention, Statement, Tally, Written, crc_text, read_back
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class S3Upload:
         self._tally = Tally()
         self._block, self._filled = bytearray(), 0
         self._spare: bytearray | None = None
-        self._sender: ThreadPoolExecutor | None = None
+        self._sender: Threads | None = None
         self._sending: tuple[Parts, bytearray, Future[Part]] | None = None
         self._is_settled = False
 
@@ -243,7 +244,7 @@ class S3Upload:
         if self._parts is None:
             self._parts = self._begin()
         if self._sender is None:
-            self._sender = ThreadPoolExecutor(1, "postroom-parts")
+            self._sender = Threads(1, "postroom-parts")
         body, self._block, self._filled = self._content(), bytearray(), 0
         self._taken_parts += 1
         self._sending = self._parts, body, self._sender.submit(self._send, self._parts, self._taken_parts, body)

@@ -21,9 +21,12 @@ SECRETS = st.lists(
 
 @pytest.fixture
 def restored() -> Iterator[None]:
-    """structlog and httpx's logger as they were before."""
-    level = logging.getLogger("httpx").level
+    """structlog, httpx's logger and the handlers of libraries' loggers as they were before."""
+    level, root = logging.getLogger("httpx").level, logging.getLogger()
+    handlers, root_level = root.handlers[:], root.level
     yield
+    root.handlers[:] = handlers
+    root.setLevel(root_level)
     structlog.reset_defaults()
     logging.getLogger("httpx").setLevel(level)
 
@@ -135,3 +138,15 @@ def test_requests_are_not_logged_by_the_http_library(capsys: pytest.CaptureFixtu
     """httpx logs every URL at INFO; that is switched off, for URLs carry secrets."""
     set_up_logging(level=logging.DEBUG)
     assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
+
+
+@pytest.mark.usefixtures("restored")
+def test_libraries_warn_like_we_do(capsys: pytest.CaptureFixture[str]) -> None:
+    """A library's warning is one JSON line with the run's fields, redacted; what it merely tells is left out."""
+    set_up_logging(level=logging.INFO, secrets=["s3cret"])
+    with structlog.contextvars.bound_contextvars(run_id="r1"):
+        logging.getLogger("urllib3").warning("retrying %s", "https://u:p@h/x?key=s3cret")
+        logging.getLogger("urllib3").info("connected")
+    (line,) = capsys.readouterr().err.splitlines()
+    event = json.loads(line)
+    assert (event["event"], event["level"], event["run_id"]) == ("retrying https://h/x", "warning", "r1")

@@ -285,3 +285,15 @@ def test_a_password_in_a_url_is_masked(password: str, user: str) -> None:
 def test_a_url_without_a_password_stays_as_it_is(url: str) -> None:
     """Nothing is masked where there is nothing to hide."""
     assert mask_url(url) == url
+
+
+def test_addresses_of_notices_are_secrets(write: Write) -> None:
+    """Webhook and heartbeat URLs, and their paths alone, are masked; plain http is refused without showing it."""
+    url = "https://hooks.example.com/services/T0/sEcReT"
+    loaded = load(write(PROJECT), {"POSTROOM_NOTIFY__WEBHOOK_URL": url})
+    assert shown(loaded)["notify.webhook_url"] == ("********", "POSTROOM_NOTIFY__WEBHOOK_URL")
+    assert {url, "/services/T0/sEcReT"} <= set(loaded.settings.secrets())
+    assert "sEcReT" not in repr(loaded.settings)
+    message = refusal(write(PROJECT), {"POSTROOM_NOTIFY__HEARTBEAT_URL": "http://h.example/sEcReT"})
+    assert message.startswith("notify.heartbeat_url (POSTROOM_NOTIFY__HEARTBEAT_URL): must start with https://")
+    assert "sEcReT" not in message

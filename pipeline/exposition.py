@@ -1,0 +1,72 @@
+"""Metrics for Prometheus: as a text file for node_exporter's collector, or on a port. prometheus-client writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ConfigError, StoreUnavailable
+from pipeline.reports.metrics import Reading
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric as Family
+
+
+class Exposed:
+    """What is told to whoever asks, until it is replaced: a collector of prometheus-client."""
+
+    def __init__(self, readings: Iterable[Reading] = ()) -> None:
+        self.replace(readings)
+
+    def replace(self, readings: Iterable[Reading]) -> None:
+        self._families = [_family(reading) for reading in readings]
+
+    def collect(self) -> Iterator[Family]:
+        yield from self._families
+
+
+def _family(reading: Reading) -> Family:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    metric = reading.metric
+    kind = GaugeMetricFamily if metric.kind == "gauge" else CounterMetricFamily
+    family = kind(metric.name, metric.meaning, labels=metric.labels)
+    for labels, value in sorted(reading.values.items()):
+        family.add_metric(labels, value)
+    return family
+
+
+def write_textfile(path: Path, readings: Iterable[Reading]) -> None:
+    """Replace a text file in one step: its reader sees the old metrics or the new ones.
+
+    Raises StoreUnavailable, naming the file.
+    """
+    from prometheus_client import CollectorRegistry, write_to_textfile
+
+    registry = CollectorRegistry()
+    registry.register(Exposed(readings))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_to_textfile(str(path), registry)
+    except OSError as error:
+        raise StoreUnavailable(f"metrics.textfile: {error}; choose another place") from None
+
+
+def serve(exposed: Exposed, address: str, port: int) -> Callable[[], None]:
+    """Answer GET /metrics in a thread of its own; return what ends that. Raises ConfigError when the port is taken."""
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    registry = CollectorRegistry()
+    registry.register(exposed)
+    try:
+        server, thread = start_http_server(port, address, registry)
+    except OSError as error:
+        raise ConfigError(f"metrics.port {port} at {address}: {error.strerror or error}; name another one") from None
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop

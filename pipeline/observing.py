@@ -1,0 +1,118 @@
+"""A run, and who hears of it: the log, the ledger, Prometheus, a webhook, a dead-man's switch.
+
+Telling never fails a run: what cannot be told is one line in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+from structlog.contextvars import bound_contextvars
+
+from pipeline import flows
+from pipeline.app import App
+from pipeline.errors import PipelineError
+from pipeline.exposition import Exposed, write_textfile
+from pipeline.ledger import new_run_id
+from pipeline.model import Failure, Outcome
+from pipeline.reports.metrics import COUNTS, read_metrics
+from pipeline.reports.news import FAILED, State, job_states, news, status_states
+from pipeline.retry import counted_retries
+from pipeline.webhook import ping, post_text
+
+_log = structlog.get_logger()
+
+
+def run(
+    app: App,
+    command: str,
+    flow: Callable[[App], Outcome],
+    *,
+    is_unattended: bool,
+    exposed: Exposed | None = None,
+) -> Outcome:
+    """Run a flow as one run: kept in the ledger, its id in every line of the log, and told to whoever wants to know.
+
+    People are told of runs that nobody watches; `exposed` is what the scheduler serves on its port.
+    """
+    run_id = new_run_id()
+
+    def counted() -> Outcome:
+        with counted_retries() as counts:
+            outcome = flow(app)
+        outcome.counts.update(counts)
+        return outcome
+
+    with bound_contextvars(run_id=run_id, command=command):
+        _log.info("run.began")
+        try:
+            outcome = app.ledger.record_run(command, app.clock, counted, run_id=run_id)
+        except Exception as error:
+            why = app.redact(f"{error}" if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
+            _log.log(logging.ERROR if exposed else logging.INFO, "run.broken", error=why)
+            _tell(app, command, [Failure(command, why)], is_unattended=is_unattended, exposed=exposed)
+            raise
+        _log.info(
+            "run.ended",
+            exit_code=outcome.exit_code,
+            failed=len(outcome.failed),
+            at_risk=len(outcome.at_risk),
+            lost=len(outcome.lost),
+            counts=dict(outcome.counts),
+        )
+        _tell(app, command, outcome.failed, is_unattended=is_unattended, exposed=exposed)
+    return outcome
+
+
+def expose(app: App, exposed: Exposed | None) -> Outcome:
+    """Read the stores and the ledger, and give Prometheus what they say; the status that it came from."""
+    status = flows.status(app, with_lateness=False)
+    readings = read_metrics(status, app.ledger.run_totals(COUNTS), app.ledger.run_ends())
+    if exposed:
+        exposed.replace(readings)
+    if app.settings.metrics.textfile:
+        with _never_failing("metrics.unwritten"):
+            write_textfile(Path(app.settings.metrics.textfile), readings)
+    return status
+
+
+def _tell(app: App, command: str, failures: Sequence[Failure], *, is_unattended: bool, exposed: Exposed | None) -> None:
+    settings = app.settings
+    has_readers = is_unattended and bool(settings.notify.webhook or settings.notify.heartbeat)
+    if not settings.projects or not (has_readers or settings.metrics.textfile or exposed):
+        return
+    states = job_states(command, list(settings.projects), failures)
+    with _never_failing("metrics.unread"):
+        states += status_states(expose(app, exposed), settings.notify.missing_days)
+    if has_readers:
+        with _never_failing("notify.failed"):
+            _notify(app, states)
+        with _never_failing("heartbeat.failed"):
+            _sign_of_life(app, is_good=not failures)
+
+
+def _notify(app: App, states: Sequence[State]) -> None:
+    """Tell what is new; what was told is remembered, what could not be told is news again after the next run."""
+    fresh = news(states, app.ledger.told())
+    if fresh and app.settings.notify.webhook:
+        post_text(app.settings.notify.webhook, app.redact("\n".join(state.sentence for state in fresh)))
+    app.ledger.remember_told({state.subject: state.state for state in fresh})
+
+
+def _sign_of_life(app: App, *, is_good: bool) -> None:
+    """One after a good run, unless another job is failed: a quarter-hourly success must not hide a nightly failure."""
+    if is_good and app.settings.notify.heartbeat and FAILED not in app.ledger.told().values():
+        ping(app.settings.notify.heartbeat)
+
+
+@contextmanager
+def _never_failing(event: str) -> Iterator[None]:
+    """What goes wrong here is one line in the log."""
+    try:
+        yield
+    except PipelineError as error:
+        _log.warning(event, error=str(error))

@@ -1,0 +1,140 @@
+"""Metrics as Prometheus has them: their names, and their values from what `status` and the ledger say (pure).
+
+`python -m pipeline.reports.metrics` prints the table of docs/observability.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from pipeline.model import Outcome
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric; `count` is the name under which runs count what a counter tells."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    labels: tuple[str, ...]
+    meaning: str
+    count: str | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A metric with its values: label values, in the order of `Metric.labels`, and number."""
+
+    metric: Metric
+    values: Mapping[tuple[str, ...], float]
+
+
+FILES = Metric(
+    "postroom_media_files",
+    "gauge",
+    ("project", "state"),
+    "Listed files that are waiting, stored, unreadable (stored, but do not open) or lost.",
+)
+BYTES = Metric("postroom_media_bytes", "gauge", ("project",), "Size of the files in the vault.")
+AT_RISK = Metric(
+    "postroom_media_at_risk_files", "gauge", ("project",), "Files that are not stored and have less than 24 h left."
+)
+DEADLINE = Metric(
+    "postroom_media_next_deadline_timestamp_seconds",
+    "gauge",
+    ("project",),
+    "When the first of the waiting files may be gone; not there while none is waiting.",
+)
+DAYS = Metric(
+    "postroom_dates",
+    "gauge",
+    ("project", "state"),
+    "Days that are missing (never collected), provisional (may still change) or settled.",
+)
+GOOD_RUN = Metric(
+    "postroom_last_good_run_timestamp_seconds",
+    "gauge",
+    ("command",),
+    "When a command last did its work to the end (exit code 0 or 4).",
+)
+OBSERVED = Metric("postroom_observed_timestamp_seconds", "gauge", (), "When these metrics were read from the stores.")
+RUNS = Metric("postroom_runs_total", "counter", ("command", "exit_code"), "Runs that came to their end.")
+_COUNTED = (
+    Metric("postroom_replies_total", "counter", ("command",), "Replies of EnableX that were landed.", "replies"),
+    Metric("postroom_retries_total", "counter", ("command",), "Requests that had to be tried again.", "retries"),
+    Metric("postroom_rows_built_total", "counter", ("command",), "Rows of days that were built (again).", "rows"),
+    Metric(
+        "postroom_rejects_built_total",
+        "counter",
+        ("command",),
+        "Documents that could not become a row, of days that were built (again).",
+        "rejects",
+    ),
+    Metric("postroom_copied_files_total", "counter", ("command",), "Files brought into the vault.", "files_copied"),
+    Metric("postroom_copied_bytes_total", "counter", ("command",), "Bytes brought into the vault.", "bytes_copied"),
+    Metric("postroom_lost_files_total", "counter", ("command",), "Files gone before they were stored.", "lost"),
+)
+COUNTS = tuple(metric.count for metric in _COUNTED if metric.count)
+"""What runs count, as the ledger has it."""
+
+METRICS = (FILES, BYTES, AT_RISK, DEADLINE, DAYS, GOOD_RUN, OBSERVED, RUNS, *_COUNTED)
+
+_STORED = ("stored", "unreadable")
+
+
+def read_metrics(
+    status: Outcome, totals: Mapping[str, Mapping[str, int]], ends: Mapping[tuple[str, int | None], int]
+) -> list[Reading]:
+    """Every metric with its values, in the order of METRICS.
+
+    `status` is the outcome of `flows.status`, `totals` and `ends` are those of the ledger.
+    """
+    projects, now = status.details["projects"], status.details["now"]
+    values: dict[Metric, dict[tuple[str, ...], float]] = {metric: {} for metric in METRICS}
+    values[OBSERVED][()] = _seconds(now)
+    for name, project in projects.items():
+        for labels, files in _files(name, project):
+            values[FILES][labels] = files
+        values[BYTES][name,] = sum(project["media"].get(state, {"bytes": 0})["bytes"] for state in _STORED)
+        values[AT_RISK][name,] = sum(file["project"] == name for file in status.at_risk)
+        if project["next_deadline"]:
+            values[DEADLINE][name,] = _seconds(project["next_deadline"])
+        days = project["days"]
+        values[DAYS] |= {(name, state): len(days[state]) for state in ("missing", "provisional")}
+        values[DAYS][name, "settled"] = days["settled"]
+    for command, ended_at in status.details["last_good_runs"].items():
+        values[GOOD_RUN][command,] = _seconds(ended_at)
+    for (command, exit_code), number in ends.items():
+        if exit_code is not None:
+            values[RUNS][command, str(exit_code)] = number
+    for metric in _COUNTED:
+        for command, counted in totals.items():
+            values[metric][command,] = counted.get(metric.count or "", 0)
+    return [Reading(metric, values[metric]) for metric in METRICS]
+
+
+def _files(name: str, project: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], int]]:
+    """Files by state: `waiting` from the newest listings, the others from table `media`."""
+    yield (name, "waiting"), project["waiting"]
+    for state in (*_STORED, "lost"):
+        yield (name, state), project["media"].get(state, {"files": 0})["files"]
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
+
+
+def metrics_table() -> str:
+    """METRICS as a Markdown table."""
+    lines = ["| metric | kind | labels | what it says |", "|---|---|---|---|"]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(metrics_table(), end="")

@@ -1,0 +1,82 @@
+"""What people are told: the state of each job and of the files and days at stake; only changes are news (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from pipeline.model import Failure, Outcome, Row
+
+OK = "ok"
+FAILED = "failed"
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class State:
+    """How one subject stands, and the sentence to say when that is new."""
+
+    subject: str
+    state: str
+    sentence: str
+
+
+def job_states(command: str, projects: Sequence[str], failures: Iterable[Failure]) -> list[State]:
+    """One state per project: whether a run of the command worked for it. Failures of no project are every project's."""
+    by_project: dict[str, list[Failure]] = {project: [] for project in projects}
+    for failure in failures:
+        project = failure.project or (failure.item if failure.item in by_project else None)
+        for name in [project] if project in by_project else projects:
+            by_project[name].append(failure)
+    return [_job_state(command, project, failed) for project, failed in by_project.items()]
+
+
+def _job_state(command: str, project: str, failed: Sequence[Failure]) -> State:
+    subject = f"{project}/{command}"
+    if not failed:
+        return State(subject, OK, f"{project}: {command} works again")
+    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    return State(subject, FAILED, f"{project}: {command} failed: {failed[0].item}: {failed[0].error}{more}")
+
+
+def status_states(status: Outcome, missing_days: int) -> Iterator[State]:
+    """Three states per project, of the outcome of `flows.status`: files at risk, files lost, days missing."""
+    latest = datetime.fromisoformat(status.details["now"]).date() - timedelta(days=missing_days)
+    for name, project in status.details["projects"].items():
+        yield _at_risk(name, [file for file in status.at_risk if file["project"] == name])
+        yield _lost(name, project["media"].get("lost", {"files": 0})["files"])
+        yield _missing(name, [day for day in project["days"]["missing"] if date.fromisoformat(day) < latest])
+
+
+def _at_risk(project: str, files: Sequence[Row]) -> State:
+    subject = f"{project}/files at risk"
+    if not files:
+        return State(subject, OK, f"{project}: no file is at risk any more")
+    first = min(files, key=lambda file: file["hours_left"])
+    name = f"{first['conf_num']}/{first['kind']}/{first['name']}"
+    left = f"{name} has {first['hours_left']:g} h left; `postroom status` names all"
+    return State(subject, "some", f"{project}: files at risk: {len(files)}; {left}")
+
+
+def _lost(project: str, files: int) -> State:
+    """Each number of lost files is a state of its own: no loss goes untold because there was one before."""
+    why = "`postroom query \"SELECT * FROM media WHERE state = 'lost'\"` says why"
+    return State(f"{project}/files lost", str(files) if files else OK, f"{project}: files lost so far: {files}; {why}")
+
+
+def _missing(project: str, days: Sequence[str]) -> State:
+    subject = f"{project}/days missing"
+    if not days:
+        return State(subject, OK, f"{project}: no day is missing for long any more")
+    more = f" and {len(days) - _NAMED} more" if len(days) > _NAMED else ""
+    return State(
+        subject,
+        "some",
+        f"{project}: days missing for long: {', '.join(days[:_NAMED])}{more}; `postroom nightly` collects them",
+    )
+
+
+def news(states: Iterable[State], told: Mapping[str, str]) -> list[State]:
+    """The states that differ from what people were last told; who was told nothing takes everything for well."""
+    return [state for state in states if state.state != told.get(state.subject, OK)]

@@ -1,0 +1,28 @@
+"""News to a webhook, and a sign of life to a dead-man's switch. Their addresses are secrets: no error names them."""
+
+from __future__ import annotations
+
+import httpx
+
+from pipeline.errors import Unreachable
+
+_TIMEOUT_S = 10.0
+
+
+def post_text(url: str, text: str) -> None:
+    """Post `{"text": …}`, as Slack and what resembles it take it. Raises Unreachable."""
+    _send("webhook", "POST", url, {"text": text})
+
+
+def ping(url: str) -> None:
+    """Say that all is well. Raises Unreachable."""
+    _send("heartbeat", "GET", url, None)
+
+
+def _send(what: str, method: str, url: str, body: dict[str, str] | None) -> None:
+    try:
+        status = httpx.request(method, url, json=body, timeout=_TIMEOUT_S).status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Unreachable(f"notify.{what}_url: {type(error).__name__}", endpoint=what) from None
+    if status >= 300:
+        raise Unreachable(f"notify.{what}_url: answered with status {status}", endpoint=what, status=status)
