@@ -4,6 +4,7 @@
 nightly = collect, build, copy_media, build what that changed
 apply_rooms = the plan of plan_rooms, carried out
 audit_media = manifests against the vault, and its record
+export_billing = a month's tables as a numbered export, with corrections to the one before
 status, query, report, plan_rooms, audit_rooms: read only; doctor: tries every part of the set-up
 ```
 
@@ -24,7 +25,7 @@ from typing import Any
 import pyarrow as pa
 import structlog
 
-from pipeline import auditing, copying, landing, provisioning, room_audit, rooms, tables
+from pipeline import auditing, billing, copying, landing, provisioning, room_audit, rooms, tables
 from pipeline.app import App, Done, chosen_projects
 from pipeline.building import AFFECTED_DAYS, Builder
 from pipeline.checks import as_toml
@@ -37,6 +38,7 @@ from pipeline.media.plan import Recheck
 from pipeline.model import DAILY_SOURCES, SOURCES, MediaItem, Outcome, Period, Source
 from pipeline.query import open_query, run_query
 from pipeline.readings import audit_keys
+from pipeline.reports.billing_month import BillingMonth
 from pipeline.reports.day import DAY_SQL, DayFacts, day_page
 from pipeline.reports.status import (
     day_states,
@@ -259,6 +261,25 @@ def missing_asks(app: App, project: str) -> list[Ask]:
             if day in lookback or not is_settled(day, asked.get(day), app.settings.collect.lookback_days):
                 asks.append(Ask(source, project, day))
     return asks
+
+
+# --- billing export: tables -> a numbered export --------------------------------------------------------------------
+
+
+def export_billing(app: App, month: BillingMonth, *, project: str | None = None, provisional: bool = False) -> Outcome:
+    """Export a month as the next revision, unless nothing changed; one that may change only when `provisional`."""
+    outcome = Outcome("billing export")
+    names = chosen_projects(app.settings, project)
+    states = {name: billing.unsettled_days(app, _builder(app), name, month) for name in names}
+    unsettled = {name: days for name, days in states.items() if days}
+    if unsettled and not provisional:
+        for name, days in unsettled.items():
+            outcome.fail(f"{name} {month}", billing.unsettled_text(days))
+        return outcome
+    export = billing.export_month(app, month, names, unsettled, series=project or "")
+    outcome.succeeded(1, revisions=int(export.is_new))
+    outcome.details = billing.told(export, project or "")
+    return outcome
 
 
 # --- rooms: a rooms file -> EnableX --------------------------------------------------------------------------------

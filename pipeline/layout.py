@@ -32,6 +32,9 @@ _MANIFEST = re.compile(r"manifests/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/([^/]+)
 _MEDIA = re.compile(r"media/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/([^/]+)/([^/]+)/([^/]+)/([^/]+)", re.A)
 _AUDIT = re.compile(r"audits/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/([^/]+)\.parquet", re.A)
 _MEDIA_DAY = re.compile(r"(?:media|manifests)/project=[^/]+/day=(\d{4}-\d\d-\d\d)/", re.A)
+_BILLING = re.compile(
+    r"reports/billing/(?:project=([^/]+)/)?month=(\d{4}-\d\d)/revision=(\d{4}|[1-9]\d{4,})/([^/=]+\.[a-z]+)", re.A
+)
 _TABLE = re.compile(r"tables/([^/]+)/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/part-0\.parquet", re.A)
 
 
@@ -71,6 +74,15 @@ class AuditName(NamedTuple):
     project: str
     day: date
     stem: str
+
+
+class BillingName(NamedTuple):
+    """What the key of a file of a billing export says; `month` is its first day, `project` empty for all of them."""
+
+    project: str
+    month: date
+    revision: int
+    name: str
 
 
 class TableName(NamedTuple):
@@ -199,6 +211,24 @@ def parse_table_key(key: str) -> TableName | None:
 def note_key(project: str, day: date) -> str:
     """What the tables of a day were built from."""
     return f"builds/project={project}/day={day}.json"
+
+
+def billing_prefix(month: date, project: str = "") -> str:
+    """The exports of a month: of all projects, or of one, which are numbered by themselves."""
+    return f"reports/billing/{f'project={project}/' if project else ''}month={month:%Y-%m}/"
+
+
+def billing_key(month: date, revision: int, name: str, project: str = "") -> str:
+    return f"{billing_prefix(month, project)}revision={revision:04d}/{name}"
+
+
+def parse_billing_key(key: str) -> BillingName | None:
+    match = _BILLING.fullmatch(key)
+    try:
+        month = date.fromisoformat(f"{match[2]}-01") if match else None
+    except ValueError:
+        return None
+    return BillingName(match[1] or "", month, int(match[3]), match[4]) if match and month else None
 
 
 def name_from_url(url: str) -> str:

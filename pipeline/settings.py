@@ -169,9 +169,10 @@ class Ledger(_Section):
 
 
 class Billing(_Section):
-    """How a day is cut for billing."""
+    """How days are cut and minutes are rounded for billing (docs/billing.md)."""
 
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
+    rounding: Literal["connection_up", "exact", "vendor"] = "connection_up"
 
 
 class Privacy(_Section):

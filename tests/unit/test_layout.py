@@ -282,3 +282,15 @@ def test_any_url_has_a_clean_name(text: str) -> None:
     for url in (text, f"https://{text}", f"https://host/{text}"):
         name = layout.name_from_url(url)
         assert name == layout.clean_name(name)
+
+
+@given(
+    st.dates(), st.integers(1, 99999), st.sampled_from(["controls.json", "usage.csv"]), st.sampled_from(["", "acme"])
+)
+def test_billing_keys_say_what_they_were_built_of(month: date, revision: int, name: str, project: str) -> None:
+    """`billing_key` and `parse_billing_key` are inverses, of all projects and of one."""
+    month = month.replace(day=1, year=max(month.year, 1000))
+    key = layout.billing_key(month, revision, name, project)
+    assert layout.parse_billing_key(key) == (project, month, revision, name)
+    assert layout.parse_billing_key(f"{key}/x") is None
+    assert layout.parse_billing_key(key.replace("month=", "month=9")) is None

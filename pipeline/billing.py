@@ -1,0 +1,450 @@
+"""A month's billing export: read from the lake, compared with the revision before it, written once.
+
+`controls.json` is written last, and a revision without it does not count. Everything in a
+revision is a function of the tables, the settings and the revision before: the clock is not asked, and the same again
+makes no new revision.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from pipeline import landing, layout, readings, tables
+from pipeline.app import App
+from pipeline.building import Builder
+from pipeline.errors import FixityError, ObjectDiffers, PipelineError, StoreUnavailable
+from pipeline.model import DAILY_SOURCES, Period
+from pipeline.normalise.arrow import mask
+from pipeline.reports import billing, corrections
+from pipeline.reports.billing import ITEMS, LINES, MEASURES
+from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
+from pipeline.reports.status import is_settled
+from pipeline.schemas import TABLES
+from pipeline.scratch import scratch_errors, scratch_folder
+from pipeline.store.base import READ_BYTES, ObjectStore, Tally, read_bytes
+
+CONTROLS, ITEMS_FILE, USAGE = "controls.json", "items.parquet", "usage.parquet"
+_TABLES_READ = ("cdr", "sessions", "media", "rejects")
+_BATCH_ROWS = 256 * 1024
+"""Of `cdr` in memory at once: about 100 MB with what is made of them."""
+
+
+class WrittenFile(msgspec.Struct):
+    """One file of a revision."""
+
+    size_bytes: int
+    sha256: str
+
+
+class Controls(msgspec.Struct, kw_only=True):
+    """`controls.json`: what an export was made from and adds up to; moments as text, decimals as text."""
+
+    format: int = 1
+    month: str
+    projects: list[str]
+    revision: int
+    previous_revision: int | None
+    is_provisional: bool
+    unsettled: dict[str, dict[str, list[date]]]
+    settings: dict[str, Any]
+    known_until: datetime | None
+    hops: dict[str, dict[str, dict[str, Any]]]
+    corrections: dict[str, int]
+    inputs: dict[str, dict[str, str]]
+    files: dict[str, WrittenFile]
+
+
+_CONTROLS = msgspec.json.Decoder(Controls)
+
+
+@dataclass(frozen=True)
+class Series:
+    """The numbered exports of a month: of all projects, or of one."""
+
+    lake: ObjectStore
+    month: BillingMonth
+    project: str = ""
+
+    def key(self, revision: int, name: str) -> str:
+        return layout.billing_key(self.month.first, revision, name, self.project)
+
+    def last(self) -> Controls | None:
+        """The newest revision that is whole."""
+        names = (
+            layout.parse_billing_key(stored.key)
+            for stored in self.lake.list(layout.billing_prefix(self.month.first, self.project))
+        )
+        whole = [name.revision for name in names if name and name.name == CONTROLS]
+        if not whole:
+            return None
+        key = self.key(max(whole), CONTROLS)
+        try:
+            return _CONTROLS.decode(read_bytes(self.lake, key))
+        except msgspec.DecodeError as error:
+            raise FixityError(key, "the controls of a billing export", f"something else ({error})") from None
+
+    def lines(self, revision: int) -> pa.Table:
+        """The lines of a revision as they were exported."""
+        with self.lake.open(self.key(revision, USAGE)) as stream:
+            return pq.read_table(stream)
+
+    def items(self, revision: int) -> Iterator[pa.Table]:
+        """The items of a revision, some thousand at a time."""
+        with self.lake.open(self.key(revision, ITEMS_FILE)) as stream:
+            yield from _batches(stream, ITEMS.names)
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export came to; `is_new` when it made a revision."""
+
+    controls: Controls
+    is_new: bool
+
+
+def unsettled_days(app: App, builder: Builder, project: str, month: BillingMonth) -> dict[str, list[date]]:
+    """Days that stand between a month and its final export: `missing`, `provisional`, `unbuilt`; where there are any.
+
+    Days before the project's `since` are not looked for.
+    """
+    since = app.settings.projects[project].since or date.min
+    days = [day for day in month.needed if day >= since]
+    asked = {source: landing.last_asked(app.vault, source, project) for source in DAILY_SOURCES}
+    lookback_days = app.settings.collect.lookback_days
+    missing = [day for day in days if any(day not in moments for moments in asked.values())]
+    waiting = [
+        day
+        for day in days
+        if day not in missing
+        and not all(is_settled(day, moments.get(day), lookback_days) for moments in asked.values())
+    ]
+    stretches = builder.stale(project, month.partitions, _TABLES_READ)
+    unbuilt = sorted(day for stretch in stretches for day in stretch.days)
+    found = {"missing": missing, "provisional": waiting, "unbuilt": unbuilt}
+    return {state: of_state for state, of_state in found.items() if of_state}
+
+
+def unsettled_text(days: dict[str, list[date]]) -> str:
+    """Why a month is not final, and what to do."""
+    what = {
+        "missing": "never collected; `postroom nightly` collects them, or set `since` if the project began later",
+        "provisional": "may still change",
+        "unbuilt": "not built from what was collected; run `postroom build`",
+    }
+    told = [f"{len(of_state)} days {what[state]} ({of_state[0]} to {of_state[-1]})" for state, of_state in days.items()]
+    return f"not settled: {'; '.join(told)}; with --provisional it is exported all the same"
+
+
+def export_month(
+    app: App, month: BillingMonth, projects: list[str], unsettled: dict[str, dict[str, list[date]]], *, series: str = ""
+) -> Export:
+    """Export a month of these projects, unless that would say what the last revision says already.
+
+    Memory: some hundred thousand connections, the lines of the month, and the items of lines that changed.
+
+    Raises:
+        StoreUnavailable: a table was built again while it was read.
+        PipelineError: the sums on the way do not agree; nothing was written.
+    """
+    numbered = Series(app.lake, month, series)
+    previous = numbered.last()
+    inputs = {project: _inputs(app.lake, project, month) for project in projects}
+    settings, is_provisional = _settings(app), bool(unsettled)
+    if previous and (previous.inputs, previous.settings, previous.unsettled) == (inputs, settings, unsettled):
+        return Export(previous, is_new=False)
+    with scratch_folder() as folder:
+        counted = [_count(app, folder, project, month) for project in projects]
+        if inputs != {project: _inputs(app.lake, project, month) for project in projects}:
+            raise StoreUnavailable("tables were built again while the export read them; run it again")
+        lines = billing.lines_of(pa.concat_tables([LINES.empty_table(), *(one.lines for one in counted)]))
+        usage = billing.marked(lines, is_provisional=is_provisional)
+        if previous and usage.equals(numbered.lines(previous.revision)):
+            return Export(previous, is_new=False)
+        owners = billing.summary(lines)
+        corrected = _corrections(numbered, previous, lines, [one.path for one in counted])
+        controls = Controls(
+            month=str(month),
+            projects=projects,
+            revision=previous.revision + 1 if previous else 1,
+            previous_revision=previous.revision if previous else None,
+            is_provisional=is_provisional,
+            unsettled=unsettled,
+            settings=settings,
+            known_until=max((one.known_until for one in counted if one.known_until), default=None),
+            hops={one.project: _hops(one, lines, owners) for one in counted},
+            corrections={cause["values"]: cause["counts"] for cause in corrected["cause"].value_counts().to_pylist()},
+            inputs=inputs,
+            files={},
+        )
+        _require_balance(controls)
+        contents: dict[str, Callable[[], Iterator[bytes]]] = {
+            USAGE: lambda: iter([_parquet(usage)]),
+            "usage.csv": lambda: iter([_csv(usage)]),
+            "summary.csv": lambda: iter([_csv(billing.marked(owners, is_provisional=is_provisional))]),
+            "corrections.csv": lambda: iter([_csv(billing.marked(corrected, is_provisional=is_provisional))]),
+            ITEMS_FILE: lambda: _merged(folder, [one.path for one in counted]),
+        }
+        return Export(_write(numbered, controls, contents), is_new=True)
+
+
+def told(export: Export, series: str) -> dict[str, Any]:
+    """An export as an outcome tells it."""
+    controls = export.controls
+    return {
+        "month": controls.month,
+        "revision": controls.revision,
+        "is_new": export.is_new,
+        "is_provisional": controls.is_provisional,
+        "unsettled": controls.unsettled,
+        "under": layout.billing_key(date.fromisoformat(f"{controls.month}-01"), controls.revision, "", series),
+        "corrections": controls.corrections,
+        "projects": {project: hops["lines"] for project, hops in controls.hops.items()},
+    }
+
+
+# --- reading a month ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Counted:
+    """One project's month: its items in a file, its lines, and the sums on the way."""
+
+    project: str
+    path: Path
+    lines: pa.Table = field(default_factory=LINES.empty_table)
+    known_until: datetime | None = None
+    pages: dict[str, int] = field(default_factory=dict)
+    rejects: int = 0
+    cdr_rows: int = 0
+    cdr_ms: int = 0
+    items: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _Sessions:
+    """The sessions around a day, each day's read once while days go forward."""
+
+    lake: ObjectStore
+    project: str
+    days: dict[date, pa.Table] = field(default_factory=dict)
+
+    def around(self, day: date) -> pa.Table:
+        near = Period(day, day).widened(RECORD_REACH_DAYS)
+        for known in [known for known in self.days if known < near.first]:
+            del self.days[known]
+        return pa.concat_tables([self.of(one) for one in near])
+
+    def of(self, day: date) -> pa.Table:
+        if day not in self.days:
+            parts = list(_table_day(self.lake, "sessions", self.project, day, billing.SESSION_COLUMNS))
+            self.days[day] = pa.concat_tables([_empty("sessions", billing.SESSION_COLUMNS), *parts])
+        return self.days[day]
+
+
+def _count(app: App, folder: Path, project: str, month: BillingMonth) -> Counted:
+    """Read one project's month once; write its items, add them up to lines."""
+    counted = Counted(project, folder / f"items-{project}.parquet")
+    rounding, sessions = app.settings.billing.rounding, _Sessions(app.lake, project)
+    parts, sums = [counted.lines], [counted.lines]
+    with pq.ParquetWriter(counted.path, ITEMS, **_PARQUET) as writer:
+
+        def take(items: pa.Table) -> None:
+            if items.num_rows:
+                with scratch_errors():
+                    writer.write_table(items, row_group_size=_BATCH_ROWS)
+                parts.append(billing.lines_of(items))
+                sums.append(pa.Table.from_pylist([billing.totals(items)], schema=_SUMS))
+                counted.known_until = _latest(counted.known_until, items)
+
+        for day in month.partitions:
+            around = sessions.around(day)
+            for rows in _table_day(app.lake, "cdr", project, day, billing.CDR_COLUMNS):
+                counted.cdr_rows += rows.num_rows
+                counted.cdr_ms += int(billing.participant_ms(rows).sum())
+                partition = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
+                take(billing.connection_items(rows, partition, around, project, month, rounding))
+            take(billing.session_items(sessions.of(day), project, month, rounding))
+            parts = [billing.lines_of(pa.concat_tables(parts))]
+        sessions.days.clear()
+        for day in tables.built_days(app.lake, "media", project):
+            if day <= month.ends_at.date():
+                for rows in _table_day(app.lake, "media", project, day, billing.MEDIA_COLUMNS):
+                    take(billing.file_items(rows, sessions.around(day), project, month))
+    counted.lines = billing.lines_of(pa.concat_tables(parts))
+    counted.items = billing.totals(pa.concat_tables([_SUMS.empty_table(), *sums[1:]]))
+    _note_hops_before(app, counted, month)
+    return counted
+
+
+_SUMS = pa.schema(
+    [(name, kind if kind == pa.int64() else pa.decimal128(38, kind.scale)) for name, kind in MEASURES.items()]
+)
+
+
+def _note_hops_before(app: App, counted: Counted, month: BillingMonth) -> None:
+    """What was collected on the days whose tables were read, and how much of it became no row."""
+    pages = list(readings.pages(app.vault, "cdr", counted.project, month.partitions))
+    counted.pages = {"pages": len(pages), "documents": sum(page.documents for page in pages)}
+    for day in month.partitions:
+        for rows in _table_day(app.lake, "rejects", counted.project, day, ("source",)):
+            counted.rejects += pc.sum(pc.equal(rows["source"], "cdr"), min_count=0).as_py()
+
+
+def _latest(known: datetime | None, items: pa.Table) -> datetime | None:
+    moments = [pc.max(items[name]).as_py() for name in ("first_seen_at", "changed_at")]
+    return max((moment for moment in (known, *moments) if moment), default=None)
+
+
+def _table_day(lake: ObjectStore, table: str, project: str, day: date, columns: tuple[str, ...]) -> Iterator[pa.Table]:
+    """One day of a table, some hundred thousand rows at a time; nothing when it was not built."""
+    key = layout.table_key(table, project, day)
+    if lake.stat(key) is not None:
+        with lake.open(key) as stream:
+            yield from _batches(stream, list(columns))
+
+
+def _batches(stream: Any, columns: list[str]) -> Iterator[pa.Table]:
+    with pq.ParquetFile(stream) as file:
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+            yield pa.Table.from_batches([batch]).select(columns)
+
+
+def _empty(table: str, columns: tuple[str, ...]) -> pa.Table:
+    schema = TABLES[table].schema
+    return pa.schema([schema.field(name) for name in columns]).empty_table()
+
+
+def _inputs(lake: ObjectStore, project: str, month: BillingMonth) -> dict[str, str]:
+    """SHA-256 of every table's day that the export reads, as the notes beside the tables say."""
+    media = [day for day in tables.built_days(lake, "media", project) if day <= month.ends_at.date()]
+    near = {day + timedelta(days=away) for day in media for away in range(-RECORD_REACH_DAYS, RECORD_REACH_DAYS + 1)}
+    digests: dict[str, str] = {}
+    for day in sorted(near.union(month.partitions)):
+        wanted = _TABLES_READ if day in month.partitions else ("sessions", "media")
+        note = tables.read_note(lake, project, day).tables
+        digests |= {f"{name}/{day}": note[name].sha256 for name in wanted if name in note}
+    return digests
+
+
+def _settings(app: App) -> dict[str, Any]:
+    """The settings that bear on an export."""
+    told: dict[str, Any] = app.settings.billing.model_dump(mode="json")
+    return {**told, "lookback_days": app.settings.collect.lookback_days}
+
+
+# --- comparing and writing ----------------------------------------------------------------------------------------
+
+
+def _corrections(numbered: Series, previous: Controls | None, lines: pa.Table, now: list[Path]) -> pa.Table:
+    """Signed differences to the previous revision, by item; none when there is no previous one."""
+    if previous is None:
+        return corrections.CORRECTIONS.empty_table()
+    differing = billing.key_text(corrections.line_differences(numbered.lines(previous.revision), lines))
+    before = [_of_lines(items, differing) for items in numbered.items(previous.revision)]
+    after = []
+    for path in now:
+        with path.open("rb") as stream:
+            after += [_of_lines(items, differing) for items in _batches(stream, ITEMS.names)]
+    empty = ITEMS.empty_table()
+    return corrections.item_corrections(
+        pa.concat_tables([empty, *before]), pa.concat_tables([empty, *after]), previous.known_until
+    )
+
+
+def _of_lines(items: pa.Table, keys: pa.Array) -> pa.Table:
+    return items.filter(mask(pc.is_in(billing.key_text(items).combine_chunks(), keys.combine_chunks())))
+
+
+def _hops(counted: Counted, lines: pa.Table, owners: pa.Table) -> dict[str, dict[str, Any]]:
+    """The same sums at every step from what was collected to what is billed."""
+    of_project = [rows.filter(pc.equal(rows["project"], counted.project)) for rows in (lines, owners)]
+    counts = {"collected": counted.pages, "rejects": {"rows": counted.rejects}}
+    cdr_s = Decimal(counted.cdr_ms).scaleb(-3)
+    return {
+        **counts,
+        "cdr": {"rows": counted.cdr_rows, "participant_s": cdr_s},
+        "other_months": {
+            "rows": counted.cdr_rows - counted.items["connections"],
+            "participant_s": cdr_s - counted.items["participant_s"],
+        },
+        "items": counted.items,
+        **{
+            name: {"rows": rows.num_rows, **billing.totals(rows)}
+            for name, rows in zip(("lines", "summary"), of_project, strict=True)
+        },
+    }
+
+
+def _require_balance(controls: Controls) -> None:
+    for project, hops in controls.hops.items():
+        sums = [{name: hops[hop][name] for name in MEASURES} for hop in ("items", "lines", "summary")]
+        if any(one != sums[0] for one in sums):
+            raise PipelineError(f"{project} {controls.month}: the sums of items, lines and summary differ; report it")
+
+
+def _write(numbered: Series, controls: Controls, contents: dict[str, Callable[[], Iterator[bytes]]]) -> Controls:
+    """Write a revision, its controls last. A number that a broken-off export left other bytes under is passed over.
+
+    Raises StoreUnavailable when somebody else made the next revision meanwhile.
+    """
+    for name, content in contents.items():
+        tally = Tally()
+        for chunk in content():
+            tally.feed(chunk)
+        controls.files[name] = WrittenFile(tally.size_bytes, tally.sha256)
+    while True:
+        try:
+            for name, content in contents.items():
+                numbered.lake.put_new(numbered.key(controls.revision, name), content())
+            encoded = msgspec.json.encode(controls, enc_hook=str)
+            numbered.lake.put_new(numbered.key(controls.revision, CONTROLS), msgspec.json.format(encoded, indent=1))
+        except ObjectDiffers as error:
+            if numbered.lake.stat(numbered.key(controls.revision, CONTROLS)) is not None:
+                raise StoreUnavailable(
+                    f"another export made revision {controls.revision} of {controls.month} meanwhile; run it again",
+                    key=error.key,
+                ) from None
+            controls.revision += 1
+        else:
+            return controls
+
+
+_PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
+
+
+def _parquet(rows: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(rows, sink, **_PARQUET)
+    return sink.getvalue()
+
+
+def _csv(rows: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pacsv.write_csv(rows, sink)
+    return sink.getvalue()
+
+
+def _merged(folder: Path, paths: list[Path]) -> Iterator[bytes]:
+    """The items of all projects as one file: of a single project, its own."""
+    path = paths[0] if len(paths) == 1 else folder / ITEMS_FILE
+    if not path.exists():
+        with pq.ParquetWriter(path, ITEMS, **_PARQUET) as writer:
+            for part in paths:
+                with part.open("rb") as stream:
+                    for items in _batches(stream, ITEMS.names):
+                        writer.write_table(items, row_group_size=_BATCH_ROWS)
+    with scratch_errors(), path.open("rb") as stream:
+        while chunk := stream.read(READ_BYTES):
+            yield chunk

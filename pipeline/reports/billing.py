@@ -1,0 +1,236 @@
+"""Connections, transcoded sessions and stored files to what is billed (pure). docs/billing.md explains every rule.
+
+Each *item* (a connection, a session, a file) adds to one *line*: a project, billing day, owner, billing code and room.
+All measures are decimals, made of whole milliseconds, thousandths of a minute and bytes: sums are exact in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.normalise.arrow import Column, decimals
+from pipeline.normalise.usage import STORED
+from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
+from pipeline.schemas import BILLED, COUNT, FLAG, TEXT, TIME
+
+Rounding = Literal["connection_up", "exact", "vendor"]
+
+SECONDS = pa.decimal128(18, 3)
+GB_MONTHS = pa.decimal128(18, 9)
+LINE_KEY = {"project": TEXT, "day": pa.date32(), "owner_ref": TEXT, "billing_code": TEXT, "room_id": TEXT}
+MEASURES = {
+    "connections": COUNT,
+    "participant_s": SECONDS,
+    "participant_min": BILLED,
+    "sip_min": BILLED,
+    "connect_billed_min": BILLED,
+    "recording_min": BILLED,
+    "transcoding_min": BILLED,
+    "storage_gb_months": GB_MONTHS,
+}
+_NAMED = {"kind": TEXT, "item": TEXT, "conf_num": TEXT}
+_KNOWN = {"first_seen_at": TIME, "changed_at": TIME}
+
+ITEMS = pa.schema([*_NAMED.items(), *LINE_KEY.items(), *MEASURES.items(), *_KNOWN.items()])
+"""What one connection (`item`: its `cdr_id`), session (`conf_num`) or file (`conf_num/kind/name`) adds to its line."""
+
+LINES = pa.schema([*LINE_KEY.items(), *MEASURES.items()])
+
+CDR_COLUMNS = (
+    "cdr_id", "conf_num", "trans_at", "is_sip", "room_id", "owner_ref", "billing_code", "room_connected_at",
+    "signal_connected_at", "signal_disconnected_at", "participant_s", "connect_billed_min", "first_seen_at",
+    "changed_at",
+)  # fmt: skip
+SESSION_COLUMNS = (
+    "conf_num", "room_id", "owner_ref", "billing_code", "first_connected_at", "duration_s", "is_recorded",
+    "is_transcoded",
+)  # fmt: skip
+MEDIA_COLUMNS = ("conf_num", "room_id", "kind", "name", "state", "size_bytes", "stored_at")
+
+_ATTRIBUTION = ("owner_ref", "billing_code", "room_id")
+_DAY_MS = 86_400_000
+_MINUTE_MS = 60_000
+
+
+def connection_items(
+    rows: pa.Table, partition: Column, sessions: pa.Table, project: str, month: BillingMonth, rounding: Rounding
+) -> pa.Table:
+    """Connections that began in the month, in order of `rows`.
+
+    `rows` are `CDR_COLUMNS` of table `cdr`, `partition` the UTC day each is filed under; `sessions` are those of the
+    days around. What a connection does not say of its room, its session says.
+    """
+    numbers = month.day_numbers(_began_ms(rows, partition))
+    inside = numbers >= 0
+    rows, numbers = rows.filter(pa.array(inside)), numbers[inside]
+    known = _looked_up(rows["conf_num"], sessions)
+    stay_ms = participant_ms(rows)
+    billed = _thousandths(rows["connect_billed_min"])
+    minutes = billed_minutes(stay_ms, rounding)
+    if rounding == "vendor":
+        told = pc.is_valid(rows["connect_billed_min"]).to_numpy()
+        minutes = np.where(told, billed, minutes)
+    is_sip = pc.fill_null(rows["is_sip"], False).to_numpy()
+    is_recorded = pc.fill_null(known["is_recorded"], False).to_numpy(zero_copy_only=False)
+    return _items(
+        rows.num_rows,
+        kind="connection",
+        item=rows["cdr_id"],
+        conf_num=rows["conf_num"],
+        project=project,
+        day=month.dates(numbers),
+        **{name: pc.coalesce(rows[name], known[name]) for name in _ATTRIBUTION},
+        connections=pa.array(np.ones(rows.num_rows, np.int64)),
+        participant_s=decimals(stay_ms, SECONDS),
+        participant_min=decimals(minutes, BILLED),
+        sip_min=decimals(np.where(is_sip, minutes, 0), BILLED),
+        connect_billed_min=decimals(billed, BILLED),
+        recording_min=decimals(np.where(is_recorded, minutes, 0), BILLED),
+        first_seen_at=rows["first_seen_at"],
+        changed_at=rows["changed_at"],
+    )
+
+
+def session_items(sessions: pa.Table, project: str, month: BillingMonth, rounding: Rounding) -> pa.Table:
+    """Transcoded sessions that began in the month: first in to last out, once, however many took part."""
+    sessions = sessions.filter(pc.fill_null(sessions["is_transcoded"], False))
+    numbers = month.day_numbers(pc.cast(sessions["first_connected_at"], COUNT).to_numpy())
+    inside = numbers >= 0
+    sessions = sessions.filter(pa.array(inside))
+    length_ms = np.rint(sessions["duration_s"].to_numpy() * 1000).astype(np.int64)
+    return _items(
+        sessions.num_rows,
+        kind="session",
+        item=sessions["conf_num"],
+        conf_num=sessions["conf_num"],
+        project=project,
+        day=month.dates(numbers[inside]),
+        **{name: sessions[name] for name in _ATTRIBUTION},
+        transcoding_min=decimals(billed_minutes(length_ms, rounding), BILLED),
+    )
+
+
+def file_items(media: pa.Table, sessions: pa.Table, project: str, month: BillingMonth) -> pa.Table:
+    """Files in the vault before the month ended: on the day they were stored; older ones on the first of the month."""
+    stored = pc.and_(pc.is_in(media["state"], pa.array(sorted(STORED))), pc.is_valid(media["stored_at"]))
+    media = media.filter(pc.and_(stored, pc.less(media["stored_at"], pa.scalar(month.ends_at, TIME))))
+    known = _looked_up(media["conf_num"], sessions)
+    begins_ms, ends_ms = month.midnights_ms[0], month.midnights_ms[-1]
+    kept_from_ms = np.maximum(pc.cast(media["stored_at"], COUNT).to_numpy(), begins_ms)
+    sizes = pc.fill_null(media["size_bytes"], 0).to_numpy()
+    return _items(
+        media.num_rows,
+        kind="file",
+        item=pc.binary_join_element_wise(media["conf_num"], media["kind"], media["name"], "/"),
+        conf_num=media["conf_num"],
+        project=project,
+        day=month.dates(month.day_numbers(kept_from_ms)),
+        **{name: known[name] for name in ("owner_ref", "billing_code")},
+        room_id=pc.coalesce(media["room_id"], known["room_id"]),
+        storage_gb_months=decimals(byte_months(sizes, ends_ms - kept_from_ms, ends_ms - begins_ms), GB_MONTHS),
+    )
+
+
+def participant_ms(rows: pa.Table) -> np.ndarray:
+    """How long each connection lasted, in whole milliseconds; 0 where nobody knows."""
+    ms: np.ndarray = np.rint(pc.fill_null(rows["participant_s"], 0.0).to_numpy() * 1000).astype(np.int64)
+    return ms
+
+
+def billed_minutes(length_ms: np.ndarray, rounding: Rounding) -> np.ndarray:
+    """Milliseconds as thousandths of a minute: every begun minute whole; when `exact`, the nearest thousandth."""
+    minutes: np.ndarray = (length_ms + 30) // 60 if rounding == "exact" else -(-length_ms // _MINUTE_MS) * 1000
+    return minutes
+
+
+def byte_months(size_bytes: np.ndarray, kept_ms: np.ndarray, month_ms: int) -> np.ndarray:
+    """Bytes times the share of the month for which they were kept, to the nearest whole one; by whole seconds."""
+    kept_s, month_s = kept_ms // 1000, int(month_ms) // 1000
+    whole, rest = np.divmod(size_bytes, month_s)
+    shared: np.ndarray = whole * kept_s + (rest * kept_s + month_s // 2) // month_s  # in two steps: 64 bits are enough
+    return shared
+
+
+def lines_of(items: pa.Table) -> pa.Table:
+    """Items, or lines of some of them, as lines: one per key, in order of key."""
+    return _summed(items, list(LINE_KEY), MEASURES).sort_by([(name, "ascending") for name in LINE_KEY])
+
+
+def summary(lines: pa.Table) -> pa.Table:
+    """Lines per project and owner, in that order; further columns of lines that add up come along."""
+    added = {field.name: field.type for field in lines.schema if field.name not in LINE_KEY and _adds_up(field.type)}
+    labels = [name for name in ("currency",) if name in lines.schema.names]
+    keys = ["project", "owner_ref", *labels]
+    return _summed(lines, keys, added).sort_by([(name, "ascending") for name in keys])
+
+
+def totals(rows: pa.Table, columns: Sequence[str] = tuple(MEASURES)) -> dict[str, Any]:
+    """The sum of each column; decimals stay decimals."""
+    return {name: pc.sum(rows[name], min_count=0).as_py() for name in columns if name in rows.schema.names}
+
+
+def marked(rows: pa.Table, *, is_provisional: bool) -> pa.Table:
+    """The rows with a last column that says whether they may still change."""
+    return rows.append_column("is_provisional", pa.array(np.full(rows.num_rows, is_provisional), FLAG))
+
+
+def key_text(rows: pa.Table) -> pa.Array:
+    """The key of each row's line as one text; for looking up, not for showing."""
+    texts = [pc.fill_null(pc.cast(rows[name], TEXT), "") for name in LINE_KEY]
+    return pc.binary_join_element_wise(*texts, "\x1f")
+
+
+def _adds_up(column_type: pa.DataType) -> bool:
+    return bool(pa.types.is_decimal(column_type) or pa.types.is_integer(column_type))
+
+
+def _summed(rows: pa.Table, keys: list[str], added: Mapping[str, pa.DataType]) -> pa.Table:
+    grouped = rows.group_by(keys).aggregate([(name, "sum") for name in added])
+    sums = [pc.cast(grouped[f"{name}_sum"], column_type) for name, column_type in added.items()]
+    return pa.table([*(grouped[name] for name in keys), *sums], names=[*keys, *added])
+
+
+def _began_ms(rows: pa.Table, partition: Column) -> np.ndarray:
+    """When each connection began, as `participant_s` counts it; where that is unknown or far from its record, that."""
+    filed_ms = pc.cast(partition, pa.int32()).to_numpy().astype(np.int64) * _DAY_MS
+    by_signal = pc.and_(pc.is_valid(rows["signal_connected_at"]), pc.is_valid(rows["signal_disconnected_at"]))
+    began = pc.if_else(
+        by_signal, rows["signal_connected_at"], pc.coalesce(rows["room_connected_at"], rows["signal_connected_at"])
+    )
+    moments: np.ndarray = filed_ms
+    for known in (rows["trans_at"], began):
+        known_ms = pc.fill_null(pc.cast(known, COUNT), np.iinfo(np.int64).min // 2).to_numpy()
+        is_near = np.abs(known_ms // _DAY_MS - filed_ms // _DAY_MS) <= RECORD_REACH_DAYS
+        moments = np.where(is_near, known_ms, moments)
+    return moments
+
+
+def _looked_up(conf_nums: Column, sessions: pa.Table) -> dict[str, pa.Array]:
+    """What the session of each row says of its room, and whether it was recorded; nulls where it is unknown."""
+    at = pc.index_in(conf_nums.combine_chunks(), sessions["conf_num"].combine_chunks())
+    return {name: sessions[name].combine_chunks().take(at) for name in (*_ATTRIBUTION, "is_recorded")}
+
+
+def _thousandths(minutes: Column) -> np.ndarray:
+    whole: np.ndarray = pc.cast(pc.fill_null(pc.multiply(minutes, 1000), 0), COUNT).to_numpy()
+    return whole
+
+
+def _items(count: int, **columns: Any) -> pa.Table:
+    """So many items; columns that are not given are 0, or null where they tell a moment."""
+    made = []
+    for field in ITEMS:
+        value = columns.get(field.name)
+        if isinstance(value, str):
+            value = pa.repeat(pa.scalar(value, field.type), count)
+        elif value is None and field.name in MEASURES:
+            value = pa.repeat(pa.scalar(0, field.type), count)
+        elif value is None:
+            value = pa.nulls(count, field.type)
+        made.append(value)
+    return pa.table(made, schema=ITEMS)

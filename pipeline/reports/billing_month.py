@@ -1,0 +1,88 @@
+"""A month as billing cuts it: days of a time zone, as moments (pure)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.model import Period
+
+RECORD_REACH_DAYS = 3
+"""A connection whose record was written more than so many days before or after it began counts on the record's day: no
+month has to look farther, and each connection is in exactly one."""
+
+_LONGEST_SESSION = timedelta(days=1)
+_MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])", re.A)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True)
+class BillingMonth:
+    """The days of a month in an IANA time zone. `first` is the first of the month."""
+
+    first: date
+    zone: str = "UTC"
+
+    def __str__(self) -> str:
+        return f"{self.first:%Y-%m}"
+
+    @cached_property
+    def days(self) -> tuple[date, ...]:
+        next_first = (self.first + timedelta(days=31)).replace(day=1)
+        return tuple(Period(self.first, next_first - timedelta(days=1)))
+
+    @cached_property
+    def midnights_ms(self) -> np.ndarray:
+        """When each day begins, and when the last one ends: milliseconds since 1970, UTC."""
+        days = (*self.days, self.days[-1] + timedelta(days=1))
+        return np.array([(_midnight(day, self.zone) - _EPOCH) // _MILLISECOND for day in days], np.int64)
+
+    @property
+    def begins_at(self) -> datetime:
+        return _midnight(self.first, self.zone)
+
+    @property
+    def ends_at(self) -> datetime:
+        """The first moment after the month."""
+        return _midnight(self.days[-1] + timedelta(days=1), self.zone)
+
+    @property
+    def needed(self) -> Period:
+        """UTC days that must be known: those of the month, and those on which its last sessions may end."""
+        return Period(self.begins_at.date(), (self.ends_at + _LONGEST_SESSION - _MILLISECOND).date())
+
+    @property
+    def partitions(self) -> Period:
+        """UTC days under which the month's connections can be filed."""
+        return Period(self.begins_at.date(), (self.ends_at - _MILLISECOND).date()).widened(RECORD_REACH_DAYS)
+
+    def day_numbers(self, moments_ms: np.ndarray) -> np.ndarray:
+        """For each moment (milliseconds, UTC) the number of its day in the month from 0; -1 outside of it."""
+        numbers = np.searchsorted(self.midnights_ms, moments_ms, side="right") - 1
+        found: np.ndarray = np.where(numbers < len(self.days), numbers, -1)
+        return found
+
+    def dates(self, day_numbers: np.ndarray) -> pa.Array:
+        """Numbers of days in the month as dates."""
+        first = (self.first - _EPOCH.date()).days
+        return pa.array((day_numbers + first).astype(np.int32)).cast(pa.date32())
+
+
+def billing_month(text: str, zone: str) -> BillingMonth:
+    """`2026-11` as a month; ValueError for anything else."""
+    match = _MONTH.fullmatch(text)
+    if match is None or match[1] == "0000":
+        raise ValueError(f"{text}: not a month; write it as 2026-11")
+    return BillingMonth(date(int(match[1]), int(match[2]), 1), zone)
+
+
+def _midnight(day: date, zone: str) -> datetime:
+    """When a day begins there; where clocks skip midnight, when they go on."""
+    return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)).astimezone(UTC)

@@ -1,0 +1,277 @@
+"""Billing exports: what is in them is true, what changed is told to the last connection, and none is half there."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import flows
+from pipeline.model import Outcome, Period
+from pipeline.reports.billing import LINE_KEY, MEASURES
+from pipeline.reports.billing_month import billing_month
+from pipeline.simulator.server import Simulator
+from pipeline.simulator.world import World
+from tests.conftest import Site
+from tests.flows.billing_truth import true_lines
+
+MONTH = "2026-10"
+BEGIN = date(2026, 10, 27)
+MID = datetime(2026, 10, 31, 13, tzinfo=UTC)
+SETTLED = datetime(2026, 11, 6, 2, 15, tzinfo=UTC)
+"""Past the lookback of every day of October; clocks go back in New York on 1 November, at 06:00 UTC."""
+
+COUNTED = [name for name in MEASURES if name != "storage_gb_months"]
+FILES = {"controls.json", "corrections.csv", "items.parquet", "summary.csv", "usage.csv", "usage.parquet"}
+
+Key = tuple[Any, ...]
+
+
+@dataclass
+class Nights:
+    """Two nights' stores of one company: when the month was under way, and when it had settled."""
+
+    simulator: Simulator
+    folder: Path
+    config: str
+
+    def site(self, now: datetime, **billing: str) -> Site:
+        """A site of its own, with the stores of that night."""
+        site = Site(self.simulator, self.folder / f"site-{len(list(self.folder.iterdir()))}")
+        site.folder.mkdir()
+        lines = "".join(f'{name} = "{value}"\n' for name, value in billing.items())
+        text = self.config.replace(str(self.folder / "work"), str(site.folder))
+        site.config.write_text(text.replace("[collect]\n", f"[billing]\n{lines}[collect]\n"))
+        self.move_on(site, now)
+        return site
+
+    def move_on(self, site: Site, now: datetime) -> None:
+        """The stores of that night in place of those before; reports stay."""
+        for root in ("lake", "vault"):
+            shutil.copytree(self.folder / now.date().isoformat() / root, site.folder / root, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
+    """What was collected and built at `MID`, and again at `SETTLED`."""
+    folder = tmp_path_factory.mktemp("billing")
+    world = World(projects=("acme", "globex"), sessions_per_day=20, begin=BEGIN, file_bytes=2_000)
+    with Simulator(world, now=MID) as simulator:
+        text = simulator.settings_toml(str(folder / "work"))
+        site = Site(simulator, folder / "work")
+        site.folder.mkdir()
+        site.config.write_text(text)
+        for now in (MID, SETTLED):
+            simulator.clock.set(now)
+            with site.app(now) as app:
+                assert flows.collect(app, Period(BEGIN, now.date()), sources=("cdr", "archive")).ok
+                assert flows.build(app).ok
+            shutil.copytree(site.folder, folder / now.date().isoformat())
+        yield Nights(simulator, folder, text)
+
+
+def export(site: Site, now: datetime, month: str = MONTH, *, project: str | None = None) -> Outcome:
+    with site.app(now) as app:
+        wanted = billing_month(month, app.settings.billing.time_zone)
+        return flows.export_billing(app, wanted, project=project, provisional=True)
+
+
+def folder(site: Site, revision: int, month: str = MONTH) -> Path:
+    return site.folder / f"lake/reports/billing/month={month}/revision={revision:04d}"
+
+
+def usage(site: Site, revision: int, month: str = MONTH) -> dict[Key, dict[str, Any]]:
+    rows = pq.read_table(folder(site, revision, month) / "usage.parquet").to_pylist()
+    lines = {tuple(row[name] for name in LINE_KEY): row for row in rows}
+    assert len(lines) == len(rows)
+    return lines
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def as_key(row: dict[str, str]) -> Key:
+    texts = {name: row[name] or None for name in LINE_KEY}
+    return tuple(date.fromisoformat(row["day"]) if name == "day" else text for name, text in texts.items())
+
+
+def sums(row: dict[str, Any], names: list[str]) -> dict[str, Decimal]:
+    return {name: Decimal(row[name] or 0) for name in names if Decimal(row[name] or 0)}
+
+
+def assert_true(site: Site, now: datetime, revision: int, month: str = MONTH, **how: str) -> None:
+    truth = true_lines(site.world, now, month, **how)
+    found = usage(site, revision, month)
+    told = {key: sums(row, COUNTED) for key, row in found.items() if row["connections"] or row["transcoding_min"]}
+    assert told == {key: {name: value for name, value in line.items() if value} for key, line in truth.items()}
+    assert len(told) > 20
+
+
+@pytest.mark.parametrize("rounding", ["connection_up", "exact", "vendor"])
+def test_revision_and_corrections_are_the_next_revision(nights: Nights, rounding: str) -> None:
+    """Revision 1 + corrections = revision 2, per line and in total; both are true; late and corrected are named."""
+    site = nights.site(MID, rounding=rounding)
+    first = export(site, MID)
+    assert first.ok
+    assert first.details["is_provisional"]
+    assert_true(site, MID, 1, rounding=rounding)
+    nights.move_on(site, SETTLED)
+    second = export(site, SETTLED)
+    assert (second.details["revision"], second.details["is_provisional"]) == (2, False)
+    assert_true(site, SETTLED, 2, rounding=rounding)
+
+    changes: dict[Key, Counter[str]] = defaultdict(Counter)
+    corrections = read_csv(folder(site, 2) / "corrections.csv")
+    for row in corrections:
+        changes[as_key(row)].update(sums(row, list(MEASURES)))
+    before, after = usage(site, 1), usage(site, 2)
+    for key in before.keys() | after.keys() | changes.keys():
+        total = Counter(sums(before[key], list(MEASURES)) if key in before else {})
+        total.update(changes.get(key, {}))
+        expected = sums(after[key], list(MEASURES)) if key in after else {}
+        assert {name: value for name, value in total.items() if value} == expected, key
+
+    of_month = [
+        one
+        for project in site.world.projects
+        for session in site.world.sessions_between(project, BEGIN, date(2026, 10, 31))
+        for one in session.connections
+        if one.signal_connected_at < datetime(2026, 11, 1, tzinfo=UTC)
+    ]
+    named = {cause: {row["item"] for row in corrections if row["cause"] == cause} for cause in ("late", "corrected")}
+    late = {one.cdr_id for one in of_month if one.visible_at > MID}
+    assert late
+    assert late == {row["item"] for row in corrections if row["cause"] == "late" and row["kind"] == "connection"}
+    corrected = {
+        one.cdr_id
+        for one in of_month
+        if one.corrected_at and one.visible_at <= MID < one.corrected_at and not one.old_shape
+    }
+    assert corrected
+    assert named["corrected"] >= corrected
+    assert {row["is_provisional"] for row in corrections} == {"false"}
+
+
+def test_the_sums_are_the_same_at_every_hop(nights: Nights) -> None:
+    """Controls, lines, summary and CSV tell the same seconds and minutes; who came back counts twice."""
+    site = nights.site(SETTLED)
+    assert export(site, SETTLED, "2026-11").ok
+    controls = json.loads((folder(site, 1, "2026-11") / "controls.json").read_bytes())
+    lines = usage(site, 1, "2026-11")
+    text = read_csv(folder(site, 1, "2026-11") / "usage.csv")
+    summary = read_csv(folder(site, 1, "2026-11") / "summary.csv")
+    assert {as_key(row): sums(row, list(MEASURES)) for row in text} == {
+        key: sums(row, list(MEASURES)) for key, row in lines.items()
+    }
+    for project, hops in controls["hops"].items():
+        assert hops["rejects"] == {"rows": 0}
+        assert hops["cdr"]["rows"] == hops["items"]["connections"] + hops["other_months"]["rows"]
+        for name in MEASURES:
+            total = sum(Decimal(row[name]) for row in summary if row["project"] == project)
+            assert total == sum(Decimal(row[name]) for row in text if row["project"] == project)
+            assert Decimal(hops["items"][name]) == Decimal(hops["lines"][name]) == total, name
+    rejoined = [
+        session
+        for session in site.world.sessions_between("acme", date(2026, 11, 1), date(2026, 11, 5))
+        if len({one.user_name for one in session.connections}) < len(session.connections)
+    ]
+    assert rejoined
+    assert {path.name for path in folder(site, 1, "2026-11").iterdir()} == FILES
+
+
+def test_the_same_again_is_no_new_revision(nights: Nights) -> None:
+    """Same inputs, no new revision, not one byte written; another lake from the same vault has the same bytes."""
+    site = nights.site(SETTLED)
+    assert export(site, SETTLED).details["is_new"]
+    before = site.objects("lake/reports")
+    assert len(before) == len(FILES)
+    again = export(site, SETTLED + timedelta(days=9))
+    assert (again.details["is_new"], again.details["revision"]) == (False, 1)
+    assert site.objects("lake/reports") == before
+    shutil.rmtree(site.folder / "lake")
+    with site.app(SETTLED) as app:
+        flows.build(app)
+    assert export(site, SETTLED).details["is_new"]
+    assert site.objects("lake/reports") == before
+
+
+def test_a_month_that_may_change_is_exported_only_when_that_is_wanted(nights: Nights) -> None:
+    """Without --provisional it is refused, with the days and the cure; with it every file says so, the final not."""
+    site = nights.site(MID)
+    refused = site.outcome("billing", "export", "--month", MONTH, now=MID)
+    assert not refused["ok"]
+    assert {failure["item"] for failure in refused["failed"]} == {"acme 2026-10", "globex 2026-10"}
+    for said in ("never collected", "`postroom nightly`", "may still change", "--provisional"):
+        assert said in refused["failed"][0]["error"]
+    assert site.objects("lake/reports") == {}
+    shown = site.postroom("billing", "export", "--month", MONTH, "--provisional", now=MID)
+    assert shown.returncode == 0, shown.stderr
+    assert "revision 1 of 2026-10" in shown.stdout
+    for name in ("usage.csv", "summary.csv"):
+        assert {row["is_provisional"] for row in read_csv(folder(site, 1) / name)} == {"true"}
+    assert {row["is_provisional"] for row in usage(site, 1).values()} == {True}
+    assert json.loads((folder(site, 1) / "controls.json").read_bytes())["is_provisional"]
+    nights.move_on(site, SETTLED)
+    final = site.outcome("billing", "export", "--month", MONTH, now=SETTLED)
+    assert (final["revision"], final["is_provisional"], final["unsettled"]) == (2, False, {})
+
+
+def test_what_was_collected_must_be_built(nights: Nights) -> None:
+    """A reply that no table knows of yet stands in the way of a final export."""
+    site = nights.site(SETTLED)
+    shutil.rmtree(site.folder / "lake")
+    with site.app(SETTLED) as app:
+        refused = flows.export_billing(app, billing_month(MONTH, "UTC"))
+    assert "run `postroom build`" in refused.failed[0].error
+
+
+def test_a_killed_export_leaves_nothing_that_counts(nights: Nights) -> None:
+    """Files without controls are no revision: the same export goes on under its number, another under the next."""
+    site = nights.site(MID)
+    export(site, MID)
+    (folder(site, 1) / "controls.json").unlink()
+    whole = export(site, MID)
+    assert (whole.details["revision"], whole.details["is_new"]) == (1, True)
+    (folder(site, 1) / "controls.json").unlink()
+    nights.move_on(site, SETTLED)
+    other = export(site, SETTLED)
+    assert (other.details["revision"], other.details["is_provisional"]) == (2, False)
+    assert json.loads((folder(site, 2) / "controls.json").read_bytes())["previous_revision"] is None
+
+
+def test_one_project_has_numbers_of_its_own(nights: Nights) -> None:
+    """`--project` makes a series beside that of all projects, with that project's lines only."""
+    site = nights.site(SETTLED)
+    export(site, SETTLED)
+    one = export(site, SETTLED, project="acme")
+    assert one.details["under"] == "reports/billing/project=acme/month=2026-10/revision=0001/"
+    alone = pq.read_table(site.folder / "lake" / one.details["under"] / "usage.parquet").to_pylist()
+    assert alone == [row for row in usage(site, 1).values() if row["project"] == "acme"]
+
+
+def test_months_of_other_zones_add_up_to_the_same(nights: Nights) -> None:
+    """Over three months every zone has the same sums; each day is the zone's own, also when clocks change."""
+    totals: dict[str, Counter[str]] = {}
+    for zone in ("UTC", "Asia/Kolkata", "America/New_York"):
+        site = nights.site(SETTLED, time_zone=zone)
+        totals[zone] = Counter(dict.fromkeys(COUNTED, 0))
+        for month in ("2026-09", "2026-10", "2026-11"):
+            outcome = export(site, SETTLED, month)
+            for told in outcome.details["projects"].values():
+                totals[zone].update({name: Decimal(told[name]) for name in COUNTED})
+            if month != "2026-09":
+                assert_true(site, SETTLED, 1, month, zone=zone)
+    assert totals["UTC"]["connections"] > 1000
+    assert totals["UTC"] == totals["Asia/Kolkata"] == totals["America/New_York"]
