@@ -36,6 +36,7 @@ bench: install servers .venv/.bench
 	$(BIN)/python -m tests.bench.second_nightly
 	$(BIN)/python -m tests.bench.query
 	$(BIN)/python -m tests.bench.vault --mib $(MIB) --rounds $(ROUNDS)
+	$(BIN)/python -m tests.bench.billing
 
 .venv/.bench: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

@@ -253,18 +253,35 @@ class _Sessions:
         return self.days[day]
 
 
+@dataclass
+class _Lines:
+    """Lines of items that come in pieces; put together when as many wait as there are: few times each."""
+
+    merged: pa.Table = field(default_factory=LINES.empty_table)
+    waiting: list[pa.Table] = field(default_factory=list)
+
+    def add(self, items: pa.Table) -> None:
+        self.waiting.append(billing.lines_of(items))
+        if sum(lines.num_rows for lines in self.waiting) > max(self.merged.num_rows, _BATCH_ROWS):
+            self.all()
+
+    def all(self) -> pa.Table:
+        self.merged, self.waiting = billing.lines_of(pa.concat_tables([self.merged, *self.waiting])), []
+        return self.merged
+
+
 def _count(app: App, folder: Path, project: str, month: BillingMonth) -> Counted:
     """Read one project's month once; write its items, add them up to lines."""
     counted = Counted(project, folder / f"items-{project}.parquet")
     rounding, sessions = app.settings.billing.rounding, _Sessions(app.lake, project)
-    parts, sums = [counted.lines], [counted.lines]
-    with pq.ParquetWriter(counted.path, ITEMS, **_PARQUET) as writer:
+    lines, sums = _Lines(), [counted.lines]
+    with pq.ParquetWriter(counted.path, ITEMS, **_ITEMS_PARQUET) as writer:
 
         def take(items: pa.Table) -> None:
             if items.num_rows:
                 with scratch_errors():
                     writer.write_table(items, row_group_size=_BATCH_ROWS)
-                parts.append(billing.lines_of(items))
+                lines.add(items)
                 sums.append(pa.Table.from_pylist([billing.totals(items)], schema=_SUMS))
                 counted.known_until = _latest(counted.known_until, items)
 
@@ -276,13 +293,12 @@ def _count(app: App, folder: Path, project: str, month: BillingMonth) -> Counted
                 partition = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
                 take(billing.connection_items(rows, partition, around, project, month, rounding))
             take(billing.session_items(sessions.of(day), project, month, rounding))
-            parts = [billing.lines_of(pa.concat_tables(parts))]
         sessions.days.clear()
         for day in tables.built_days(app.lake, "media", project):
             if day <= month.ends_at.date():
                 for rows in _table_day(app.lake, "media", project, day, billing.MEDIA_COLUMNS):
                     take(billing.file_items(rows, sessions.around(day), project, month))
-    counted.lines = billing.lines_of(pa.concat_tables(parts))
+    counted.lines = lines.all()
     counted.items = billing.totals(pa.concat_tables([_SUMS.empty_table(), *sums[1:]]))
     _note_hops_before(app, counted, month)
     return counted
@@ -422,6 +438,8 @@ def _write(numbered: Series, controls: Controls, contents: dict[str, Callable[[]
 
 
 _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
+_ITEMS_PARQUET: dict[str, Any] = {**_PARQUET, "use_dictionary": [name for name in ITEMS.names if name != "item"]}
+"""A dictionary of names that are all different would be made and thrown away."""
 
 
 def _parquet(rows: pa.Table) -> bytes:
@@ -440,7 +458,7 @@ def _merged(folder: Path, paths: list[Path]) -> Iterator[bytes]:
     """The items of all projects as one file: of a single project, its own."""
     path = paths[0] if len(paths) == 1 else folder / ITEMS_FILE
     if not path.exists():
-        with pq.ParquetWriter(path, ITEMS, **_PARQUET) as writer:
+        with pq.ParquetWriter(path, ITEMS, **_ITEMS_PARQUET) as writer:
             for part in paths:
                 with part.open("rb") as stream:
                     for items in _batches(stream, ITEMS.names):

@@ -1,0 +1,102 @@
+"""`make bench`: a month of 10 million `cdr` rows as a billing export, by `postroom billing export`.
+
+python -m tests.bench.billing --rows 10000000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.model import Period
+from pipeline.schemas import BILLED, SESSIONS
+from pipeline.store import LocalStore, ObjectStore
+from pipeline.tables import DayFile, read_arrow, replace_day
+from tests.bench.lake import make_lake
+
+DAYS = Period(date(2026, 11, 1), date(2026, 11, 30))
+_BAR_S, _BAR_MIB = 20.0, 1000
+_OF_ROOM = ("room_id", "room_name", "owner_ref", "billing_code")
+
+
+def add_sessions(lake: ObjectStore, day: date) -> None:
+    """The sessions of a day's connections, every other one recorded and transcoded."""
+    rows = read_arrow("cdr", Period(day, day), lake=lake)
+    sums = [(name, "min") for name in (*_OF_ROOM, "room_connected_at")]
+    grouped = rows.group_by("conf_num").aggregate([*sums, ("room_disconnected_at", "max"), ("cdr_id", "count")])
+    grouped = grouped.sort_by("conf_num")
+    began, ended = grouped["room_connected_at_min"], grouped["room_disconnected_at_max"]
+    is_recorded = pc.equal(pc.bit_wise_and(pc.cast(grouped["conf_num"], pa.int64()), 1), 0)
+    known = {
+        "conf_num": grouped["conf_num"],
+        **{name: grouped[f"{name}_min"] for name in _OF_ROOM},
+        "first_connected_at": began,
+        "last_disconnected_at": ended,
+        "duration_s": pc.divide(pc.cast(pc.subtract(ended, began), pa.int64()), 1000.0),
+        "connections": grouped["cdr_id_count"],
+        "is_recorded": is_recorded,
+        "is_transcoded": is_recorded,
+        "participant_min": pa.nulls(grouped.num_rows, BILLED),
+    }
+    columns = [known.get(field.name, pa.nulls(grouped.num_rows, field.type)) for field in SESSIONS.schema]
+    with tempfile.TemporaryDirectory() as folder:
+        file = DayFile(Path(folder), SESSIONS, day)
+        file.add(pa.table(columns, schema=SESSIONS.schema))
+        file.close()
+        replace_day(lake, "sessions", "acme", day, file, None)
+
+
+def export(folder: Path) -> tuple[float, dict[str, Any]]:
+    """Seconds and outcome of the whole command in a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("POSTROOM_")}
+    environment |= {
+        "POSTROOM_LAKE__URL": f"file:{folder}/lake",
+        "POSTROOM_VAULT__URL": f"file:{folder}/vault",
+        "POSTROOM_LEDGER__URL": f"sqlite:///{folder}/ledger.db",
+        "POSTROOM_PROJECTS__ACME__APP_ID": "bench",
+        "POSTROOM_PROJECTS__ACME__APP_KEY": "bench",
+    }
+    command = ["--now", "2026-12-09T02:15:00Z", "--json", "billing", "export", "--month", "2026-11", "--provisional"]
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *command], env=environment, check=True, capture_output=True
+    )
+    return time.perf_counter() - started, json.loads(done.stdout)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("tests.bench.billing", description="A month of CDRs as a billing export.")
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="postroom-bench-") as place:
+        folder = Path(place)
+        lake = LocalStore(folder / "lake")
+        make_lake(lake, DAYS, given.rows)
+        for day in DAYS:
+            add_sessions(lake, day)
+        took_s, outcome = export(folder)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    is_met = took_s < _BAR_S and used.ru_maxrss < _BAR_MIB * 1024
+    counts = outcome["projects"]["acme"]
+    print(f"{counts['connections']:,} connections, {counts['rows']:,} lines")
+    print(
+        f"export: {took_s:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of processor, {used.ru_maxrss / 1024:.0f} MiB"
+    )
+    print(f"the bar of {_BAR_S:g} s and {_BAR_MIB} MiB is {'met' if is_met else 'MISSED'}")
+    return 0 if is_met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
