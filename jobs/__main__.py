@@ -1,6 +1,8 @@
-"""`python -m jobs`: the scheduler, until SIGTERM or Ctrl-C; a running job is finished first.
+"""`python -m jobs`, `postroom schedule`: the scheduler, until SIGTERM or Ctrl-C.
 
-APScheduler is an alarm clock only. Settings come from POSTROOM_CONFIG and the environment, as for `postroom`.
+APScheduler is an alarm clock only. Settings come from POSTROOM_CONFIG and the environment, as for `postroom`. When it
+starts, every job that is due runs, the most urgent first. Several schedulers share a ledger: what one of them runs, or
+has done, the others leave.
 """
 
 from __future__ import annotations
@@ -11,35 +13,38 @@ import signal
 import sys
 import threading
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.date import DateTrigger
 
-from jobs.timetable import ALARM, TIMETABLE, Job
+from jobs.systemd import notify, watchdog_s
+from jobs.timetable import ALARM_CLOCK
+from jobs.turn import LEASE_S, Turn, take_turn
 from pipeline import exposition, observing
+from pipeline.alarms import Alarm, alarms, next_runs, trigger
 from pipeline.app import chosen_projects, open_app
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError
 from pipeline.exposition import Exposed
 from pipeline.log import set_up_logging
 from pipeline.settings import Settings, load
 
+_GRACE_S = 20
+"""So long a running item may take to end after SIGTERM: systemd and Kubernetes kill after 30 seconds or more."""
+
+_LOOK_AGAIN = {Turn.HELD: timedelta(seconds=LEASE_S), Turn.BROKEN: timedelta(minutes=15)}
+"""What another scheduler runs is looked at again when its lease would have expired; what broke off is tried again."""
+
 _log = structlog.get_logger()
 
 
-def run_job(job: Job, settings: Settings, exposed: Exposed | None = None) -> int | None:
-    """Run one job once; its outcome goes to the log and the ledger. Returns its exit code, None when it broke off."""
-    try:
-        with open_app(settings) as app:
-            return observing.run(app, job.name, job.run, is_unattended=True, exposed=exposed).exit_code
-    except PipelineError as error:
-        _log.error("job.broken", job=job.name, error=str(error))
-        return None
+def serve(settings: Settings, stop: threading.Event) -> bool:
+    """Run the timetable until `stop` is set; then wait for what is under way. False when that takes too long.
 
-
-def serve(settings: Settings, stop: threading.Event) -> None:
-    """Run the timetable until `stop` is set; then wait for the running job. Metrics are served meanwhile, if wanted."""
+    Metrics are served meanwhile, if wanted.
+    """
     chosen_projects(settings, None)
     exposed = Exposed()
     with ExitStack() as served:
@@ -47,19 +52,36 @@ def serve(settings: Settings, stop: threading.Event) -> None:
             served.callback(exposition.serve(exposed, settings.metrics.address, settings.metrics.port))
             with open_app(settings) as app:
                 observing.expose(app, exposed)
-        _run_timetable(settings, stop, exposed)
+        return _run_timetable(settings, stop, exposed)
 
 
-def _run_timetable(settings: Settings, stop: threading.Event, exposed: Exposed) -> None:
-    scheduler = BackgroundScheduler(timezone="UTC", executors={"default": ThreadPoolExecutor(1)}, job_defaults=ALARM)
-    for job in TIMETABLE:
-        scheduler.add_job(run_job, CronTrigger.from_crontab(job.cron, "UTC"), (job, settings, exposed), id=job.name)
+def _run_timetable(settings: Settings, stop: threading.Event, exposed: Exposed) -> bool:
+    scheduler = BackgroundScheduler(
+        timezone="UTC", executors={"default": ThreadPoolExecutor(1)}, job_defaults=ALARM_CLOCK
+    )
+
+    def ring(alarm: Alarm) -> None:
+        turn = take_turn(alarm, settings, is_stopping=stop.is_set, exposed=exposed)
+        if turn in _LOOK_AGAIN and not stop.is_set():
+            again = DateTrigger(datetime.now(UTC) + _LOOK_AGAIN[turn])
+            scheduler.add_job(ring, again, (alarm,), id=f"{alarm.name}, again", replace_existing=True)
+
+    begun_at = datetime.now(UTC)
+    for rank, alarm in enumerate(alarms(settings)):
+        at_once = begun_at + timedelta(milliseconds=rank)  # in this order
+        scheduler.add_job(ring, trigger(alarm.cron), (alarm,), id=alarm.name, next_run_time=at_once)
+    for name, moment in next_runs(settings, begun_at).items():
+        _log.info("job.planned", job=name, next_run_at=str(moment))
     scheduler.start()
-    for planned in scheduler.get_jobs():
-        _log.info("job.planned", job=planned.id, next_run_at=str(planned.next_run_time))
-    stop.wait()
+    notify(os.environ, "READY=1")
+    while not stop.wait(watchdog_s(os.environ)):
+        notify(os.environ, "WATCHDOG=1")
+    notify(os.environ, "STOPPING=1")
     _log.info("scheduler.stopping")
-    scheduler.shutdown(wait=True)
+    stopping = threading.Thread(target=scheduler.shutdown, daemon=True)
+    stopping.start()
+    stopping.join(_GRACE_S)
+    return not stopping.is_alive()
 
 
 def main() -> int:
@@ -69,7 +91,10 @@ def main() -> int:
     try:
         settings = load(None, os.environ).settings
         set_up_logging(level=logging.INFO, secrets=tuple(settings.secrets()))
-        serve(settings, stop)
+        if not serve(settings, stop):
+            _log.info("job.parked", why="the next run goes on where it is now, as after a kill")
+            sys.stderr.flush()
+            os._exit(0)
     except ConfigError as error:
         print(f"postroom: {error}", file=sys.stderr)
         return 2

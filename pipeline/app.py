@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Generic, TypeVar
@@ -70,6 +70,11 @@ class App:
     file_hosts: dict[str, FileHost]
     delivery: Delivery | None = None
     is_stopping: Callable[[], bool] = lambda: False
+
+    def only(self, projects: Iterable[str]) -> App:
+        """The same for some of the projects."""
+        chosen = {name: self.settings.projects[name] for name in projects}
+        return replace(self, settings=self.settings.model_copy(update={"projects": chosen}))
 
     def each(
         self,

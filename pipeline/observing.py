@@ -15,9 +15,9 @@ from structlog.contextvars import bound_contextvars
 
 from pipeline import flows
 from pipeline.app import App
-from pipeline.errors import PipelineError
+from pipeline.errors import LeaseLost, PipelineError, Stopped
 from pipeline.exposition import Exposed, write_textfile
-from pipeline.ledger import new_run_id
+from pipeline.ledger import Lease, new_run_id
 from pipeline.model import Failure, Outcome
 from pipeline.reports.metrics import COUNTS, read_metrics
 from pipeline.reports.news import FAILED, State, job_states, news, status_states
@@ -34,10 +34,12 @@ def run(
     *,
     is_unattended: bool,
     exposed: Exposed | None = None,
+    lease: Lease | None = None,
 ) -> Outcome:
     """Run a flow as one run: kept in the ledger, its id in every line of the log, and told to whoever wants to know.
 
-    People are told of runs that nobody watches; `exposed` is what the scheduler serves on its port.
+    People are told of runs that nobody watches; `exposed` is what the scheduler serves on its port. A run that was
+    stopped, or whose lease is another's by now, is no news.
     """
     run_id = new_run_id()
 
@@ -50,7 +52,9 @@ def run(
     with bound_contextvars(run_id=run_id, command=command):
         _log.info("run.began")
         try:
-            outcome = app.ledger.record_run(command, app.clock, counted, run_id=run_id)
+            outcome = app.ledger.record_run(command, app.clock, counted, lease, run_id=run_id)
+        except (LeaseLost, Stopped):
+            raise
         except Exception as error:
             why = app.redact(f"{error}" if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
             _log.log(logging.ERROR if exposed else logging.INFO, "run.broken", error=why)

@@ -61,6 +61,22 @@ def _bucket_url(url: str) -> str:
     return url
 
 
+def _cron(text: str) -> str:
+    from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415 - defaults are not looked at
+
+    fields = text.split()
+    if len(fields) == 5 and any(char.isdigit() for char in fields[4]):
+        raise ValueError('days of the week are written as names, "mon" to "sun"; crons differ about their numbers')
+    try:
+        CronTrigger.from_crontab(text)
+    except ValueError as error:
+        raise ValueError(f'must be five fields as in cron, such as "15 2 * * *" (UTC): {error}') from None
+    return text
+
+
+Cron = Annotated[str, AfterValidator(_cron)]
+
+
 def _known_zone(name: str) -> str:
     if name not in available_timezones():
         raise ValueError('must be an IANA time zone such as "Asia/Kolkata"')
@@ -120,7 +136,7 @@ class Project(_Section):
     """One EnableX project: its API pair, and the portal account that opens its files.
 
     `to_date_is_inclusive`: `postroom doctor --probe` has seen that it is, so a day is asked for by itself; else the day
-    after is named too, which is right either way and twice the bytes.
+    after is named too, which is right either way and twice the bytes. `nightly`: a time of its own, as in `[schedule]`.
     """
 
     base_url: Annotated[str, AfterValidator(_https_or_loopback)] = "https://api.enablex.io/video/v2"
@@ -131,6 +147,7 @@ class Project(_Section):
     file_hosts: tuple[str, ...] = ("*.enablex.io",)
     since: date | None = None
     to_date_is_inclusive: bool = False
+    nightly: Cron | None = None
 
 
 class Collect(_Section):
@@ -216,6 +233,16 @@ class Notify(_Section):
         return self.heartbeat_url.get_secret_value()
 
 
+class Schedule(_Section):
+    """When the scheduler does what: five fields as in cron, in UTC, days of the week as names."""
+
+    copy_media: Cron = "*/15 * * * *"
+    nightly: Cron = "15 2 * * *"
+    audit_media: Cron = "30 3 * * sun"
+    rooms_apply: Cron = "5 * * * *"
+    rooms_snapshot: Cron = "50 23 * * *"
+
+
 class Settings(BaseSettings):
     """Everything that can be configured; frozen."""
 
@@ -235,6 +262,7 @@ class Settings(BaseSettings):
     rooms: Rooms = Rooms()
     metrics: Metrics = Metrics()
     notify: Notify = Notify()
+    schedule: Schedule = Schedule()
 
     @classmethod
     def settings_customise_sources(

@@ -51,6 +51,7 @@ ROWS = {
         "progress",
     ],
     3: [
+        "alarms",
         "settings",
         "readings",
         "auditing",

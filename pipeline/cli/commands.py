@@ -337,6 +337,22 @@ def simulate(
     return 0
 
 
+@cli.command(
+    short_help="Do all of it by itself, until stopped.",
+    epilog="Example: postroom --config /etc/postroom.toml schedule",
+)
+def schedule(ctx: typer.Context) -> int:
+    """The scheduler, until SIGTERM or Ctrl-C: jobs as [schedule] of the settings says, what is overdue at once.
+
+    The same as `python -m jobs`. Several schedulers may share a ledger on PostgreSQL: no job runs twice.
+    """
+    given: Options = ctx.obj
+    if given.now or given.as_json:
+        raise ConfigError("schedule goes by the clock and has no outcome: leave --now and --json out")
+    environ = {**os.environ, **({"POSTROOM_CONFIG": str(given.config)} if given.config else {})}
+    os.execve(sys.executable, [sys.executable, "-m", "jobs"], environ)  # noqa: S606 - our own interpreter
+
+
 def main() -> None:
     """The `postroom` command."""
     sys.exit(run_command(sys.argv[1:]))

@@ -1,46 +1,182 @@
-"""The scheduler: an alarm clock around the flows."""
+"""The scheduler: an alarm clock around the flows, shared by several hosts, stopped at any time."""
 
 from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
-from datetime import UTC, datetime
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-from jobs.__main__ import run_job
-from jobs.timetable import ALARM, TIMETABLE
+import pytest
+
+from jobs.timetable import ALARM_CLOCK, JOBS
+from jobs.turn import Turn, take_turn
+from pipeline import tables
+from pipeline.alarms import Alarm, alarms
+from pipeline.app import open_app
+from pipeline.errors import Stopped
 from pipeline.ledger import Ledger
-from tests.conftest import Site, clean_environ
+from pipeline.simulator.world import World
+from tests.conftest import NOW, Site, clean_environ
+from tests.flows.test_copy_media import WORLD, stored_digests
+from tests.servers.postgres import PostgresServer
 
 
-def test_a_job_does_its_flow_and_is_remembered(site: Site) -> None:
-    """Each job of the timetable runs against a live API and leaves its last good run in the ledger."""
-    site.simulator.clock.set(datetime.now(UTC))
-    for job in TIMETABLE:
-        assert run_job(job, site.settings()) in {0, 4}
+def alarm(site: Site, name: str) -> Alarm:
+    return next(alarm for alarm in alarms(site.settings()) if alarm.name == name)
+
+
+def start(command: list[str], site: Site, **environ: str) -> subprocess.Popen[str]:
+    environment = {**clean_environ(), "POSTROOM_CONFIG": str(site.config), **environ}
+    return subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for(process: subprocess.Popen[str], event: str) -> list[dict[str, Any]]:
+    """Everything that is logged, up to and with this event."""
+    assert process.stderr is not None
+    events: list[dict[str, Any]] = []
+    while not events or events[-1]["event"] != event:
+        line = process.stderr.readline()
+        assert line, f"{event} never came: {events}"
+        if line.startswith("{"):
+            events.append(json.loads(line))
+    return events
+
+
+def test_every_job_runs_once_when_it_is_due(site: Site) -> None:
+    """Each job of the timetable does its work against a live API and leaves its last good run in the ledger; asked
+    again at the same moment it is not due any more."""
+    for each in alarms(site.settings()):
+        assert take_turn(each, site.settings(), now=NOW) is Turn.DONE
+        assert take_turn(each, site.settings(), now=NOW) is Turn.NOT_DUE
+    assert {each.job for each in alarms(site.settings())} == set(JOBS)
     ledger = Ledger(site.settings().ledger.url)
-    assert set(ledger.last_good_runs()) == {job.name for job in TIMETABLE}
+    assert set(ledger.last_good_runs()) == set(JOBS)
     ledger.close()
+
+
+def test_schedulers_share_the_work(make_site: Callable[..., Site], postgres: PostgresServer) -> None:
+    """Four schedulers whose alarm rings at once, on one PostgreSQL: one does the job, the others leave it."""
+    site = make_site(WORLD)
+    site.configure(f"sqlite:///{site.folder}/ledger.db", postgres.new_database())
+    with ThreadPoolExecutor(4) as hosts:
+        turns = list(
+            hosts.map(lambda _: take_turn(alarm(site, "copy-media"), site.settings(), now=NOW), range(4)),
+        )
+    assert turns.count(Turn.DONE) == 1
+    assert set(turns) <= {Turn.DONE, Turn.HELD, Turn.NOT_DUE}
+    assert site.downloads() == len({request.path for request in site.simulator.requests if request.host != "api"})
+
+
+def test_a_project_has_a_night_of_its_own(make_site: Callable[..., Site]) -> None:
+    """A project with its own time is left out of the others' nightly, and its own takes nobody else's days."""
+    site = make_site(World(projects=("acme", "globex"), sessions_per_day=1, begin=NOW.date()))
+    site.configure("[projects.globex]\n", '[projects.globex]\nnightly = "45 20 * * *"\n')
+    assert take_turn(alarm(site, "nightly globex"), site.settings(), now=NOW) is Turn.DONE
+    assert {key.split("project=")[1].split("/")[0] for key in site.objects("vault/raw/")} == {"globex"}
+    assert take_turn(alarm(site, "nightly"), site.settings(), now=NOW) is Turn.DONE
+    assert {key.split("project=")[1].split("/")[0] for key in site.objects("vault/raw/")} == {"globex", "acme"}
+
+
+def test_what_broke_off_is_still_due(site: Site) -> None:
+    """A turn in which nothing worked, or that was stopped, is not counted as done; the next one makes up for it."""
+    site.simulator.faults.on("api_500")
+    assert take_turn(alarm(site, "nightly"), site.settings(), now=NOW) is Turn.BROKEN
+    site.simulator.faults.clear()
+    assert take_turn(alarm(site, "nightly"), site.settings(), now=NOW, is_stopping=lambda: True) is Turn.BROKEN
+    assert take_turn(alarm(site, "nightly"), site.settings(), now=NOW) is Turn.DONE
+
+
+def test_after_days_off_the_nearest_to_deletion_comes_first(make_site: Callable[..., Site]) -> None:
+    """After three days off, one turn of each job in the timetable's order: files that still live are fetched first
+    (by deadline, as copy-media does), then every missed day has its CDRs."""
+    site = make_site(World(projects=("acme",), sessions_per_day=2, begin=NOW.date() - timedelta(days=1)))
+    for each in alarms(site.settings()):
+        take_turn(each, site.settings(), now=NOW)
+    seen = len(site.simulator.requests)
+    site.simulator.clock.advance(timedelta(days=3))
+    now = site.simulator.clock.now()
+    for each in alarms(site.settings()):
+        assert take_turn(each, site.settings(), now=now) in {Turn.DONE, Turn.NOT_DUE}
+    asked = ["cdr" if "/cdr/" in request.path else request.host for request in site.simulator.requests[seen:]]
+    assert asked.index("files") < asked.index("cdr")
+    assert {file.sha256 for file in site.truth_files().values()} <= set(stored_digests(site))
+    with site.app() as app:
+        table = tables.read_arrow("cdr", columns=["cdr_id"], project="acme", lake=app.lake)
+    assert sorted(table["cdr_id"].to_pylist()) == site.truth_cdr_ids(NOW - timedelta(days=5), now)["acme"]
 
 
 def test_missed_alarms_are_run_late_and_once() -> None:
     """No alarm is dropped for being late, several missed ones are one, and no job runs beside itself."""
-    assert ALARM == {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
+    assert ALARM_CLOCK == {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
 
 
-def test_the_scheduler_stops_cleanly_on_sigterm(site: Site) -> None:
-    """After SIGTERM the process ends by itself with exit code 0."""
-    environment = {**clean_environ(), "POSTROOM_CONFIG": str(site.config)}
-    process = subprocess.Popen([sys.executable, "-m", "jobs"], stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stderr is not None
-    planned = [json.loads(process.stderr.readline())["job"] for _ in TIMETABLE]
-    process.send_signal(signal.SIGTERM)
-    _, rest = process.communicate(timeout=30)
-    assert sorted(planned) == sorted(job.name for job in TIMETABLE)
+def test_stopping_finishes_what_is_under_way(site: Site) -> None:
+    """Asked to stop, a flow finishes the items that it has begun, begins no other, and says how many are left."""
+    stop = threading.Event()
+    done = []
+
+    def item(number: int) -> int:
+        done.append(number)
+        stop.set()
+        return number
+
+    with (
+        open_app(site.settings(), now=NOW, is_stopping=stop.is_set) as app,
+        pytest.raises(Stopped, match="things: 3 left"),
+    ):
+        app.each("things", range(4), item, at_once=1)
+    assert done == [0]
+
+
+def test_the_scheduler_stops_cleanly_on_sigterm(site: Site, tmp_path: Path) -> None:
+    """`postroom schedule` does at once what is due, tells systemd that it is ready, alive and stopping, and
+    ends by itself with exit code 0."""
+    site.simulator.clock.set(datetime.now(UTC))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "100000"}
+        process = start(["-m", "pipeline", "schedule"], site, **environ)
+        events = wait_for(process, "run.ended")
+        assert [event["job"] for event in events if event["event"] == "job.planned"] == list(JOBS)
+        assert events[-1]["command"] == "copy-media"
+        heard = [systemd.recv(100) for _ in range(2)]
+        process.send_signal(signal.SIGTERM)
+        wait_for(process, "scheduler.stopping")
+        _, rest = process.communicate(timeout=30)
+        while heard[-1] == b"WATCHDOG=1":
+            heard.append(systemd.recv(100))
     assert process.returncode == 0, rest
-    assert "scheduler.stopping" in rest
+    assert heard[:2] == [b"READY=1", b"WATCHDOG=1"]
+    assert heard[-1] == b"STOPPING=1"
+
+
+def test_what_takes_too_long_is_parked(site: Site) -> None:
+    """An item that does not end in time is left where it is, and the exit code is 0 all the same."""
+    site.simulator.faults.on("slow=60")
+    process = start(["-c", "import sys, jobs.__main__ as m; m._GRACE_S = 0.2; sys.exit(m.main())"], site)
+    wait_for(process, "job.planned")
+    while not site.simulator.requests:
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    events = wait_for(process, "job.parked")
+    process.communicate(timeout=30)
+    assert events[-2]["event"] == "scheduler.stopping"
+    assert process.returncode == 0
+
+
+def test_the_scheduler_goes_by_the_clock(site: Site) -> None:
+    """--now makes no sense to `postroom schedule`, and it says so."""
+    refused = site.run("schedule")
+    assert (refused.returncode, "leave --now" in refused.stderr) == (2, True)
 
 
 def test_a_missing_project_is_said_at_once(tmp_path: Path) -> None:

@@ -1,0 +1,100 @@
+"""One turn of a job: if it is due, and nobody else runs it, do it under a lease."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from enum import Enum
+
+import structlog
+
+from jobs.timetable import JOBS
+from pipeline import observing
+from pipeline.alarms import Alarm, is_due
+from pipeline.app import App, open_app
+from pipeline.errors import LeaseLost, PipelineError, StoreUnavailable
+from pipeline.exposition import Exposed
+from pipeline.ledger import Lease, Ledger
+from pipeline.settings import Settings
+
+LEASE_S = 60.0
+"""After a scheduler was killed its job waits so long for another one. Renewed three times as often."""
+
+_log = structlog.get_logger()
+
+
+class Turn(Enum):
+    """How a turn ended."""
+
+    DONE = "done"
+    NOT_DUE = "somebody did it since it was due"
+    HELD = "another scheduler runs it"
+    BROKEN = "nothing worked, or it broke off"
+
+
+def take_turn(
+    alarm: Alarm,
+    settings: Settings,
+    *,
+    is_stopping: Callable[[], bool] = lambda: False,
+    now: datetime | None = None,
+    exposed: Exposed | None = None,
+) -> Turn:
+    """Do an alarm's job for its projects, if it is due and free; log, ledger and whoever wants to know hear of it."""
+    lost = threading.Event()
+    try:
+        with open_app(settings, now=now, is_stopping=lambda: lost.is_set() or is_stopping()) as app:
+            lease = app.ledger.take_lease(alarm.name, LEASE_S)
+            if lease is None:
+                return Turn.HELD
+            with _kept(app.ledger, lease, lost):
+                return _do(app, alarm, lease, exposed)
+    except PipelineError as error:
+        _log.error("job.broken", job=alarm.name, error=str(error))
+        return Turn.BROKEN
+
+
+def _do(app: App, alarm: Alarm, lease: Lease, exposed: Exposed | None) -> Turn:
+    if not is_due(alarm.cron, app.ledger.last_done(alarm.name), app.clock()):
+        return Turn.NOT_DUE
+    job = JOBS[alarm.job]
+    outcome = observing.run(
+        app,
+        alarm.name,
+        lambda app: job(app.only(alarm.projects)),
+        is_unattended=True,
+        exposed=exposed,
+        lease=lease,
+    )
+    return Turn.BROKEN if outcome.exit_code == 1 else Turn.DONE
+
+
+@contextmanager
+def _kept(ledger: Ledger, lease: Lease, lost: threading.Event) -> Iterator[None]:
+    """Renew a lease until the end, then release it; `lost` is set when it is another's or could not be renewed."""
+    ended = threading.Event()
+
+    def renew() -> None:
+        renewed_at = time.monotonic()
+        while not lost.is_set() and not ended.wait(lease.lasts_s / 3):
+            try:
+                ledger.renew(lease)
+                renewed_at = time.monotonic()
+            except LeaseLost:
+                lost.set()
+            except StoreUnavailable:
+                if time.monotonic() - renewed_at > lease.lasts_s / 2:
+                    lost.set()
+
+    renewing = threading.Thread(target=renew, name=f"lease of {lease.name}", daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        renewing.join()
+        with suppress(LeaseLost, StoreUnavailable):
+            ledger.release(lease)

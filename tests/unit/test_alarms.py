@@ -1,0 +1,80 @@
+"""When jobs are due: cron texts and moments."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pipeline.alarms import is_due, next_runs
+from pipeline.errors import ConfigError
+from pipeline.settings import Settings, load
+
+NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)  # a Monday
+MINUTE = timedelta(minutes=1)
+
+
+def settings(folder: Path, text: str = "") -> Settings:
+    config = folder / "postroom.toml"
+    config.write_text(
+        "".join(f'[projects.{name}]\napp_id = "a"\napp_key = "k"\n' for name in ("globex", "acme")) + text
+    )
+    return load(config, {}).settings
+
+
+def test_the_next_moment_of_each_alarm_is_known(tmp_path: Path) -> None:
+    """By default: media every 15 minutes, the night at 02:15, the audit on Sundays, all in UTC; this moment counts."""
+    assert {name: f"{moment:%a %H:%M}" for name, moment in next_runs(settings(tmp_path), NOW).items() if moment} == {
+        "copy-media": "Mon 02:15",
+        "nightly": "Mon 02:15",
+        "rooms apply": "Mon 03:05",
+        "rooms snapshot": "Mon 23:50",
+        "audit-media": "Sun 03:30",
+    }
+
+
+def test_times_are_settings(tmp_path: Path) -> None:
+    """A job's and a project's time are cron texts; when every project has its own, there is no shared night."""
+    text = 'nightly = "45 20 * * *"\n[schedule]\naudit_media = "0 4 1 * *"\n'
+    found = next_runs(settings(tmp_path, text), NOW)
+    assert list(found) == [
+        "copy-media",
+        "nightly",
+        "nightly acme",
+        "rooms apply",
+        "rooms snapshot",
+        "audit-media",
+    ]
+    assert (found["nightly acme"], found["audit-media"]) == (
+        datetime(2026, 11, 23, 20, 45, tzinfo=UTC),
+        datetime(2026, 12, 1, 4, 0, tzinfo=UTC),
+    )
+    globex = '[projects.globex]\napp_id = "a"\napp_key = "k"\nnightly = "0 1 * * *"\n'
+    alone = tmp_path / "alone.toml"
+    alone.write_text(globex)
+    assert "nightly" not in next_runs(load(alone, {}).settings, NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("* * * *", "must be five fields"),
+        ("61 2 * * *", "must be five fields"),
+        ("at noon", "must be five fields"),
+        ("0 2 * * 1", "written as names"),
+    ],
+)
+def test_a_wrong_time_is_named(tmp_path: Path, text: str, why: str) -> None:
+    """What is no cron text, or numbers days of the week, is refused with the setting's name."""
+    with pytest.raises(ConfigError, match=rf"schedule\.nightly .*{why}"):
+        settings(tmp_path, f'[schedule]\nnightly = "{text}"\n')
+
+
+def test_a_job_is_due_once_a_moment() -> None:
+    """Due when a moment came since the last run began, however many; never run at all it is due at once."""
+    assert is_due("15 2 * * *", None, NOW)
+    assert not is_due("15 2 * * *", NOW, NOW + 23 * 60 * MINUTE)
+    assert is_due("15 2 * * *", NOW, NOW + 24 * 60 * MINUTE)
+    assert is_due("15 2 * * *", NOW - timedelta(days=9), NOW)
+    assert not is_due("0 0 30 2 *", NOW, NOW + timedelta(days=900))
