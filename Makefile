@@ -1,7 +1,7 @@
 # make demo    seven nights of simulated traffic, from an empty folder
 # make check   everything is right: lint, types, tests
 # make servers the S3 servers and PostgreSQL that tests run, where they can be installed (tests/servers/README.md); part of make test
-# make bench   CDRs to Parquet and files to a bucket, ours against their peers (docs/benchmarks.md has the figures)
+# make bench   CDRs to Parquet and files to a bucket, ours against their peers, and a year backfilled (docs/benchmarks.md)
 # make soak    what random tests, faults and kills find in an hour: rooms twenty times as long, 10,000 faulty transfers,
 #              fifty kills
 PYTHON ?= python3
@@ -9,6 +9,7 @@ BIN := .venv/bin
 RECORDS ?= 200000
 ROUNDS ?= 3
 MIB ?= 512
+DAYS ?= 365
 
 .PHONY: install demo test servers bench soak lint types check lock clean
 .DEFAULT_GOAL := check
@@ -34,6 +35,7 @@ servers: install
 bench: install servers .venv/.bench
 	$(BIN)/python -m tests.bench --records $(RECORDS) --rounds $(ROUNDS)
 	$(BIN)/python -m tests.bench.second_nightly
+	$(BIN)/python -m tests.bench.backfill --days $(DAYS)
 	$(BIN)/python -m tests.bench.query
 	$(BIN)/python -m tests.bench.vault --mib $(MIB) --rounds $(ROUNDS)
 	$(BIN)/python -m tests.bench.billing

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from structlog.contextvars import bound_contextvars
 
 from pipeline.enablex.client import EnablexClient
+from pipeline.engines import Engine
 from pipeline.errors import (
     ConfigError,
     CredentialsRefused,
@@ -44,6 +45,10 @@ _FAILURES_IN_A_ROW = {Unreachable: 3, Throttled: 3, FileRefused: 2}
 """So many of a kind in a row mean that the service, not the item, is at fault (enablex-api.md section 6, point 4)."""
 
 
+_WAITING_FOR_ENGINE = 512
+"""Most items that can be with other processes at the same time; a thread here waits for each."""
+
+
 @dataclass(frozen=True)
 class Done(Generic[Item, Result]):
     """One item after its turn: a result, or an error; `not_tried` when its group had been given up before."""
@@ -64,12 +69,14 @@ class App:
     ledger: Ledger
     clock: Clock
     executor: Executor
+    engine: Engine
     progress: Progress
     redact: Callable[[str], str]
     clients: dict[str, EnablexClient]
     file_hosts: dict[str, FileHost]
     delivery: Delivery | None = None
     is_stopping: Callable[[], bool] = lambda: False
+    now: datetime | None = None
 
     def only(self, projects: Iterable[str]) -> App:
         """The same for some of the projects."""
@@ -163,7 +170,10 @@ def open_app(
     with ExitStack() as stack:
         ledger = Ledger(settings.ledger.url)
         stack.callback(ledger.close)
-        workers = max(settings.media.concurrency, settings.collect.concurrency * len(settings.projects), 1)
+        engine = Engine(**settings.engine.model_dump())
+        stack.callback(engine.close)
+        waiting = 0 if engine.is_here else _WAITING_FOR_ENGINE
+        workers = max(waiting, settings.media.concurrency, settings.collect.concurrency * len(settings.projects), 1)
         executor = stack.enter_context(Threads(workers, thread_name_prefix="postroom"))
         clients = {name: _client(settings, name, clock) for name in settings.projects}
         per_second = settings.media.max_mib_per_s * MIB
@@ -179,12 +189,14 @@ def open_app(
             ledger=ledger,
             clock=clock,
             executor=executor,
+            engine=engine,
             progress=progress or Silent(),
             redact=Redact(settings.secrets()).text,
             clients=clients,
             file_hosts=hosts,
             delivery=Delivery(_store(settings, settings.media.adopt)) if settings.media.adopt else None,
             is_stopping=is_stopping,
+            now=now,
         )
 
 

@@ -48,10 +48,15 @@ AFFECTED_DAYS = PAGE_REACH_DAYS + _WEEK_DAYS - 1
 """How far from the day that was asked for a new page can matter."""
 
 
-def _week_pages(day: date) -> Period:
-    """The days whose pages bear on the week of a day."""
+def week_of(day: date) -> Period:
+    """The fixed week of a day, from Monday to Sunday."""
     monday = date.fromordinal((day.toordinal() - 1) // _WEEK_DAYS * _WEEK_DAYS + 1)
-    return Period(monday, monday + timedelta(days=_WEEK_DAYS - 1)).widened(PAGE_REACH_DAYS)
+    return Period(monday, monday + timedelta(days=_WEEK_DAYS - 1))
+
+
+def week_pages(day: date) -> Period:
+    """The days whose pages bear on the week of a day."""
+    return week_of(day).widened(PAGE_REACH_DAYS)
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Stretch:
     @property
     def pages(self) -> Period:
         """The days that were asked for and bear on it."""
-        return _week_pages(min(self.days))
+        return week_pages(min(self.days))
 
     def __str__(self) -> str:
         return f"{self.project} {self.period.first} to {self.period.last}"
@@ -135,7 +140,7 @@ class Builder:
 
     def _inputs(self, project: str, period: Period) -> Callable[[date], str]:
         """The digest of each day of `period`, from listings alone."""
-        around = Period(_week_pages(period.first).first, _week_pages(period.last).last)
+        around = Period(week_pages(period.first).first, week_pages(period.last).last)
         pages = {source: landing.page_stems(self.vault, source, project, around) for source in SOURCES}
         common = [str(TABLES_VERSION), *(str(TABLES[name].schema) for name in TABLES), str(self.retention)]
         common += [*self.private_columns, hashlib.sha256(self.private_key).hexdigest()]
@@ -144,7 +149,7 @@ class Builder:
 
         def digest(day: date) -> str:
             total = base.copy()
-            for near in _week_pages(day):
+            for near in week_pages(day):
                 for source in SOURCES:
                     total.update(f"{source} {near} {' '.join(pages[source].get(near, []))}\n".encode())
             total.update("\n".join(readings.manifest_names(self.vault, project, day)).encode())
@@ -333,5 +338,5 @@ _KNOWN_SESSION = pa.schema(
 
 
 def _by_week(days: list[date]) -> Iterator[list[date]]:
-    for _, of_week in groupby(days, key=_week_pages):
+    for _, of_week in groupby(days, key=week_pages):
         yield list(of_week)

@@ -24,6 +24,7 @@ PipelineError                                          * = also Transient: worth
     SourceDiffers*       an upload that broke off holds other bytes than its source gives now; it was given up
   Stopped                asked to stop: what is left is for the next run
   LeaseLost              another scheduler holds the job by now; nothing more may be noted of this run
+  WorkerLost            the process or host that had the item is gone
   FixityError            key, expected, found:  SizeDiffers   DigestDiffers
 ```
 
@@ -95,6 +96,10 @@ class UnreadableReply(ApiError, Transient):
     """An answer that is not the promised JSON."""
 
 
+class WorkerLost(PipelineError):
+    """The process or host that had an item to do is gone."""
+
+
 class RecordError(PipelineError):
     """One document cannot become a row.
 
@@ -164,6 +169,9 @@ class FixityError(PipelineError):
     def __init__(self, key: str, expected: object, found: object) -> None:
         super().__init__(f"{key}: expected {expected}, found {found}; restore this object from a copy")
         self.key, self.expected, self.found = key, expected, found
+
+    def __reduce__(self) -> tuple[type[FixityError], tuple[str, object, object]]:
+        return type(self), (self.key, self.expected, self.found)  # from one process to another
 
 
 class SizeDiffers(FixityError):

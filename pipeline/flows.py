@@ -2,6 +2,7 @@
 
 ```
 nightly = collect, build, copy_media, build what that changed
+backfill = collect and build, four weeks at a time, what is missing of months or years
 apply_rooms = the plan of plan_rooms, carried out
 audit_media = manifests against the vault, and its record
 export_billing = a month's tables as a numbered export, with corrections to the one before
@@ -25,9 +26,10 @@ from typing import Any
 import pyarrow as pa
 import structlog
 
-from pipeline import auditing, billing, copying, landing, provisioning, room_audit, rooms, tables
+from pipeline import auditing, backfilling, billing, copying, landing, provisioning, room_audit, rooms, tables
 from pipeline.app import App, Done, chosen_projects
-from pipeline.building import AFFECTED_DAYS, Builder
+from pipeline.backfilling import missing_days
+from pipeline.building import AFFECTED_DAYS, Builder, Built, Stretch
 from pipeline.checks import as_toml
 from pipeline.collecting import Ask, collect_day
 from pipeline.doctor import ask_open_questions, examine
@@ -50,10 +52,10 @@ from pipeline.reports.status import (
     unlisted_sql,
 )
 from pipeline.schemas import AUDITS, TABLES
+from pipeline.workers import on_engine
 
 _log = structlog.get_logger()
-_BUILDS_AT_ONCE = 1
-"""Building is bound by one interpreter: a second stretch beside it would only cost memory."""
+_NOT_TRIED = "not tried: given up after the failures before it"
 
 _ASKED_BY_ROOM = (
     "no answer in time; asked room by room, which misses rooms that nobody lists any more; the next run asks for the"
@@ -83,10 +85,10 @@ def collect(
     return _collect(app, asks)
 
 
-def _collect(app: App, asks: Iterable[Ask]) -> Outcome:
+def _collect(app: App, asks: Iterable[Ask], label: str = "collect") -> Outcome:
     outcome = Outcome("collect")
     at_once = app.settings.collect.concurrency * len(app.settings.projects)  # each client holds its project to its own
-    for done in app.each("collect", asks, partial(collect_day, app), at_once=at_once, group=lambda ask: ask.project):
+    for done in app.each(label, asks, partial(collect_day, app), at_once=at_once, group=lambda ask: ask.project):
         _note(app, outcome, done, done.result)
         if done.result and "days_split" in done.result:
             outcome.fail(done.item, _ASKED_BY_ROOM)
@@ -109,7 +111,8 @@ def build(
     stretches = [
         stretch for name in chosen_projects(app.settings, project) for stretch in builder.stale(name, period, wanted)
     ]
-    for done in app.each("build", stretches, builder.build, at_once=_BUILDS_AT_ONCE, group=str):
+    at_once = app.engine.at_once if stretches else 1
+    for done in app.each("build", stretches, on_engine(app, _build_stretch), at_once=at_once, group=str):
         _note(app, outcome, done, done.result.counts if done.result else None)
         outcome.unknown_fields.update(done.result.unknown_fields if done.result else {})
     return outcome
@@ -148,7 +151,7 @@ def _copy_waiting(app: App, outcome: Outcome, waiting: Sequence[MediaItem]) -> s
     settled: dict[MediaItem, Entry] = {}
     refused: set[str] = set()
     doubts: list[tuple[MediaItem, FileError]] = []
-    copy, at_once = partial(copying.copy_item, app), app.settings.media.concurrency
+    copy, at_once = on_engine(app, copying.copy_item), app.settings.media.concurrency
     for done in app.each("copy media", waiting, copy, at_once=at_once, group=lambda item: item.file.project):
         if isinstance(done.result, FileError):
             doubts.append((done.item, done.result))
@@ -261,6 +264,41 @@ def missing_asks(app: App, project: str) -> list[Ask]:
             if day in lookback or not is_settled(day, asked.get(day), app.settings.collect.lookback_days):
                 asks.append(Ask(source, project, day))
     return asks
+
+
+# --- backfill: months or years ------------------------------------------------------------------------------------
+
+
+def plan_backfill(app: App, period: Period, *, project: str | None = None) -> Outcome:
+    """What a backfill of the period would ask for, and what that costs; nothing is asked."""
+    asks = [ask for name in chosen_projects(app.settings, project) for ask in missing_days(app, name, period)]
+    outcome = Outcome("backfill plan", details=backfilling.estimate(app, asks))
+    outcome.succeeded(len(asks), requests=len(asks))
+    return outcome
+
+
+def backfill(app: App, period: Period, *, project: str | None = None) -> Outcome:
+    """Collect what is missing of the period and build it, oldest first, four weeks at a time.
+
+    What is missing is computed from the vault's receipts: run it again to go on, or to try again what failed. When
+    four weeks are given up without one answer, the rest is not tried.
+    """
+    outcome = Outcome("backfill")
+    asks = [ask for name in chosen_projects(app.settings, project) for ask in missing_days(app, name, period)]
+    portions = list(backfilling.portions(asks, period))
+    for number, portion in enumerate(portions, start=1):
+        collected = _collect(app, portion.asks, f"collect {portion} ({number} of {len(portions)})")
+        outcome.absorb(collected)
+        if not collected.did and not all(failure.was_tried for failure in collected.failed):
+            for ask in (ask for later in portions[number:] for ask in later.asks):
+                outcome.fail(ask, _NOT_TRIED, was_tried=False)
+            break
+        if portion.whole:
+            built = build(app, portion.whole, project=project)
+            built.failed.clear()  # a day that cannot be built is tried again, and named, at the end
+            outcome.absorb(built)
+    outcome.absorb(build(app, period.widened(AFFECTED_DAYS), project=project))
+    return outcome
 
 
 # --- billing export: tables -> a numbered export --------------------------------------------------------------------
@@ -491,6 +529,10 @@ def _lookback(app: App) -> Period:
     return Period(today - timedelta(days=app.settings.collect.lookback_days), today)
 
 
+def _build_stretch(app: App, stretch: Stretch) -> Built:
+    return _builder(app).build(stretch)
+
+
 def _builder(app: App) -> Builder:
     privacy = app.settings.privacy
     return Builder(
@@ -505,4 +547,4 @@ def _note(app: App, outcome: Outcome, done: Done[Any, Any], counts: Mapping[str,
     elif done.error is not None:
         outcome.fail(done.item, app.redact(str(done.error)))
     else:
-        outcome.fail(done.item, "not tried: given up after the failures before it", was_tried=False)
+        outcome.fail(done.item, _NOT_TRIED, was_tried=False)

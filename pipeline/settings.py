@@ -176,6 +176,24 @@ class Media(_Section):
     max_mib_per_s: float = Field(default=0, ge=0)
 
 
+class Engine(_Section):
+    """Where days are built and files are copied.
+
+    `processes`: how many for kind "processes". `scheduler`: of the Dask cluster for kind "dask", whose workers see the
+    file host's passwords, the key of pseudonyms, and the same lake and vault.
+    """
+
+    kind: Literal["threads", "processes", "dask"] = "threads"
+    processes: int = Field(default=2, ge=1, le=256)
+    scheduler: str = ""
+
+    @model_validator(mode="after")
+    def _is_reachable(self) -> Self:
+        if self.kind == "dask" and not self.scheduler.startswith(("tcp://", "tls://")):
+            raise ValueError('kind = "dask" needs scheduler = "tcp://HOST:8786" (or tls://…)')
+        return self
+
+
 class Ledger(_Section):
     """What was attempted; deleting it loses no fact."""
 
@@ -256,6 +274,7 @@ class Settings(BaseSettings):
     projects: dict[str, Project] = {}
     collect: Collect = Collect()
     media: Media = Media()
+    engine: Engine = Engine()
     ledger: Ledger = Ledger()
     billing: Billing = Billing()
     privacy: Privacy = Privacy()

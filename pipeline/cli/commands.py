@@ -175,6 +175,26 @@ def nightly(ctx: typer.Context) -> int:
 
 
 @cli.command(
+    short_help="Months or years, with a plan first.", epilog="Example: postroom backfill --from 2024-01-01 --dry-run"
+)
+def backfill(
+    ctx: typer.Context,
+    from_: Annotated[str, typer.Option("--from", metavar="DAY", help="First UTC day, YYYY-MM-DD.")],
+    to: To = None,
+    project: ProjectName = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is missing and what it will take.")] = False,
+) -> int:
+    """Months or years: collect every day that is missing, at the usual pace, and build; run it again to go on."""
+    flow = flows.plan_backfill if dry_run else flows.backfill
+    return _run(
+        ctx,
+        "backfill plan" if dry_run else "backfill",
+        lambda app: flow(app, _required_period(from_, to, app), project=project),
+        show.show_backfill_plan if dry_run else show.show_outcome,
+    )
+
+
+@cli.command(
     short_help="Ask the tables, in SQL.",
     epilog='Example: postroom query "SELECT day, sum(participant_min) FROM usage_daily GROUP BY day ORDER BY day"',
 )
@@ -452,6 +472,10 @@ def _period(from_: str | None, to: str | None, app: App) -> Period | None:
         if to is not None:
             raise ConfigError("--to needs --from as well")
         return None
+    return _required_period(from_, to, app)
+
+
+def _required_period(from_: str, to: str | None, app: App) -> Period:
     first = _day("--from", from_)
     last = _day("--to", to) if to else max(first, app.clock().date())
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ _SAY = {
     "replies": "replies",
     "new_pages": "with something new",
     "documents": "documents",
+    "requests": "requests",
     "days_built": "days built",
     "tables_written": "table days written",
     "rows": "rows",
@@ -99,6 +100,24 @@ def show_deadlines(console: Console, outcome: Outcome) -> None:
             name = f"{file['project']}/{file['conf_num']}/{file['kind']}/{file['name']}"
             fate = "gone at the source" if title == "lost" else hours_text(file["hours_left"])
             console.print(Text.assemble((f"{title} ", style), f"{name}: {fate}"))
+
+
+def show_backfill_plan(console: Console, outcome: Outcome) -> None:
+    """What is missing per project and source, and what asking for it takes."""
+    plan = outcome.details
+    if not plan["requests"]:
+        console.print("backfill plan: nothing is missing")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("project", "source", "from", "to", "days missing", "about"):
+        table.add_column(heading, justify="right" if heading in {"days missing", "about"} else "left", overflow="fold")
+    for row in plan["missing"]:
+        size = "unknown" if row["bytes"] is None else bytes_text(row["bytes"])
+        table.add_row(row["project"], row["source"], row["first"], row["last"], f"{row['requests']:,}", size)
+    console.print(table)
+    size = "unknown until the first reply" if plan["bytes"] is None else f"about {bytes_text(plan['bytes'])}"
+    took = timedelta(seconds=round(plan["seconds"]))
+    console.print(f"{plan['requests']:,} requests, at least {took} at the pace of the settings; size {size}")
 
 
 def show_status(console: Console, outcome: Outcome) -> None:

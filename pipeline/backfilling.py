@@ -1,0 +1,117 @@
+"""What a backfill has to do: the days to ask for, what that costs, and in which portions it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import groupby
+from typing import Any
+
+from pipeline import landing
+from pipeline.app import App
+from pipeline.building import week_of, week_pages
+from pipeline.collecting import Ask
+from pipeline.model import DAILY_SOURCES, Period, Source
+from pipeline.reports.status import is_settled
+
+_PORTION_DAYS = 28
+"""So much is collected before it is built: a killed run loses no more than the building of that."""
+
+_SAMPLE_PAGES = 31
+"""The newest pages of each project and source say how large a reply is."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Days that are asked for together, and the days whose pages are all there afterwards, if any."""
+
+    asks: tuple[Ask, ...]
+    whole: Period | None
+
+    def __str__(self) -> str:
+        return f"{self.asks[0].day} to {self.asks[-1].day}"
+
+
+def missing_days(app: App, project: str, period: Period) -> list[Ask]:
+    """Every day of the period up to today that was never asked for, or was asked for while late rows could still come.
+
+    Days inside the lookback that have an answer are left to `nightly`, which asks for them every night.
+    """
+    lookback_days, today = app.settings.collect.lookback_days, app.clock().date()
+    asks = []
+    for source in DAILY_SOURCES:
+        asked = landing.last_asked(app.vault, source, project)
+        for day in period:
+            can_settle = day + timedelta(days=max(1, lookback_days)) <= today
+            done = is_settled(day, asked.get(day), lookback_days) if can_settle else day in asked
+            if day <= today and not done:
+                asks.append(Ask(source, project, day))
+    return asks
+
+
+def estimate(app: App, asks: Iterable[Ask]) -> dict[str, Any]:
+    """What the asks will cost: per project and source and in all.
+
+    `requests`: one for each day; `bytes`: as the newest landed replies to the same question were, null when there are
+    none; `seconds`: the pacing budget's share, at least; projects are asked side by side.
+    """
+    per_second = app.settings.collect.requests_per_second
+    rows: list[dict[str, Any]] = []
+    for (project, source), group in groupby(sorted(asks, key=_kind), key=_kind):
+        days = [ask.day for ask in group]
+        reply_bytes = _mean_reply_bytes(app, source, project)
+        rows.append(
+            {
+                "project": project,
+                "source": source,
+                "first": days[0].isoformat(),
+                "last": days[-1].isoformat(),
+                "requests": len(days),
+                "bytes": None if reply_bytes is None else round(reply_bytes * len(days)),
+            }
+        )
+    by_project = [sum(row["requests"] for row in rows if row["project"] == name) for name in app.settings.projects]
+    known = [row["bytes"] for row in rows if row["bytes"] is not None]
+    return {
+        "missing": rows,
+        "requests": sum(row["requests"] for row in rows),
+        "bytes": sum(known) if len(known) == len(rows) else None,
+        "seconds": round(max(by_project, default=0) / per_second, 1),
+    }
+
+
+def portions(asks: Iterable[Ask], period: Period) -> Iterator[Portion]:
+    """The asks in order of day, four weeks at a time; `whole` are the days of the period that can be built after each.
+
+    A day can be built when no page that bears on it is still to come; the portions' `whole` follow each other and end
+    where the days that wait for pages after the period begin.
+    """
+    ordered = sorted(asks, key=lambda ask: (ask.day, ask.project, ask.source))
+    groups = [tuple(group) for _, group in groupby(ordered, key=lambda ask: (ask.day - date.min).days // _PORTION_DAYS)]
+    begin = period.first
+    for number, group in enumerate(groups):
+        is_last = number + 1 == len(groups)
+        end = period.last if is_last else _last_whole_day(groups[number + 1][0].day)
+        whole = Period(begin, end) if begin <= end else None
+        begin = max(begin, end + timedelta(days=1))
+        yield Portion(group, whole)
+
+
+def _last_whole_day(next_asked: date) -> date:
+    """The last day whose pages all lie before a day that is still to be asked for."""
+    week = week_of(next_asked)
+    while week_pages(week.last).last >= next_asked:
+        week = week_of(week.first - timedelta(days=1))
+    return week.last
+
+
+def _kind(ask: Ask) -> tuple[str, Source]:
+    return ask.project, ask.source
+
+
+def _mean_reply_bytes(app: App, source: Source, project: str) -> float | None:
+    stems = landing.page_stems(app.vault, source, project)
+    newest: Sequence[tuple[date, str]] = [(day, found[-1]) for day, found in sorted(stems.items())][-_SAMPLE_PAGES:]
+    sizes = [landing.read_page(app.vault, source, project, day, stem).size_bytes for day, stem in newest]
+    return sum(sizes) / len(sizes) if sizes else None

@@ -1,0 +1,88 @@
+"""Items on other processes: what a worker is told of the settings, and the App it opens from that."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import SecretStr
+
+from pipeline.app import App, open_app
+from pipeline.log import set_up_logging
+from pipeline.settings import Engine, Ledger, Settings
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What a worker needs to open its own App. Its text, which schedulers log, shows no secret."""
+
+    settings: Settings
+    now: datetime | None
+
+
+def on_engine(app: App, action: Callable[[App, Item], Result]) -> Callable[[Item], Result]:
+    """The action for one item where the engine runs it: with this app, or with the App of another process.
+
+    `action` is a function of a module; item, result and errors are pickled on the way.
+    """
+    if app.engine.is_here:
+        return partial(action, app)
+
+    @cache
+    def kit() -> Kit:
+        return Kit(settings_for_workers(app.settings, app.engine.workers), app.now)
+
+    return lambda item: app.engine.run(_act, kit(), action, item)
+
+
+def settings_for_workers(settings: Settings, workers: int) -> Settings:
+    """The settings as workers need them: no API keys and no ledger, folders by their full path, the bandwidth shared.
+
+    The password of the file host and the key of pseudonyms remain: without them nothing can be copied or built.
+    """
+    projects = {name: one.model_copy(update={"app_key": SecretStr("")}) for name, one in settings.projects.items()}
+    media = settings.media.model_copy(update={"max_mib_per_s": settings.media.max_mib_per_s / workers})
+    return settings.model_copy(
+        update={
+            "lake": settings.lake.model_copy(update={"url": _absolute(settings.lake.url)}),
+            "vault": settings.vault.model_copy(update={"url": _absolute(settings.vault.url)}),
+            "projects": projects,
+            "media": media,
+            "ledger": Ledger(url="sqlite://"),
+            "engine": Engine(),
+        }
+    )
+
+
+def _absolute(url: str) -> str:
+    is_relative = url.startswith("file:") and not url.startswith("file://")
+    return f"file:{Path(url.removeprefix('file:')).absolute()}" if is_relative else url
+
+
+_apps: dict[bytes, App] = {}
+_opening = threading.Lock()
+
+
+def _act(kit: Kit, action: Callable[[App, Item], Result], item: Item) -> Result:
+    return action(_app(kit), item)
+
+
+def _app(kit: Kit) -> App:
+    """The App of this process for these settings; open until the process ends."""
+    known_as = pickle.dumps(kit)
+    with _opening:
+        if known_as not in _apps:
+            set_up_logging(level=logging.WARNING, secrets=tuple(kit.settings.secrets()))
+            _apps[known_as] = ExitStack().enter_context(open_app(kit.settings, now=kit.now))
+        return _apps[known_as]

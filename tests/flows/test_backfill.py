@@ -1,0 +1,53 @@
+"""Months at once: planned, collected at the usual pace, gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+
+from pipeline import tables
+from pipeline.model import Period
+from pipeline.simulator.world import World
+from pipeline.store import LocalStore
+from tests.conftest import NOW, Site
+
+FIRST, LAST = date(2026, 11, 4), date(2026, 11, 12)
+"""Nine days on both sides of where one portion ends and the next begins."""
+DAYS = 9
+WORLD = World(projects=("acme",), sessions_per_day=1, begin=FIRST)
+ARGUMENTS = ("backfill", "--from", str(FIRST), "--to", str(LAST))
+BAD_DAY = date(2026, 11, 6)
+
+
+def test_a_backfill_goes_on_where_it_failed_and_asks_for_nothing_twice(make_site: Callable[..., Site]) -> None:
+    """The plan says what is missing and asks for nothing; a day that fails is named once and tried by the next run
+    alone; then every CDR is there once, and the plan is empty.
+    """
+    site = make_site(WORLD, faults=(f"error_on_200@/cdr/period/{BAD_DAY}",))
+    plan = site.outcome(*ARGUMENTS, "--dry-run")
+    assert (plan["requests"], plan["bytes"]) == (2 * DAYS, None)
+    assert not site.simulator.requests
+
+    first = site.outcome(*ARGUMENTS)
+    assert [failure["item"] for failure in first["failed"]] == [f"acme/cdr/{BAD_DAY}"]
+    plan = site.outcome(*ARGUMENTS, "--dry-run")
+    (row,) = plan["missing"]
+    assert (row["source"], row["first"], row["requests"]) == ("cdr", str(BAD_DAY), 1)
+    assert row["bytes"] > 0
+
+    site.simulator.faults.clear()
+    asked = len(site.simulator.requests)
+    assert site.run(*ARGUMENTS).returncode == 0
+    assert len(site.simulator.requests) == asked + 1
+    assert "nothing is missing" in site.run(*ARGUMENTS, "--dry-run").stdout
+    rows = tables.read_arrow("cdr", Period(FIRST, LAST), lake=LocalStore(site.folder / "lake"))
+    truth = site.world.cdr_documents("acme", NOW, FIRST, LAST)
+    assert sorted(rows["cdr_id"].to_pylist()) == sorted(document["cdr_id"] for document in truth)
+
+
+def test_a_backfill_that_is_refused_stops_at_once(make_site: Callable[..., Site]) -> None:
+    """Refused credentials are tried once, not once for every four weeks; every day is named as not collected."""
+    site = make_site(WORLD, faults=("unauthorized_a",))
+    outcome = site.outcome(*ARGUMENTS)
+    assert len(outcome["failed"]) == 2 * DAYS
+    assert len(site.simulator.requests) <= 2

@@ -1,0 +1,92 @@
+"""Where items run changes nothing about what comes of them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from pipeline import flows
+from pipeline.cli.commands import run_command
+from pipeline.errors import DigestDiffers, PipelineError, RecordError
+from pipeline.simulator.world import World
+from pipeline.workers import Kit, settings_for_workers
+from tests.conftest import NOW, Site
+from tests.servers.dask import dask_cluster
+
+WORLD = World(projects=("acme",), sessions_per_day=2, begin=(NOW - timedelta(days=1)).date())
+
+
+def beside(site: Site, name: str, engine: str) -> Site:
+    """Another company's folder at the same simulator, with another engine."""
+    folder = site.folder / name
+    folder.mkdir()
+    other = Site(site.simulator, folder)
+    other.config.write_text(site.simulator.settings_toml(str(folder)) + f"\n[engine]\n{engine}\n")
+    return other
+
+
+def nightly(site: Site) -> dict[str, str]:
+    """A night's work; every table and every stored file, by key."""
+    with site.app() as app:
+        assert flows.nightly(app).failed == []
+    return site.objects("lake/tables", "vault/media")
+
+
+@pytest.fixture
+def by_threads(make_site: Callable[..., Site]) -> tuple[Site, dict[str, str]]:
+    site = make_site(WORLD)
+    objects = nightly(site)
+    assert {key.split("/")[0] for key in objects} == {"lake", "vault"}
+    return site, objects
+
+
+def test_every_engine_makes_the_same_even_when_a_worker_is_killed(
+    by_threads: tuple[Site, dict[str, str]], tmp_path: Path
+) -> None:
+    """Processes, and a Dask cluster whose only worker is killed with -9 while it copies a file and replaced by another
+    one, make the same tables and files, byte for byte, as the threads of one process.
+    """
+    site, expected = by_threads
+    assert nightly(beside(site, "processes", 'kind = "processes"\nprocesses = 1')) == expected
+    with dask_cluster(tmp_path) as cluster:
+        first = cluster.add_worker()
+
+        def replace_worker(seen: object) -> None:
+            if seen.host != "api" and first.poll() is None:
+                first.kill()
+                first.wait()
+                cluster.add_worker()
+
+        site.simulator.on_request = replace_worker
+        assert nightly(beside(site, "dask", f'kind = "dask"\nscheduler = "{cluster.url}"')) == expected
+        assert first.returncode == -9
+
+
+def test_what_workers_are_told_shows_no_secret_and_has_no_api_key(site: Site) -> None:
+    """Workers get neither API keys nor the ledger, and full paths; the text of what they get names no secret."""
+    settings = settings_for_workers(site.settings(), 2)
+    kit = Kit(settings, None)
+    project = settings.projects["acme"]
+    assert project.app_key.get_secret_value() == ""
+    assert project.files_password.get_secret_value()
+    assert settings.ledger.url == "sqlite://"
+    assert all(secret not in repr(kit) for secret in site.settings().secrets())
+    assert pickle.loads(pickle.dumps(kit)) == kit
+
+
+@pytest.mark.parametrize("error", [DigestDiffers("key", "a", "b"), RecordError("why", path="a.b", value=1)])
+def test_errors_survive_the_way_from_a_worker(error: PipelineError) -> None:
+    """An error from another process says and holds the same."""
+    back = pickle.loads(pickle.dumps(error))
+    assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))
+
+
+def test_an_engine_that_cannot_be_is_said_in_one_line(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """Dask without a scheduler's address is refused by name, with what would be valid."""
+    site.config.write_text(site.config.read_text() + '\n[engine]\nkind = "dask"\n')
+    assert run_command(["--config", str(site.config), "build"]) == 2
+    assert 'needs scheduler = "tcp://HOST:8786"' in capsys.readouterr().err
