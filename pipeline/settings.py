@@ -6,6 +6,7 @@ file, then the defaults below. Unknown keys are errors that name the nearest kno
 
 from __future__ import annotations
 
+import base64
 import difflib
 import re
 import tomllib
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote_plus, unquote_plus, urlsplit
 from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -297,19 +298,19 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     def secrets(self) -> Iterator[str]:
-        """Every secret text, for redaction; empty ones left out."""
-        for project in self.projects.values():
-            yield from filter(None, (project.app_key.get_secret_value(), project.files_password.get_secret_value()))
-        if self.privacy.key.get_secret_value():
-            yield self.privacy.key.get_secret_value()
+        """Every secret text, for redaction, also as it goes over the wire and stands in URLs; empty ones left out."""
+        texts = list(_secret_texts(self.model_dump()))
         for url in filter(None, (self.notify.webhook, self.notify.heartbeat)):
-            yield url
             path = urlsplit(url).path
-            if len(path) >= _SHORTEST_SECRET_PATH:
-                yield path
+            texts += [path] if len(path) >= _SHORTEST_SECRET_PATH else []
+        for project in self.projects.values():
+            for user, password in ((project.app_id, project.app_key), (project.files_user, project.files_password)):
+                if text := password.get_secret_value():
+                    texts.append(base64.b64encode(f"{user}:{text}".encode()).decode())
         in_url = _PASSWORD_IN_URL.search(self.ledger.url)
         if in_url and in_url[2]:
-            yield in_url[2]
+            texts += [in_url[2], unquote_plus(in_url[2])]
+        yield from dict.fromkeys([*texts, *map(quote_plus, texts)])
 
 
 @dataclass(frozen=True)
@@ -473,6 +474,15 @@ def _flat(values: Mapping[str, Any], at: str = "", *, branches: bool = False) ->
             yield from _flat(value, f"{at}{key}.", branches=branches)
         else:
             yield f"{at}{key}", value
+
+
+def _secret_texts(value: object) -> Iterator[str]:
+    """Whatever is a SecretStr in what settings hold, whatever it is called."""
+    if isinstance(value, SecretStr):
+        yield from filter(None, [value.get_secret_value()])
+    elif isinstance(value, Mapping):
+        for inside in value.values():
+            yield from _secret_texts(inside)
 
 
 def _shown(value: object) -> str:
