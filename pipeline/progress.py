@@ -10,8 +10,17 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 Advance = Callable[[], None]
 _LINE_EVERY_S = 60.0
@@ -30,6 +39,16 @@ class Silent:
         return nullcontext(lambda: None)
 
 
+class _Rate(ProgressColumn):
+    """Items a second, or a minute where they are slow."""
+
+    def render(self, task: Task) -> Text:
+        a_second = task.finished_speed or task.speed
+        if not a_second:
+            return Text("")
+        return Text(f"{a_second:,.1f}/s" if a_second >= 1 else f"{a_second * 60:,.1f}/min", "cyan")
+
+
 class Bars:
     """A bar with rate and remaining time."""
 
@@ -39,9 +58,10 @@ class Bars:
     @contextmanager
     def task(self, label: str, total: int) -> Iterator[Advance]:
         columns = (
-            TextColumn("{task.description:<12}"),
+            TextColumn("{task.description:<16}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
+            _Rate(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
