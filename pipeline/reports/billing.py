@@ -162,11 +162,9 @@ def lines_of(items: pa.Table) -> pa.Table:
 
 
 def summary(lines: pa.Table) -> pa.Table:
-    """Lines per project and owner, in that order; further columns of lines that add up come along."""
-    added = {field.name: field.type for field in lines.schema if field.name not in LINE_KEY and _adds_up(field.type)}
-    labels = [name for name in ("currency",) if name in lines.schema.names]
-    keys = ["project", "owner_ref", *labels]
-    return _summed(lines, keys, added).sort_by([(name, "ascending") for name in keys])
+    """Lines per project and owner, in that order."""
+    keys = ["project", "owner_ref"]
+    return _summed(lines, keys, MEASURES).sort_by([(name, "ascending") for name in keys])
 
 
 def totals(rows: pa.Table, columns: Sequence[str] = tuple(MEASURES)) -> dict[str, Any]:
@@ -183,10 +181,6 @@ def key_text(rows: pa.Table) -> pa.Array:
     """The key of each row's line as one text; for looking up, not for showing."""
     texts = [pc.fill_null(pc.cast(rows[name], TEXT), "") for name in LINE_KEY]
     return pc.binary_join_element_wise(*texts, "\x1f")
-
-
-def _adds_up(column_type: pa.DataType) -> bool:
-    return bool(pa.types.is_decimal(column_type) or pa.types.is_integer(column_type))
 
 
 def _summed(rows: pa.Table, keys: list[str], added: Mapping[str, pa.DataType]) -> pa.Table:

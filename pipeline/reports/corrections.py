@@ -14,9 +14,8 @@ import pyarrow.compute as pc
 
 from pipeline.normalise.arrow import mask
 from pipeline.reports.billing import LINE_KEY, MEASURES
-from pipeline.schemas import MONEY, TEXT, TIME
+from pipeline.schemas import TEXT, TIME
 
-AMOUNTS = {"amount": MONEY}
 CORRECTIONS = pa.schema(
     [*LINE_KEY.items(), ("kind", TEXT), ("item", TEXT), ("conf_num", TEXT), ("cause", TEXT), *MEASURES.items()]
 )
@@ -25,9 +24,7 @@ _ITEM_KEY = [*LINE_KEY, "kind", "item", "conf_num"]
 
 def line_differences(before: pa.Table, now: pa.Table) -> pa.Table:
     """Lines of two revisions: their keys and signed differences, where there is one; in order of key."""
-    added = {field.name: field.type for field in now.schema if field.name in {*MEASURES, *AMOUNTS}}
-    keys = [name for name in now.schema.names if name in {*LINE_KEY, "currency"}]
-    return _differences(before, now, keys, added).sort_by([(name, "ascending") for name in keys])
+    return _differences(before, now, list(LINE_KEY), MEASURES).sort_by([(name, "ascending") for name in LINE_KEY])
 
 
 def item_corrections(before: pa.Table, now: pa.Table, known_until: datetime | None) -> pa.Table:
