@@ -27,6 +27,7 @@ import pyarrow as pa
 import structlog
 
 from pipeline import auditing, backfilling, billing, copying, landing, provisioning, room_audit, rooms, tables
+from pipeline.alarms import next_runs
 from pipeline.app import App, Done, chosen_projects
 from pipeline.backfilling import missing_days
 from pipeline.building import AFFECTED_DAYS, Builder, Built, Stretch
@@ -37,7 +38,7 @@ from pipeline.errors import FileError, FileRefused, RoomMissing
 from pipeline.media.audit import problem_text
 from pipeline.media.manifest import Entry
 from pipeline.media.plan import Recheck
-from pipeline.model import DAILY_SOURCES, SOURCES, MediaItem, Outcome, Period, Source
+from pipeline.model import DAILY_SOURCES, SOURCES, MediaItem, Outcome, Period, Source, utc_text
 from pipeline.query import open_query, run_query
 from pipeline.readings import audit_keys
 from pipeline.reports.billing_month import BillingMonth
@@ -491,6 +492,7 @@ def status(app: App, *, with_lateness: bool = True) -> Outcome:
             for name, store in (("lake", app.lake), ("vault", app.vault))
         },
         "last_good_runs": dict(app.ledger.last_good_runs()),
+        "next_runs": {name: utc_text(moment) for name, moment in next_runs(app.settings, now).items() if moment},
     }
     return outcome
 

@@ -128,9 +128,9 @@ def show_status(console: Console, outcome: Outcome) -> None:
             console.print(Text(f"  {heading:<9}{said}"))
     for name, kinds in outcome.details["stores"].items():
         console.print(Text(f"{name:<11}{_sizes_text(kinds)}"))
-    runs = outcome.details["last_good_runs"]
-    lines = [f"{command} {_moment_text(ended_at)}" for command, ended_at in runs.items()]
-    console.print(f"last runs  {', '.join(lines) or 'none yet'}")
+    for heading, runs in (("last runs", "last_good_runs"), ("next runs", "next_runs")):
+        lines = [f"{command} {_moment_text(moment)}" for command, moment in outcome.details[runs].items()]
+        console.print(Text(f"{heading:<11}{', '.join(lines) or 'none yet'}"))
     for name, project in outcome.details["projects"].items():
         if (project["lateness"] or {}).get("hint"):
             console.print(Text(f"{name}: {project['lateness']['hint']}", "yellow"))

@@ -131,6 +131,7 @@ def _status() -> Outcome:
         },
     }
     outcome.details["last_good_runs"] = {"build": "2026-11-23T02:20:00.000Z", "nightly": "2026-11-23T02:15:00.000Z"}
+    outcome.details["next_runs"] = {"copy-media": "2026-11-23T02:30:00.000Z", "nightly": "2026-11-24T02:15:00.000Z"}
     return outcome
 
 
@@ -142,7 +143,7 @@ def status_busy(console: Console) -> None:
 
 def status_fresh(console: Console) -> None:
     outcome = Outcome("status")
-    outcome.details |= {"projects": {}, "stores": {"lake": {}, "vault": {}}, "last_good_runs": {}}
+    outcome.details |= {"projects": {}, "stores": {"lake": {}, "vault": {}}, "last_good_runs": {}, "next_runs": {}}
     show.show_status(console, outcome)
 
 
