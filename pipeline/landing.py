@@ -211,11 +211,15 @@ def read_documents(vault: ObjectStore, page: Page) -> Iterator[list[msgspec.Raw]
     Raises:
         FixityError: the body is not the one the receipt speaks of; said after the last document at the latest.
     """
-    if not page.documents:
-        return
+    if page.documents:
+        # In a thread of its own the stack is shallow: however deep a reply is nested, if it could land it can be read.
+        yield from ahead(_documents(vault, page))
+
+
+def _documents(vault: ObjectStore, page: Page) -> Iterator[list[msgspec.Raw]]:
     envelope = Envelope(page.source)
     try:
-        for chunk in ahead(_body(vault, page)):
+        for chunk in _body(vault, page):
             if documents := envelope.feed(chunk):
                 yield documents
         yield envelope.finish()
