@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -78,7 +79,6 @@ class Site:
         command = ["--config", str(self.config), "--now", moment, *arguments]
         with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(io.StringIO()) as errors:
             code = run_command(command)
-        structlog.reset_defaults()
         return subprocess.CompletedProcess(command, code, said.getvalue(), errors.getvalue())
 
     def outcome(self, *arguments: str, now: datetime | None = None) -> dict[str, Any]:
@@ -157,6 +157,15 @@ def environ() -> None:
 
 
 Server = TypeVar("Server")
+
+
+@pytest.fixture(autouse=True)
+def no_log_of_before() -> Iterator[None]:
+    """A command that ran in this process leaves no log behind that goes to its own standard error."""
+    yield
+    structlog.reset_defaults()
+    for handler in [one for one in logging.getLogger().handlers if type(one) is logging.StreamHandler]:
+        logging.getLogger().removeHandler(handler)
 
 
 @contextlib.contextmanager
