@@ -39,6 +39,8 @@ OBSERVATION = pa.schema(
 )
 """A row of `cdr` as one document says it, the day it is filed under, its quality as JSON, its place in the page."""
 
+_TOO_DEEP = "nested too deeply"
+
 
 @dataclass
 class Batch:
@@ -59,7 +61,7 @@ def read_batch(documents: Sequence[msgspec.Raw], first_ordinal: int = 0, rooms: 
         return _read_batch(documents, first_ordinal, rooms)
     except RecursionError:
         if len(documents) == 1:
-            return Batch(OBSERVATION.empty_table(), {first_ordinal: RecordError("nested too deeply")})
+            return Batch(OBSERVATION.empty_table(), {first_ordinal: RecordError(_TOO_DEEP)})
     half = len(documents) // 2
     one = read_batch(documents[:half], first_ordinal, rooms)
     other = read_batch(documents[half:], first_ordinal + half, rooms)
@@ -88,6 +90,8 @@ def decoded(document: msgspec.Raw) -> Any:
     """Any JSON value; RecordError when the bytes are not one (a text with half a surrogate pair, say)."""
     try:
         return msgspec.json.decode(document)
+    except RecursionError:
+        raise RecordError(_TOO_DEEP) from None
     except UNREADABLE as error:
         raise RecordError(f"not JSON: {error}") from None
 
