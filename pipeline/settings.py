@@ -171,7 +171,7 @@ class Media(_Section):
 
     retention_hours: int = Field(default=72, ge=1)
     concurrency: int = Field(default=4, ge=1, le=64)
-    part_mib: int = Field(default=8, ge=5, le=5120)
+    part_mib: int = Field(default=6, ge=5, le=5120)
     recheck_hours: tuple[Annotated[float, Field(gt=0)], ...] = (1, 24)
     adopt: Annotated[str, AfterValidator(_bucket_url)] = ""
     max_mib_per_s: float = Field(default=0, ge=0)
