@@ -65,9 +65,7 @@ def connection_items(
     `rows` are `CDR_COLUMNS` of table `cdr`, `partition` the UTC day each is filed under; `sessions` are those of the
     days around. What a connection does not say of its room, its session says.
     """
-    numbers = month.day_numbers(_began_ms(rows, partition))
-    inside = numbers >= 0
-    rows, numbers = rows.filter(pa.array(inside)), numbers[inside]
+    rows, days = _begun_in(month, rows, _began_ms(rows, partition))
     known = _looked_up(rows["conf_num"], sessions)
     stay_ms = participant_ms(rows)
     billed = _thousandths(rows["connect_billed_min"])
@@ -83,7 +81,7 @@ def connection_items(
         item=rows["cdr_id"],
         conf_num=rows["conf_num"],
         project=project,
-        day=month.dates(numbers),
+        day=days,
         **{name: pc.coalesce(rows[name], known[name]) for name in _ATTRIBUTION},
         connections=pa.array(np.ones(rows.num_rows, np.int64)),
         participant_s=decimals(stay_ms, SECONDS),
@@ -99,9 +97,7 @@ def connection_items(
 def session_items(sessions: pa.Table, project: str, month: BillingMonth, rounding: Rounding) -> pa.Table:
     """Transcoded sessions that began in the month: first in to last out, once, however many took part."""
     sessions = sessions.filter(pc.fill_null(sessions["is_transcoded"], False))
-    numbers = month.day_numbers(pc.cast(sessions["first_connected_at"], COUNT).to_numpy())
-    inside = numbers >= 0
-    sessions = sessions.filter(pa.array(inside))
+    sessions, days = _begun_in(month, sessions, pc.cast(sessions["first_connected_at"], COUNT).to_numpy())
     length_ms = np.rint(sessions["duration_s"].to_numpy() * 1000).astype(np.int64)
     return _items(
         sessions.num_rows,
@@ -109,7 +105,7 @@ def session_items(sessions: pa.Table, project: str, month: BillingMonth, roundin
         item=sessions["conf_num"],
         conf_num=sessions["conf_num"],
         project=project,
-        day=month.dates(numbers[inside]),
+        day=days,
         **{name: sessions[name] for name in _ATTRIBUTION},
         transcoding_min=decimals(billed_minutes(length_ms, rounding), BILLED),
     )
@@ -158,13 +154,13 @@ def byte_months(size_bytes: np.ndarray, kept_ms: np.ndarray, month_ms: int) -> n
 
 def lines_of(items: pa.Table) -> pa.Table:
     """Items, or lines of some of them, as lines: one per key, in order of key."""
-    return _summed(items, list(LINE_KEY), MEASURES).sort_by([(name, "ascending") for name in LINE_KEY])
+    return summed(items, list(LINE_KEY), MEASURES).sort_by([(name, "ascending") for name in LINE_KEY])
 
 
 def summary(lines: pa.Table) -> pa.Table:
     """Lines per project and owner, in that order."""
     keys = ["project", "owner_ref"]
-    return _summed(lines, keys, MEASURES).sort_by([(name, "ascending") for name in keys])
+    return summed(lines, keys, MEASURES).sort_by([(name, "ascending") for name in keys])
 
 
 def totals(rows: pa.Table, columns: Sequence[str] = tuple(MEASURES)) -> dict[str, Any]:
@@ -183,10 +179,18 @@ def key_text(rows: pa.Table) -> pa.Array:
     return pc.binary_join_element_wise(*texts, "\x1f")
 
 
-def _summed(rows: pa.Table, keys: list[str], added: Mapping[str, pa.DataType]) -> pa.Table:
+def summed(rows: pa.Table, keys: list[str], added: Mapping[str, pa.DataType]) -> pa.Table:
+    """The sums of the columns of `added`, of these types, per key; in any order."""
     grouped = rows.group_by(keys).aggregate([(name, "sum") for name in added])
     sums = [pc.cast(grouped[f"{name}_sum"], column_type) for name, column_type in added.items()]
     return pa.table([*(grouped[name] for name in keys), *sums], names=[*keys, *added])
+
+
+def _begun_in(month: BillingMonth, rows: pa.Table, began_ms: np.ndarray) -> tuple[pa.Table, pa.Array]:
+    """The rows that began in the month, and their billing days."""
+    numbers = month.day_numbers(began_ms)
+    inside = numbers >= 0
+    return rows.filter(pa.array(inside)), month.dates(numbers[inside])
 
 
 def _began_ms(rows: pa.Table, partition: Column) -> np.ndarray:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.normalise.arrow import mask
-from pipeline.reports.billing import LINE_KEY, MEASURES
+from pipeline.reports.billing import LINE_KEY, MEASURES, summed
 from pipeline.schemas import TEXT, TIME
 
 CORRECTIONS = pa.schema(
@@ -63,14 +63,9 @@ def item_corrections(before: pa.Table, now: pa.Table, known_until: datetime | No
 
 def _differences(before: pa.Table, now: pa.Table, keys: list[str], added: dict[str, pa.DataType]) -> pa.Table:
     names = [*keys, *added]
-    negated = [
-        pc.negate(before[name]) if name in added else before[name] for name in names if name in before.schema.names
-    ]
-    earlier = pa.table(negated, names=[name for name in names if name in before.schema.names])
-    both = pa.concat_tables([now.select(names), earlier], promote_options="default")
-    grouped = both.group_by(keys).aggregate([(name, "sum") for name in added])
-    sums = {name: pc.cast(pc.fill_null(grouped[f"{name}_sum"], 0), kind) for name, kind in added.items()}
-    differs = np.zeros(grouped.num_rows, bool)
-    for total in sums.values():
-        differs |= mask(pc.not_equal(total, pa.scalar(0, total.type)))
-    return pa.table([*(grouped[name] for name in keys), *sums.values()], names=names).filter(pa.array(differs))
+    earlier = pa.table([pc.negate(before[name]) if name in added else before[name] for name in names], names=names)
+    sums = summed(pa.concat_tables([now.select(names), earlier]), keys, added)
+    differs = np.zeros(sums.num_rows, bool)
+    for name, kind in added.items():
+        differs |= mask(pc.not_equal(sums[name], pa.scalar(0, kind)))
+    return sums.filter(pa.array(differs))
