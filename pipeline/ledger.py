@@ -146,7 +146,7 @@ class Ledger:
     def try_out(self) -> None:
         """Note a run and take it back. Raises StoreUnavailable when nothing can be noted."""
         with self._errors(), self._engine.connect() as connection:
-            values = {"run_id": uuid4().hex, "command": "doctor", "started_at": ""}
+            values = {"run_id": new_run_id(), "command": "doctor", "started_at": ""}
             connection.execute(sa.insert(_RUNS).values(**values))
             connection.rollback()
 
@@ -283,9 +283,8 @@ class Ledger:
     def remember_told(self, states: Mapping[str, str]) -> None:
         with self._errors(), self._engine.begin() as connection:
             for subject, state in states.items():
-                same = _TOLD.c.subject == subject
-                if connection.execute(sa.update(_TOLD).where(same).values(state=state)).rowcount == 0:
-                    connection.execute(sa.insert(_TOLD).values(subject=subject, state=state))
+                told = _upsert(connection, _TOLD).values(subject=subject, state=state)
+                connection.execute(told.on_conflict_do_update(index_elements=["subject"], set_={"state": state}))
 
     def close(self) -> None:
         self._opened.dispose()
