@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any
 
 from pipeline import landing
@@ -33,14 +33,14 @@ class Portion:
         return f"{self.asks[0].day} to {self.asks[-1].day}"
 
 
-def missing_days(app: App, project: str, period: Period) -> list[Ask]:
+def missing_asks(app: App, projects: Iterable[str], period: Period) -> list[Ask]:
     """Every day of the period up to today that was never asked for, or was asked for while late rows could still come.
 
     Days inside the lookback that have an answer are left to `nightly`, which asks for them every night.
     """
     lookback_days, today = app.settings.collect.lookback_days, app.clock().date()
     asks = []
-    for source in DAILY_SOURCES:
+    for project, source in product(projects, DAILY_SOURCES):
         asked = landing.last_asked(app.vault, source, project)
         for day in period:
             can_settle = day + timedelta(days=max(1, lookback_days)) <= today

@@ -24,12 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import structlog
 
 from pipeline import auditing, backfilling, billing, copying, landing, provisioning, room_audit, rooms, tables
 from pipeline.alarms import next_runs
 from pipeline.app import App, Done, chosen_projects
-from pipeline.backfilling import missing_days
 from pipeline.building import AFFECTED_DAYS, Builder, Built, Stretch
 from pipeline.checks import as_toml
 from pipeline.collecting import Ask, collect_day
@@ -55,7 +53,6 @@ from pipeline.reports.status import (
 from pipeline.schemas import AUDITS, TABLES
 from pipeline.workers import on_engine
 
-_log = structlog.get_logger()
 _NOT_TRIED = "not tried: given up after the failures before it"
 
 _ASKED_BY_ROOM = (
@@ -272,7 +269,7 @@ def missing_asks(app: App, project: str) -> list[Ask]:
 
 def plan_backfill(app: App, period: Period, *, project: str | None = None) -> Outcome:
     """What a backfill of the period would ask for, and what that costs; nothing is asked."""
-    asks = [ask for name in chosen_projects(app.settings, project) for ask in missing_days(app, name, period)]
+    asks = backfilling.missing_asks(app, chosen_projects(app.settings, project), period)
     outcome = Outcome("backfill plan", details=backfilling.estimate(app, asks))
     outcome.succeeded(len(asks), requests=len(asks))
     return outcome
@@ -285,7 +282,7 @@ def backfill(app: App, period: Period, *, project: str | None = None) -> Outcome
     four weeks are given up without one answer, the rest is not tried.
     """
     outcome = Outcome("backfill")
-    asks = [ask for name in chosen_projects(app.settings, project) for ask in missing_days(app, name, period)]
+    asks = backfilling.missing_asks(app, chosen_projects(app.settings, project), period)
     portions = list(backfilling.portions(asks, period))
     for number, portion in enumerate(portions, start=1):
         collected = _collect(app, portion.asks, f"collect {portion} ({number} of {len(portions)})")
