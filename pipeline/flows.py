@@ -455,17 +455,18 @@ def doctor(app: App, *, probe: bool = False) -> Outcome:
     return outcome
 
 
-def status(app: App, *, with_lateness: bool = True) -> Outcome:
+def status(app: App, *, in_full: bool = True) -> Outcome:
     """What is done, missing, at risk, lost: from the stores; the last good runs: from the ledger.
 
-    Lateness and files that are not listed are read from many days of rows: too much for every quarter of an hour.
+    Lateness and files that are not listed are read from many days of rows, and sizes from the names of all objects: too
+    much for every quarter of an hour, so that what is not wanted `in_full` goes without.
     """
     now = app.clock()
     outcome = Outcome("status")
     tries = app.ledger.tries()
-    late_rows = run_query(app.lake, lateness_sql(now.date())).to_pylist() if with_lateness else []
+    late_rows = run_query(app.lake, lateness_sql(now.date())).to_pylist() if in_full else []
     late = {row["project"]: row for row in late_rows}
-    unlisted = run_query(app.lake, unlisted_sql(now)).to_pylist() if with_lateness else []
+    unlisted = run_query(app.lake, unlisted_sql(now)).to_pylist() if in_full else []
     projects = {}
     for name in chosen_projects(app.settings, None):
         media = copying.plan(app, name)
@@ -487,6 +488,7 @@ def status(app: App, *, with_lateness: bool = True) -> Outcome:
         "stores": {
             name: store_sizes((stored.key, stored.size_bytes) for stored in store.list(""))
             for name, store in (("lake", app.lake), ("vault", app.vault))
+            if in_full
         },
         "last_good_runs": dict(app.ledger.last_good_runs()),
         "next_runs": {name: utc_text(moment) for name, moment in next_runs(app.settings, now).items() if moment},

@@ -74,7 +74,7 @@ def run(
 
 def expose(app: App, exposed: Exposed | None) -> Outcome:
     """Read the stores and the ledger, and give Prometheus what they say; the status that it came from."""
-    status = flows.status(app, with_lateness=False)
+    status = flows.status(app, in_full=False)
     readings = read_metrics(status, app.ledger.run_totals(COUNTS), app.ledger.run_ends())
     if exposed:
         exposed.replace(readings)
