@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote_plus, unquote_plus, urlsplit
+from urllib.parse import SplitResult, quote_plus, unquote_plus, urlsplit
 from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -33,20 +33,23 @@ _SHORTEST_SECRET_PATH = 8
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-def _https_or_loopback(url: str) -> str:
+def _https_or_loopback(url: str) -> SplitResult:
     parts = urlsplit(url)
     if (parts.scheme == "https" and parts.hostname) or (parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS):
-        if parts.username or parts.password:
-            raise ValueError("must not carry credentials; use app_id and app_key")
-        return url.rstrip("/")
+        return parts
     raise ValueError("must start with https:// (http:// only for a loopback address)")
 
 
+def _base_url(url: str) -> str:
+    parts = _https_or_loopback(url)
+    if parts.username or parts.password:
+        raise ValueError("must not carry credentials; use app_id and app_key")
+    return url.rstrip("/")
+
+
 def _secret_url(url: SecretStr) -> SecretStr:
-    parts = urlsplit(url.get_secret_value())
-    is_local = parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS
-    if url.get_secret_value() and not is_local and not (parts.scheme == "https" and parts.hostname):
-        raise ValueError("must start with https:// (http:// only for a loopback address)")
+    if text := url.get_secret_value():
+        _https_or_loopback(text)
     return url
 
 
@@ -140,7 +143,7 @@ class Project(_Section):
     after is named too, which is right either way and twice the bytes. `nightly`: a time of its own, as in `[schedule]`.
     """
 
-    base_url: Annotated[str, AfterValidator(_https_or_loopback)] = "https://api.enablex.io/video/v2"
+    base_url: Annotated[str, AfterValidator(_base_url)] = "https://api.enablex.io/video/v2"
     app_id: str = Field(min_length=1)
     app_key: SecretStr = Field(min_length=1)
     files_user: str = ""
