@@ -21,7 +21,9 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from pipeline.engines import Kind
 from pipeline.errors import ConfigError
+from pipeline.reports.billing import Rounding
 from pipeline.schemas import PERSONAL_COLUMNS
 
 DEFAULT_CONFIG = Path("config/default.toml")
@@ -187,7 +189,7 @@ class Engine(_Section):
     file host's passwords, the key of pseudonyms, and the same lake and vault.
     """
 
-    kind: Literal["threads", "processes", "dask"] = "threads"
+    kind: Kind = "threads"
     processes: int = Field(default=2, ge=1, le=256)
     scheduler: str = ""
 
@@ -211,7 +213,7 @@ class Billing(_Section):
     """How days are cut and minutes are rounded for billing (docs/billing.md)."""
 
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
-    rounding: Literal["connection_up", "exact", "vendor"] = "connection_up"
+    rounding: Rounding = "connection_up"
 
 
 class Privacy(_Section):
