@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.store.base import Conditions
-from pipeline.store.s3_upload import CONFLICT, UNKNOWN_OPTION, error_code
+from pipeline.store.s3_upload import CONFLICT, UNKNOWN_OPTION, content_md5, error_code, md5_of
 
 if TYPE_CHECKING:
     from pipeline.store.s3 import S3Store
@@ -23,7 +21,7 @@ def try_conditions(store: S3Store, key: str, content: bytes) -> Conditions:
 
 
 def _heeds_put(store: S3Store, key: str, content: bytes) -> bool:
-    put = {**store.place(key), "Body": content, "ContentMD5": _content_md5(content)}
+    put = {**store.place(key), "Body": content, "ContentMD5": content_md5(md5_of(content))}
     return _is_refused(store, key, lambda: store.client.put_object(**put, IfNoneMatch="*"))
 
 
@@ -33,7 +31,7 @@ def _heeds_parts(store: S3Store, key: str, content: bytes) -> bool:
         upload = {**place, "UploadId": client.create_multipart_upload(**place)["UploadId"]}
     try:
         with store.errors(key):
-            part = client.upload_part(**upload, PartNumber=1, Body=content, ContentMD5=_content_md5(content))
+            part = client.upload_part(**upload, PartNumber=1, Body=content, ContentMD5=content_md5(md5_of(content)))
         parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
         complete = client.complete_multipart_upload
         return _is_refused(store, key, lambda: complete(**upload, MultipartUpload=parts, IfNoneMatch="*"))
@@ -52,7 +50,3 @@ def _is_refused(store: S3Store, key: str, write: Callable[[], Any]) -> bool:
     except BotoCoreError as error:
         raise store.told(error, key) from None
     return False
-
-
-def _content_md5(content: bytes) -> str:
-    return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()

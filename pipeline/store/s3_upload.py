@@ -81,7 +81,7 @@ class Parts:
     def etag(self) -> str:
         """The ETag of the object that what was sent makes: the MD5 of the parts' MD5s, and how many; "" if unknown."""
         digests = [bytes.fromhex(part.md5) for part in self.parts if part.md5]
-        return f"{_md5(b''.join(digests)).hexdigest()}-{len(digests)}" if len(digests) == len(self.parts) else ""
+        return f"{md5_of(b''.join(digests)).hexdigest()}-{len(digests)}" if len(digests) == len(self.parts) else ""
 
 
 def label_digest(label: str) -> str:
@@ -203,9 +203,9 @@ class S3Upload:
 
     def _put(self, guards: Mapping[str, str]) -> Written:
         body, client = self._content(), self._store.client
-        md5 = _md5(body)
+        md5 = md5_of(body)
         try:
-            answer = client.put_object(**self._place, Body=body, ContentMD5=_base64(md5), **self._options, **guards)
+            answer = client.put_object(**self._place, Body=body, ContentMD5=content_md5(md5), **self._options, **guards)
         except BotoCoreError as error:
             raise self._store.told(error, self._key) from None
         etag = answer["ETag"].strip('"')
@@ -252,11 +252,11 @@ class S3Upload:
     def _confirm(self, part: Part) -> None:
         """Compare the last part that was there already with what comes in its place now; it need not be sent."""
         content = self._content()
-        is_same = part.crc64nvme == crc_text(crc64nvme(content)) or part.etag == _md5(content).hexdigest()
+        is_same = part.crc64nvme == crc_text(crc64nvme(content)) or part.etag == md5_of(content).hexdigest()
         if self._parts is None or len(content) != part.size_bytes or not is_same:
             self._abort()
             raise SourceDiffers(f"{self._store.url}/{self._key}: the source gives other bytes now", key=self._key)
-        self._parts.parts.append(dataclasses.replace(part, md5=_md5(content).hexdigest()))
+        self._parts.parts.append(dataclasses.replace(part, md5=md5_of(content).hexdigest()))
         self._unconfirmed, self._block, self._filled = None, bytearray(), 0
 
     def _settle_sending(self) -> None:
@@ -285,8 +285,10 @@ class S3Upload:
     def _send(self, parts: Parts, number: int, body: bytes | bytearray) -> Part:
         """One part; the server verifies it against its checksum before it says yes."""
         crc = crc_text(crc64nvme(body)) if parts.states_crc else None
-        md5 = None if parts.states_crc else _md5(body)
-        check = {"ContentMD5": _base64(md5)} if md5 else {"ChecksumAlgorithm": "CRC64NVME", "ChecksumCRC64NVME": crc}
+        md5 = None if parts.states_crc else md5_of(body)
+        check = (
+            {"ContentMD5": content_md5(md5)} if md5 else {"ChecksumAlgorithm": "CRC64NVME", "ChecksumCRC64NVME": crc}
+        )
         _log.debug("part.sending", key=self._key, part=number, size_bytes=len(body))
         with self._store.errors(self._key):
             answer = self._store.client.upload_part(
@@ -421,9 +423,10 @@ def error_code(error: ClientError | BotoCoreError) -> str:
     return str(error.response["Error"].get("Code")) if isinstance(error, ClientError) else ""
 
 
-def _md5(content: bytes | bytearray) -> Any:
+def md5_of(content: bytes | bytearray) -> Any:
     return hashlib.md5(content, usedforsecurity=False)
 
 
-def _base64(md5: Any) -> str:
+def content_md5(md5: Any) -> str:
+    """As S3 wants it in the header Content-MD5."""
     return base64.b64encode(md5.digest()).decode()
