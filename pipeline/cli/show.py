@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.model import Outcome
+from pipeline.normalise.usage import STORED
 
 _UNATTENDED_WIDTH = 160
 """Output into a file or pipe is not wrapped at 80 columns: names and hashes must stay in one piece."""
@@ -150,7 +151,7 @@ def _project_lines(project: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     may_change = f" ({_days_text(days['provisional'])})" if days["provisional"] else ""
     provisional, missing = len(days["provisional"]), len(days["missing"])
     yield "days", f"{since}{days['settled']} settled, {provisional} may still change{may_change}, {missing} missing"
-    stored = [media.get(state, {"files": 0, "bytes": 0}) for state in ("stored", "unreadable")]
+    stored = [media.get(state, {"files": 0, "bytes": 0}) for state in STORED]
     parts = [f"{sum(part['files'] for part in stored):,} stored ({bytes_text(sum(part['bytes'] for part in stored))})"]
     parts += [f"{project['waiting']} waiting", f"{project['at_risk']} at risk"]
     parts += [f"{media.get('lost', {'files': 0})['files']} lost"]

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pipeline.model import Outcome
+from pipeline.normalise.usage import STORED
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,6 @@ COUNTS = tuple(metric.count for metric in _COUNTED if metric.count)
 
 METRICS = (FILES, BYTES, AT_RISK, DEADLINE, DAYS, GOOD_RUN, OBSERVED, RUNS, *_COUNTED)
 
-_STORED = ("stored", "unreadable")
-
 
 def read_metrics(
     status: Outcome, totals: Mapping[str, Mapping[str, int]], ends: Mapping[tuple[str, int | None], int]
@@ -98,8 +97,8 @@ def read_metrics(
     for name, project in projects.items():
         for labels, files in _files(name, project):
             values[FILES][labels] = files
-        values[BYTES][name,] = sum(project["media"].get(state, {"bytes": 0})["bytes"] for state in _STORED)
-        values[AT_RISK][name,] = sum(file["project"] == name for file in status.at_risk)
+        values[BYTES][name,] = sum(project["media"].get(state, {"bytes": 0})["bytes"] for state in STORED)
+        values[AT_RISK][name,] = project["at_risk"]
         if project["next_deadline"]:
             values[DEADLINE][name,] = _seconds(project["next_deadline"])
         days = project["days"]
@@ -119,7 +118,7 @@ def read_metrics(
 def _files(name: str, project: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], int]]:
     """Files by state: `waiting` from the newest listings, the others from table `media`."""
     yield (name, "waiting"), project["waiting"]
-    for state in (*_STORED, "lost"):
+    for state in (*STORED, "lost"):
         yield (name, state), project["media"].get(state, {"files": 0})["files"]
 
 
