@@ -25,6 +25,7 @@ from pipeline.cli.commands import run_command
 from pipeline.settings import Settings, load
 from pipeline.simulator.server import Simulator
 from pipeline.simulator.world import SimFile, World
+from tests.environ import clean_environ
 from tests.servers.ceph import ceph_server
 from tests.servers.children import NotInstalled
 from tests.servers.localstack import localstack_server
@@ -118,10 +119,6 @@ class Site:
 
     def downloads(self) -> int:
         return sum(request.host != "api" and request.method == "GET" for request in self.simulator.requests)
-
-
-def clean_environ() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("POSTROOM_")}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.cli.commands import cli, run_command
 from pipeline.schemas import TABLES, document_tables
-from tests.conftest import clean_environ
+from tests.environ import clean_environ
 
 ROOT = Path(__file__).parent.parent
 

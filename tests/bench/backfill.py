@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.records import DAY, records
+from tests.environ import clean_environ
 from tests.servers.dask import dask_cluster
 
 _LAST = date(2026, 11, 20)
@@ -88,9 +89,8 @@ def backfill(config: Path, days: int) -> dict[str, float]:
     first = _LAST - timedelta(days=days - 1)
     command = [sys.executable, "-m", "pipeline", "--config", str(config), "--now", _NOW.isoformat(), "--json"]
     command += ["backfill", "--from", str(first), "--to", str(_LAST)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("POSTROOM_")}
     started = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as said, subprocess.Popen(command, stdout=said, env=environment) as process:
+    with tempfile.TemporaryFile("w+") as said, subprocess.Popen(command, stdout=said, env=clean_environ()) as process:
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)

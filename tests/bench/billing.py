@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -22,11 +21,10 @@ import pyarrow.compute as pc
 
 from pipeline.model import Period
 from pipeline.schemas import BILLED, SESSIONS
-from pipeline.store import LocalStore, ObjectStore
+from pipeline.store import ObjectStore
 from pipeline.tables import DayFile, read_arrow, replace_day
-from tests.bench.lake import make_lake
+from tests.bench.lake import MONTH, lake_environ, month_lake
 
-DAYS = Period(date(2026, 11, 1), date(2026, 11, 30))
 _BAR_S, _BAR_MIB = 20.0, 1000
 _OF_ROOM = ("room_id", "room_name", "owner_ref", "billing_code")
 
@@ -60,11 +58,8 @@ def add_sessions(lake: ObjectStore, day: date) -> None:
 
 def export(folder: Path) -> tuple[float, dict[str, Any]]:
     """Seconds and outcome of the whole command in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("POSTROOM_")}
-    environment |= {
-        "POSTROOM_LAKE__URL": f"file:{folder}/lake",
-        "POSTROOM_VAULT__URL": f"file:{folder}/vault",
-        "POSTROOM_LEDGER__URL": f"sqlite:///{folder}/ledger.db",
+    environment = {
+        **lake_environ(folder),
         "POSTROOM_PROJECTS__ACME__APP_ID": "bench",
         "POSTROOM_PROJECTS__ACME__APP_KEY": "bench",
     }
@@ -80,11 +75,8 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("tests.bench.billing", description="A month of CDRs as a billing export.")
     parser.add_argument("--rows", type=int, default=10_000_000)
     given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="postroom-bench-") as place:
-        folder = Path(place)
-        lake = LocalStore(folder / "lake")
-        make_lake(lake, DAYS, given.rows)
-        for day in DAYS:
+    with month_lake(given.rows) as (folder, lake):
+        for day in MONTH:
             add_sessions(lake, day)
         took_s, outcome = export(folder)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,8 +15,9 @@ import pyarrow.compute as pc
 
 from pipeline.model import Period
 from pipeline.schemas import BILLED, CDR, MONEY, TIME
-from pipeline.store import ObjectStore
+from pipeline.store import LocalStore, ObjectStore
 from pipeline.tables import DayFile, replace_day
+from tests.environ import clean_environ
 
 OWNERS = 97
 BILLING_CODES = 31
@@ -27,6 +30,28 @@ _STAY_S = (60, 5400)
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 _AGENTS = pa.array(["okhttp/3.5.0", "Mozilla/5.0 (X11; Linux x86_64; rv:131.0) Gecko/20100101 Firefox/131.0"])
 _ROLES = pa.array(["moderator", "participant", "viewer"])
+
+
+MONTH = Period(date(2026, 11, 1), date(2026, 11, 30))
+
+
+@contextmanager
+def month_lake(rows: int) -> Iterator[tuple[Path, LocalStore]]:
+    """A folder for a while, and in it a lake with so many rows of `cdr` in `MONTH`."""
+    with tempfile.TemporaryDirectory(prefix="postroom-bench-") as place:
+        lake = LocalStore(Path(place) / "lake")
+        make_lake(lake, MONTH, rows)
+        yield Path(place), lake
+
+
+def lake_environ(folder: Path) -> dict[str, str]:
+    """The environment of a command that works on the stores in a folder."""
+    return {
+        **clean_environ(),
+        "POSTROOM_LAKE__URL": f"file:{folder}/lake",
+        "POSTROOM_VAULT__URL": f"file:{folder}/vault",
+        "POSTROOM_LEDGER__URL": f"sqlite:///{folder}/ledger.db",
+    }
 
 
 def make_lake(lake: ObjectStore, days: Period, rows: int, *, project: str = "acme", seed: int = 7) -> None:

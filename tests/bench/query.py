@@ -9,18 +9,13 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from statistics import median
 
-from pipeline.model import Period
 from pipeline.query import run_query
-from pipeline.store import LocalStore
-from tests.bench.lake import make_lake
+from tests.bench.lake import lake_environ, month_lake
 
-DAYS = Period(date(2026, 11, 1), date(2026, 11, 30))
 USAGE = """
 SELECT owner_ref, count(*) AS connections, sum(participant_min) AS participant_min
 FROM cdr WHERE day BETWEEN DATE '2026-11-01' AND DATE '2026-11-30' GROUP BY owner_ref ORDER BY participant_min DESC
@@ -31,10 +26,8 @@ _BAR_S = 1.0
 
 def command(folder: Path, sql: str) -> None:
     """The whole command, from starting Python to the last printed row."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("POSTROOM_")}
-    environment["POSTROOM_LAKE__URL"] = f"file:{folder}/lake"
-    environment["POSTROOM_LEDGER__URL"] = f"sqlite:///{folder}/ledger.db"
-    subprocess.run([sys.executable, "-m", "pipeline", "query", sql], env=environment, check=True, capture_output=True)
+    words = [sys.executable, "-m", "pipeline", "query", sql]
+    subprocess.run(words, env=lake_environ(folder), check=True, capture_output=True)
 
 
 def main(arguments: list[str]) -> int:
@@ -42,10 +35,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="postroom-bench-") as place:
-        folder = Path(place)
-        lake = LocalStore(folder / "lake")
-        make_lake(lake, DAYS, given.rows)
+    with month_lake(given.rows) as (folder, lake):
         took: dict[str, list[tuple[float, float]]] = {}
         for _ in range(given.rounds):
             for label, work in (

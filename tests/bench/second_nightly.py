@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 
 from pipeline.simulator.server import Simulator
 from pipeline.simulator.world import World
+from tests.environ import clean_environ
 
 _NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 
@@ -35,9 +35,8 @@ def nightly(config: Path) -> tuple[float, dict[str, Any]]:
         "--json",
         "nightly",
     ]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("POSTROOM_")}
     started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean_environ())
     return time.perf_counter() - started, json.loads(done.stdout)["counts"]
 
 

@@ -24,7 +24,8 @@ from pipeline.app import open_app
 from pipeline.errors import Stopped
 from pipeline.ledger import Ledger
 from pipeline.simulator.world import World
-from tests.conftest import NOW, Site, clean_environ
+from tests.conftest import NOW, Site
+from tests.environ import clean_environ
 from tests.flows.test_copy_media import WORLD, stored_digests
 from tests.servers.postgres import PostgresServer
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.simulator.world import World
-from tests.conftest import NOW, Site, clean_environ
+from tests.conftest import NOW, Site
+from tests.environ import clean_environ
 
 IS_SOAK = "SOAK_TIMES" in os.environ
 SHARES = [share / 50 for share in range(50)] if IS_SOAK else [0.0, 0.15, 0.45, 0.75, 0.99]

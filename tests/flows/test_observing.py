@@ -23,7 +23,8 @@ from pipeline.errors import StoreUnavailable
 from pipeline.exposition import Exposed
 from pipeline.log import MASK
 from pipeline.model import Outcome
-from tests.conftest import NOW, Site, clean_environ
+from tests.conftest import NOW, Site
+from tests.environ import clean_environ
 from tests.promtool import check_metrics
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

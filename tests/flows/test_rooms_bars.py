@@ -30,7 +30,8 @@ from pipeline import flows, retry
 from pipeline.app import App, open_app
 from pipeline.simulator.server import RequestSeen, Simulator
 from pipeline.simulator.world import World
-from tests.conftest import NOW, Site, clean_environ
+from tests.conftest import NOW, Site
+from tests.environ import clean_environ
 
 TIMES = int(os.environ.get("SOAK_TIMES", "1"))
 BEGIN = (NOW - timedelta(days=1)).date()

@@ -25,7 +25,8 @@ from pipeline.simulator import media
 from pipeline.simulator.delivery import delivered_files
 from pipeline.simulator.world import SimFile, World
 from pipeline.store import MIB
-from tests.conftest import NOW, Site, clean_environ
+from tests.conftest import NOW, Site
+from tests.environ import clean_environ
 from tests.flows.buckets import in_buckets
 from tests.flows.test_copies_again import digests, entries
 from tests.flows.test_copy_media import WORLD
