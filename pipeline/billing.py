@@ -415,15 +415,12 @@ def _write(numbered: Series, controls: Controls, contents: dict[str, Callable[[]
 
     Raises StoreUnavailable when somebody else made the next revision meanwhile.
     """
-    for name, content in contents.items():
-        tally = Tally()
-        for chunk in content():
-            tally.feed(chunk)
-        controls.files[name] = WrittenFile(tally.size_bytes, tally.sha256)
     while True:
         try:
             for name, content in contents.items():
-                numbered.lake.put_new(numbered.key(controls.revision, name), content())
+                tally = Tally()
+                numbered.lake.put_new(numbered.key(controls.revision, name), _tallied(content(), tally))
+                controls.files[name] = WrittenFile(tally.size_bytes, tally.sha256)
             encoded = msgspec.json.encode(controls, enc_hook=str)
             numbered.lake.put_new(numbered.key(controls.revision, CONTROLS), msgspec.json.format(encoded, indent=1))
         except ObjectDiffers as error:
@@ -435,6 +432,12 @@ def _write(numbered: Series, controls: Controls, contents: dict[str, Callable[[]
             controls.revision += 1
         else:
             return controls
+
+
+def _tallied(chunks: Iterator[bytes], tally: Tally) -> Iterator[bytes]:
+    for chunk in chunks:
+        tally.feed(chunk)
+        yield chunk
 
 
 _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from collections import Counter, defaultdict
@@ -238,9 +239,14 @@ def test_what_was_collected_must_be_built(nights: Nights) -> None:
 
 
 def test_a_killed_export_leaves_nothing_that_counts(nights: Nights) -> None:
-    """Files without controls are no revision: the same export goes on under its number, another under the next."""
+    """Controls name every file with its SHA-256; files without them are no revision: the same export goes on under its
+    number, another under the next."""
     site = nights.site(MID)
     export(site, MID)
+    controls = json.loads((folder(site, 1) / "controls.json").read_bytes())
+    written = {name: (folder(site, 1) / name).read_bytes() for name in FILES - {"controls.json"}}
+    told = {name: {"size_bytes": len(one), "sha256": hashlib.sha256(one).hexdigest()} for name, one in written.items()}
+    assert controls["files"] == told
     (folder(site, 1) / "controls.json").unlink()
     whole = export(site, MID)
     assert (whole.details["revision"], whole.details["is_new"]) == (1, True)
