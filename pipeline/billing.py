@@ -356,7 +356,7 @@ def _inputs(lake: ObjectStore, project: str, month: BillingMonth) -> dict[str, s
 
 def _settings(app: App) -> dict[str, Any]:
     """The settings that bear on an export."""
-    told: dict[str, Any] = app.settings.billing.model_dump(mode="json")
+    told: dict[str, Any] = app.settings.billing.model_dump(mode="json", exclude={"prices"})
     return {**told, "lookback_days": app.settings.collect.lookback_days}
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import SplitResult, quote_plus, unquote_plus, urlsplit
 from zoneinfo import available_timezones
 
@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from pipeline.engines import Kind
 from pipeline.errors import ConfigError
+from pipeline.prices import Prices
 from pipeline.reports.billing import Rounding
 from pipeline.schemas import PERSONAL_COLUMNS
 
@@ -210,10 +211,11 @@ class Ledger(_Section):
 
 
 class Billing(_Section):
-    """How days are cut and minutes are rounded for billing (docs/billing.md)."""
+    """How days are cut, minutes are rounded and units are priced for billing (docs/billing.md)."""
 
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
     rounding: Rounding = "connection_up"
+    prices: Prices = Prices()
 
 
 class Privacy(_Section):
@@ -362,6 +364,11 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
         raise ConfigError(
             "privacy.key: needed to pseudonymise; set POSTROOM_PRIVACY__KEY or POSTROOM_PRIVACY__KEY_FILE"
         )
+    for unit, prices in settings.billing.prices.lists():
+        for price in prices:
+            if price.project is not None and price.project not in settings.projects:
+                known = ", ".join(settings.projects) or "none"
+                raise ConfigError(f"billing.prices.{unit}: no project {price.project}; projects here: {known}")
     if settings.media.adopt and not settings.vault.url.startswith("s3:"):
         raise ConfigError(
             f"media.adopt: files are copied inside S3, but the vault is {settings.vault.url}; use an s3:// vault"
@@ -433,10 +440,18 @@ def _check_known(values: Mapping[str, Any], origins: Mapping[str, str], model: t
                 if not isinstance(project, Mapping):
                     raise ConfigError(f"projects.{name}: must be a table: [projects.{name}]")
                 _check_known(project, origins, Project, f"projects.{name}.")
-        elif isinstance(value, Mapping):
-            section = model.model_fields[key].annotation
+        else:
+            inside = model.model_fields[key].annotation
+            section = get_args(inside)[0] if get_args(inside) else inside
             if isinstance(section, type) and issubclass(section, BaseModel):
-                _check_known(value, origins, section, f"{dotted}.")
+                for one in value if isinstance(value, list) else [value]:
+                    if isinstance(one, Mapping):
+                        _check_known(one, {**origins, **_origins_inside(one, dotted, origins)}, section, f"{dotted}.")
+
+
+def _origins_inside(values: Mapping[str, Any], dotted: str, origins: Mapping[str, str]) -> dict[str, str]:
+    """A table in a list has no dotted keys of its own: it stands where its list stands."""
+    return {f"{dotted}.{key}": origins.get(f"{dotted}.{key}", origins.get(dotted, "settings")) for key in values}
 
 
 def _unknown(dotted: str, origin: str, known: Mapping[str, Any]) -> str:
@@ -452,7 +467,8 @@ def _first_problem(error: ValidationError, origins: Mapping[str, str]) -> str:
         variable = _PREFIX + dotted.replace(".", "__").upper()
         message = f"{dotted}: missing; set it in the settings file or as {variable}"
     else:
-        origin = origins.get(dotted, origins.get(dotted.rsplit(".", 1)[0], "settings"))
+        branches = [dotted.rsplit(".", up)[0] for up in range(dotted.count(".") + 1)]
+        origin = next((origins[branch] for branch in branches if branch in origins), "settings")
         message = f"{dotted} ({origin}): {problems[0]['msg'].removeprefix('Value error, ')}"
     return message if len(problems) == 1 else f"{message} (and {len(problems) - 1} more)"
 
@@ -494,7 +510,9 @@ def _shown(value: object) -> str:
     if isinstance(value, SecretStr):
         return "********" if value.get_secret_value() else "(not set)"
     if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "(none)"
+        return ", ".join(map(_shown, value)) or "(none)"
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {_shown(one)}' for key, one in value.items() if one not in (None, ()))} }}"
     if value is None:
         return "(not set)"
     return mask_url(str(value))

@@ -17,6 +17,7 @@ ROWS = {
         "enablex.room_calls",
         "enablex.wire",
         "normalise.*",
+        "prices",
         "media.audit",
         "media.content",
         "media.manifest",

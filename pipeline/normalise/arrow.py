@@ -42,6 +42,12 @@ def decimals(units: np.ndarray, column_type: pa.Decimal128Type) -> pa.Array:
     return pa.Array.from_buffers(column_type, len(units), [None, pa.py_buffer(words)])
 
 
+def unscaled(column: Column) -> np.ndarray:
+    """The inverse of `decimals`: decimals without nulls as whole numbers of their type's smallest unit."""
+    units: np.ndarray = pc.multiply(column, pa.scalar(10**column.type.scale)).cast(COUNT).to_numpy()
+    return units
+
+
 def per_million(numbers: Column) -> Column:
     """Measured numbers in whole millionths, so that their sums are exact."""
     return pc.cast(pc.round(pc.multiply(numbers, 1e6)), COUNT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import quote_plus
 
@@ -127,6 +128,18 @@ def test_a_project_may_come_from_the_environment_alone() -> None:
     assert (project.since, project.file_hosts) == (date(2026, 1, 1), ("files.example",))
 
 
+@pytest.mark.parametrize("text", ["0.004", '"0.004"', '{ price = "0.004" }', "[{ price = 0.004 }]"])
+def test_a_price_is_what_was_written(write: Write, text: str) -> None:
+    """A number, a text, a table or a list of tables: the decimal is the one in the file, and shows as it stands."""
+    path = write(f'[billing.prices]\ncurrency = "USD"\nparticipant_min = {text}\n')
+    loaded = load(path, {})
+    (price,) = loaded.settings.billing.prices.participant_min
+    assert price.price == Decimal("0.004")
+    assert shown(loaded)["billing.prices.participant_min"] == ("{ price = 0.004 }", str(path))
+    variable = {"POSTROOM_BILLING__PRICES__CURRENCY": "USD", "POSTROOM_BILLING__PRICES__PARTICIPANT_MIN": "0.004"}
+    assert load(None, variable).settings.billing.prices == loaded.settings.billing.prices
+
+
 # --- what is refused ---
 
 
@@ -153,6 +166,23 @@ def test_a_project_may_come_from_the_environment_alone() -> None:
         ('[projects.acme]\napp_id = "1"\napp_key = ""\n', "projects.acme.app_key (FILE): "),
         ('[privacy]\npseudonymise = ["room_id"]\n', '"room_id" is not a personal column; those are user_ref'),
         ('[privacy]\npseudonymise = ["user_name"]\n', "privacy.key: needed to pseudonymise; set POSTROOM_PRIVACY__KEY"),
+        (
+            '[billing.prices]\nparticipant_min = "0.004"\n',
+            'billing.prices (FILE): prices need a currency, such as currency = "USD"',
+        ),
+        (
+            '[billing.prices]\ncurrency = "USD"\n[[billing.prices.sip_min]]\nprice = 1\nvalid_form = 2026-01-01\n',
+            'billing.prices.sip_min.valid_form (FILE): unknown setting; did you mean "valid_from"?',
+        ),
+        (
+            '[billing.prices]\ncurrency = "USD"\nsip_min = [{price = 1}, {price = 2, valid_from = 2026-01-01}]\n',
+            "billing.prices.sip_min (FILE): two prices of all projects are valid on 2026-01-01",
+        ),
+        (
+            f'{PROJECT}[billing.prices]\ncurrency = "USD"\nsip_min = {{project = "acm", price = 1}}\n',
+            "billing.prices.sip_min: no project acm; projects here: acme",
+        ),
+        ('[billing.prices]\ncurrency = "usd"\n', "billing.prices.currency (FILE): must be the three letters"),
         ("[collect\n", "FILE: cannot be read as TOML"),
         ("collect = 3\n", "collect (FILE): "),
     ],
