@@ -27,6 +27,7 @@ from pipeline.building import Builder
 from pipeline.errors import FixityError, ObjectDiffers, PipelineError, StoreUnavailable
 from pipeline.model import DAILY_SOURCES, Period
 from pipeline.normalise.arrow import mask
+from pipeline.prices import AMOUNTS, priced, prices_differ
 from pipeline.reports import billing, corrections
 from pipeline.reports.billing import ITEMS, LINES, MEASURES
 from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
@@ -36,6 +37,8 @@ from pipeline.scratch import scratch_errors, scratch_folder
 from pipeline.store.base import READ_BYTES, ObjectStore, Tally, read_bytes
 
 CONTROLS, ITEMS_FILE, USAGE = "controls.json", "items.parquet", "usage.parquet"
+PRICES = "prices"
+"""Of the settings that controls tell; not there when nothing has a price."""
 _TABLES_READ = ("cdr", "sessions", "media", "rejects")
 _BATCH_ROWS = 256 * 1024
 """Of `cdr` in memory at once: about 100 MB with what is made of them."""
@@ -59,7 +62,7 @@ class Controls(msgspec.Struct, kw_only=True):
     is_provisional: bool
     unsettled: dict[str, dict[str, list[date]]]
     settings: dict[str, Any]
-    known_until: datetime | None
+    known_until: dict[str, datetime | None]
     hops: dict[str, dict[str, dict[str, Any]]]
     corrections: dict[str, int]
     inputs: dict[str, dict[str, str]]
@@ -161,7 +164,7 @@ def export_month(
     numbered = Series(app.lake, month, series)
     previous = numbered.last()
     inputs = {project: _inputs(app.lake, project, month) for project in projects}
-    settings, is_provisional = _settings(app), bool(unsettled)
+    settings, is_provisional = _settings(app, projects, month), bool(unsettled)
     if previous and (previous.inputs, previous.settings, previous.unsettled) == (inputs, settings, unsettled):
         return Export(previous, is_new=False)
     with scratch_folder() as folder:
@@ -169,11 +172,13 @@ def export_month(
         if inputs != {project: _inputs(app.lake, project, month) for project in projects}:
             raise StoreUnavailable("tables were built again while the export read them; run it again")
         lines = billing.lines_of(pa.concat_tables([LINES.empty_table(), *(one.lines for one in counted)]))
+        if PRICES in settings:
+            lines = priced(lines, app.settings.billing.prices, month)
         usage = billing.marked(lines, is_provisional=is_provisional)
         if previous and usage.equals(numbered.lines(previous.revision)):
             return Export(previous, is_new=False)
         owners = billing.summary(lines)
-        corrected = _corrections(numbered, previous, lines, [one.path for one in counted])
+        corrected = _corrections(numbered, previous, lines, [one.path for one in counted], settings)
         controls = Controls(
             month=str(month),
             projects=projects,
@@ -182,7 +187,7 @@ def export_month(
             is_provisional=is_provisional,
             unsettled=unsettled,
             settings=settings,
-            known_until=max((one.known_until for one in counted if one.known_until), default=None),
+            known_until={one.project: one.known_until for one in counted},
             hops={one.project: _hops(one, lines, owners) for one in counted},
             corrections={cause["values"]: cause["counts"] for cause in corrected["cause"].value_counts().to_pylist()},
             inputs=inputs,
@@ -354,29 +359,35 @@ def _inputs(lake: ObjectStore, project: str, month: BillingMonth) -> dict[str, s
     return digests
 
 
-def _settings(app: App) -> dict[str, Any]:
-    """The settings that bear on an export."""
-    told: dict[str, Any] = app.settings.billing.model_dump(mode="json", exclude={"prices"})
-    return {**told, "lookback_days": app.settings.collect.lookback_days}
+def _settings(app: App, projects: list[str], month: BillingMonth) -> dict[str, Any]:
+    """The settings that bear on an export; of prices those that are in force in the month, if there are any."""
+    told: dict[str, Any] = app.settings.billing.model_dump(mode="json", exclude={PRICES})
+    prices = app.settings.billing.prices.in_month(projects, month)
+    return {**told, "lookback_days": app.settings.collect.lookback_days, **({PRICES: prices} if prices else {})}
 
 
 # --- comparing and writing ----------------------------------------------------------------------------------------
 
 
-def _corrections(numbered: Series, previous: Controls | None, lines: pa.Table, now: list[Path]) -> pa.Table:
-    """Signed differences to the previous revision, by item; none when there is no previous one."""
+def _corrections(
+    numbered: Series, previous: Controls | None, lines: pa.Table, now: list[Path], settings: dict[str, Any]
+) -> pa.Table:
+    """Signed differences to the previous revision, by item, and of amounts; none when there is no previous one."""
     if previous is None:
-        return corrections.CORRECTIONS.empty_table()
-    differing = billing.key_text(corrections.line_differences(numbered.lines(previous.revision), lines))
+        return corrections.with_amounts(corrections.CORRECTIONS.empty_table(), lines, lines, ())
+    lines_before = numbered.lines(previous.revision)
+    differing = billing.key_text(corrections.line_differences(lines_before, lines))
     before = [_of_lines(items, differing) for items in numbered.items(previous.revision)]
     after = []
     for path in now:
         with path.open("rb") as stream:
             after += [_of_lines(items, differing) for items in _batches(stream, ITEMS.names)]
     empty = ITEMS.empty_table()
-    return corrections.item_corrections(
+    corrected = corrections.item_corrections(
         pa.concat_tables([empty, *before]), pa.concat_tables([empty, *after]), previous.known_until
     )
+    repriced = prices_differ(previous.settings.get(PRICES, {}), settings.get(PRICES, {}))
+    return corrections.with_amounts(corrected, lines_before, lines, repriced)
 
 
 def _of_lines(items: pa.Table, keys: pa.Array) -> pa.Table:
@@ -397,7 +408,7 @@ def _hops(counted: Counted, lines: pa.Table, owners: pa.Table) -> dict[str, dict
         },
         "items": counted.items,
         **{
-            name: {"rows": rows.num_rows, **billing.totals(rows)}
+            name: {"rows": rows.num_rows, **billing.totals(rows, (*MEASURES, *AMOUNTS))}
             for name, rows in zip(("lines", "summary"), of_project, strict=True)
         },
     }
@@ -406,7 +417,8 @@ def _hops(counted: Counted, lines: pa.Table, owners: pa.Table) -> dict[str, dict
 def _require_balance(controls: Controls) -> None:
     for project, hops in controls.hops.items():
         sums = [{name: hops[hop][name] for name in MEASURES} for hop in ("items", "lines", "summary")]
-        if any(one != sums[0] for one in sums):
+        amounts = [{name: hops[hop].get(name) for name in AMOUNTS} for hop in ("lines", "summary")]
+        if any(one != sums[0] for one in sums) or amounts[0] != amounts[1]:
             raise PipelineError(f"{project} {controls.month}: the sums of items, lines and summary differ; report it")
 
 

@@ -191,6 +191,14 @@ class Prices(_Words):
         return {"currency": self.currency, "decimals": self.decimals, "projects": told}
 
 
+def prices_differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+    """The projects whose prices in force are others now; both as `Prices.in_month` tells them."""
+    projects: set[str] = {*before.get("projects", ()), *now.get("projects", ())}
+    if any(before.get(name) != now.get(name) for name in ("currency", "decimals")):
+        return projects
+    return {name for name in projects if before["projects"].get(name) != now["projects"].get(name)}
+
+
 def priced(lines: pa.Table, prices: Prices, month: BillingMonth) -> pa.Table:
     """Lines of a month with columns `AMOUNTS` and `currency`, in order of key; null is what has no price.
 

@@ -63,10 +63,11 @@ def show_export(console: Console, outcome: Outcome) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("project", overflow="fold")
-    for name in MEASURES:
+    names = [*MEASURES, *(["amount"] if any("amount" in sums for sums in told["projects"].values()) else [])]
+    for name in names:
         table.add_column(name.replace("_", " "), justify="right")
     for project, sums in told["projects"].items():
-        table.add_row(Text(project), *(f"{sums[name]:,}" for name in MEASURES))
+        table.add_row(Text(project), *(f"{sums[name]:,}" for name in names))
     console.print(table)
     for project, days in told["unsettled"].items():
         states = ", ".join(f"{len(of_state)} days {state}" for state, of_state in days.items())

@@ -158,9 +158,11 @@ def lines_of(items: pa.Table) -> pa.Table:
 
 
 def summary(lines: pa.Table) -> pa.Table:
-    """Lines per project and owner, in that order."""
-    keys = ["project", "owner_ref"]
-    return summed(lines, keys, MEASURES).sort_by([(name, "ascending") for name in keys])
+    """Lines, priced or not, per project and owner, in that order."""
+    keys = [name for name in ("project", "owner_ref", "currency") if name in lines.schema.names]
+    added = {field.name: field.type for field in lines.schema if field.name not in {*LINE_KEY, *keys}}
+    owners = summed(lines, keys, added).sort_by([(name, "ascending") for name in keys])
+    return owners.select([name for name in lines.schema.names if name in owners.schema.names])
 
 
 def totals(rows: pa.Table, columns: Sequence[str] = tuple(MEASURES)) -> dict[str, Any]:

@@ -10,15 +10,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from pipeline import flows
+from pipeline.billing import PRICES
 from pipeline.model import Outcome, Period
+from pipeline.prices import AMOUNTS
 from pipeline.reports.billing import LINE_KEY, MEASURES
 from pipeline.reports.billing_month import billing_month
 from pipeline.simulator.server import Simulator
@@ -46,13 +49,13 @@ class Nights:
     folder: Path
     config: str
 
-    def site(self, now: datetime, **billing: str) -> Site:
+    def site(self, now: datetime, *, prices: str = "", **billing: str) -> Site:
         """A site of its own, with the stores of that night."""
         site = Site(self.simulator, self.folder / f"site-{len(list(self.folder.iterdir()))}")
         site.folder.mkdir()
         lines = "".join(f'{name} = "{value}"\n' for name, value in billing.items())
         text = self.config.replace(str(self.folder / "work"), str(site.folder))
-        site.config.write_text(text.replace("[collect]\n", f"[billing]\n{lines}[collect]\n"))
+        site.config.write_text(text.replace("[collect]\n", f"[billing]\n{lines}{prices}[collect]\n"))
         self.move_on(site, now)
         return site
 
@@ -120,6 +123,22 @@ def assert_true(site: Site, now: datetime, revision: int, month: str = MONTH, **
     assert len(told) > 20
 
 
+def assert_adds_up(site: Site, revision: int) -> list[dict[str, str]]:
+    """The revision before and the corrections are this revision, in every line; gives the corrections."""
+    changes: dict[Key, Counter[str]] = defaultdict(Counter)
+    corrections = read_csv(folder(site, revision) / "corrections.csv")
+    before, after = usage(site, revision - 1), usage(site, revision)
+    names = [name for name in (*MEASURES, *AMOUNTS) if name in corrections[0]]
+    for row in corrections:
+        changes[as_key(row)].update(sums(row, names))
+    for key in before.keys() | after.keys() | changes.keys():
+        total = Counter(sums(before[key], names) if key in before else {})
+        total.update(changes.get(key, {}))
+        expected = sums(after[key], names) if key in after else {}
+        assert {name: value for name, value in total.items() if value} == expected, key
+    return corrections
+
+
 @pytest.mark.parametrize("rounding", ["connection_up", "exact", "vendor"])
 def test_revision_and_corrections_are_the_next_revision(nights: Nights, rounding: str) -> None:
     """Revision 1 + corrections = revision 2, per line and in total; both are true; late and corrected are named."""
@@ -133,17 +152,7 @@ def test_revision_and_corrections_are_the_next_revision(nights: Nights, rounding
     assert (second.details["revision"], second.details["is_provisional"]) == (2, False)
     assert_true(site, SETTLED, 2, rounding=rounding)
 
-    changes: dict[Key, Counter[str]] = defaultdict(Counter)
-    corrections = read_csv(folder(site, 2) / "corrections.csv")
-    for row in corrections:
-        changes[as_key(row)].update(sums(row, list(MEASURES)))
-    before, after = usage(site, 1), usage(site, 2)
-    for key in before.keys() | after.keys() | changes.keys():
-        total = Counter(sums(before[key], list(MEASURES)) if key in before else {})
-        total.update(changes.get(key, {}))
-        expected = sums(after[key], list(MEASURES)) if key in after else {}
-        assert {name: value for name, value in total.items() if value} == expected, key
-
+    corrections = assert_adds_up(site, 2)
     of_month = [
         one
         for project in site.world.projects
@@ -190,6 +199,8 @@ def test_the_sums_are_the_same_at_every_hop(nights: Nights) -> None:
     ]
     assert rejoined
     assert {path.name for path in folder(site, 1, "2026-11").iterdir()} == FILES
+    assert not {*AMOUNTS, "currency"} & {*text[0], *summary[0]}, "without prices there are no amounts"
+    assert PRICES not in controls["settings"]
 
 
 def test_the_same_again_is_no_new_revision(nights: Nights) -> None:
@@ -281,3 +292,110 @@ def test_months_of_other_zones_add_up_to_the_same(nights: Nights) -> None:
                 assert_true(site, SETTLED, 1, month, zone=zone)
     assert totals["UTC"]["connections"] > 1000
     assert totals["UTC"] == totals["Asia/Kolkata"] == totals["America/New_York"]
+
+
+PRICED = """[billing.prices]
+currency = "USD"
+recording_min = "0.0125"
+[[billing.prices.participant_min]]
+tiers = [{ up_to = 500, price = "0.01" }, { price = "0.0037" }]
+[[billing.prices.participant_min]]
+project = "globex"
+price = "0.02"
+"""
+
+
+def cost(project: str, minutes: Decimal) -> Decimal:
+    """What `PRICED` asks for a month's participant minutes."""
+    if project == "globex":
+        return minutes * Decimal("0.02")
+    return min(minutes, Decimal(500)) * Decimal("0.01") + max(minutes - 500, Decimal(0)) * Decimal("0.0037")
+
+
+def test_amounts_are_true_and_are_corrected(nights: Nights) -> None:
+    """Lines add up to what the simulator's minutes cost, at any hop; late connections say what they cost; a new price
+    makes a revision whose cause is the price, and one for another month makes none."""
+    site = nights.site(MID, prices=PRICED)
+    export(site, MID)
+    nights.move_on(site, SETTLED)
+    told = site.outcome("billing", "export", "--month", MONTH, now=SETTLED)
+    corrections = assert_adds_up(site, 2)
+    assert any(row["cause"] == "late" and Decimal(row["participant_amount"]) for row in corrections)
+    assert {row["cause"] for row in corrections if row["kind"] == "amount"} == {"apportioned"}
+
+    truth, lines = true_lines(site.world, SETTLED, MONTH), usage(site, 2)
+    summary = read_csv(folder(site, 2) / "summary.csv")
+    for project in site.world.projects:
+        of_project = [line for key, line in truth.items() if key[0] == project]
+        used, recorded = (
+            sum((line.get(name, Decimal(0)) for line in of_project), Decimal(0))
+            for name in ("participant_min", "recording_min")
+        )
+        assert used > 500, "both tiers are needed"
+        amounts = [(cost(project, used)).quantize(Decimal("0.01"), ROUND_HALF_UP)]
+        amounts += [(recorded * Decimal("0.0125")).quantize(Decimal("0.01"), ROUND_HALF_UP)]
+        assert sum(row["amount"] for key, row in lines.items() if key[0] == project) == sum(amounts)
+        assert sum(Decimal(row["amount"]) for row in summary if row["project"] == project) == sum(amounts)
+        assert Decimal(told["projects"][project]["amount"]) == sum(amounts)
+    assert {row["currency"] for row in [*summary, *corrections]} == {"USD"}
+    assert {row["storage_amount"] for row in lines.values()} == {None}
+
+    controls = json.loads((folder(site, 2) / "controls.json").read_bytes())
+    in_force = controls["settings"][PRICES]["projects"]
+    assert in_force["globex"] == {"participant_min": [{"price": "0.02"}], "recording_min": [{"price": "0.0125"}]}
+    site.config.write_text(site.config.read_text().replace('"0.02"', '"0.03"'))
+    assert export(site, SETTLED).details["corrections"].keys() == {"repriced"}
+    assert {row["project"] for row in assert_adds_up(site, 3)} == {"globex"}
+    later = '[[billing.prices.sip_min]]\nvalid_from = 2026-12-01\nprice = "1"\n'
+    site.config.write_text(site.config.read_text().replace("[collect]\n", f"{later}[collect]\n"))
+    assert not export(site, SETTLED).details["is_new"]
+    site.config.write_text(site.config.read_text().replace("2026-12-01", "2026-10-20"))
+    refused = site.outcome("billing", "export", "--month", MONTH, now=SETTLED)
+    assert "billing.prices.sip_min: acme has no price on 19 days from 2026-10-01" in refused["failed"][0]["error"]
+
+
+SPOILT = date(2026, 10, 29)
+
+
+def test_a_repaired_reject_is_no_late_connection(nights: Nights) -> None:
+    """A record that was collected and could not be read, and now can be, is a correction whose cause is `repaired`."""
+    site = nights.site(SETTLED)
+    pages = [path for path in site.folder.glob("vault/raw/source=cdr/project=acme/*/*") if path.is_file()]
+    whole = {path: path.read_bytes() for path in pages}
+    wanted = spoil_one_record(pages)
+    rebuild(site)
+    export(site, SETTLED)
+    assert json.loads((folder(site, 1) / "controls.json").read_bytes())["hops"]["acme"]["rejects"]["rows"] > 0
+    for path, content in whole.items():
+        path.write_bytes(content)
+    rebuild(site)
+    export(site, SETTLED)
+    corrections = assert_adds_up(site, 2)
+    assert {row["item"]: row["cause"] for row in corrections if row["kind"] == "connection"} == {wanted: "repaired"}
+
+
+def spoil_one_record(paths: list[Path]) -> str:
+    """A record that no other of its session depends on loses its `conf_num` in every reply; gives its `cdr_id`."""
+    wanted = ""
+    for path in sorted(path for path in paths if path.name.endswith(".json.zst")):
+        reply = json.loads(zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes()))
+        sessions = Counter(record["conf_num"] for record in reply["cdr"])
+        for record in reply["cdr"]:
+            is_of_many = sessions[record["conf_num"]] > 3 and record["trans_date"].startswith(str(SPOILT))
+            if record.get("cdr_id") and record["cdr_id"] == (wanted or record["cdr_id"]) and (wanted or is_of_many):
+                wanted = record["cdr_id"]
+                record["conf_num"] = None
+        body = json.dumps(reply).encode()
+        receipt_path = path.with_name(path.name.replace(".json.zst", ".receipt.json"))
+        receipt = json.loads(receipt_path.read_bytes())
+        receipt |= {"size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+        path.write_bytes(zstandard.compress(body))
+        receipt_path.write_text(json.dumps(receipt))
+    return wanted
+
+
+def rebuild(site: Site) -> None:
+    """As after a repair: nothing is known of what the day's tables were built from."""
+    (site.folder / f"lake/builds/project=acme/day={SPOILT}.json").unlink()
+    with site.app(SETTLED) as app:
+        assert flows.build(app, Period(SPOILT, SPOILT), project="acme").ok

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from tests.servers.children import NotInstalled
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 DAY = (NOW - timedelta(days=1)).date()
 PHONE_PX = 390
+SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,23 @@ def test_a_browser_shows_the_page(page: Path, tmp_path: Path) -> None:
     assert 0.01 < blue < 0.5, "the bars are there, in their colour"
     assert browse(page, f"--print-to-pdf={paper}")[1] == []
     assert paper.read_bytes().startswith(b"%PDF")
+
+
+def test_what_is_kept_is_billed_by_the_gigabyte_month(night: Site) -> None:
+    """Bytes in the manifests of the vault, times what is left of the month, are the export's storage, on the day on
+    which the files were stored."""
+    told = night.outcome("billing", "export", "--month", "2026-11", "--provisional")
+    ends_at, month = datetime(2026, 12, 1, tzinfo=UTC), timedelta(days=30)
+    newest = {path.parent: path for path in sorted(night.folder.glob("vault/manifests/*/*/*/*.json"))}
+    files = [file for path in newest.values() for file in json.loads(path.read_bytes())["files"]]
+    sizes = [file["size_bytes"] for file in files if file["state"] != "lost"]
+    kept = [(Decimal(size) * ((ends_at - NOW) // SECOND) / (month // SECOND)).quantize(Decimal(1)) for size in sizes]
+    assert len(kept) > 10
+    assert Decimal(told["projects"]["acme"]["storage_gb_months"]) == sum(kept).scaleb(-9)
+    with (night.folder / "lake" / told["under"] / "usage.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    stored = {row["day"]: Decimal(row["storage_gb_months"]) for row in rows if Decimal(row["storage_gb_months"])}
+    assert stored.keys() == {str(NOW.date())}
 
 
 def cells(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,132 @@
+"""Corrections: the revision before and its corrections are this revision, also in money; each has the right cause."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.prices import AMOUNTS, Price, Prices, Tier, priced, prices_differ
+from pipeline.reports.billing import ITEMS, LINE_KEY, MEASURES, lines_of
+from pipeline.reports.billing_month import billing_month
+from pipeline.reports.corrections import item_corrections, with_amounts
+
+NOVEMBER = billing_month("2026-11", "UTC")
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+EARLIER, LATER = NOON.replace(hour=9), NOON.replace(hour=15)
+FLAT = Prices(currency="USD", participant_min=[Price(price=Decimal("0.007"))], recording_min=[Price(price=Decimal(1))])
+TIERED = Prices(
+    currency="USD",
+    participant_min=[Price(tiers=(Tier(up_to=Decimal(90), price=Decimal("0.013")), Tier(price=Decimal("0.0041"))))],
+)
+FINE = FLAT.model_copy(update={"decimals": 5})
+EUROS = FLAT.model_copy(update={"currency": "EUR"})
+NONE = Prices()
+
+
+def items_of(rows: list[dict[str, Any]]) -> pa.Table:
+    none = {name: Decimal(0) if pa.types.is_decimal(kind) else 0 for name, kind in MEASURES.items()}
+    known = {"kind": "connection", "day": NOVEMBER.first, "first_seen_at": EARLIER, "changed_at": EARLIER}
+    return pa.Table.from_pylist([{**none, **known, "project": "acme", "connections": 1, **row} for row in rows], ITEMS)
+
+
+def lines_at(items: pa.Table, prices: Prices) -> pa.Table:
+    lines = lines_of(items)
+    return priced(lines, prices, NOVEMBER) if prices.in_month(["acme"], NOVEMBER) else lines
+
+
+@st.composite
+def month_items(draw: st.DrawFn) -> pa.Table:
+    """Up to eight connections of two owners on two days; ids repeat from one revision to another."""
+    rows = [
+        {
+            "item": str(number),
+            "owner_ref": draw(st.sampled_from(["north", None])),
+            "day": date(2026, 11, draw(st.integers(1, 2))),
+            "participant_min": Decimal(draw(st.integers(0, 60))),
+            "recording_min": Decimal(draw(st.integers(0, 1))),
+        }
+        for number in sorted(draw(st.sets(st.integers(1, 8))))
+    ]
+    return items_of(rows)
+
+
+def sums(rows: pa.Table) -> Counter[tuple[Any, ...]]:
+    """The sum of each measure by line, and of each amount by line and currency; zeros left out."""
+    return Counter({key: total for key, total in _summed(rows).items() if total})
+
+
+def _summed(rows: pa.Table) -> Counter[tuple[Any, ...]]:
+    found: Counter[tuple[Any, ...]] = Counter()
+    for row in rows.to_pylist():
+        line = tuple(row[name] for name in LINE_KEY)
+        for name in (*MEASURES, *AMOUNTS):
+            whose = (*line, row.get("currency")) if name in AMOUNTS else line
+            found[*whose, name] += row.get(name) or 0
+    return found
+
+
+any_prices = st.sampled_from([NONE, FLAT, TIERED, FINE, EUROS])
+
+
+@settings(max_examples=20)  # each is two exports and their comparison
+@given(month_items(), month_items(), any_prices, any_prices)
+def test_earlier_lines_and_corrections_are_the_new_lines(
+    before: pa.Table, now: pa.Table, prices_before: Prices, prices_now: Prices
+) -> None:
+    """For any connections and prices, before and now: per line and currency they add up exactly; rows of kind `amount`
+    say that prices changed when they did, and not when they did not."""
+    lines_before, lines_now = lines_at(before, prices_before), lines_at(now, prices_now)
+    told = [prices.in_month(["acme"], NOVEMBER) for prices in (prices_before, prices_now)]
+    corrected = item_corrections(before, now, {"acme": NOON})
+    found = with_amounts(corrected, lines_before, lines_now, prices_differ(told[0], told[1]))
+    total = _summed(lines_before)
+    total.update(_summed(found))
+    assert Counter({key: value for key, value in total.items() if value}) == sums(lines_now)
+    assert ("amount" in found.schema.names) == (prices_before != NONE or prices_now != NONE)
+    causes = {row["cause"] for row in found.to_pylist() if row["kind"] == "amount"}
+    assert causes <= {"apportioned" if prices_before == prices_now else "repriced"}
+
+
+def causes(rows: pa.Table) -> Iterator[tuple[str, str, Decimal]]:
+    for row in rows.to_pylist():
+        yield row["item"], row["cause"], row["amount"]
+
+
+def test_a_late_connection_is_told_with_what_it_costs() -> None:
+    """Its row has the amount; no other row is needed, and no other line is touched."""
+    before = [{"item": "1", "participant_min": Decimal(100), "owner_ref": "a"}]
+    late = {"item": "2", "participant_min": Decimal(200), "owner_ref": "b", "first_seen_at": LATER}
+    tables = [items_of(before), items_of([*before, late])]
+    lines = [lines_at(items, FLAT) for items in tables]
+    found = with_amounts(item_corrections(*tables, {"acme": NOON}), *lines, ())
+    assert list(causes(found)) == [("2", "late", Decimal("1.40"))]
+
+
+def test_a_new_price_is_a_cause_of_its_own() -> None:
+    """Nothing but a price changed: one row for each line, with what it costs more, and no connection is named."""
+    items = items_of([{"item": "1", "participant_min": Decimal(100)}])
+    lines = [lines_at(items, prices) for prices in (FLAT, TIERED)]
+    found = with_amounts(item_corrections(items, items, {"acme": NOON}), *lines, {"acme"})
+    assert list(causes(found)) == [(None, "repriced", Decimal("0.51"))]
+
+
+@pytest.mark.parametrize(
+    ("first_seen_at", "cause"), [(EARLIER, "repaired"), (NOON.replace(hour=13), "late"), (LATER, "late")]
+)
+def test_late_is_late_by_what_was_known_of_its_own_project(first_seen_at: datetime, cause: str) -> None:
+    """Another project that was collected later does not make a late connection one that was known before; of a project
+    without any connection nothing was known."""
+    before = items_of([{"item": "1"}, {"item": "2", "project": "globex", "first_seen_at": NOON.replace(hour=14)}])
+    new = {"item": "3", "first_seen_at": first_seen_at}
+    now = pa.concat_tables([before, items_of([new, {"item": "4", "project": "initech"}])])
+    known = {"acme": NOON, "globex": NOON.replace(hour=14), "initech": None}
+    found = item_corrections(before, now, known)
+    assert {row["item"]: row["cause"] for row in found.to_pylist()} == {"3": cause, "4": "late"}
