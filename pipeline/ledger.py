@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -341,7 +341,7 @@ def _require(connection: sa.Connection, lease: Lease) -> None:
 
 def _upsert(connection: sa.Connection, table: sa.Table) -> Any:
     """An INSERT that knows ON CONFLICT; both databases spell it alike, SQLAlchemy has it per dialect."""
-    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+    return import_module(f"sqlalchemy.dialects.{connection.dialect.name}").insert(table)
 
 
 def _note_failure(connection: sa.Connection, failure: Failure, at: datetime) -> None:

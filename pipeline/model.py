@@ -22,6 +22,9 @@ SECRET_NAME = re.compile(r"token|passw|secret|app_key|meeting_id|authorization|c
 AT_RISK = timedelta(hours=24)
 """A file with less than this left and no copy of ours is at risk (design.md section 6)."""
 
+STORED = frozenset({"stored", "unreadable"})
+"""States of media that are in the vault."""
+
 
 @dataclass(frozen=True, order=True)
 class Period:

@@ -18,7 +18,7 @@ from pipeline.schemas import TABLES
 from pipeline.scratch import scratch_folder
 from pipeline.store import open_store
 from pipeline.store.base import ObjectStore
-from pipeline.tables import PARTITIONS, dataset, table_keys, to_pandas
+from pipeline.tables import PARTITIONS, dataset, no_rows, table_keys, to_pandas
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,8 +94,11 @@ def _add(connection: Any, lake: ObjectStore, table: str, *, is_named: bool) -> l
     import duckdb  # noqa: PLC0415 - as above
 
     keys = table_keys(lake, table) if is_named else []
+    if not keys:
+        connection.register(table, no_rows(table))
+        return []
     filesystem, root = lake.filesystem()
-    if not isinstance(filesystem, pafs.LocalFileSystem) or not keys or _GLOB & set(root):
+    if not isinstance(filesystem, pafs.LocalFileSystem) or _GLOB & set(root):
         connection.register(table, dataset(lake, table, keys))
         return []
     # The schema of a view is that of the first file: the newest day's, built by the newest version.

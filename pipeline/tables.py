@@ -145,19 +145,23 @@ def table_keys(lake: ObjectStore, table: str) -> list[str]:
     return [stored.key for stored in lake.list(layout.table_prefix(table)) if layout.parse_table_key(stored.key)]
 
 
+def no_rows(table: str) -> pa.Table:
+    """A table without rows, with `project` and `day`: what there is before anything was built."""
+    return pa.Table.from_batches([], pa.schema([*TABLES[table].schema, *PARTITIONS]))
+
+
 def dataset(lake: ObjectStore, table: str, keys: Sequence[str] | None = None) -> pads.Dataset:
     """A table (or only the objects of some keys) as a pyarrow dataset with `project` and `day`; empty, but typed,
     when there are none."""
     import pyarrow.dataset as pads  # noqa: PLC0415 - it loads pandas, which takes longer than all else together
 
-    schema = pa.schema([*TABLES[table].schema, *PARTITIONS])
     keys = table_keys(lake, table) if keys is None else keys
     if not keys:
-        return pads.dataset(pa.Table.from_pylist([], schema=schema))
+        return pads.dataset(no_rows(table))
     filesystem, root = lake.filesystem()
     return pads.dataset(
         [f"{root}/{key}" for key in keys],
-        schema=schema,
+        schema=no_rows(table).schema,
         format="parquet",
         filesystem=filesystem,
         partitioning=pads.partitioning(PARTITIONS, flavor="hive"),
@@ -187,10 +191,14 @@ def read_arrow(
     """
     if table not in TABLES:
         raise ConfigError(f'no table "{table}"; there are {", ".join(TABLES)}')
-    source = dataset(open_store(lake) if isinstance(lake, str) else lake, table)
-    unknown = set(columns or ()) - set(source.schema.names)
+    empty = no_rows(table)
+    unknown = set(columns or ()) - set(empty.schema.names)
     if unknown:
         raise ConfigError(f"{table} has no column {', '.join(sorted(unknown))}; see docs/tables.md")
+    lake = open_store(lake) if isinstance(lake, str) else lake
+    keys = table_keys(lake, table)
+    if not keys:
+        return empty.select(list(columns)) if columns else empty
     wanted = pc.scalar(True)
     if days is not None:
         wanted &= (pc.field("day") >= days.first) & (pc.field("day") <= days.last)
@@ -198,7 +206,11 @@ def read_arrow(
         wanted &= pc.field("project") == project
     order = ["project", "day", *TABLES[table].key]
     read = list(dict.fromkeys([*columns, *order])) if columns else None
-    found = source.to_table(columns=read, filter=wanted).sort_by([(name, "ascending") for name in order])
+    found = (
+        dataset(lake, table, keys)
+        .to_table(columns=read, filter=wanted)
+        .sort_by([(name, "ascending") for name in order])
+    )
     return found.select(list(columns)) if columns else found
 
 

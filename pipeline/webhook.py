@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import httpx
-
 from pipeline.errors import Unreachable
 
 _TIMEOUT_S = 10.0
@@ -20,6 +18,8 @@ def ping(url: str) -> None:
 
 
 def _send(what: str, method: str, url: str, body: dict[str, str] | None) -> None:
+    import httpx  # noqa: PLC0415 - most runs tell nobody
+
     try:
         status = httpx.request(method, url, json=body, timeout=_TIMEOUT_S).status_code
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import flows
-from pipeline.app import App
-from pipeline.cli import show
 from pipeline.cli.commands import ProjectName, _run
+from pipeline.cli.lazy import flows, show
 from pipeline.errors import ConfigError
 from pipeline.model import Outcome
-from pipeline.reports.billing import MEASURES
-from pipeline.reports.billing_month import BillingMonth, billing_month
+
+if TYPE_CHECKING:
+    from pipeline.app import App
+    from pipeline.reports.billing_month import BillingMonth
 
 billing_cli = typer.Typer(
     name="billing",
@@ -57,6 +57,8 @@ def export(
 
 def show_export(console: Console, outcome: Outcome) -> None:
     """What was exported, per project, and where it is."""
+    from pipeline.reports.billing import MEASURES
+
     show.show_failures(console, outcome)
     told = outcome.details
     if not told:
@@ -80,6 +82,8 @@ def show_export(console: Console, outcome: Outcome) -> None:
 
 
 def _month(app: App, text: str) -> BillingMonth:
+    from pipeline.reports.billing_month import billing_month
+
     try:
         return billing_month(text, app.settings.billing.time_zone)
     except ValueError as error:

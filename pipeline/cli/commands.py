@@ -13,21 +13,21 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
-from rich.console import Console
 
-from pipeline import __version__, flows, observing, results
-from pipeline.app import App, open_app
-from pipeline.cli import show
+from pipeline import __version__
+from pipeline.cli.lazy import flows, observing, results, show
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.log import set_up_logging
 from pipeline.model import SOURCES, Failure, Outcome, Period
-from pipeline.progress import Bars, Lines, Progress, Silent
-from pipeline.schemas import TABLES
-from pipeline.settings import Loaded, load
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.app import App
+    from pipeline.progress import Progress
+    from pipeline.settings import Loaded
 
 cli = typer.Typer(
     name="postroom",
@@ -87,7 +87,7 @@ def demo(
     ),
 ) -> int:
     """Start the bundled EnableX simulator, run every flow over seven days of its traffic, show what came of it."""
-    from pipeline.cli.demo import run_demo  # no other command needs the simulator: starting up stays quick
+    from pipeline.cli.demo import run_demo
 
     given: Options = ctx.obj
     _set_up_logging(given, quiet=True)
@@ -124,10 +124,12 @@ def build(
     ctx: typer.Context,
     from_: From = None,
     to: To = None,
-    table: Annotated[str | None, typer.Option(help=f"Only this table: {', '.join(TABLES)}.")] = None,
+    table: Annotated[str | None, typer.Option(help="Only this table; another word names them all.")] = None,
     project: ProjectName = None,
 ) -> int:
     """Raw to tables: rebuild every day whose inputs changed (by default of all that was ever landed)."""
+    from pipeline.schemas import TABLES
+
     wanted = _choices("--table", table, tuple(TABLES))
     return _run(ctx, "build", lambda app: flows.build(app, _period(from_, to, app), wanted=wanted, project=project))
 
@@ -190,7 +192,7 @@ def backfill(
         ctx,
         "backfill plan" if dry_run else "backfill",
         lambda app: flow(app, _required_period(from_, to, app), project=project),
-        show.show_backfill_plan if dry_run else show.show_outcome,
+        show.show_backfill_plan if dry_run else None,
     )
 
 
@@ -423,7 +425,7 @@ def _run(
     ctx: typer.Context,
     command: str,
     flow: Callable[[App], Outcome],
-    tell: Callable[[Console, Outcome], None] = show.show_outcome,
+    tell: Callable[[Console, Outcome], None] | None = None,
 ) -> int:
     """Open the app, run a flow, keep the run in the ledger, show the outcome."""
     given: Options = ctx.obj
@@ -432,31 +434,41 @@ def _run(
     if given.as_json:
         _print_json(outcome.as_json())
     else:
-        tell(show.console_for(), outcome)
+        (tell or show.show_outcome)(show.console_for(), outcome)
     return outcome.exit_code
 
 
 def _loaded(given: Options) -> Loaded:
+    from pipeline.settings import load
+
     return load(given.config, os.environ)
 
 
 def _open(given: Options, loaded: Loaded) -> AbstractContextManager[App]:
+    from pipeline.app import open_app
+
     _set_up_logging(given, secrets=tuple(loaded.settings.secrets()))
     return open_app(loaded.settings, now=given.now, progress=_progress(given))
 
 
 def _set_up_logging(given: Options, *, secrets: tuple[str, ...] = (), quiet: bool = False) -> None:
+    from pipeline.log import set_up_logging
+
     level = logging.DEBUG if given.verbose else logging.ERROR if quiet else logging.WARNING
     set_up_logging(level=level, secrets=secrets)
 
 
 def _progress(given: Options) -> Progress:
+    from pipeline.progress import Bars, Lines, Silent
+
     if given.as_json:
         return Silent()
     return Bars(show.console_for(sys.stderr)) if sys.stderr.isatty() else Lines()
 
 
 def _print_json(outcome: Any) -> None:
+    import msgspec
+
     encoded = msgspec.json.encode(outcome, enc_hook=str)
     sys.stdout.write(msgspec.json.format(encoded, indent=2).decode() + "\n")
 

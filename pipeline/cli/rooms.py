@@ -8,22 +8,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import flows, provisioning, room_fields
-from pipeline.app import App, chosen_projects
-from pipeline.cli import show
 from pipeline.cli.commands import Options, ProjectName, _loaded, _open, _print_json, _run
+from pipeline.cli.lazy import flows, provisioning, room_fields, room_wanted, rooms, show
 from pipeline.enablex import room_calls
 from pipeline.errors import ConfigError
 from pipeline.model import Outcome
-from pipeline.room_wanted import ONCE
-from pipeline.rooms import Difference, Room, mark_of, masked, room_type
+
+if TYPE_CHECKING:
+    from pipeline.app import App
 
 rooms_cli = typer.Typer(
     name="rooms",
@@ -32,7 +31,7 @@ rooms_cli = typer.Typer(
     rich_markup_mode=None,
 )
 
-Flow = Callable[[App], Outcome]
+Flow = Callable[["App"], Outcome]
 Tell = Callable[[Console, Outcome], None]
 
 RoomId = Annotated[str, typer.Argument(metavar="ROOM_ID", help="The room's id; `postroom rooms list` names them.")]
@@ -97,7 +96,7 @@ def create(
 
     def flow(app: App) -> Outcome:
         chosen = _one_project(app, project)
-        room = provisioning.create_single(app, chosen, Room(**_nested(given)))
+        room = provisioning.create_single(app, chosen, rooms.Room(**_nested(given)))
         outcome = _told(Outcome("rooms create"), chosen, _shown(room, show_secrets=False))
         outcome.counts.update(created=1)
         return outcome
@@ -137,7 +136,7 @@ def delete(
     project: ProjectName = None,
 ) -> int:
     """Delete rooms. One that is gone already is a success; one with a running session is left, and named as failed."""
-    return _run(ctx, "rooms delete", lambda app: flows.delete_rooms(app, room_ids, project=project), show.show_outcome)
+    return _run(ctx, "rooms delete", lambda app: flows.delete_rooms(app, room_ids, project=project))
 
 
 @rooms_cli.command(short_help="Who is in a room now.", epilog="Example: postroom rooms users 65ec60000c3a9e0012ab0001")
@@ -185,6 +184,8 @@ def dialin(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSe
     """Telephone numbers and the SIP account of every project; keys and passwords masked."""
 
     def flow(app: App) -> Outcome:
+        from pipeline.app import chosen_projects
+
         outcome = Outcome("rooms dialin", details={"dialin": {}})
         for name in chosen_projects(app.settings, project):
             told = app.clients[name].call(room_calls.dialin_request())
@@ -221,7 +222,6 @@ def apply(
         ctx,
         "rooms apply",
         lambda app: flows.apply_rooms(app, file, project=project, prune=prune, replace=replace),
-        show.show_outcome,
     )
 
 
@@ -274,6 +274,8 @@ def _nested(named: dict[str, Any]) -> dict[str, Any]:
 
 
 def _one_project(app: App, project: str | None) -> str:
+    from pipeline.app import chosen_projects
+
     names = chosen_projects(app.settings, project)
     if len(names) > 1:
         raise ConfigError(f"--project: needed, for there are several: {', '.join(names)}")
@@ -298,7 +300,7 @@ def _read(ctx: typer.Context, flow: Flow, tell: Tell) -> int:
 
 
 def _shown(document: dict[str, Any], show_secrets: bool) -> dict[str, Any]:
-    return document if show_secrets else masked(document)
+    return document if show_secrets else rooms.masked(document)
 
 
 def _told(outcome: Outcome, project: str, room: dict[str, Any]) -> Outcome:
@@ -327,7 +329,7 @@ def _show_rooms(console: Console, found: Iterable[dict[str, Any]]) -> None:
             *(told[name].told_in(room) for name in names),
             _when(room),
             {True: "auto", False: "by hand"}.get(told["auto_recording"].told_in(room), ""),
-            mark_of(room) if not str(mark_of(room)).startswith(f"{ONCE}/") else None,
+            rooms.mark_of(room) if not str(rooms.mark_of(room)).startswith(f"{room_wanted.ONCE}/") else None,
         )
         for room in found
     ]
@@ -337,7 +339,7 @@ def _show_rooms(console: Console, found: Iterable[dict[str, Any]]) -> None:
 
 def _when(room: dict[str, Any]) -> str:
     begins_at = room_fields.FIELDS["scheduled_time"].told_in(room)
-    kind = room_type(room)
+    kind = rooms.room_type(room)
     return f"{kind} {begins_at:%Y-%m-%d %H:%M}" if kind == "scheduled" and begins_at else kind
 
 
@@ -380,7 +382,7 @@ def _show_changes(console: Console, outcome: Outcome) -> None:
         console.print(line + Text(f"  {change['why']}" if change["why"] else ""))
         told = [difference for difference in change["differences"] if "data.postroom_" not in difference["field"]]
         for difference in told:
-            console.print(Text(f"           {Difference(**difference)}"))
+            console.print(Text(f"           {rooms.Difference(**difference)}"))
     counts = [f"{number:,} {action}" for action, number in outcome.counts.items()]
     console.print(Text(f"rooms plan: {', '.join(counts) or 'nothing to do'}"))
 

@@ -6,16 +6,17 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.model import Outcome
-from pipeline.normalise.usage import STORED
+from pipeline.model import STORED, Outcome
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _UNATTENDED_WIDTH = 160
 """Output into a file or pipe is not wrapped at 80 columns: names and hashes must stay in one piece."""
@@ -239,7 +240,8 @@ def _show_records(console: Console, names: Sequence[str], rows: Iterable[Sequenc
 
 
 def _is_number(column_type: pa.DataType) -> bool:
-    types = pa.types
+    from pyarrow import types
+
     return bool(types.is_integer(column_type) or types.is_floating(column_type) or types.is_decimal(column_type))
 
 

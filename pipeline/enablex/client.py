@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 from tenacity import Retrying
 
@@ -21,6 +21,9 @@ from pipeline.enablex.wire import Reply, ReplyHead, ReplyReader, Request
 from pipeline.errors import Refused, Throttled, TimedOut, Unreachable, UnreadableReply
 from pipeline.pacing import Pacer
 from pipeline.retry import MAX_RETRY_AFTER_S
+
+if TYPE_CHECKING:
+    import httpx
 
 CONNECT_TIMEOUT_S = 10.0
 _MOST_SMALL_BYTES = 64 * 2**20
@@ -72,15 +75,9 @@ class EnablexClient:
         retrying: Callable[[], Retrying],
         clock: Callable[[], datetime],
     ) -> None:
-        # No redirects: credentials go to base_url and nowhere else.
-        self._http = httpx.Client(
-            base_url=base_url,
-            auth=(app_id, app_key),
-            # A day's CDRs come in one body that the server assembles first: reading may wait long, connecting may not.
-            timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
-            follow_redirects=False,
-            headers={"Accept": "application/json", "User-Agent": "postroom"},
-        )
+        self._base_url, self._auth, self._timeout_s = base_url, (app_id, app_key), timeout_s
+        self._opening = threading.Lock()
+        self._opened: httpx.Client | None = None
         self._pacer, self._retrying, self._clock = pacer, retrying, clock
         self._slots = threading.BoundedSemaphore(concurrency)
 
@@ -109,7 +106,26 @@ class EnablexClient:
         return self._retrying()(action)
 
     def close(self) -> None:
-        self._http.close()
+        if self._opened:
+            self._opened.close()
+
+    @property
+    def _http(self) -> httpx.Client:
+        """Opened for the first request: it is slow to load and to open, and many commands ask nothing."""
+        with self._opening:
+            if self._opened is None:
+                import httpx  # noqa: PLC0415 - see above
+
+                # No redirects: credentials go to base_url and nowhere else.
+                self._opened = httpx.Client(
+                    base_url=self._base_url,
+                    auth=self._auth,
+                    # A day's CDRs come in one body that the server assembles first: reading may wait long.
+                    timeout=httpx.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
+                    follow_redirects=False,
+                    headers={"Accept": "application/json", "User-Agent": "postroom"},
+                )
+            return self._opened
 
     def _paced(self, ask: Callable[[], Got]) -> Got:
         with self._slots:
@@ -143,10 +159,12 @@ class EnablexClient:
     @contextmanager
     def _reaching(self, request: Request) -> Iterator[None]:
         """Turn httpx's errors into ours."""
+        import httpx  # noqa: PLC0415 - as above
+
+        host = urlsplit(self._base_url).hostname
         try:
             yield
         except httpx.ReadTimeout:
-            host = self._http.base_url.host
             raise TimedOut(
                 f"{request}: no answer from {host} in time; raise collect.timeout_s if days are large",
                 endpoint=str(request),
@@ -154,7 +172,7 @@ class EnablexClient:
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
             raise Unreachable(
-                f"{request}: cannot reach {self._http.base_url.host}: {why}; check the network and base_url",
+                f"{request}: cannot reach {host}: {why}; check the network and base_url",
                 endpoint=str(request),
             ) from None
 

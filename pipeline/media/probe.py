@@ -7,13 +7,14 @@ media containers only, and nothing else: a playlist in disguise cannot make it r
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-
-import av
-import av.logging
+from typing import TYPE_CHECKING
 
 from pipeline.media.content import JSON_KINDS
 from pipeline.model import Probe
 from pipeline.store.base import ObjectStore
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 _MEDIA_KINDS = frozenset({"recording", "transcoded"})
 _MEDIA_SUFFIXES = frozenset({".mkv", ".webm", ".mov", ".mp4", ".m4a", ".ogg", ".wav", ".mp3"})
@@ -23,8 +24,6 @@ _OPTIONS = {
     "probesize": "5000000",
 }
 
-av.logging.set_level(av.logging.PANIC)
-
 
 def is_media(kind: str, name: str) -> bool:
     """Whether a file claims to be sound or pictures: by its kind, or, of kinds nobody documented, by its name."""
@@ -33,22 +32,25 @@ def is_media(kind: str, name: str) -> bool:
 
 def probe(store: ObjectStore, key: str) -> Probe | None:
     """What is in a stored file; None when it does not open, or holds neither sound nor pictures."""
+    import av  # noqa: PLC0415 - brings a whole FFmpeg, and most commands look into no file
+
+    av.logging.set_level(av.logging.PANIC)
     with store.open(key) as stream:
         try:
             with av.open(stream, mode="r", metadata_errors="ignore", options=_OPTIONS) as container:
-                return _seen(container)
+                return _seen(container, av.time_base)
         except (av.FFmpegError, ValueError, EOFError):
             return None
 
 
-def _seen(container: av.container.InputContainer) -> Probe | None:
+def _seen(container: InputContainer, time_base: int) -> Probe | None:
     video = next(iter(container.streams.video), None)
     audio = next(iter(container.streams.audio), None)
     if video is None and audio is None:
         return None
     return Probe(
         container=container.format.name,
-        duration_s=round(container.duration / av.time_base, 3) if container.duration else None,
+        duration_s=round(container.duration / time_base, 3) if container.duration else None,
         video_codec=video.codec_context.name if video else None,
         audio_codec=audio.codec_context.name if audio else None,
         width_px=video.codec_context.width or None if video else None,

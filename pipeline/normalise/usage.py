@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.model import Row
+from pipeline.model import STORED, Row
 from pipeline.normalise.sessions import Sessions
 from pipeline.schemas import BILLED, COUNT, REAL, TEXT, USAGE_DAILY
 
-STORED = frozenset({"stored", "unreadable"})
 _KEY = ("room_id", "owner_ref", "billing_code")
 _MEASURED = ("published_min", "subscribed_min", "screen_min")
 _BILLED = ("participant_min", "connect_billed_min", "sip_min", "recording_min", "transcoding_min")

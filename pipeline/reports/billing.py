@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.model import STORED
 from pipeline.normalise.arrow import Column, decimals
-from pipeline.normalise.usage import STORED
 from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.schemas import BILLED, COUNT, FLAG, TEXT, TIME
 

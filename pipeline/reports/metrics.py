@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from pipeline.model import Outcome
-from pipeline.normalise.usage import STORED
+from pipeline.model import STORED, Outcome
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.model import Period
 
@@ -109,7 +110,8 @@ def store_sizes(listing: Iterable[tuple[str, int]]) -> dict[str, dict[str, int]]
 
 def media_states(media: pa.Table) -> dict[str, dict[str, int]]:
     """Files and bytes per state, from columns `state` and `size_bytes` of `media`."""
-    grouped = media.group_by("state").aggregate([("size_bytes", "sum"), ([], "count_all")]).sort_by("state")
-    return {
-        row["state"]: {"files": row["count_all"], "bytes": row["size_bytes_sum"] or 0} for row in grouped.to_pylist()
-    }
+    counted = {}
+    for state in sorted(media["state"].unique().to_pylist()):
+        sizes = media["size_bytes"].filter(pc.equal(media["state"], state))
+        counted[state] = {"files": len(sizes), "bytes": pc.sum(sizes).as_py() or 0}
+    return counted

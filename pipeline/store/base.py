@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from typing import IO, Literal, Protocol, Self
 
 import pyarrow.fs as pafs
-from awscrt.checksums import crc64nvme
 
 from pipeline.errors import DigestDiffers, ObjectMissing, SizeDiffers, StoreError
 
@@ -77,13 +76,15 @@ class Tally:
     """Size, SHA-256 and CRC64NVME of bytes as they come by."""
 
     def __init__(self) -> None:
+        from awscrt.checksums import crc64nvme  # noqa: PLC0415 - a library of megabytes, for what is written or read whole
+
         self._sha256 = hashlib.sha256()
-        self._crc64nvme = 0
+        self._crc64nvme, self._crc_of = 0, crc64nvme
         self.size_bytes = 0
 
     def feed(self, chunk: bytes) -> None:
         self._sha256.update(chunk)
-        self._crc64nvme = crc64nvme(chunk, self._crc64nvme)
+        self._crc64nvme = self._crc_of(chunk, self._crc64nvme)
         self.size_bytes += len(chunk)
 
     def written(self, proof: Proof, etag: str | None = None) -> Written:

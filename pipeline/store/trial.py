@@ -8,11 +8,9 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 
-from awscrt.checksums import crc64nvme
-
 from pipeline.checks import StoreFacts
 from pipeline.errors import DigestDiffers, ObjectDiffers, StoreError
-from pipeline.store.base import ObjectStore, Retention, crc_text, read_bytes
+from pipeline.store.base import ObjectStore, Retention, Tally, read_bytes
 from pipeline.store.local import LocalStore
 
 PROBE_KEY = "doctor/probe.txt"
@@ -33,9 +31,11 @@ def try_store(store: ObjectStore) -> StoreFacts:
     _refuses_others(store)
     if isinstance(store, LocalStore):
         return StoreFacts(is_synced=True)
+    sent = Tally()
+    sent.feed(PROBE)
     stated, heeds = store.state(PROBE_KEY), store.try_conditions(CONDITIONS_KEY, PROBE)
     return StoreFacts(
-        states_crc=stated is not None and stated.crc64nvme == crc_text(crc64nvme(PROBE)),
+        states_crc=stated is not None and stated.crc64nvme == sent.crc64nvme,
         states_md5=stated is not None and stated.etag == hashlib.md5(PROBE, usedforsecurity=False).hexdigest(),
         heeds_put=heeds.by_put,
         heeds_parts=heeds.by_parts,
