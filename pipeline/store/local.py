@@ -116,11 +116,8 @@ class LocalStore:
             yield stream
 
     def stat(self, key: str) -> StoredObject | None:
-        try:
-            found = (self._root / checked_key(key)).stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return StoredObject(key, found.st_size) if stat.S_ISREG(found.st_mode) else None
+        size_bytes = _size_bytes(f"{self._root}/{checked_key(key)}")
+        return None if size_bytes is None else StoredObject(key, size_bytes)
 
     def state(self, key: str) -> Statement | None:
         found = self.stat(key)
@@ -128,13 +125,11 @@ class LocalStore:
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         root = f"{self._root}/"  # text and not Path: a vault has many objects, and Path takes three times as long
-        paths = (f"{at}/{name}" for at, _, names in os.walk(f"{root}{prefix.rpartition('/')[0]}") for name in names)
-        keys = (path.removeprefix(root).lstrip("/") for path in paths)
+        folders = os.walk(f"{root}{prefix.rpartition('/')[0]}", onerror=_unlisted)
+        keys = (f"{at}/{name}".removeprefix(root).lstrip("/") for at, _, names in folders for name in names)
         for key in sorted(key for key in keys if key.startswith(prefix) and not key.startswith(_TEMPORARY)):
-            with suppress(FileNotFoundError, NotADirectoryError):
-                found = os.stat(f"{root}{key}")  # noqa: PTH116
-                if stat.S_ISREG(found.st_mode):
-                    yield StoredObject(key, found.st_size)
+            if (size_bytes := _size_bytes(f"{root}{key}")) is not None:
+                yield StoredObject(key, size_bytes)
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         return pafs.LocalFileSystem(), str(self._root.resolve())
@@ -142,11 +137,17 @@ class LocalStore:
     def _sweep(self) -> None:
         """Remove temporary files of processes of this host that are no more; others are left alone."""
         folder = self._root / _TEMPORARY
-        for path in folder.iterdir() if folder.is_dir() else ():
-            match = _TEMPORARY_NAME.match(path.name)
+        try:
+            names = os.listdir(folder)  # noqa: PTH208 - a Path does not say what went wrong
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise _unavailable(error, folder, "") from None
+        for name in names:
+            match = _TEMPORARY_NAME.match(name)
             if match and match["host"] == socket.gethostname() and not is_alive(int(match["pid"])):
                 with suppress(OSError):
-                    path.unlink()
+                    (folder / name).unlink()
 
 
 class LocalUpload:
@@ -189,7 +190,7 @@ class LocalUpload:
                 self._path.replace(self._target)
             else:
                 self._link()
-        _sync_folder(self._target.parent)
+            _sync_folder(self._target.parent)
         return self._tally.written("synced")
 
     def _link(self) -> None:
@@ -215,6 +216,23 @@ def _store_errors(path: Path, key: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise _unavailable(error, path, key) from error
+
+
+def _size_bytes(path: str) -> int | None:
+    """Of a regular file; None where there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _unavailable(error, Path(path), "") from None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _unlisted(error: OSError) -> None:
+    """What `os.walk` does with a folder that it cannot read. To leave it out would be to say that nothing is there."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise _unavailable(error, Path(error.filename), "")
 
 
 def _unavailable(error: OSError, path: Path, key: str) -> StoreUnavailable:

@@ -14,8 +14,8 @@ from threading import Barrier
 import pyarrow.fs as pafs
 import pytest
 
-from pipeline.errors import ObjectDiffers, ObjectMissing, StoreError
-from pipeline.store import ObjectStore, StoredObject, read_bytes
+from pipeline.errors import ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
+from pipeline.store import LocalStore, ObjectStore, StoredObject, read_bytes
 
 KEY = "media/project=acme/day=2026-11-22/r1/284/recording/a 1-é.mkv"
 
@@ -225,6 +225,20 @@ def test_a_new_store_is_empty(store: ObjectStore) -> None:
     """Before the first write there is nothing, and asking is no error."""
     assert list(store.list("")) == []
     assert store.stat(KEY) is None
+
+
+@pytest.mark.parametrize("broken", ["store", "store/b"])
+def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path: Path, broken: str) -> None:
+    """A disk that fails is said to: nothing is taken for missing because it, or a folder in it, cannot be read."""
+    store = LocalStore(tmp_path / "store")
+    store.put_new("b/1", b"x")
+    (tmp_path / broken).rename(tmp_path / "away")
+    (tmp_path / broken).symlink_to(tmp_path / broken)  # for root too this cannot be read
+    for ask in (lambda: list(store.list("")), lambda: list(store.list("b/")), lambda: store.stat("b/1")):
+        with pytest.raises(StoreUnavailable, match=f"cannot use .*{broken}"):
+            ask()
+    with pytest.raises(StoreUnavailable, match=f"cannot use .*{broken}"):
+        store.put_new("b/2", b"x")
 
 
 # --- keys, place, datasets ---
