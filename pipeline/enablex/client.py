@@ -5,6 +5,7 @@ One client per project, for credentials belong to a project. Threads may share i
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from pipeline.pacing import Pacer
 from pipeline.retry import MAX_RETRY_AFTER_S
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 CONNECT_TIMEOUT_S = 10.0
@@ -58,6 +61,14 @@ class UnreadableAnswer(UnreadableReply):
     def __init__(self, error: UnreadableReply, head: ReplyHead, sink: Any) -> None:
         super().__init__(str(error), endpoint=error.endpoint, status=error.status)
         self.head, self.sink = head, sink
+
+
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """Whose certificates are believed: read once per process, for it takes longer than opening all else."""
+    import httpx  # noqa: PLC0415 - as below
+
+    return httpx.create_ssl_context()
 
 
 class EnablexClient:
@@ -123,6 +134,7 @@ class EnablexClient:
                     # A day's CDRs come in one body that the server assembles first: reading may wait long.
                     timeout=httpx.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
                     follow_redirects=False,
+                    verify=_trusted(),
                     headers={"Accept": "application/json", "User-Agent": "postroom"},
                 )
             return self._opened

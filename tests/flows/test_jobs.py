@@ -63,6 +63,18 @@ def test_every_job_runs_once_when_it_is_due(site: Site) -> None:
     ledger.close()
 
 
+def test_a_turn_that_is_not_due_costs_nothing(site: Site) -> None:
+    """It asks the ledger and leaves its bytes as they are; no store is opened: not even one that is out of order."""
+    snapshot = alarm(site, "rooms snapshot")
+    assert take_turn(snapshot, site.settings(), now=NOW) is Turn.DONE
+    ledger = (site.folder / "ledger.db").read_bytes()
+    (site.folder / "vault").rename(site.folder / "away")
+    (site.folder / "vault").symlink_to(site.folder / "vault")
+    assert take_turn(snapshot, site.settings(), now=NOW) is Turn.NOT_DUE
+    assert (site.folder / "ledger.db").read_bytes() == ledger
+    assert take_turn(snapshot, site.settings(), now=NOW + timedelta(days=1)) is Turn.BROKEN
+
+
 def test_schedulers_share_the_work(make_site: Callable[..., Site], postgres: PostgresServer) -> None:
     """Four schedulers whose alarm rings at once, on one PostgreSQL: one does the job, the others leave it."""
     site = make_site(WORLD)
