@@ -23,12 +23,12 @@ from apscheduler.triggers.date import DateTrigger
 from jobs.systemd import notify, watchdog_s
 from jobs.timetable import ALARM_CLOCK
 from jobs.turn import LEASE_S, Turn, take_turn
-from pipeline import exposition, observing
+from pipeline import exposition, observing, tracing
 from pipeline.alarms import Alarm, alarms, next_runs, trigger
 from pipeline.app import chosen_projects, open_app
 from pipeline.errors import ConfigError
 from pipeline.exposition import Exposed
-from pipeline.log import set_up_logging
+from pipeline.log import Redact, set_up_logging
 from pipeline.settings import Settings, load
 
 _GRACE_S = 20
@@ -91,7 +91,9 @@ def main() -> int:
     try:
         settings = load(None, os.environ).settings
         set_up_logging(level=logging.INFO, secrets=tuple(settings.secrets()))
-        if not serve(settings, stop):
+        with tracing.sending(Redact(settings.secrets()).text):
+            has_stopped = serve(settings, stop)
+        if not has_stopped:
             _log.info("job.parked", why="the next run goes on where it is now, as after a kill")
             sys.stderr.flush()
             os._exit(0)

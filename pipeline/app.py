@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import takewhile
 from typing import Generic, TypeVar
 
 from structlog.contextvars import bound_contextvars
@@ -35,6 +36,7 @@ from pipeline.progress import Progress, Silent
 from pipeline.retry import retrying
 from pipeline.settings import Settings
 from pipeline.store import MIB, ObjectStore, open_store
+from pipeline.tracing import span
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -111,7 +113,7 @@ class App:
                 if self.is_stopping():
                     wait(running)
                     raise Stopped(f"asked to stop; {label}: {len(todo) - len(futures)} left for the next run")
-                future = self.executor.submit(_attempt, item, action, breaker, group(item))
+                future = self.executor.submit(_attempt, label, item, action, breaker, group(item))
                 future.add_done_callback(lambda _future: advance())
                 running.add(future)
                 futures.append(future)
@@ -142,11 +144,13 @@ class Breaker:
                     self._given_up.add(group)
 
 
-def _attempt(item: Item, action: Callable[[Item], Result], breaker: Breaker, group: Hashable) -> Done[Item, Result]:
+def _attempt(
+    label: str, item: Item, action: Callable[[Item], Result], breaker: Breaker, group: Hashable
+) -> Done[Item, Result]:
     if breaker.is_open(group):
         return Done(item, not_tried=True)
     try:
-        with bound_contextvars(**item_fields(item)):
+        with bound_contextvars(**item_fields(item)), span(_step(label)):
             result = action(item)
     except (StoreUnavailable, Stopped):
         raise
@@ -155,6 +159,11 @@ def _attempt(item: Item, action: Callable[[Item], Result], breaker: Breaker, gro
         return Done(item, error=error)
     breaker.succeeded(group)
     return Done(item, result)
+
+
+def _step(label: str) -> str:
+    """`collect` of "collect 2026-01-01 to 2026-01-28 (1 of 13)": spans of the same work are called alike."""
+    return "".join(takewhile(lambda letter: letter.isalpha() or letter == " ", label)).strip()
 
 
 @contextmanager

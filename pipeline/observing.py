@@ -22,6 +22,7 @@ from pipeline.model import Failure, Outcome
 from pipeline.reports.metrics import COUNTS, read_metrics
 from pipeline.reports.news import FAILED, State, job_states, news, status_states
 from pipeline.retry import counted_retries
+from pipeline.tracing import run_span
 from pipeline.webhook import ping, post_text
 
 _log = structlog.get_logger()
@@ -49,7 +50,7 @@ def run(
         outcome.counts.update(counts)
         return outcome
 
-    with bound_contextvars(run_id=run_id, command=command):
+    with bound_contextvars(run_id=run_id, command=command), run_span(command):
         _log.info("run.began")
         try:
             outcome = app.ledger.record_run(command, app.clock, counted, lease, run_id=run_id)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
+from pipeline import tracing
 from pipeline.app import App, open_app
 from pipeline.log import set_up_logging
 from pipeline.settings import Engine, Ledger, Settings
@@ -43,7 +44,7 @@ def on_engine(app: App, action: Callable[[App, Item], Result]) -> Callable[[Item
     def kit() -> Kit:
         return Kit(settings_for_workers(app.settings, app.engine.workers), app.now)
 
-    return lambda item: app.engine.run(_act, kit(), action, item)
+    return lambda item: app.engine.run(_act, kit(), tracing.carried(), action, item)
 
 
 def settings_for_workers(settings: Settings, workers: int) -> Settings:
@@ -71,11 +72,14 @@ def _absolute(url: str) -> str:
 
 
 _apps: dict[bytes, App] = {}
+_opened = ExitStack()
 _opening = threading.Lock()
 
 
-def _act(kit: Kit, action: Callable[[App, Item], Result], item: Item) -> Result:
-    return action(_app(kit), item)
+def _act(kit: Kit, carrier: Mapping[str, Any], action: Callable[[App, Item], Result], item: Item) -> Result:
+    app = _app(kit)
+    with tracing.continued(carrier):
+        return action(app, item)
 
 
 def _app(kit: Kit) -> App:
@@ -84,5 +88,6 @@ def _app(kit: Kit) -> App:
     with _opening:
         if known_as not in _apps:
             set_up_logging(level=logging.WARNING, secrets=tuple(kit.settings.secrets()))
-            _apps[known_as] = ExitStack().enter_context(open_app(kit.settings, now=kit.now))
+            _apps[known_as] = app = _opened.enter_context(open_app(kit.settings, now=kit.now))
+            _opened.enter_context(tracing.sending(app.redact))
         return _apps[known_as]

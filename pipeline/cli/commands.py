@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -444,11 +444,14 @@ def _loaded(given: Options) -> Loaded:
     return load(given.config, os.environ)
 
 
-def _open(given: Options, loaded: Loaded) -> AbstractContextManager[App]:
+@contextmanager
+def _open(given: Options, loaded: Loaded) -> Iterator[App]:
     from pipeline.app import open_app
+    from pipeline.tracing import sending
 
     _set_up_logging(given, secrets=tuple(loaded.settings.secrets()))
-    return open_app(loaded.settings, now=given.now, progress=_progress(given))
+    with open_app(loaded.settings, now=given.now, progress=_progress(given)) as app, sending(app.redact):
+        yield app
 
 
 def _set_up_logging(given: Options, *, secrets: tuple[str, ...] = (), quiet: bool = False) -> None:

@@ -22,6 +22,7 @@ from pipeline.enablex.wire import Reply, ReplyHead, ReplyReader, Request
 from pipeline.errors import Refused, Throttled, TimedOut, Unreachable, UnreadableReply
 from pipeline.pacing import Pacer
 from pipeline.retry import MAX_RETRY_AFTER_S
+from pipeline.tracing import request_span
 
 if TYPE_CHECKING:
     import ssl
@@ -149,7 +150,12 @@ class EnablexClient:
                 raise
 
     def _stream(self, request: Request, sink: AnySink) -> Answer[AnySink]:
-        with self._reaching(request), self._http.stream(request.method, request.path.lstrip("/")) as response:
+        with (
+            request_span(request.method, self._base_url) as note_status,
+            self._reaching(request),
+            self._http.stream(request.method, request.path.lstrip("/")) as response,
+        ):
+            note_status(response.status_code)
             head = ReplyHead(request, response.status_code, _headers(response))
             self._receive(head, response, sink)
         return Answer(head, sink)
@@ -158,9 +164,11 @@ class EnablexClient:
         headers = {"Content-Type": "application/json"} if request.body else None
         method, path, body = request.method, request.path.lstrip("/"), bytearray()
         with (
+            request_span(method, self._base_url) as note_status,
             self._reaching(request),
             self._http.stream(method, path, content=request.body or None, headers=headers) as response,
         ):
+            note_status(response.status_code)
             for chunk in response.iter_bytes():
                 body += chunk
                 if len(body) > _MOST_SMALL_BYTES:

@@ -21,6 +21,7 @@ from urllib3.exceptions import HTTPError
 from pipeline.errors import FileGone, FileRefused, FileUnavailable
 from pipeline.media.manifest import public_url
 from pipeline.pacing import Pacer
+from pipeline.tracing import request_span
 
 MAX_REDIRECTS = 3
 TIMEOUT = urllib3.Timeout(connect=10.0, read=60.0)
@@ -117,17 +118,19 @@ class FileHost:
         headers = {"Accept-Encoding": "identity", "User-Agent": "postroom", **asked}
         if self._may_see_credentials(url):
             headers |= self._credentials
-        try:
-            response = self._pool(url).request(
-                "GET", url, headers=headers, timeout=TIMEOUT, redirect=False, retries=False, preload_content=False
-            )
+        with request_span("GET", url) as note_status:
             try:
-                yield response
-            finally:
-                response.close()
-        except HTTPError as error:
-            why = f"{type(error).__name__}: {error}".splitlines()[0].replace(url, public_url(url))
-            raise FileUnavailable(f"{public_url(url)}: not whole or not reachable: {why}") from None
+                response = self._pool(url).request(
+                    "GET", url, headers=headers, timeout=TIMEOUT, redirect=False, retries=False, preload_content=False
+                )
+                note_status(response.status)
+                try:
+                    yield response
+                finally:
+                    response.close()
+            except HTTPError as error:
+                why = f"{type(error).__name__}: {error}".splitlines()[0].replace(url, public_url(url))
+                raise FileUnavailable(f"{public_url(url)}: not whole or not reachable: {why}") from None
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         """By way of the proxy that the environment names for the URL, or directly."""

@@ -25,6 +25,7 @@ import pyarrow.fs as pafs
 from pipeline.errors import ConfigError, ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
 from pipeline.scratch import is_alive
 from pipeline.store.base import Conditions, Retention, Statement, StoredObject, Tally, Written, checked_key
+from pipeline.tracing import span
 
 _TEMPORARY = ".tmp"
 _TEMPORARY_NAME = re.compile(r"^(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{32}$")
@@ -181,17 +182,18 @@ class LocalUpload:
             self._stream.write(chunk)
 
     def finish(self, *, replace: bool = False) -> Written:
-        with _store_errors(self._path, self._key):
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-            self._stream.close()
-        with _store_errors(self._target, self._key):
-            if replace:
-                self._path.replace(self._target)
-            else:
-                self._link()
-            _sync_folder(self._target.parent)
-        return self._tally.written("synced")
+        with span("write", {"postroom.key": self._key}):
+            with _store_errors(self._path, self._key):
+                self._stream.flush()
+                os.fsync(self._stream.fileno())
+                self._stream.close()
+            with _store_errors(self._target, self._key):
+                if replace:
+                    self._path.replace(self._target)
+                else:
+                    self._link()
+                _sync_folder(self._target.parent)
+            return self._tally.written("synced")
 
     def _link(self) -> None:
         try:

@@ -23,6 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pipeline.errors import DigestDiffers, ObjectDiffers, SizeDiffers, SourceDiffers, StoreUnavailable
 from pipeline.parallel import Threads
 from pipeline.store.base import MIB, Proof, Retention, Statement, Tally, Written, crc_text, read_back
+from pipeline.tracing import span
 
 if TYPE_CHECKING:
     from pipeline.store.s3 import S3Store
@@ -166,14 +167,15 @@ class S3Upload:
             self._filled, view = end, view[taken:]
 
     def finish(self, *, replace: bool = False) -> Written:
-        if self._taken_parts == 0:
-            self._abort()  # an earlier upload broke off before its first part
-        parts = self._parts
-        written = self._finish_parts(parts, replace=replace) if parts else self._finish_whole(replace=replace)
-        self._is_settled = True
-        if self._retention:
-            self._store.lock(self._key, self._retention)
-        return written
+        with span("write", {"postroom.key": self._key}):
+            if self._taken_parts == 0:
+                self._abort()  # an earlier upload broke off before its first part
+            parts = self._parts
+            written = self._finish_parts(parts, replace=replace) if parts else self._finish_whole(replace=replace)
+            self._is_settled = True
+            if self._retention:
+                self._store.lock(self._key, self._retention)
+            return written
 
     def __enter__(self) -> Self:
         return self
