@@ -238,7 +238,7 @@ class Counted:
 
 
 @dataclass
-class _Sessions:
+class Sessions:
     """The sessions around a day, each day's read once while days go forward."""
 
     lake: ObjectStore
@@ -253,7 +253,7 @@ class _Sessions:
 
     def of(self, day: date) -> pa.Table:
         if day not in self.days:
-            parts = list(_table_day(self.lake, "sessions", self.project, day, billing.SESSION_COLUMNS))
+            parts = list(table_day(self.lake, "sessions", self.project, day, billing.SESSION_COLUMNS))
             self.days[day] = pa.concat_tables([_empty("sessions", billing.SESSION_COLUMNS), *parts])
         return self.days[day]
 
@@ -278,7 +278,7 @@ class _Lines:
 def _count(app: App, folder: Path, project: str, month: BillingMonth) -> Counted:
     """Read one project's month once; write its items, add them up to lines."""
     counted = Counted(project, folder / f"items-{project}.parquet")
-    rounding, sessions = app.settings.billing.rounding, _Sessions(app.lake, project)
+    rounding, sessions = app.settings.billing.rounding, Sessions(app.lake, project)
     lines, sums = _Lines(), [counted.lines]
     with pq.ParquetWriter(counted.path, ITEMS, **_ITEMS_PARQUET) as writer:
 
@@ -292,7 +292,7 @@ def _count(app: App, folder: Path, project: str, month: BillingMonth) -> Counted
 
         for day in month.partitions:
             around = sessions.around(day)
-            for rows in _table_day(app.lake, "cdr", project, day, billing.CDR_COLUMNS):
+            for rows in table_day(app.lake, "cdr", project, day, billing.CDR_COLUMNS):
                 counted.cdr_rows += rows.num_rows
                 counted.cdr_ms += int(billing.participant_ms(rows).sum())
                 partition = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
@@ -301,7 +301,7 @@ def _count(app: App, folder: Path, project: str, month: BillingMonth) -> Counted
         sessions.days.clear()
         for day in tables.built_days(app.lake, "media", project):
             if day <= month.ends_at.date():
-                for rows in _table_day(app.lake, "media", project, day, billing.MEDIA_COLUMNS):
+                for rows in table_day(app.lake, "media", project, day, billing.MEDIA_COLUMNS):
                     take(billing.file_items(rows, sessions.around(day), project, month))
     counted.lines = lines.all()
     counted.items = billing.totals(pa.concat_tables([_SUMS.empty_table(), *sums[1:]]))
@@ -319,7 +319,7 @@ def _note_hops_before(app: App, counted: Counted, month: BillingMonth) -> None:
     pages = list(readings.pages(app.vault, "cdr", counted.project, month.partitions))
     counted.pages = {"pages": len(pages), "documents": sum(page.documents for page in pages)}
     for day in month.partitions:
-        for rows in _table_day(app.lake, "rejects", counted.project, day, ("source",)):
+        for rows in table_day(app.lake, "rejects", counted.project, day, ("source",)):
             counted.rejects += pc.sum(pc.equal(rows["source"], "cdr"), min_count=0).as_py()
 
 
@@ -328,7 +328,7 @@ def _latest(known: datetime | None, items: pa.Table) -> datetime | None:
     return max((moment for moment in (known, *moments) if moment), default=None)
 
 
-def _table_day(lake: ObjectStore, table: str, project: str, day: date, columns: tuple[str, ...]) -> Iterator[pa.Table]:
+def table_day(lake: ObjectStore, table: str, project: str, day: date, columns: tuple[str, ...]) -> Iterator[pa.Table]:
     """One day of a table, some hundred thousand rows at a time; nothing when it was not built."""
     key = layout.table_key(table, project, day)
     if lake.stat(key) is not None:

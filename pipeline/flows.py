@@ -6,6 +6,7 @@ backfill = collect and build, four weeks at a time, what is missing of months or
 apply_rooms = the plan of plan_rooms, carried out
 audit_media = manifests against the vault, and its record
 export_billing = a month's tables as a numbered export, with corrections to the one before
+compare_invoice = the vendor's invoice against the tables, the difference explained
 status, query, report, plan_rooms, audit_rooms: read only; doctor: tries every part of the set-up
 ```
 
@@ -31,8 +32,9 @@ from pipeline.app import App, Done, chosen_projects
 from pipeline.building import AFFECTED_DAYS, Builder, Built, Stretch
 from pipeline.checks import as_toml
 from pipeline.collecting import Ask, collect_day
+from pipeline.comparing import our_connections
 from pipeline.doctor import ask_open_questions, examine
-from pipeline.errors import FileError, FileRefused, RoomMissing
+from pipeline.errors import ConfigError, FileError, FileRefused, RoomMissing
 from pipeline.media.audit import problem_text
 from pipeline.media.manifest import Entry
 from pipeline.media.plan import Recheck
@@ -41,6 +43,7 @@ from pipeline.query import open_query, run_query
 from pipeline.readings import audit_keys
 from pipeline.reports.billing_month import BillingMonth
 from pipeline.reports.day import DAY_SQL, DayFacts, day_page
+from pipeline.reports.invoice import TO_ASK, compare, explained, read_invoice
 from pipeline.reports.status import (
     day_states,
     is_settled,
@@ -316,6 +319,30 @@ def export_billing(app: App, month: BillingMonth, *, project: str | None = None,
     outcome.succeeded(1, revisions=int(export.is_new))
     outcome.details = billing.told(export, project or "")
     return outcome
+
+
+def compare_invoice(
+    app: App, file: Path, month: BillingMonth, *, headers: Mapping[str, str], project: str | None = None
+) -> tuple[Outcome, pa.Table]:
+    """The vendor's lines of a month against our connections; lines that nothing explains are named as failed."""
+    outcome = Outcome("billing compare")
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from None
+    invoice = read_invoice(content, file.name, headers)
+    names = chosen_projects(app.settings, project)
+    ours = our_connections(app.lake, names, month, app.settings.billing.rounding)
+    lines = compare(ours, invoice)
+    told = explained(lines)
+    outcome.succeeded(max(1, lines.num_rows))
+    outcome.details = {"month": str(month), "projects": names, "by": list(invoice.by), "explained": told}
+    open_lines = {row["verdict"]: row["lines"] for row in told if row["verdict"] in TO_ASK and row["lines"]}
+    if open_lines:
+        counts = ", ".join(f"{count:,} {verdict.replace('_', ' ')}" for verdict, count in open_lines.items())
+        minutes = sum(row["explains"] for row in told if row["verdict"] in TO_ASK)
+        outcome.fail(str(month), f"{counts}: {minutes:+,} minutes that neither rounding nor lateness explains")
+    return outcome, lines
 
 
 # --- rooms: a rooms file -> EnableX --------------------------------------------------------------------------------

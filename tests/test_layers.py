@@ -62,6 +62,7 @@ ROWS = {
         "billing",
         "building",
         "collecting",
+        "comparing",
         "copying",
         "doctor",
         "provisioning",

@@ -1,7 +1,9 @@
-"""`postroom billing …`: numbered exports of what is billed (docs/billing.md)."""
+"""`postroom billing …`: numbered exports of what is billed, and invoices held against it (docs/billing.md)."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,26 +11,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.commands import ProjectName, _run
-from pipeline.cli.lazy import flows, show
+from pipeline.cli.commands import Options, ProjectName, _form, _loaded, _open, _print_json, _run
+from pipeline.cli.lazy import flows, results, show
 from pipeline.errors import ConfigError
 from pipeline.model import Outcome
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.app import App
     from pipeline.reports.billing_month import BillingMonth
 
+_MOST_LINES = 20
+"""To ask about, on a screen."""
+
 billing_cli = typer.Typer(
     name="billing",
-    help="What is billed: numbered monthly exports, with corrections to the one before.",
+    help="What is billed: numbered monthly exports with corrections, and invoices held against our rows.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-
-@billing_cli.callback()
-def _group() -> None:
-    """Keeps `export` a command of its own."""
 
 
 @billing_cli.command(
@@ -53,6 +55,80 @@ def export(
         lambda app: flows.export_billing(app, _month(app, month), project=project, provisional=provisional),
         show_export,
     )
+
+
+@billing_cli.command(
+    short_help="An invoice against our rows, the difference explained.",
+    epilog="Example: postroom billing compare INVOICE.csv --month 2026-11 --column minutes=Billed --output lines.csv",
+)
+def compare(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="CSV with a header: the vendor's invoice, or the portal's CDR export.")],
+    month: Annotated[str, typer.Option("--month", metavar="YYYY-MM", help="Month, in billing.time_zone.")],
+    project: ProjectName = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=HEADER", help="What the file calls minutes, cdr_id, day …; repeatable."),
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="table, csv, json or parquet; else by the ending of --output.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every line there.")] = None,
+) -> int:
+    """Hold an invoice's participant minutes against ours: by cdr_id, else conf_num, else by day, room, owner and so on.
+
+    Each line is equal, rounding, late, different, missing_here or missing_there; what these explain adds up to the
+    difference exactly. Exit code 3 when there is anything that neither rounding nor lateness explains.
+    """
+    given: Options = ctx.obj
+    form = _form(form, output, as_json=given.as_json)
+    headers = dict(_named_header(text) for text in column or ())
+    with _open(given, _loaded(given)) as app:
+        outcome, lines = flows.compare_invoice(app, file, _month(app, month), headers=headers, project=project)
+    if output:
+        outcome.details["output"] = str(output)
+        with results.whole_file(output) as stream:
+            results.write_rows(lines.to_reader(), form, stream)
+    if given.as_json:
+        unequal = [line for line in lines.to_pylist() if line["verdict"] != "equal"]
+        _print_json({**outcome.as_json(), "lines": unequal})
+    elif form == "table" or output:
+        show_comparison(show.console_for(), outcome, lines)
+    else:
+        results.write_rows(lines.to_reader(), form, sys.stdout.buffer)
+    return outcome.exit_code
+
+
+def show_comparison(console: Console, outcome: Outcome, lines: pa.Table) -> None:
+    """What explains the difference, then the lines to ask about, the largest first."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from pipeline.reports.invoice import TO_ASK
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("verdict", "lines", "our minutes", "their minutes", "explains"):
+        table.add_column(heading, justify="left" if heading == "verdict" else "right")
+    for row in outcome.details["explained"]:
+        minutes = [f"{row['ours']:,}", f"{row['theirs']:,}", f"{row['explains']:+,}"]
+        table.add_row(Text(row["verdict"].replace("_", " ")), f"{row['lines']:,}", *minutes)
+    console.print(table)
+    to_ask = lines.filter(pc.is_in(lines["verdict"], pa.array(TO_ASK)))
+    to_ask = to_ask.append_column("size", pc.abs(to_ask["difference_min"])).sort_by([("size", "descending")])
+    names = [*outcome.details["by"], "ours_min", "theirs_min", "difference_min", "verdict"]
+    if to_ask.num_rows:
+        console.print(Text("\nto ask about, the largest first:"))
+        show.show_table(console, to_ask.select(names).slice(0, _MOST_LINES))
+    show.show_failures(console, outcome)
+    if output := outcome.details.get("output"):
+        console.print(Text(f"every line is in {output}"))
+
+
+def _named_header(text: str) -> tuple[str, str]:
+    name, separator, header = text.partition("=")
+    if not separator:
+        raise ConfigError(f"--column {text}: write it as NAME=HEADER, such as minutes='Billed Min'")
+    return name, header
 
 
 def show_export(console: Console, outcome: Outcome) -> None:

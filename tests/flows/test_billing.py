@@ -25,9 +25,9 @@ from pipeline.prices import AMOUNTS
 from pipeline.reports.billing import LINE_KEY, MEASURES
 from pipeline.reports.billing_month import billing_month
 from pipeline.simulator.server import Simulator
-from pipeline.simulator.world import World
+from pipeline.simulator.world import Connection, World
 from tests.conftest import Site
-from tests.flows.billing_truth import true_lines
+from tests.flows.billing_truth import connection_sums, true_lines
 
 MONTH = "2026-10"
 BEGIN = date(2026, 10, 27)
@@ -352,6 +352,71 @@ def test_amounts_are_true_and_are_corrected(nights: Nights) -> None:
     site.config.write_text(site.config.read_text().replace("2026-12-01", "2026-10-20"))
     refused = site.outcome("billing", "export", "--month", MONTH, now=SETTLED)
     assert "billing.prices.sip_min: acme has no price on 19 days from 2026-10-01" in refused["failed"][0]["error"]
+
+
+def invoice_of(site: Site, seen_at: datetime) -> dict[str, tuple[str, int]]:
+    """What the vendor bills for October: owner and minutes of each connection, as its records were at that moment."""
+    month_over = datetime(2026, 11, 1, tzinfo=UTC)
+    return {
+        one.cdr_id: (session.room.owner_ref, int(minutes_told(one, seen_at)))
+        for project in site.world.projects
+        for session in site.world.sessions_between(project, BEGIN, date(2026, 10, 31))
+        for one in session.connections
+        if one.visible_at <= seen_at and one.signal_connected_at < month_over
+    }
+
+
+def minutes_told(one: Connection, now: datetime) -> Decimal:
+    """EnableX's own count; of old records, which have none, the begun minutes."""
+    sums = connection_sums(one, now, "connection_up", is_recorded=False)
+    return sums["connect_billed_min"] or sums["participant_min"]
+
+
+def test_an_invoice_is_explained_to_the_last_line(nights: Nights) -> None:
+    """An invoice made when the month was over lacks what came late; what somebody took out, made up or doubled is found
+    by its id, and all that explains the difference adds up to it. The command says so with exit code 3."""
+    site = nights.site(SETTLED)
+    as_it_was, made = datetime(2026, 11, 2, tzinfo=UTC), site.folder / "invoice.csv"
+    whole = invoice_of(site, SETTLED)
+    lines = invoice_of(site, as_it_was)
+    late = whole.keys() - lines.keys()
+    dropped, doubled = sorted(lines)[:2]
+    del lines[dropped]
+    lines |= {doubled: (lines[doubled][0], 2 * lines[doubled][1] + 2), "made-up": ("north", 7)}
+    made.write_text("".join(f"{cdr_id};{told}\n" for cdr_id, (_, told) in [("CDR ID", ("", "Billed")), *lines.items()]))
+
+    command = ["billing", "compare", str(made), "--month", MONTH, "--column", "minutes=billed"]
+    told = site.outcome(*command, now=SETTLED)
+    by_verdict = {row["verdict"]: row for row in told["explained"]}
+    ours = sum((line["participant_min"] for line in true_lines(site.world, SETTLED, MONTH).values()), Decimal(0))
+    difference = sum(minutes for _, minutes in lines.values()) - ours
+    assert Decimal(by_verdict["total"]["explains"]) == difference
+    assert sum(Decimal(row["explains"]) for row in told["explained"][:-1]) == difference
+    found = {verdict: {row["cdr_id"] for row in told["lines"] if row["verdict"] == verdict} for verdict in by_verdict}
+    assert late
+    assert found["late"] >= late
+    assert found["missing_there"] == {dropped}
+    assert found["missing_here"] == {"made-up"}
+    assert doubled in found["different"]
+    shown = site.run(*command, "--output", str(site.folder / "lines.csv"), now=SETTLED)
+    assert shown.returncode == 3
+    assert "to ask about, the largest first" in shown.stdout
+    assert {row["cdr_id"] for row in read_csv(site.folder / "lines.csv")} == lines.keys() | whole.keys()
+
+
+def test_an_invoice_by_owner_that_agrees_is_good(nights: Nights) -> None:
+    """Sums by day and owner that are ours are equal, line by line, and the exit code is 0."""
+    site = nights.site(SETTLED)
+    sums: Counter[tuple[date, str | None]] = Counter()
+    for (_, day, owner, _, _), line in true_lines(site.world, SETTLED, MONTH).items():
+        sums[day, owner] += line.get("participant_min", Decimal(0))
+    made = site.folder / "invoice.csv"
+    text = "".join(f"{day},{owner or ''},{minutes}\n" for (day, owner), minutes in sums.items() if minutes)
+    made.write_text(f"Day,Owner Ref,Minutes\n{text}")
+    shown = site.run("billing", "compare", str(made), "--month", MONTH, now=SETTLED)
+    assert shown.returncode == 0, shown.stdout
+    total = f"{sum(sums.values()):,}.000"
+    assert shown.stdout.splitlines()[-1].split() == ["total", str(len(sums)), total, total, "+0.000"]
 
 
 SPOILT = date(2026, 10, 29)

@@ -1,0 +1,162 @@
+"""Invoices: what can be read, and that the difference is explained to the last line."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import ConfigError
+from pipeline.reports.invoice import CAUSES, OURS, TO_ASK, VERDICTS, Invoice, compare, explained, read_invoice
+
+DAY = date(2026, 11, 3)
+
+
+def ours_of(*rows: dict[str, Any]) -> pa.Table:
+    known = {name: 0 if pa.types.is_integer(kind) else None for name, kind in zip(OURS.names, OURS.types, strict=True)}
+    return pa.Table.from_pylist([{**known, "project": "acme", "day": DAY, "here": 1, **row} for row in rows], OURS)
+
+
+def theirs_of(by: str, *lines: tuple[str | None, int]) -> Invoice:
+    names, minutes = zip(*lines, strict=True) if lines else ((), ())
+    schema = pa.schema([(by, pa.string()), ("theirs", pa.int64())])
+    return Invoice((by,), pa.table([list(names), list(minutes)], schema=schema))
+
+
+OWN = {"cdr_id": "1", "owner_ref": "north", "ours": 30_000}
+
+
+@pytest.mark.parametrize(
+    ("by", "ours", "theirs", "verdict", "parts"),
+    [
+        ("cdr_id", [OWN], [("1", 30_000)], "equal", {}),
+        ("cdr_id", [OWN], [("1", 31_000)], "rounding", {"rounding": 1}),
+        ("cdr_id", [OWN], [("1", 32_000)], "different", {"different": 2}),
+        ("cdr_id", [OWN], [("1", 30_000), ("1", 30_000)], "different", {"different": 30}),
+        ("cdr_id", [OWN], [], "missing_there", {"missing_there": -30}),
+        ("cdr_id", [], [("1", 30_000)], "missing_here", {"missing_here": 30}),
+        ("cdr_id", [], [("1", 0)], "missing_here", {}),
+        ("cdr_id", [{**OWN, "late": 30_000}], [], "late", {"late": -30}),
+        ("cdr_id", [{**OWN, "late": 7_000}], [("1", 23_000)], "late", {"late": -7}),
+        ("cdr_id", [{**OWN, "late": 7_000}], [("1", 30_000)], "equal", {}),
+        ("cdr_id", [{**OWN, "late": -7_000}], [("1", 37_000)], "late", {"late": 7}),
+        ("cdr_id", [{**OWN, "here": 0, "ours": 0, "elsewhere": 1}], [("1", 30_000)], "late", {"late": 30}),
+        (
+            "owner_ref",
+            [OWN, {**OWN, "late": 30_000}, OWN],
+            [("north", 63_000)],
+            "late",
+            {"late": -30, "rounding": 3},
+        ),
+        ("owner_ref", [OWN, {**OWN, "late": 30_000}], [], "missing_there", {"late": -30, "missing_there": -30}),
+        ("owner_ref", [{**OWN, "owner_ref": None}], [(None, 30_000)], "equal", {}),
+    ],
+)
+def test_each_line_has_its_verdict(
+    by: str, ours: list[dict[str, Any]], theirs: list[tuple[str, int]], verdict: str, parts: dict[str, int]
+) -> None:
+    """What a line is called, and how much of its difference each cause explains."""
+    (line,) = compare(ours_of(*ours), theirs_of(by, *theirs)).to_pylist()
+    assert line["verdict"] == verdict
+    assert {cause: line[f"{cause}_min"] for cause in CAUSES if line[f"{cause}_min"]} == parts
+
+
+amounts = st.integers(0, 90_000)
+names = st.sampled_from(["a", "b", "c", None])
+our_rows = st.builds(
+    lambda name, here, minutes, late: {
+        "owner_ref": name,
+        "here": here,
+        "elsewhere": 1 - here,
+        "ours": minutes * here,
+        "late": min(late, minutes) * here,
+    },
+    names,
+    st.sampled_from([1, 1, 1, 0]),
+    amounts,
+    st.one_of(st.just(0), amounts),
+)
+
+
+@settings(max_examples=50)
+@given(st.lists(our_rows, max_size=8), st.lists(st.tuples(names, amounts), max_size=6))
+def test_the_difference_is_explained_to_the_last_line(
+    ours: list[dict[str, Any]], theirs: list[tuple[str | None, int]]
+) -> None:
+    """In each line and over all of them the causes add up to what they say less what we say, exactly; no line of either
+    side is lost; and only what is explained by nothing is left to ask about."""
+    lines = compare(ours_of(*ours), theirs_of("owner_ref", *theirs))
+    table = lines.to_pylist()
+    for line in table:
+        assert sum(line[f"{cause}_min"] for cause in CAUSES) == line["difference_min"]
+        assert line["difference_min"] == line["theirs_min"] - line["ours_min"]
+        assert (line["verdict"] in TO_ASK) >= any(line[f"{cause}_min"] for cause in TO_ASK)
+    whole = Decimal(sum(minutes for _, minutes in theirs) - sum(row["ours"] for row in ours)).scaleb(-3)
+    *told, total = explained(lines)
+    assert [row["verdict"] for row in told] == list(VERDICTS)
+    assert sum(row["explains"] for row in told) == total["explains"] == total["theirs"] - total["ours"] == whole
+    assert sum(row["lines"] for row in told) == total["lines"] == len(table)
+    assert sum(line["lines_there"] for line in table) == len(theirs)
+    assert sum(line["connections_here"] for line in table) == sum(row["here"] for row in ours)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"cdr_id,minutes\n7,12.5\n\n8,3\n",
+        b"\xef\xbb\xbfCDR ID;Minutes\r\n7;12,5\r\n8;3\r\n",
+        "cdr-id\tconnect_minutes_cal\tname\n7\t12.500\tx\n8\t3\ty\n".encode("utf-16"),
+        b"seconds|cdr_id\n750|7\n180|8\n",
+    ],
+)
+def test_a_file_is_read_as_spreadsheets_and_portals_write_it(content: bytes) -> None:
+    """Byte order mark, separator, decimal comma, seconds, blank lines, spelling of names: the same lines come out."""
+    invoice = read_invoice(content, "invoice.csv")
+    assert invoice.by == ("cdr_id",)
+    assert invoice.lines.to_pydict() == {"cdr_id": ["7", "8"], "theirs": [12_500, 3_000]}
+
+
+def test_lines_may_be_sums() -> None:
+    """By session, or by all that the file tells of project, day, room, owner and billing code; an empty one is none."""
+    by_session = read_invoice(b"conf_num,owner_ref,minutes\n017,north,5\n", "i.csv")
+    assert (by_session.by, by_session.lines["conf_num"].to_pylist()) == (("conf_num",), ["017"])
+    content = b"Date,Tenant,Billed\n2026-11-03T10:00:00Z,north,5\n2026-11-04,,-1.5\n"
+    told = read_invoice(content, "i.csv", {"day": "Date", "owner_ref": "tenant", "minutes": "BILLED"})
+    assert told.by == ("day", "owner_ref")
+    assert told.lines.to_pydict() == {
+        "day": [DAY, date(2026, 11, 4)],
+        "owner_ref": ["north", None],
+        "theirs": [5000, -1500],
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "said"),
+    [
+        (b"", {}, "i.csv: no column is called minutes or connect_minutes_cal or seconds; it has none"),
+        (b"cdr_id,amount\n", {}, "it has cdr_id, amount; say which is meant with --column minutes=HEADER"),
+        (b"who,minutes\n", {}, "i.csv: no column is called cdr_id or conf_num or project"),
+        (b"cdr_id,minutes\n1,2\nx\n", {}, "i.csv: line 3 has 1 cells, the header 2"),
+        (b"cdr_id,minutes\n1,two\n", {}, "i.csv: line 2: 'two' is not a number of minutes"),
+        (b'cdr_id,minutes\n1,"1,234"\n', {}, "i.csv: line 2: '1,234' is not a number of minutes; write it as 1234.5"),
+        (b"cdr_id,minutes\n1,NaN\n", {}, "i.csv: line 2: 'NaN' is not a number of minutes"),
+        (b"cdr_id,minutes\n1,1e15\n", {}, "i.csv: line 2: '1e15' is not a number of minutes"),
+        (b"cdr_id,minutes\n,1\n", {}, "i.csv: line 2: no cdr_id; take out lines of totals"),
+        (b"conf_num,minutes\n2.8417E+11,1\n", {}, "conf_num 2.8417E+11 was rounded by a spreadsheet"),
+        (b"day,minutes\n03/11/2026,1\n", {}, "i.csv: line 2: day '03/11/2026': write it as 2026-11-22"),
+        (b"PK\x03\x04\xff", {}, "i.csv: not a text in UTF-8; save it as CSV (UTF-8)"),
+        (b"cdr_id,minutes\n", {"minute": "x"}, "--column minute=x: unknown; there are cdr_id, conf_num"),
+        (b"cdr_id,minutes\n", {"day": "Date"}, "--column day=Date: i.csv has no such column; it has cdr_id, minutes"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(content: bytes, headers: dict[str, str], said: str) -> None:
+    """File, line, what stands there and what would be right."""
+    with pytest.raises(ConfigError) as caught:
+        read_invoice(content, "i.csv", headers)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
