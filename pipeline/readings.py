@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import landing, layout
@@ -21,7 +22,15 @@ from pipeline.errors import DigestDiffers, FixityError, ObjectMissing, RecordErr
 from pipeline.media.manifest import Entry, Manifest, read_manifest
 from pipeline.model import ListedFile, Page, Period, Row, Source
 from pipeline.normalise import archives, cdr, chat, rooms
-from pipeline.normalise.cdr_columns import BATCH_DOCUMENTS, OBSERVATION, Batch, Rooms, decoded, read_batch
+from pipeline.normalise.cdr_columns import (
+    BATCH_DOCUMENTS,
+    OBSERVATION,
+    Batch,
+    Rooms,
+    decoded,
+    documented_times,
+    read_batch,
+)
 from pipeline.normalise.values import timestamp
 from pipeline.schemas import AUDITS, TIME
 from pipeline.store.base import ObjectStore, read_back, read_bytes
@@ -218,7 +227,8 @@ def _as_audits(rows: pa.Table) -> pa.Table:
 
 def document_days(source: Source, documents: list[msgspec.Raw], asked: date) -> set[date]:
     """The UTC dates that documents speak about; for the receipt of the page they came in."""
-    return set().union(*(_document_days(source, document, asked) for document in documents))
+    days = _usual_days(documents)
+    return set().union(*(_document_days(source, one, asked) for one in documents)) if days is None else days
 
 
 class _Connected(msgspec.Struct):
@@ -232,6 +242,20 @@ class _Dated(msgspec.Struct):
 
 
 _DATED = msgspec.json.Decoder(_Dated)
+
+
+def _usual_days(documents: list[msgspec.Raw]) -> set[date] | None:
+    """The same of many documents at once, as long as all their times are as documented."""
+    try:
+        dated = list(map(_DATED.decode, documents))
+    except (ValueError, RecursionError):
+        return None
+    texts = [one.trans_date for one in dated]
+    if not all(texts):
+        return None
+    texts += [side.connect_dt for one in dated for side in (one.room, one.sigserver) if side]
+    moments = documented_times(texts)
+    return None if moments is None else set(pc.unique(pc.cast(moments.drop_null(), pa.date32())).to_pylist())
 
 
 def _document_days(source: Source, document: msgspec.Raw, asked: date) -> set[date]:
