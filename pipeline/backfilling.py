@@ -15,7 +15,7 @@ from pipeline.collecting import Ask
 from pipeline.model import DAILY_SOURCES, Period, Source
 from pipeline.reports.status import is_settled
 
-_PORTION_DAYS = 28
+_PORTION_DAYS = 56
 """So much is collected before it is built: a killed run loses no more than the building of that."""
 
 _SAMPLE_PAGES = 31
@@ -82,7 +82,7 @@ def estimate(app: App, asks: Iterable[Ask]) -> dict[str, Any]:
 
 
 def portions(asks: Iterable[Ask], period: Period) -> Iterator[Portion]:
-    """The asks in order of day, four weeks at a time; `whole` are the days of the period that can be built after each.
+    """The asks in order of day, eight weeks at a time; `whole` are the days of the period that can be built after each.
 
     A day can be built when no page that bears on it is still to come; the portions' `whole` follow each other and end
     where the days that wait for pages after the period begin.

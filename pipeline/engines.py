@@ -42,15 +42,15 @@ class Engine:
 
     @property
     def workers(self) -> int:
-        """How many calls run at the same time; a Dask cluster is asked."""
+        """How many calls that are bound by the interpreter run at the same time; a Dask cluster is asked."""
+        if self.is_here:
+            return 1  # a second one beside it would only cost memory
         self._executor()
         return self._workers
 
     @property
     def at_once(self) -> int:
-        """So many calls are worth having under way, of those that are bound by the interpreter."""
-        if self.is_here:
-            return 1  # a second one beside it would only cost memory
+        """So many of them are worth having under way."""
         return self.workers * (_WAITING_PER_WORKER if self._kind == "dask" else 1)
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> Result:

@@ -2,7 +2,7 @@
 
 ```
 nightly = collect, build, copy_media, build what that changed
-backfill = collect and build, four weeks at a time, what is missing of months or years
+backfill = collect and build, eight weeks at a time, what is missing of months or years
 apply_rooms = the plan of plan_rooms, carried out
 audit_media = manifests against the vault, and its record
 export_billing = a month's tables as a numbered export, with corrections to the one before
@@ -16,11 +16,12 @@ and does not stop the others. Every step may be repeated at any time: what is to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,12 @@ import pyarrow as pa
 from pipeline import auditing, backfilling, billing, copying, landing, provisioning, room_audit, rooms, tables
 from pipeline.alarms import next_runs
 from pipeline.app import App, Done, chosen_projects
-from pipeline.building import AFFECTED_DAYS, Builder, Built, Stretch
+from pipeline.building import AFFECTED_DAYS, Builder, Built, Chain, Stretch, chains
 from pipeline.checks import as_toml
 from pipeline.collecting import Ask, collect_day
 from pipeline.comparing import our_connections
 from pipeline.doctor import ask_open_questions, examine
-from pipeline.errors import ConfigError, FileError, FileRefused, RoomMissing
+from pipeline.errors import ConfigError, FileError, FileRefused, PipelineError, RoomMissing, Stopped
 from pipeline.media.audit import problem_text
 from pipeline.media.manifest import Entry
 from pipeline.media.plan import Recheck
@@ -109,13 +110,13 @@ def build(
     """Build every stale day of the period (by default of all that was ever landed), each table's day replaced whole."""
     builder = _builder(app)
     outcome = Outcome("build")
-    stretches = [
-        stretch for name in chosen_projects(app.settings, project) for stretch in builder.stale(name, period, wanted)
-    ]
-    at_once = app.engine.at_once if stretches else 1
-    for done in app.each("build", stretches, on_engine(app, _build_stretch), at_once=at_once, group=str):
-        _note(app, outcome, done, done.result.counts if done.result else None)
-        outcome.unknown_fields.update(done.result.unknown_fields if done.result else {})
+    stale = [builder.stale(name, period, wanted) for name in chosen_projects(app.settings, project)]
+    todo = [chain for stretches in stale if stretches for chain in chains(stretches, app.engine.workers)]
+    at_once = app.engine.at_once if todo else 1
+    for built in app.each("build", todo, on_engine(app, _build_chain), at_once=at_once, group=str):
+        for done in _stretches(built):
+            _note(app, outcome, done, done.result.counts if done.result else None)
+            outcome.unknown_fields.update(done.result.unknown_fields if done.result else {})
     return outcome
 
 
@@ -279,10 +280,10 @@ def plan_backfill(app: App, period: Period, *, project: str | None = None) -> Ou
 
 
 def backfill(app: App, period: Period, *, project: str | None = None) -> Outcome:
-    """Collect what is missing of the period and build it, oldest first, four weeks at a time.
+    """Collect what is missing of the period and build it, oldest first, eight weeks at a time.
 
     What is missing is computed from the vault's receipts: run it again to go on, or to try again what failed. When
-    four weeks are given up without one answer, the rest is not tried.
+    eight weeks are given up without one answer, the rest is not tried.
     """
     outcome = Outcome("backfill")
     asks = backfilling.missing_asks(app, chosen_projects(app.settings, project), period)
@@ -557,8 +558,22 @@ def _lookback(app: App) -> Period:
     return Period(today - timedelta(days=app.settings.collect.lookback_days), today)
 
 
-def _build_stretch(app: App, stretch: Stretch) -> Built:
-    return _builder(app).build(stretch)
+def _build_chain(app: App, chain: Chain) -> list[Built | PipelineError]:
+    results = []
+    for result in _builder(app).build(chain):
+        results.append(result)
+        if app.is_stopping() and len(results) < len(chain.stretches):
+            raise Stopped(f"asked to stop; {chain}: built up to {chain.stretches[len(results) - 1].period.last}")
+    return results
+
+
+def _stretches(chain: Done[Chain, list[Built | PipelineError]]) -> Iterator[Done[Stretch, Built]]:
+    """What came of each stretch of a chain."""
+    for stretch, result in zip(chain.item.stretches, chain.result or repeat(None), strict=False):
+        if isinstance(result, Built):
+            yield Done(stretch, result)
+        else:
+            yield Done(stretch, error=result or chain.error, not_tried=chain.not_tried)
 
 
 def _builder(app: App) -> Builder:

@@ -5,16 +5,16 @@ A day's rows are looked for in every page that was asked for up to `REACH_DAYS` 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import landing, layout
@@ -28,7 +28,6 @@ from pipeline.normalise.cdr_columns import (
     Batch,
     Rooms,
     decoded,
-    documented_times,
     read_batch,
 )
 from pipeline.normalise.values import timestamp
@@ -49,13 +48,13 @@ OBSERVED = pa.schema([*list(OBSERVATION)[:-1], pa.field("seen_at", TIME)])
 """A row of `cdr` as one page says it, and when that page was asked for."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class CdrReadings:
-    """Some observations (schema `OBSERVED`), and what could not become one, by the day asked for."""
+    """Some observations (schema `OBSERVED`), what could not become one, and how often undocumented fields were seen."""
 
     rows: pa.Table
-    rejects: dict[date, list[Row]] = field(default_factory=dict)
-    unknown: Counter[str] = field(default_factory=Counter)
+    rejects: list[Row]
+    unknown: Counter[str]
 
 
 @dataclass(frozen=True)
@@ -67,17 +66,15 @@ class ArchiveReadings:
     documents: int
 
 
-def read_cdr(vault: ObjectStore, project: str, period: Period) -> Iterator[CdrReadings]:
-    """Connections as the pages asked for in `period` tell them, some thousand documents at a time."""
-    met = Rooms()
-    for page in pages(vault, "cdr", project, period):
-        ordinal = 0
-        for documents in landing.read_documents(vault, page):
-            for start in range(0, len(documents), BATCH_DOCUMENTS):
-                some = documents[start : start + BATCH_DOCUMENTS]
-                batch = read_batch(some, ordinal, met)
-                ordinal += len(some)
-                yield _observed(batch, page)
+def read_cdr(vault: ObjectStore, page: Page, met: Rooms) -> Iterator[CdrReadings]:
+    """Connections as a page tells them, some thousand documents at a time; `met` are the rooms of pages before it."""
+    ordinal = 0
+    for documents in landing.read_documents(vault, page):
+        for start in range(0, len(documents), BATCH_DOCUMENTS):
+            some = documents[start : start + BATCH_DOCUMENTS]
+            batch = read_batch(some, ordinal, met)
+            ordinal += len(some)
+            yield _observed(batch, page)
 
 
 def _observed(batch: Batch, page: Page) -> CdrReadings:
@@ -90,7 +87,7 @@ def _observed(batch: Batch, page: Page) -> CdrReadings:
         rows = rows.filter(pa.array(~is_far))
     rows = rows.drop_columns(["ordinal"]).append_column("seen_at", _constant(page.asked_at, rows.num_rows))
     rejects = [_reject(page.body_key, page.source, at, error) for at, error in sorted(batch.rejects.items())]
-    return CdrReadings(rows, {page.day: rejects} if rejects else {}, batch.unknown)
+    return CdrReadings(rows, rejects, batch.unknown)
 
 
 def _constant(moment: datetime, count: int) -> pa.Array:
@@ -242,6 +239,7 @@ class _Dated(msgspec.Struct):
 
 
 _DATED = msgspec.json.Decoder(_Dated)
+_DOCUMENTED_TIME = re.compile(r"^(\d{4}-\d\d-\d\d)T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}Z$", re.MULTILINE | re.ASCII)
 
 
 def _usual_days(documents: list[msgspec.Raw]) -> set[date] | None:
@@ -253,9 +251,15 @@ def _usual_days(documents: list[msgspec.Raw]) -> set[date] | None:
     texts = [one.trans_date for one in dated]
     if not all(texts):
         return None
-    texts += [side.connect_dt for one in dated for side in (one.room, one.sigserver) if side]
-    moments = documented_times(texts)
-    return None if moments is None else set(pc.unique(pc.cast(moments.drop_null(), pa.date32())).to_pylist())
+    texts += [side.connect_dt for one in dated for side in (one.room, one.sigserver) if side and side.connect_dt]
+    lines = "\n".join(map(str, texts))
+    found = _DOCUMENTED_TIME.findall(lines)
+    if not len(found) == len(texts) == lines.count("\n") + 1:
+        return None
+    try:
+        return {moment.date() for day in set(found) if (moment := timestamp(day))}
+    except ValueError:
+        return None
 
 
 def _document_days(source: Source, document: msgspec.Raw, asked: date) -> set[date]:

@@ -6,6 +6,7 @@ reading one batch of every run and one block.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ RUN_ROWS = 32 * 1024
 BATCH_ROWS = 1024
 """Read at a time from each run: a hundred runs (3 million rows) hold 100 MB."""
 
-MOST_RUNS = 40
-"""So many are merged into a larger one as they come, so that open files and memory hardly grow with the rows."""
+MOST_RUNS = 100
+"""So many are merged into a larger one, so that open files and memory hardly grow with the rows."""
 
 BLOCK_BATCHES = 16
 """About so many batches make a block."""
@@ -37,20 +38,18 @@ class _Run:
 
 
 class SortedRuns:
-    """Add tables in any order; get all rows back once, in blocks sorted by `key`, then by `then`.
+    """Add tables in any order; get all rows back in blocks sorted by `key`, then by `then`.
 
-    `key` is a text column without nulls; `folder` is made, and the caller's to remove. No two blocks share a value of
-    `key`, and blocks come in order of it.
+    `key` is a text column without nulls; `folder` is made when it is needed, and the caller's to remove. No two blocks
+    share a value of `key`, and blocks come in order of it.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, key: str, *then: str) -> None:
-        folder.mkdir()
         self._folder, self._schema, self._key = folder, schema, key
         self._order = [(name, "ascending") for name in (key, *then)]
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
         self._runs: list[_Run] = []
-        self._larger_runs: list[_Run] = []
         self._files = 0
 
     def add(self, rows: pa.Table) -> None:
@@ -60,15 +59,32 @@ class SortedRuns:
         if self._waiting_rows >= RUN_ROWS:
             self._write_run()
 
+    def close(self) -> None:
+        """Nothing more is added: from now on memory holds a few rows at most."""
+        if self._waiting_rows > BATCH_ROWS:
+            self._write_run()
+
+    def include(self, other: SortedRuns) -> None:
+        """Take the rows of another one in the same order, which is closed and stays as it is."""
+        self._runs += other._runs
+        for rows in other._waiting:
+            self.add(rows)
+
     def blocks(self) -> Iterator[pa.Table]:
-        """All rows in order; to be called once, when everything was added."""
-        if not self._files:
+        """All rows in order; to be called when everything was added."""
+        if not self._runs:
             if self._waiting_rows:
                 yield self._sorted(self._waiting)
             return
         if self._waiting_rows:
             self._write_run()
-        yield from self._merged(self._larger_runs + self._runs)
+        while len(self._runs) > MOST_RUNS:
+            self._merge_some()
+        yield from self._merged(self._runs)
+
+    def remove(self) -> None:
+        """Give the space on disk back."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _merged(self, runs: list[_Run]) -> Iterator[pa.Table]:
         """The rows of all runs in blocks, cut where batches begin: about so many rows each, however runs overlap."""
@@ -80,20 +96,24 @@ class SortedRuns:
                 if pieces:
                     yield self._sorted(pieces)
 
+    def _merge_some(self) -> None:
+        """Make one larger run of many; those of others stay."""
+        some, rest = self._runs[:MOST_RUNS], self._runs[MOST_RUNS:]
+        self._runs = [*rest, self._written(self._merged(some))]
+        for run in some:
+            if run.file.parent == self._folder:
+                run.file.unlink()
+
     def _write_run(self) -> None:
         rows = self._sorted(self._waiting)
         self._waiting, self._waiting_rows = [], 0
         self._runs.append(self._written([rows]))
-        if len(self._runs) == MOST_RUNS:
-            self._larger_runs.append(self._written(self._merged(self._runs)))
-            for run in self._runs:
-                run.file.unlink()
-            self._runs = []
 
     def _written(self, blocks: Iterable[pa.Table]) -> _Run:
         """One run of sorted blocks that follow each other."""
         self._files += 1
         file, first_keys = self._folder / f"run-{self._files}.arrow", []
+        self._folder.mkdir(exist_ok=True)
         with scratch_errors(), pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, self._schema) as writer:
             for rows in blocks:
                 writer.write_table(rows, max_chunksize=BATCH_ROWS)

@@ -56,6 +56,7 @@ ROWS = {
     3: [
         "alarms",
         "settings",
+        "observed",
         "readings",
         "auditing",
         "backfilling",

@@ -13,13 +13,13 @@ from pathlib import Path
 
 def postroom(folder: Path) -> None:
     """Raw to all tables: versions, quality, sessions, usage, typed and deduplicated."""
-    from pipeline.building import Builder
+    from pipeline.building import Builder, Built, chains
     from pipeline.schemas import TABLES
     from pipeline.store import LocalStore
 
     builder = Builder(LocalStore(folder / "lake"), LocalStore(folder / "vault"), timedelta(hours=72))
-    for stretch in builder.stale("acme", None, tuple(TABLES)):
-        builder.build(stretch)
+    for chain in chains(builder.stale("acme", None, tuple(TABLES)), 1):
+        assert all(isinstance(built, Built) for built in builder.build(chain))
 
 
 def parse_only(folder: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import landing, tables
-from pipeline.building import Builder
+from pipeline.building import Builder, chains
 from pipeline.enablex.wire import ReplyHead, ReplyReader, Request, period_request, rooms_request
+from pipeline.errors import PipelineError
 from pipeline.media.copy import write_entry
 from pipeline.media.manifest import stored_entry
 from pipeline.model import ListedFile, Period, Source, StoredMedia
@@ -89,8 +90,10 @@ class Lake:
     def build(self, period: Period | None = None) -> list[str]:
         """Build what is stale; the stretches, by name."""
         stretches = self.builder.stale(PROJECT, period, self.wanted)
-        for stretch in stretches:
-            self.builder.build(stretch)
+        results = [result for chain in chains(stretches, 1) for result in self.builder.build(chain)]
+        for result in results:
+            if isinstance(result, PipelineError):
+                raise result
         return [str(stretch) for stretch in stretches]
 
     def rows(self, table: str) -> list[dict[str, Any]]:

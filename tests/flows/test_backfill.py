@@ -46,7 +46,7 @@ def test_a_backfill_goes_on_where_it_failed_and_asks_for_nothing_twice(make_site
 
 
 def test_a_backfill_that_is_refused_stops_at_once(make_site: Callable[..., Site]) -> None:
-    """Refused credentials are tried once, not once for every four weeks; every day is named as not collected."""
+    """Refused credentials are tried once, not once for every eight weeks; every day is named as not collected."""
     site = make_site(WORLD, faults=("unauthorized_a",))
     outcome = site.outcome(*ARGUMENTS)
     assert len(outcome["failed"]) == 2 * DAYS

@@ -16,12 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import RecordError, UnreadableReply
+from pipeline.building import week_of, week_pages
+from pipeline.errors import FixityError, RecordError, UnreadableReply
 from pipeline.model import Period
 from pipeline.normalise import cdr
 from pipeline.normalise.cdr_columns import decoded
 from pipeline.readings import REACH_DAYS
 from pipeline.schemas import CDR_CONTENT, TABLES
+from pipeline.store import LocalStore
 from tests.flows.lakes import ASKED, DAY, PROJECT, Lake, identity_on_disk
 from tests.unit.cdrs import NEW, OLD, changed, documents, raw
 
@@ -388,6 +390,43 @@ def test_a_day_is_the_same_whichever_days_are_built_with_it(tmp_path: Path) -> N
         one_by_one.build(Period(day, day))
     one_by_one.build()
     assert one_by_one.objects() == at_once.objects()
+
+
+def calls_a_day(lake: Lake, days: int) -> list[date]:
+    """One connection on each of so many days from a Monday on, each on a page of its own."""
+    said = [week_of(DAY).first + timedelta(days=at) for at in range(days)]
+    for day in said:
+        lake.say([call(f"c{day}", f"s{day}", day)], day=day, hour=24 * 60)
+    return said
+
+
+def test_weeks_built_together_read_each_page_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pages around a week are those of the weeks beside it: in one chain no page is opened twice."""
+    lake = Lake(tmp_path)
+    days = calls_a_day(lake, 28)
+    opened = Counter[str]()
+
+    def counted(store: LocalStore, key: str) -> Any:
+        opened.update([key] * key.endswith(".json.zst"))
+        return read(store, key)
+
+    read = LocalStore.open
+    monkeypatch.setattr(LocalStore, "open", counted)
+    assert len(lake.build(Period(days[0], days[-1]))) == 4
+    assert Counter(opened.values()) == {1: len(days)}
+
+
+def test_a_damaged_page_costs_only_the_weeks_that_see_it(tmp_path: Path) -> None:
+    """Weeks that are built together fail one by one: those too far from a damaged page are built."""
+    lake = Lake(tmp_path)
+    days = calls_a_day(lake, 28)
+    (page,) = (tmp_path / "vault/raw").glob(f"**/day={days[0]}/*.json.zst")
+    page.write_bytes(b"not what was landed")
+    with pytest.raises(FixityError):
+        lake.build()
+    built = {row["day"] for row in lake.rows("cdr")}
+    assert built == {day for day in days if days[0] not in week_pages(day)}
+    assert built
 
 
 def test_an_object_that_is_not_the_notes_is_built_again(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline import landing
-from pipeline.building import Builder
+from pipeline.building import Builder, Built, chains
 from pipeline.enablex.envelope import Envelope
 from pipeline.enablex.wire import ReplyHead, period_request
 from pipeline.readings import document_days
@@ -30,8 +30,8 @@ def built(folder: Path) -> dict[str, str]:
     place = landing.Place("cdr", "acme", DAY, datetime(2026, 11, 24, tzinfo=UTC))
     landing.land(vault, place, ReplyHead(period_request("cdr", DAY), 200, {}), spool)
     builder = Builder(lake, vault, timedelta(hours=72))
-    for stretch in builder.stale("acme", None, tuple(TABLES)):
-        builder.build(stretch)
+    for chain in chains(builder.stale("acme", None, tuple(TABLES)), 1):
+        assert all(isinstance(built, Built) for built in builder.build(chain))
     return {
         path.relative_to(folder / "lake/tables").parts[0]: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted((folder / "lake/tables").rglob("*.parquet"))

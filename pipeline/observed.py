@@ -1,0 +1,72 @@
+"""CDR pages as observations sorted by connection, each page read once for all the weeks that share it.
+
+Reading is most of a build's work, and the pages around a week are those of the weeks beside it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.model import Page, Row
+from pipeline.normalise.cdr_columns import Rooms
+from pipeline.parallel import Lanes
+from pipeline.readings import OBSERVED, read_cdr
+from pipeline.runs import SortedRuns
+from pipeline.store.base import ObjectStore
+
+
+def sorted_observations(folder: Path) -> SortedRuns:
+    """Takes rows of schema `OBSERVED`; gives them back by `cdr_id` and moment."""
+    return SortedRuns(folder, OBSERVED, "cdr_id", "seen_at")
+
+
+@dataclass
+class PageRows:
+    """What one page says: its observations, its rejects, and how often an undocumented field was seen."""
+
+    observations: SortedRuns
+    rejects: list[Row] = field(default_factory=list)
+    unknown: Counter[str] = field(default_factory=Counter)
+
+
+class ReadPages:
+    """Pages of one project, kept in `folder` from one stretch of days to the next one that needs them."""
+
+    def __init__(self, vault: ObjectStore, folder: Path) -> None:
+        self._vault, self._folder = vault, folder
+        self._rooms = Rooms()
+        self._read: dict[str, PageRows] = {}
+        self._folders = 0
+
+    def of(self, pages: Iterable[Page]) -> list[PageRows]:
+        """What these pages say, in their order; all other pages are forgotten.
+
+        Raises:
+            FixityError: a page is not the one that was landed.
+        """
+        wanted = list(pages)
+        keys = {page.body_key for page in wanted}
+        for key in self._read.keys() - keys:
+            self._read.pop(key).observations.remove()
+        self._read |= self._read_new(page for page in wanted if page.body_key not in self._read)
+        return [self._read[page.body_key] for page in wanted]
+
+    def _read_new(self, pages: Iterable[Page]) -> dict[str, PageRows]:
+        """Read pages; none of them is known before all are sorted: an error in a lane comes out at the end."""
+        read: dict[str, PageRows] = {}
+        with Lanes() as lanes:
+            for page in pages:
+                rows = read[page.body_key] = PageRows(sorted_observations(self._new_folder()))
+                for batch in read_cdr(self._vault, page, self._rooms):
+                    lanes.give("observations", rows.observations.add, batch.rows)
+                    rows.rejects += batch.rejects
+                    rows.unknown.update(batch.unknown)
+                lanes.give("observations", rows.observations.close)
+        return read
+
+    def _new_folder(self) -> Path:
+        self._folders += 1
+        return self._folder / f"page-{self._folders}"
