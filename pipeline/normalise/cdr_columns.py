@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -253,7 +254,7 @@ def _columns(
     columns: dict[str, pa.Array] = {}
     for kind in dict.fromkeys(kind for _, _, kind in fields):
         alike = [(name, path) for name, path, its in fields if its == kind]
-        together = _FAST[kind]([cell for _, path in alike for cell in raw[path]])
+        together = _FAST[kind](list(chain.from_iterable(raw[path] for _, path in alike)))
         for number, (name, path) in enumerate(alike):
             if together is not None:
                 columns[name] = together.slice(number * len(odd), len(odd))
