@@ -73,6 +73,7 @@ def _do(app: App, alarm: Alarm, lease: Lease, exposed: Exposed | None) -> Turn:
         alarm.name,
         lambda app: job(app.only(alarm.projects)),
         is_unattended=True,
+        projects=alarm.projects,
         exposed=exposed,
         lease=lease,
     )

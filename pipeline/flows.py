@@ -507,6 +507,7 @@ def status(app: App, *, in_full: bool = True) -> Outcome:
         projects[name] = {
             **_days_and_answers(app, name),
             **_files(app, name, media),
+            "last_good_runs": _good_runs(app, name),
             "lateness": lateness(late[name], app.settings.collect.lookback_days) if name in late else None,
             "unlisted": [f"{row['day']} {row['conf_num']}" for row in unlisted if row["project"] == name],
         }
@@ -535,6 +536,15 @@ def _days_and_answers(app: App, project: str) -> dict[str, Any]:
         "days": day_states(asked["cdr"], since, app.clock().date(), lookback_days),
         "last_done": {what: moment.isoformat() for what, moment in last.items()},
     }
+
+
+def _good_runs(app: App, project: str) -> dict[str, str]:
+    """When each command last did its work for a project; the `nightly` of its own is one like that of all."""
+    newest: dict[str, str] = {}
+    for command, ended_at in app.ledger.good_runs(project).items():
+        name = command.removesuffix(f" {project}")
+        newest[name] = max(ended_at, newest.get(name, ended_at))
+    return newest
 
 
 def _files(app: App, project: str, media: copying.MediaPlan) -> dict[str, Any]:

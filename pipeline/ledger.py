@@ -22,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipeline.errors import ConfigError, LeaseLost, StoreUnavailable
 from pipeline.model import Failure, Outcome, utc_text
+from pipeline.reports.news import good_projects
 
 _METADATA = sa.MetaData()
 
@@ -58,6 +59,13 @@ _LEASES = sa.Table(
     sa.Column("fence", sa.BigInteger, nullable=False),
     sa.Column("expires_at_s", sa.Float(53), nullable=False),
 )
+_GOOD_RUNS = sa.Table(
+    "good_runs",
+    _METADATA,
+    sa.Column("project", sa.String(128), primary_key=True),
+    sa.Column("command", sa.String(64), primary_key=True),
+    sa.Column("ended_at", sa.String(32), nullable=False),
+)
 _VERSION = sa.Table("schema_version", _METADATA, sa.Column("version", sa.Integer, nullable=False))
 
 _STEPS: Mapping[int, tuple[str, ...]] = {
@@ -74,6 +82,10 @@ _STEPS: Mapping[int, tuple[str, ...]] = {
         " fence BIGINT NOT NULL, expires_at_s DOUBLE PRECISION NOT NULL)",
     ),
     3: ("CREATE TABLE told (subject VARCHAR(512) PRIMARY KEY, state VARCHAR(64) NOT NULL)",),
+    4: (
+        "CREATE TABLE good_runs (project VARCHAR(128) NOT NULL, command VARCHAR(64) NOT NULL,"
+        " ended_at VARCHAR(32) NOT NULL, PRIMARY KEY (project, command))",
+    ),
 }
 """Forward only: what leads to each version of the schema. A step that was released is never changed."""
 
@@ -158,8 +170,11 @@ class Ledger:
         lease: Lease | None = None,
         *,
         run_id: str | None = None,
+        projects: Sequence[str] = (),
     ) -> Outcome:
         """Run a flow and remember when, how it ended, and what failed. A run without an end was killed or broke off.
+
+        `projects` are whom it is for: of each it is remembered when a run last did its work.
 
         Raises:
             LeaseLost: It ran under a lease that is somebody else's by now: its end is not noted.
@@ -175,6 +190,10 @@ class Ledger:
             for failure in outcome.failed:
                 if failure.was_tried:
                     _note_failure(connection, failure, at)
+            for project in good_projects(outcome, projects):
+                good = _upsert(connection, _GOOD_RUNS).values(project=project, command=command, ended_at=utc_text(at))
+                keys = ["project", "command"]
+                connection.execute(good.on_conflict_do_update(index_elements=keys, set_={"ended_at": utc_text(at)}))
             connection.execute(sa.update(_RUNS).where(_RUNS.c.run_id == run_id).values(**values))
         return outcome
 
@@ -253,6 +272,13 @@ class Ledger:
         with self._errors(), self._engine.connect() as connection:
             rows = connection.execute(query)
             return {command: ended_at for command, ended_at in rows}  # noqa: C416 - as above
+
+    def good_runs(self, project: str) -> Mapping[str, str]:
+        """When each command last ended that did its work for a project, whatever became of other projects."""
+        columns = _GOOD_RUNS.c.command, _GOOD_RUNS.c.ended_at
+        query = sa.select(*columns).where(_GOOD_RUNS.c.project == project).order_by(_GOOD_RUNS.c.command)
+        with self._errors(), self._engine.connect() as connection:
+            return {command: ended_at for command, ended_at in connection.execute(query)}  # noqa: C416 - as above
 
     def run_totals(self, names: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
         """By command: the sums over all runs of what they counted under these names; unnamed counts are left out."""

@@ -34,15 +34,17 @@ def run(
     flow: Callable[[App], Outcome],
     *,
     is_unattended: bool,
+    projects: Sequence[str] | None = None,
     exposed: Exposed | None = None,
     lease: Lease | None = None,
 ) -> Outcome:
     """Run a flow as one run: kept in the ledger, its id in every line of the log, and told to whoever wants to know.
 
-    People are told of runs that nobody watches; `exposed` is what the scheduler serves on its port. A run that was
-    stopped, or whose lease is another's by now, is no news.
+    `projects` are those that it is for, all when None. People are told of runs that nobody watches; `exposed` is what
+    the scheduler serves on its port. A run that was stopped, or whose lease is another's by now, is no news.
     """
     run_id = new_run_id()
+    names = list(app.settings.projects if projects is None else projects)
 
     def counted() -> Outcome:
         with counted_retries() as counts:
@@ -53,13 +55,19 @@ def run(
     with bound_contextvars(run_id=run_id, command=command), run_span(command):
         _log.info("run.began")
         try:
-            outcome = app.ledger.record_run(command, app.clock, counted, lease, run_id=run_id)
+            outcome = app.ledger.record_run(command, app.clock, counted, lease, run_id=run_id, projects=names)
         except (LeaseLost, Stopped):
             raise
         except Exception as error:
             why = app.redact(f"{error}" if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
             _log.log(logging.ERROR if exposed else logging.INFO, "run.broken", error=why)
-            _tell(app, command, [Failure(command, why)], is_unattended=is_unattended, exposed=exposed)
+            _tell(
+                app,
+                job_states(command, names, [Failure(command, why)]),
+                is_good=False,
+                is_unattended=is_unattended,
+                exposed=exposed,
+            )
             raise
         _log.info(
             "run.ended",
@@ -69,7 +77,8 @@ def run(
             lost=len(outcome.lost),
             counts=dict(outcome.counts),
         )
-        _tell(app, command, outcome.failed, is_unattended=is_unattended, exposed=exposed)
+        states = job_states(command, names, outcome.failed)
+        _tell(app, states, is_good=not outcome.failed, is_unattended=is_unattended, exposed=exposed)
     return outcome
 
 
@@ -85,19 +94,19 @@ def expose(app: App, exposed: Exposed | None) -> Outcome:
     return status
 
 
-def _tell(app: App, command: str, failures: Sequence[Failure], *, is_unattended: bool, exposed: Exposed | None) -> None:
+def _tell(app: App, jobs: list[State], *, is_good: bool, is_unattended: bool, exposed: Exposed | None) -> None:
     settings = app.settings
     has_readers = is_unattended and bool(settings.notify.webhook or settings.notify.heartbeat)
     if not settings.projects or not (has_readers or settings.metrics.textfile or exposed):
         return
-    states = job_states(command, list(settings.projects), failures)
+    states = [*jobs]
     with _never_failing("metrics.unread"):
         states += status_states(expose(app, exposed), settings.notify.missing_days)
     if has_readers:
         with _never_failing("notify.failed"):
             _notify(app, states)
         with _never_failing("heartbeat.failed"):
-            _sign_of_life(app, is_good=not failures)
+            _sign_of_life(app, is_good=is_good)
 
 
 def _notify(app: App, states: Sequence[State]) -> None:

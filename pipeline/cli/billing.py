@@ -54,6 +54,7 @@ def export(
         "billing export",
         lambda app: flows.export_billing(app, _month(app, month), project=project, provisional=provisional),
         show_export,
+        project=project,
     )
 
 

@@ -114,6 +114,7 @@ def collect(
         ctx,
         "collect",
         lambda app: flows.collect(app, _period(from_, to, app), project=project, sources=sources),
+        project=project,
     )
 
 
@@ -131,7 +132,12 @@ def build(
     from pipeline.schemas import TABLES
 
     wanted = _choices("--table", table, tuple(TABLES))
-    return _run(ctx, "build", lambda app: flows.build(app, _period(from_, to, app), wanted=wanted, project=project))
+    return _run(
+        ctx,
+        "build",
+        lambda app: flows.build(app, _period(from_, to, app), wanted=wanted, project=project),
+        project=project,
+    )
 
 
 @cli.command(
@@ -167,6 +173,7 @@ def audit_media(
         ctx,
         "audit-media",
         lambda app: flows.audit_media(app, _period(from_, to, app), sample_percent=sample, project=project),
+        project=project,
     )
 
 
@@ -193,6 +200,7 @@ def backfill(
         "backfill plan" if dry_run else "backfill",
         lambda app: flow(app, _required_period(from_, to, app), project=project),
         show.show_backfill_plan if dry_run else None,
+        project=project,
     )
 
 
@@ -426,11 +434,14 @@ def _run(
     command: str,
     flow: Callable[[App], Outcome],
     tell: Callable[[Console, Outcome], None] | None = None,
+    *,
+    project: str | None = None,
 ) -> int:
-    """Open the app, run a flow, keep the run in the ledger, show the outcome."""
+    """Open the app, run a flow (for all projects, or one), keep the run in the ledger, show the outcome."""
     given: Options = ctx.obj
     with _open(given, _loaded(given)) as app:
-        outcome = observing.run(app, command, flow, is_unattended=not sys.stderr.isatty())
+        only = [project] if project in app.settings.projects else None
+        outcome = observing.run(app, command, flow, is_unattended=not sys.stderr.isatty(), projects=only)
     if given.as_json:
         _print_json(outcome.as_json())
     else:

@@ -70,7 +70,7 @@ def run_demo(folder: Path, now: datetime, progress: Progress, say: Console | Non
 
 def _run_night(settings: Settings, moment: datetime, progress: Progress) -> Outcome:
     with open_app(settings, now=moment, progress=progress) as app:
-        return app.ledger.record_run("nightly", app.clock, lambda: flows.nightly(app))
+        return app.ledger.record_run("nightly", app.clock, lambda: flows.nightly(app), projects=list(settings.projects))
 
 
 def _nights(now: datetime) -> list[datetime]:

@@ -101,7 +101,7 @@ def create(
         outcome.counts.update(created=1)
         return outcome
 
-    return _run(ctx, "rooms create", flow, _show_room)
+    return _run(ctx, "rooms create", flow, _show_room, project=project)
 
 
 @rooms_cli.command(
@@ -126,7 +126,7 @@ def update(
         outcome.counts.update(updated=1)
         return outcome
 
-    return _run(ctx, "rooms update", flow, _show_room)
+    return _run(ctx, "rooms update", flow, _show_room, project=project)
 
 
 @rooms_cli.command(short_help="Delete rooms.", epilog="Example: postroom rooms delete 65ec60000c3a9e0012ab0001")
@@ -136,7 +136,7 @@ def delete(
     project: ProjectName = None,
 ) -> int:
     """Delete rooms. One that is gone already is a success; one with a running session is left, and named as failed."""
-    return _run(ctx, "rooms delete", lambda app: flows.delete_rooms(app, room_ids, project=project))
+    return _run(ctx, "rooms delete", lambda app: flows.delete_rooms(app, room_ids, project=project), project=project)
 
 
 @rooms_cli.command(short_help="Who is in a room now.", epilog="Example: postroom rooms users 65ec60000c3a9e0012ab0001")
@@ -222,6 +222,7 @@ def apply(
         ctx,
         "rooms apply",
         lambda app: flows.apply_rooms(app, file, project=project, prune=prune, replace=replace),
+        project=project,
     )
 
 

@@ -123,16 +123,15 @@ def show_backfill_plan(console: Console, outcome: Outcome) -> None:
 
 
 def show_status(console: Console, outcome: Outcome) -> None:
-    """One screen: what there is of each project, the stores, the last good runs; what is urgent comes last."""
+    """One screen: what there is of each project, its last good runs, the stores; what is urgent comes last."""
     for name, project in outcome.details["projects"].items():
         console.print(Text(name, "bold"))
         for heading, said in _project_lines(project):
             console.print(Text(f"  {heading:<9}{said}"))
     for name, kinds in outcome.details["stores"].items():
         console.print(Text(f"{name:<11}{_sizes_text(kinds)}"))
-    for heading, runs in (("last runs", "last_good_runs"), ("next runs", "next_runs")):
-        lines = [f"{command} {_moment_text(moment)}" for command, moment in outcome.details[runs].items()]
-        console.print(Text(f"{heading:<11}{', '.join(lines) or 'none yet'}"))
+    coming = [f"{command} {_moment_text(moment)}" for command, moment in outcome.details["next_runs"].items()]
+    console.print(Text(f"{'next runs':<11}{', '.join(coming) or 'none'}"))
     for name, project in outcome.details["projects"].items():
         if (project["lateness"] or {}).get("hint"):
             console.print(Text(f"{name}: {project['lateness']['hint']}", "yellow"))
@@ -160,6 +159,8 @@ def _project_lines(project: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "media", f"{', '.join(parts)}{deadline}"
     done = [f"{what} {_moment_text(moment)}" for what, moment in project["last_done"].items()]
     yield "answered", ", ".join(done) or "nothing yet"
+    good = [f"{command} {_moment_text(moment)}" for command, moment in project["last_good_runs"].items()]
+    yield "good run", ", ".join(good) or "none yet"
     if late := project["lateness"]:
         shares = ", ".join(f"{step} {share:.1%}" for step, share in late["known_after"].items())
         yield "lateness", f"rows known after {shares} ({late['rows']:,} of the last month)"

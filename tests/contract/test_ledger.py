@@ -138,6 +138,20 @@ def test_failures_at_once_are_all_counted(url: str, ledger: Ledger) -> None:
     assert ledger.resting(NOW + timedelta(hours=1, minutes=59)) == {"a"}
 
 
+def test_good_runs_are_of_a_project(ledger: Ledger) -> None:
+    """Of each project the newest run that did its work is known: failures of others do not count, its own do."""
+    made = Outcome("nightly")
+    made.succeeded()
+    for number, failed in enumerate(((), ("acme",), ("acme", "umbrella"))):
+        for project in failed:
+            made.fail(f"{project}/cdr", "broke", project=project)
+        at = NOW + timedelta(days=number)
+        ledger.record_run("nightly", lambda at=at: at, lambda: made, projects=("acme", "umbrella"))
+    assert ledger.good_runs("acme") == {"nightly": "2026-11-23T02:15:00.000Z"}
+    assert ledger.good_runs("umbrella") == {"nightly": "2026-11-24T02:15:00.000Z"}
+    assert ledger.good_runs("nobody") == {}
+
+
 @pytest.mark.parametrize("released", RELEASED, ids=lambda path: path.stem)
 def test_every_released_schema_comes_forward(url: str, released: Path) -> None:
     """A ledger of each release is brought forward by its first use, by many at once; what it knew it still knows."""

@@ -451,7 +451,7 @@ def test_runs_are_remembered_and_failures_forgotten_when_mended(site: Site) -> N
     site.outcome("rooms", "apply", "--file", path)
     assert ledger.execute("SELECT item FROM attempts").fetchall() == []
     ledger.close()
-    assert "rooms apply" in site.outcome("status")["last_good_runs"]
+    assert "rooms apply" in site.outcome("status")["projects"]["acme"]["last_good_runs"]
 
 
 def test_the_documented_example_runs(site: Site) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline import flows, tables
+from pipeline import flows, observing, tables
+from pipeline.model import Outcome
 from pipeline.query import run_query
 from pipeline.simulator.world import World
 from pipeline.store import LocalStore
@@ -159,3 +160,32 @@ def test_usage_is_what_the_cdrs_say(make_site: Callable[..., Site]) -> None:
     assert connection.execute("SELECT sum(participant_min), sum(connections) FROM sessions").fetchall() == (
         connection.execute("SELECT sum(participant_min), count(*) FROM cdr").fetchall()
     )
+
+
+def test_each_project_has_its_last_good_runs(make_site: Callable[..., Site]) -> None:
+    """When each job last did its work is told per project: not of one that failed, and not of one that was left out."""
+    site = make_site(World(projects=("acme", "umbrella"), sessions_per_day=1, begin=NOW.date()))
+
+    def failing_for_acme(_app: object) -> Outcome:
+        outcome = Outcome("nightly")
+        outcome.succeeded()
+        outcome.fail("acme/cdr/2026-11-22", "it broke", project="acme")
+        return outcome
+
+    with site.app() as app:
+        observing.run(app, "nightly", lambda _app: Outcome("nightly"), is_unattended=False)
+    with site.app(NOW + timedelta(days=1)) as app:
+        observing.run(app, "nightly", failing_for_acme, is_unattended=False)
+        observing.run(app, "nightly acme", lambda _app: Outcome("nightly"), is_unattended=False, projects=["acme"])
+        observing.run(app, "audit-media", lambda _app: Outcome("audit-media"), is_unattended=False, projects=["acme"])
+    with site.app(NOW + timedelta(days=2)) as app:
+        observing.run(app, "nightly", failing_for_acme, is_unattended=False)
+    said = site.outcome("build", "--project", "umbrella", now=NOW + timedelta(days=3))
+    assert said["ok"]
+    told = {name: project["last_good_runs"] for name, project in site.outcome("status")["projects"].items()}
+    day = "2026-11-{}T02:15:00.000Z".format
+    assert told == {
+        "acme": {"audit-media": day(24), "nightly": day(24)},
+        "umbrella": {"build": day(26), "nightly": day(25)},
+    }
+    assert "  good run audit-media 2026-11-24 02:15, nightly 2026-11-24 02:15\n" in site.run("status").stdout

@@ -104,6 +104,7 @@ def _status() -> Outcome:
             "next_deadline": "2026-11-23T03:45:00+00:00",
             "hours_left": 1.5,
             "last_done": {"cdr": "2026-11-23T02:15:00+00:00", "audit": "2026-11-22T03:30:00+00:00"},
+            "last_good_runs": {"copy-media": "2026-11-23T02:20:00.000Z", "nightly": "2026-11-23T02:15:00.000Z"},
             "lateness": {
                 "rows": 12_345,
                 "known_after": {"1 h": 0.42, "1 day": 0.998},
@@ -119,6 +120,7 @@ def _status() -> Outcome:
             "next_deadline": None,
             "hours_left": None,
             "last_done": {},
+            "last_good_runs": {},
             "lateness": None,
             "unlisted": [],
         },
@@ -130,7 +132,6 @@ def _status() -> Outcome:
             "raw": {"objects": 2_600, "bytes": 98_000_000},
         },
     }
-    outcome.details["last_good_runs"] = {"build": "2026-11-23T02:20:00.000Z", "nightly": "2026-11-23T02:15:00.000Z"}
     outcome.details["next_runs"] = {"copy-media": "2026-11-23T02:30:00.000Z", "nightly": "2026-11-24T02:15:00.000Z"}
     return outcome
 
@@ -143,7 +144,7 @@ def status_busy(console: Console) -> None:
 
 def status_fresh(console: Console) -> None:
     outcome = Outcome("status")
-    outcome.details |= {"projects": {}, "stores": {"lake": {}, "vault": {}}, "last_good_runs": {}, "next_runs": {}}
+    outcome.details |= {"projects": {}, "stores": {"lake": {}, "vault": {}}, "next_runs": {}}
     show.show_status(console, outcome)
 
 
