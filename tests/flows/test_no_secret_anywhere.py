@@ -135,7 +135,8 @@ def test_every_secret_is_masked_in_logs(site: Site, told: dict[str, str]) -> Non
 
 
 def test_a_chaotic_run_tells_no_secret(site: Site, told: dict[str, str], say: Callable[..., bytes]) -> None:
-    """Logs, errors, JSON, tables, manifests, metrics, ledger: no secret in any spelling, with many faults on.
+    """Logs, errors, JSON, tables, manifests, metrics, ledger, report, billing: no secret in any spelling, with many
+    faults on.
 
     Users' tokens are as EnableX said them in the vault's raw replies, and nowhere else.
     """
@@ -145,6 +146,14 @@ def test_a_chaotic_run_tells_no_secret(site: Site, told: dict[str, str], say: Ca
     site.simulator.faults.clear()
     site.simulator.clock.advance(timedelta(hours=5))
     said += say("nightly", "--json audit-media --sample 100", "settings", "status", "--json status", hours=5)
+    page, invoice, lines = (site.folder / name for name in ("report.html", "invoice.csv", "lines.csv"))
+    invoice.write_text("day,minutes\n2026-11-22,17\n")
+    said += say(f"report --day 2026-11-22 --output {page}", "billing export --month 2026-11 --provisional", hours=5)
+    said += say(f"billing compare {invoice} --month 2026-11 --output {lines}", hours=5)
+    said += say("--json billing export --month 2026-11", f"--json billing compare {invoice} --month 2026-11", hours=5)
+    assert page.exists()
+    assert lines.exists()
+    assert list(site.folder.glob("lake/reports/billing/*/*/controls.json"))
     site.simulator.faults.on("key_rotated")
     said += say("collect", "--json rooms list", "doctor", hours=6)
     assert b"page.landed" in said
