@@ -15,7 +15,7 @@ from jobs.timetable import JOBS
 from pipeline import observing
 from pipeline.alarms import Alarm, is_due
 from pipeline.app import App, open_app
-from pipeline.errors import LeaseLost, PipelineError, StoreUnavailable
+from pipeline.errors import LeaseLost, PipelineError, Stopped, StoreUnavailable
 from pipeline.exposition import Exposed
 from pipeline.ledger import Lease, Ledger
 from pipeline.settings import Settings
@@ -68,15 +68,20 @@ def _is_due(alarm: Alarm, ledger: Ledger, now: datetime | None) -> bool:
 
 def _do(app: App, alarm: Alarm, lease: Lease, exposed: Exposed | None) -> Turn:
     job = JOBS[alarm.job]
-    outcome = observing.run(
-        app,
-        alarm.name,
-        lambda app: job(app.only(alarm.projects)),
-        is_unattended=True,
-        projects=alarm.projects,
-        exposed=exposed,
-        lease=lease,
-    )
+    try:
+        outcome = observing.run(
+            app,
+            alarm.name,
+            lambda app: job(app.only(alarm.projects)),
+            is_unattended=True,
+            projects=alarm.projects,
+            exposed=exposed,
+            lease=lease,
+        )
+    except (LeaseLost, Stopped):
+        raise
+    except PipelineError:  # the run has said so
+        return Turn.BROKEN
     return Turn.BROKEN if outcome.exit_code == 1 else Turn.DONE
 
 

@@ -324,7 +324,7 @@ class Ledger:
         try:
             yield
         except SQLAlchemyError as error:
-            cause: Any = getattr(error, "orig", None) or error
+            cause = " ".join(str(getattr(error, "orig", None) or error).split())  # psycopg tells some in several lines
             raise StoreUnavailable(
                 f"ledger {self.where}: {cause}; check the place (it may be deleted: no fact is lost)"
             ) from None

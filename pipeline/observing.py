@@ -60,7 +60,7 @@ def run(
             raise
         except Exception as error:
             why = app.redact(f"{error}" if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
-            _log.log(logging.ERROR if exposed else logging.INFO, "run.broken", error=why)
+            _log.log(logging.ERROR if lease else logging.INFO, "run.broken", error=why)  # else the caller says it
             _tell(
                 app,
                 job_states(command, names, [Failure(command, why)]),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from jobs.timetable import ALARM_CLOCK, JOBS
 from jobs.turn import Turn, take_turn
@@ -105,6 +106,20 @@ def test_what_broke_off_is_still_due(site: Site) -> None:
     site.simulator.faults.clear()
     assert take_turn(alarm(site, "nightly"), site.settings(), now=NOW, is_stopping=lambda: True) is Turn.BROKEN
     assert take_turn(alarm(site, "nightly"), site.settings(), now=NOW) is Turn.DONE
+
+
+def test_a_job_that_breaks_off_is_one_error(site: Site) -> None:
+    """A run that cannot go on is one line among the errors, with its job; so is a job that does not come to its run."""
+    (site.folder / "vault").write_text("a file where the vault should be")
+    with capture_logs() as lines:
+        assert take_turn(alarm(site, "nightly"), site.settings(), now=NOW) is Turn.BROKEN
+    errors = [line for line in lines if line["log_level"] == "error"]
+    assert [(line["event"], line["error"].count("\n")) for line in errors] == [("run.broken", 0)]
+    site.configure('url = "sqlite:///', 'url = "sqlite:////dev/null/')
+    with capture_logs() as lines:
+        assert take_turn(alarm(site, "nightly"), site.settings(), now=NOW) is Turn.BROKEN
+    errors = [line for line in lines if line["log_level"] == "error"]
+    assert [(line["event"], line["job"]) for line in errors] == [("job.broken", "nightly")]
 
 
 def test_after_days_off_the_nearest_to_deletion_comes_first(make_site: Callable[..., Site]) -> None:

@@ -194,3 +194,13 @@ def test_the_last_run_that_did_something_is_known(ledger: Ledger) -> None:
     with pytest.raises(Refused):
         ledger.record_run("nightly", clock, lambda: (_ for _ in ()).throw(Refused("no")))
     assert ledger.last_done("nightly") == START
+
+
+def test_a_database_that_refuses_is_one_line() -> None:
+    """Where nobody listens the refusal is told in one line, with the place and without its password."""
+    ledger = Ledger("postgresql+psycopg://post:hush@127.0.0.1:9/room")
+    with pytest.raises(StoreUnavailable, match="refused") as told:
+        ledger.tries()
+    ledger.close()
+    assert str(told.value).startswith("ledger postgresql+psycopg://post:***@127.0.0.1:9/room: ")
+    assert "\n" not in str(told.value)
