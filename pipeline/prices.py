@@ -16,10 +16,11 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pipeline.errors import ConfigError
-from pipeline.normalise.arrow import unscaled
+from pipeline.normalise.arrow import decimals, unscaled
 from pipeline.reports.billing import LINE_KEY, MEASURES
 from pipeline.reports.billing_month import BillingMonth
 from pipeline.schemas import TEXT
@@ -37,8 +38,8 @@ AMOUNTS = (*UNIT_AMOUNTS.values(), "amount")
 
 MOST_DECIMALS = 6
 _CURRENCY = re.compile(r"([A-Z]{3})?", re.A)
-_SHARE_BITS = 62
-"""Remainders are compared as fractions of 2**62: as fine as 64 bits hold."""
+_SHARE_BITS = 31
+"""Remainders are compared as fractions of 2**31 of the smallest unit; what is the same then is equal."""
 
 UnitPrice = Annotated[Decimal, Field(ge=0, max_digits=15, decimal_places=9)]
 """Of one unit. At most 15 digits: so many survive a TOML or JSON number, which is read as a float."""
@@ -213,49 +214,54 @@ def priced(lines: pa.Table, prices: Prices, month: BillingMonth) -> pa.Table:
     day_numbers = (lines["day"].cast(pa.int32()).to_numpy() - (month.first - date(1970, 1, 1)).days).astype(np.int64)
     projects = lines["project"].combine_chunks().dictionary_encode()
     of_project = projects.indices.to_numpy()
-    columns: dict[str, list[Any]] = {name: [None] * lines.num_rows for name in AMOUNTS}
+    amounts = {name: np.zeros(lines.num_rows, np.int64) for name in AMOUNTS}
+    is_priced = {name: np.zeros(lines.num_rows, bool) for name in AMOUNTS}
     for unit, name in UNIT_AMOUNTS.items():
-        quantities = unscaled(lines[unit])
+        quantities, per_unit = unscaled(lines[unit]), 10 ** MEASURES[unit].scale
         for number, project in enumerate(projects.dictionary.to_pylist()):
-            of_days = prices.of_days(unit, project, month.days)
+            of_days, rows = prices.of_days(unit, project, month.days), np.flatnonzero(of_project == number)
             if of_days:
-                rows = np.flatnonzero(of_project == number)
-                amounts = _amounts(
-                    quantities[rows], day_numbers[rows], of_days, 10 ** MEASURES[unit].scale, 10**prices.decimals
-                )
-                for row, amount in zip(rows.tolist(), amounts.tolist(), strict=True):
-                    columns[name][row] = amount
-                    columns["amount"][row] = amount + (columns["amount"][row] or 0)
+                found = _amounts(quantities[rows], day_numbers[rows], of_days, per_unit, 10**prices.decimals)
+                amounts[name][rows] = found
+                amounts["amount"][rows] += found
+                is_priced[name][rows] = is_priced["amount"][rows] = True
     kind = pa.decimal128(18, prices.decimals)
     for name in AMOUNTS:
-        told = [None if amount is None else Decimal(amount).scaleb(-prices.decimals) for amount in columns[name]]
-        lines = lines.append_column(name, pa.array(told, kind))
+        told = pc.if_else(pa.array(is_priced[name]), decimals(amounts[name], kind), pa.scalar(None, kind))
+        lines = lines.append_column(name, told)
     return lines.append_column("currency", pa.repeat(pa.scalar(prices.currency, TEXT), lines.num_rows))
 
 
 def _amounts(
     quantities: np.ndarray, day_numbers: np.ndarray, of_days: Sequence[Price], per_unit: int, per_currency: int
 ) -> np.ndarray:
-    """What each quantity of one project and unit comes to, in the currency's smallest units, as Python numbers.
+    """What each quantity of one project and unit, in order of days, comes to, in the currency's smallest units.
 
     `quantities` count the smallest unit, of which a whole one has `per_unit`; a currency unit has `per_currency`.
     """
-    of_day = np.zeros(len(of_days), np.int64)
-    np.add.at(of_day, day_numbers, quantities)
-    before, total, rates = Fraction(0), Fraction(0), []
-    for quantity, price in zip(of_day.tolist(), of_days, strict=True):
+    starts = np.searchsorted(day_numbers, np.arange(len(of_days) + 1))
+    amounts, shares = np.zeros(len(quantities), np.int64), np.zeros(len(quantities), np.int64)
+    before, total = Fraction(0), Fraction(0)
+    for price, start, end in zip(of_days, starts[:-1], starts[1:], strict=True):
+        of_day = quantities[start:end]
+        quantity = int(of_day.sum())
         after = before + Fraction(quantity, per_unit)
         cost = (price.cost(after) - price.cost(before)) * per_currency
-        rates.append(cost / quantity if quantity else Fraction(0))
+        if quantity:
+            amounts[start:end], shares[start:end] = _rounded_down(of_day, cost / quantity)
         before, total = after, total + cost
-    above = np.array([rate.numerator for rate in rates], object)[day_numbers]
-    below = np.array([rate.denominator for rate in rates], object)[day_numbers]
-    exact = quantities.astype(object) * above
-    amounts: np.ndarray = exact // below
-    shares = (((exact % below) << _SHARE_BITS) // below).astype(np.int64)
     lacking = int(total + Fraction(1, 2)) - int(amounts.sum())
     amounts[np.argsort(-shares, kind="stable")[:lacking]] += 1
     return amounts
+
+
+def _rounded_down(quantities: np.ndarray, rate: Fraction) -> tuple[np.ndarray, np.ndarray]:
+    """Quantities times a rate: the whole part, and the rest in `_SHARE_BITS` bits."""
+    above, below = rate.numerator, rate.denominator
+    fits = below < 2 ** (63 - _SHARE_BITS) and above * int(quantities.max()) < 2**63
+    numbers = quantities if fits else quantities.astype(object)  # Python's own have no end, and are slow
+    exact = numbers * above
+    return (exact // below).astype(np.int64), (((exact % below) << _SHARE_BITS) // below).astype(np.int64)
 
 
 def _in_force(prices: Iterable[Price], project: str, day: date) -> Price | None:

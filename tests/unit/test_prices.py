@@ -115,6 +115,15 @@ def test_lines_add_up_to_the_month(
     assert priced(lines_of(shuffled), prices, NOVEMBER).equals(found)
 
 
+def test_amounts_are_exact_at_any_size() -> None:
+    """A month of a hundred thousand million minutes at nine places is as exact as a small one: no 64 bits overflow."""
+    minutes, price = [Decimal("123456789012.345"), Decimal("0.001")], Decimal("1.234567891")
+    rows = [{"day": NOVEMBER.first, "owner_ref": str(row), "participant_min": used} for row, used in enumerate(minutes)]
+    found = priced(lines_of(rows), prices_of(Price(price=price), decimals=4), NOVEMBER)["amount"].to_pylist()
+    assert sum(found) == (sum(minutes) * price).quantize(Decimal("0.0001"), ROUND_HALF_UP)
+    assert abs(found[0] - minutes[0] * price) < Decimal("0.0001")
+
+
 @given(tiered(), st.integers(0, 2000), st.integers(0, 2000))
 def test_tiers_are_continuous(price: Price, first: int, more: int) -> None:
     """No unit costs more than the dearest tier or less than the cheapest, also across the end of a tier."""
