@@ -208,7 +208,8 @@ class LocalUpload:
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # on a full disk closing only repeats the first error
             self._stream.close()
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # it is swept when a later process opens the store
+            self._path.unlink()
 
 
 @contextmanager

@@ -241,6 +241,19 @@ def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path: Path, broken: str) 
         store.put_new("b/2", b"x")
 
 
+def test_a_disk_that_fails_while_a_file_is_written_is_one_error(tmp_path: Path) -> None:
+    """Whoever writes hears that the store cannot be used, also where what was begun cannot be taken away any more."""
+    root = tmp_path / "store"
+
+    def content() -> Iterator[bytes]:
+        yield b"x"
+        root.rename(tmp_path / "away")
+        root.symlink_to(root)
+
+    with pytest.raises(StoreUnavailable, match="cannot use"):
+        LocalStore(root).put_new("b/1", content())
+
+
 # --- keys, place, datasets ---
 
 
