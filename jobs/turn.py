@@ -82,7 +82,7 @@ def _do(app: App, alarm: Alarm, lease: Lease, exposed: Exposed | None) -> Turn:
         raise
     except PipelineError:  # the run has said so
         return Turn.BROKEN
-    return Turn.BROKEN if outcome.exit_code == 1 else Turn.DONE
+    return Turn.BROKEN if outcome.is_broken else Turn.DONE
 
 
 @contextmanager

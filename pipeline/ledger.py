@@ -174,7 +174,8 @@ class Ledger:
     ) -> Outcome:
         """Run a flow and remember when, how it ended, and what failed. A run without an end was killed or broke off.
 
-        `projects` are whom it is for: of each it is remembered when a run last did its work.
+        `projects` are whom it is for: of each it is remembered when a run last did its work. One in
+        which nothing worked is noted with exit code 1, whatever else was to be said: it is not done.
 
         Raises:
             LeaseLost: It ran under a lease that is somebody else's by now: its end is not noted.
@@ -183,7 +184,8 @@ class Ledger:
         self._execute(sa.insert(_RUNS).values(run_id=run_id, command=command, started_at=utc_text(clock())))
         outcome = flow()
         at = clock()
-        values = {"ended_at": utc_text(at), "exit_code": outcome.exit_code, "counts": dict(outcome.counts)}
+        code = 1 if outcome.is_broken else outcome.exit_code
+        values = {"ended_at": utc_text(at), "exit_code": code, "counts": dict(outcome.counts)}
         with self._errors(), self._engine.begin() as connection:
             if lease:
                 _require(connection, lease)

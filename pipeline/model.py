@@ -226,13 +226,18 @@ class Outcome:
         return self.exit_code == 0
 
     @property
+    def is_broken(self) -> bool:
+        """Nothing worked: it is to be done again as soon as may be, also when files at risk decide the exit code."""
+        return bool(self.failed) and not self.did
+
+    @property
     def exit_code(self) -> int:
         """0 done, 1 nothing worked, 3 some items failed, 4 files at risk or newly lost (the most urgent wins)."""
         if (self.at_risk or self.lost) and not self.is_staged:
             return 4
         if not self.failed:
             return 0
-        return 3 if self.did else 1
+        return 1 if self.is_broken else 3
 
     def as_json(self) -> Mapping[str, Any]:
         return {

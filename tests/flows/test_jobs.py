@@ -122,6 +122,22 @@ def test_a_job_that_breaks_off_is_one_error(site: Site) -> None:
     assert [(line["event"], line["job"]) for line in errors] == [("job.broken", "nightly")]
 
 
+def test_what_did_nothing_is_still_due_while_files_are_at_risk(site: Site) -> None:
+    """Files at risk make the exit code 4; a night in which nothing worked is tried again soon all the same, and is no
+    good run."""
+    nightly, clock, faults = alarm(site, "nightly"), site.simulator.clock, site.simulator.faults
+    faults.on("files_down")
+    assert take_turn(nightly, site.settings(), now=NOW) is Turn.DONE
+    clock.advance(timedelta(hours=60))
+    faults.on("api_down")
+    assert site.run("--json", "nightly").returncode == 4
+    assert take_turn(nightly, site.settings(), now=clock.now()) is Turn.BROKEN
+    with site.app() as app:
+        assert app.ledger.last_done("nightly") == NOW
+    faults.clear()
+    assert take_turn(nightly, site.settings(), now=clock.now()) is Turn.DONE
+
+
 def test_after_days_off_the_nearest_to_deletion_comes_first(make_site: Callable[..., Site]) -> None:
     """After three days off, one turn of each job in the timetable's order: files that still live are fetched first
     (by deadline, as copy-media does), then every missed day has its CDRs."""
