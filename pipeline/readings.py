@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -94,22 +94,69 @@ def _constant(moment: datetime, count: int) -> pa.Array:
     return pa.repeat(pa.scalar(moment, TIME), count)
 
 
-def read_archives(vault: ObjectStore, project: str, period: Period) -> ArchiveReadings:
-    """Listed files from the pages asked for in `period`."""
-    records: list[tuple[Page, archives.ArchiveRecord]] = []
+@dataclass(frozen=True)
+class _ArchivePage:
+    page: Page
+    records: list[archives.ArchiveRecord]
+    rejects: list[Row]
+    documents: int
+
+
+class ArchiveMemory:
+    """What pages of archive listings say, for a process that asks every quarter of an hour: a page never changes.
+
+    Threads may share it. Bodies that it remembers are not verified again: for planning, not for building.
+    """
+
+    def __init__(self, most_records: int = 200_000) -> None:
+        self._most_records, self._count = most_records, 0
+        self._pages: dict[tuple[str, str, date, str], _ArchivePage] = {}
+        self._records: dict[archives.ArchiveRecord, archives.ArchiveRecord] = {}
+
+    def read(self, vault: ObjectStore, project: str, day: date, stem: str) -> _ArchivePage:
+        """One page; equal records of all pages are one object. When it holds too many it begins anew."""
+        key = (vault.url, project, day, stem)
+        if known := self._pages.get(key):
+            return known
+        read = _read_archive_page(vault, project, day, stem)
+        if self._count + len(read.records) > self._most_records:
+            self._pages, self._records, self._count = {}, {}, 0
+        shared = [self._records.setdefault(record, record) for record in read.records]
+        self._pages[key] = replace(read, records=shared)
+        self._count += len(shared)
+        return read
+
+
+def read_archives(
+    vault: ObjectStore, project: str, period: Period, memory: ArchiveMemory | None = None
+) -> ArchiveReadings:
+    """Listed files from the pages asked for in `period`; those that `memory` knows are not read again."""
+    readings: list[tuple[Page, archives.ArchiveRecord]] = []
     rejects: dict[date, list[Row]] = {}
     documents = 0
-    for page in pages(vault, "archive", project, period):
-        for ordinal, document in enumerate(_documents(vault, page)):
-            documents += 1
-            try:
-                record = archives.archive_record(decoded(document), page)
-                _require_reach(record.ended_at.date(), page)
-            except (RecordError, RecursionError) as error:
-                rejects.setdefault(page.day, []).append(_reject(page.body_key, page.source, ordinal, error))
-            else:
-                records.append((page, record))
-    return ArchiveReadings(archives.listed_files(records), rejects, documents)
+    read = memory.read if memory else _read_archive_page
+    for day, stems in landing.page_stems(vault, "archive", project, period).items():
+        for stem in stems:
+            one = read(vault, project, day, stem)
+            documents += one.documents
+            readings += [(one.page, record) for record in one.records]
+            if one.rejects:
+                rejects.setdefault(day, []).extend(one.rejects)
+    return ArchiveReadings(archives.listed_files(readings), rejects, documents)
+
+
+def _read_archive_page(vault: ObjectStore, project: str, day: date, stem: str) -> _ArchivePage:
+    page = landing.read_page(vault, "archive", project, day, stem)
+    records, rejects, ordinal = [], [], -1
+    for ordinal, document in enumerate(_documents(vault, page)):
+        try:
+            record = archives.archive_record(decoded(document), page)
+            _require_reach(record.ended_at.date(), page)
+        except (RecordError, RecursionError) as error:
+            rejects.append(_reject(page.body_key, page.source, ordinal, error))
+        else:
+            records.append(record)
+    return _ArchivePage(page, records, rejects, ordinal + 1)
 
 
 def read_rooms(vault: ObjectStore, project: str, day: date) -> tuple[list[Row], list[Row]]:

@@ -71,7 +71,11 @@ def listed_files(readings: Iterable[tuple[Page, ArchiveRecord]]) -> list[ListedF
     """
     files: dict[tuple[str, str, str], ListedFile] = {}
     first: dict[str, ArchiveRecord] = {}
+    last: dict[str, ArchiveRecord] = {}
     for page, record in sorted(readings, key=lambda reading: (reading[0].asked_at, reading[0].stem)):
+        if record == last.get(record.conf_num):
+            continue  # as most are: a page lists all sessions of a day again, whatever is new
+        last[record.conf_num] = record
         origin = first.setdefault(record.conf_num, record)
         for kind, name, url in _named(record.urls):
             known = files.get((record.conf_num, kind, name))
