@@ -71,22 +71,30 @@ class Bars:
 
 
 class Lines:
-    """A line when a task ends, and one a minute while it runs."""
+    """A line when a task ends, and one a minute while it runs, however long one item takes."""
 
     @contextmanager
     def task(self, label: str, total: int) -> Iterator[Advance]:
-        started = last = time.monotonic()
-        done, lock = 0, threading.Lock()
+        started, done, lock, has_ended = time.monotonic(), 0, threading.Lock(), threading.Event()
 
         def advance() -> None:
-            nonlocal done, last
+            nonlocal done
             with lock:
                 done += 1
-                if time.monotonic() - last >= _LINE_EVERY_S:
-                    last = time.monotonic()
-                    print(f"{label}: {done} of {total}", file=sys.stderr, flush=True)
 
-        yield advance
+        def say_now_and_then() -> None:
+            while not has_ended.wait(_LINE_EVERY_S):
+                print(f"{label}: {done} of {total}", file=sys.stderr, flush=True)
+
+        saying = threading.Thread(target=say_now_and_then, name=f"progress of {label}", daemon=True)
+        if total:
+            saying.start()
+        try:
+            yield advance
+        finally:
+            has_ended.set()
+            if total:
+                saying.join()
         if total:
             took_s = time.monotonic() - started
             print(f"{label}: {done} of {total} in {took_s:.1f} s", file=sys.stderr, flush=True)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+import re
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -37,18 +42,36 @@ def test_a_quick_task_is_one_line(clock: Clock, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr() == ("", "copy: 3 of 3 in 1.5 s\n")
 
 
-def test_a_long_task_is_a_line_a_minute(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every minute says how far it is, however many items a minute has."""
-    with Lines().task("build", 10) as advance:
-        for _ in range(10):
-            clock.now_s += 25
-            advance()
-    assert capsys.readouterr().err.splitlines() == [
-        "build: 3 of 10",
-        "build: 6 of 10",
-        "build: 9 of 10",
-        "build: 10 of 10 in 250.0 s",
-    ]
+class Said(io.StringIO):
+    """A stream to wait for: until it has had a line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._news = threading.Condition()
+
+    def write(self, text: str) -> int:
+        with self._news:
+            self._news.notify_all()
+            return super().write(text)
+
+    def wait_for(self, line: str) -> None:
+        with self._news:
+            assert self._news.wait_for(lambda: line in self.getvalue().splitlines(), timeout=30)
+
+
+def test_a_long_task_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every minute (here: a hundredth of a second) says how far it is, also while one item takes longer than that."""
+    assert progress._LINE_EVERY_S == 60
+    monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.01)
+    monkeypatch.setattr(sys, "stderr", said := Said())
+    with Lines().task("build", 2) as advance:
+        said.wait_for("build: 0 of 2")
+        advance()
+        said.wait_for("build: 1 of 2")
+        advance()
+    lines = [line for line, _ in itertools.groupby(said.getvalue().splitlines())]
+    assert lines[:2] == ["build: 0 of 2", "build: 1 of 2"]
+    assert re.fullmatch(r"build: 2 of 2 in \d+\.\d s", lines[-1])
 
 
 def test_unfinished_work_says_so(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
