@@ -417,6 +417,11 @@ def test_an_invoice_by_owner_that_agrees_is_good(nights: Nights) -> None:
     assert shown.returncode == 0, shown.stdout
     total = f"{sum(sums.values()):,}.000"
     assert shown.stdout.splitlines()[-1].split() == ["total", str(len(sums)), total, total, "+0.000"]
+    missing = site.run("billing", "compare", str(made) + "x", "--month", MONTH, now=SETTLED)
+    assert (missing.returncode, missing.stderr) == (
+        2,
+        f"postroom: {made}x: cannot be read: No such file or directory\n",
+    )
 
 
 SPOILT = date(2026, 10, 29)

@@ -19,7 +19,9 @@ from rich.console import Console
 
 from pipeline.checks import Check
 from pipeline.cli import show
+from pipeline.cli.billing import show_comparison
 from pipeline.model import Outcome, Row
+from pipeline.reports.invoice import OURS, compare, explained, read_invoice
 
 EXPECTED = Path(__file__).parents[1] / "expected" / "show"
 WIDTH = 100
@@ -221,6 +223,21 @@ def table_odd_names(console: Console) -> None:
     show.show_table(console, pa.Table.from_arrays([pa.array([number]) for number in range(4)], names=names))
 
 
+def comparison(console: Console) -> None:
+    none = dict.fromkeys(("late", "elsewhere"), 0)
+    ours = [
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34cd", "here": 1, "ours": 30_000, **none},
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34ce", "here": 1, "ours": 12_000, **none},
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34cf", "here": 1, "ours": 45_000, **none, "late": 45_000},
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34d0", "here": 1, "ours": 1_234_000, **none},
+    ]
+    content = b"cdr_id,minutes\n65ec6b1f0c3a9e0012ab34cd,31\n65ec6b1f0c3a9e0012ab34ce,12\n[made-up],90.5\n"
+    lines = compare(pa.Table.from_pylist(ours, OURS), read_invoice(content, "invoice.csv"))
+    outcome = Outcome("billing compare", details={"by": ["cdr_id"], "explained": explained(lines), "output": "l.csv"})
+    outcome.fail("2026-11", "1 missing here, 1 missing there: -1,143.500 minutes")
+    show_comparison(console, outcome, lines)
+
+
 CASES: dict[str, Callable[[Console], None]] = {
     case.__name__: case
     for case in (
@@ -239,6 +256,7 @@ CASES: dict[str, Callable[[Console], None]] = {
         table_of_one,
         table_empty,
         table_odd_names,
+        comparison,
     )
 }
 
