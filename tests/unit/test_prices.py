@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import tomllib
 from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
@@ -18,7 +20,7 @@ from pipeline.errors import ConfigError
 from pipeline.prices import AMOUNTS, Price, Prices, Tier, priced
 from pipeline.reports.billing import LINES, MEASURES
 from pipeline.reports.billing_month import billing_month
-from tests.unit.test_billing_rules import documented
+from tests.unit.test_billing_rules import DOCUMENT, documented
 
 NOVEMBER = billing_month("2026-11", "UTC")
 MILLI = Decimal("0.001")
@@ -34,15 +36,17 @@ def prices_of(*prices: Price, decimals: int = 2) -> Prices:
 
 
 def test_the_worked_example_of_amounts() -> None:
-    """The amounts that docs/billing.md shows are the amounts of the export, to the last line."""
+    """The settings that docs/billing.md shows make the amounts that it shows, to the last line."""
     *told, total = documented("line of")
-    tiers = (Tier(up_to=Decimal(100), price=Decimal("0.010")), Tier(price=Decimal("0.007")))
+    settings = re.findall(r"```toml\n(\[billing.prices\].*?)```", DOCUMENT, re.DOTALL)[0]
+    prices = Prices.model_validate(tomllib.loads(settings)["billing"]["prices"])
     rows = [
-        {"day": date.fromisoformat(day), "owner_ref": owner, "participant_min": Decimal(minutes)}
+        {"project": "b", "day": date.fromisoformat(day), "owner_ref": owner, "participant_min": Decimal(minutes)}
         for day, owner, minutes, _, _ in told
     ]
-    found = priced(lines_of(rows), prices_of(Price(tiers=tiers)), NOVEMBER)
+    found = priced(lines_of(rows), prices, NOVEMBER)
     assert found["participant_amount"].to_pylist() == [Decimal(row[4]) for row in told]
+    assert set(found["storage_amount"].to_pylist()) == {0}
     assert found["amount"] == found["participant_amount"]
     assert sum(found["amount"].to_pylist()) == Decimal(total[4])
     assert sum(Decimal(row[3]) for row in told) == Decimal(total[3])
