@@ -14,12 +14,9 @@ from pipeline.billing import Sessions, table_day
 from pipeline.normalise.arrow import mask, unscaled
 from pipeline.reports.billing import CDR_COLUMNS, ITEMS, Rounding, connection_items
 from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
-from pipeline.reports.invoice import OURS
+from pipeline.reports.invoice import GRACE, OURS, came_late
 from pipeline.schemas import TIME
 from pipeline.store.base import ObjectStore
-
-_GRACE = timedelta(days=1)
-"""What became known so long after a month's end still made it: its last sessions are collected the night after."""
 
 _SEEN = ("first_seen_at", "changed_at")
 _HISTORY_COLUMNS = (*(name for name in CDR_COLUMNS if name not in _SEEN), "known_from", "known_to")
@@ -32,9 +29,9 @@ def our_connections(
     """Rows of `OURS`: the connections of the month, and those near its ends that count in the month before or after.
 
     Late is what the tables learnt more than a day after the month was over: the minutes of a connection first collected
-    then, or by how much one that was corrected then has more than before (less: negative).
+    then, unless its day was not looked at before, or what a correction added then (took away: negative).
     """
-    over = pa.scalar(month.ends_at + _GRACE, TIME)
+    over = pa.scalar(month.ends_at + GRACE, TIME)
     beside = [
         BillingMonth((month.first - timedelta(days=1)).replace(day=1), month.zone),
         BillingMonth(month.days[-1] + timedelta(days=1), month.zone),
@@ -48,13 +45,15 @@ def our_connections(
             around = sessions.around(day)
             items = partial(_items, day=day, sessions=around, project=project, rounding=rounding)
             is_near = not month.days[RECORD_REACH_DAYS] <= day <= month.days[-RECORD_REACH_DAYS - 1]
+            of_day = [nothing]
             for rows in table_day(lake, "cdr", project, day, CDR_COLUMNS):
-                now.append(items(rows, month=month))
+                of_day.append(items(rows, month=month))
                 near += [items(rows, month=one) for one in beside if is_near]
+            now.append(_without_moments_in_time(pa.concat_tables(of_day), month))
             for rows in table_day(lake, "cdr_changes", project, day, _HISTORY_COLUMNS):
                 then.append(items(_as_known_at(rows, over), month=month))
         connections = pa.concat_tables(now)
-        late = _late(connections, pa.concat_tables(then), over)
+        late = _late(connections, pa.concat_tables(then))
         found += [_counted(connections, late), _elsewhere(pa.concat_tables(near))]
     return pa.concat_tables(found)
 
@@ -67,6 +66,14 @@ def _items(
     return connection_items(rows, filed, sessions, project, month, rounding).select(_ITEM_COLUMNS)
 
 
+def _without_moments_in_time(items: pa.Table, month: BillingMonth) -> pa.Table:
+    """A day's items, whose `first_seen_at` is left only where they came late."""
+    seen = items["first_seen_at"]
+    place = items.schema.get_field_index("first_seen_at")
+    late = pc.if_else(came_late(seen, month.ends_at), seen, pa.scalar(None, TIME))
+    return items.set_column(place, "first_seen_at", late)
+
+
 def _as_known_at(history: pa.Table, moment: pa.Scalar) -> pa.Table:
     """The versions that were in force at a moment, and are history by now, with the columns of `cdr`."""
     held = pc.and_(pc.less_equal(history["known_from"], moment), pc.greater(history["known_to"], moment))
@@ -76,14 +83,14 @@ def _as_known_at(history: pa.Table, moment: pa.Scalar) -> pa.Table:
     return rows.select(list(CDR_COLUMNS))
 
 
-def _late(items: pa.Table, then: pa.Table, over: pa.Scalar) -> np.ndarray:
+def _late(items: pa.Table, then: pa.Table) -> np.ndarray:
     """How many thousandths of each item were not known when the month was over; `then`: items as they were by then."""
     minutes = unscaled(items["participant_min"])
     at = pc.index_in(items["item"].combine_chunks(), then["item"].combine_chunks())
     was_else = mask(pc.is_valid(at))
     earlier = minutes.copy()
     earlier[was_else] = unscaled(then["participant_min"])[at.drop_null().to_numpy()]
-    earlier[mask(pc.fill_null(pc.greater(items["first_seen_at"], over), False))] = 0
+    earlier[mask(pc.is_valid(items["first_seen_at"]))] = 0
     late: np.ndarray = minutes - earlier
     return late
 

@@ -11,22 +11,26 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import ConfigError
-from pipeline.normalise.arrow import decimals, unscaled
-from pipeline.schemas import BILLED, COUNT, TEXT
+from pipeline.normalise.arrow import Column, decimals, unscaled
+from pipeline.schemas import BILLED, COUNT, TEXT, TIME
 
 _SINGLE_KEYS = ("cdr_id", "conf_num")
 _GROUP_KEYS = ("project", "day", "room_id", "owner_ref", "billing_code")
 _KEY_TYPES = {name: pa.date32() if name == "day" else TEXT for name in (*_SINGLE_KEYS, *_GROUP_KEYS)}
 _QUANTITIES = {"minutes": 1, "connect_minutes_cal": 1, "seconds": 60}
 """Names of what is billed, and how many of them are a minute; the first that a file has counts."""
+
+GRACE = timedelta(days=1)
+"""What became known so long after a month's end still made it: its last sessions are collected the night after."""
 
 COLUMNS = (*_SINGLE_KEYS, *_GROUP_KEYS, *_QUANTITIES)
 """What a column may be called; what others are called is passed over."""
@@ -55,6 +59,13 @@ class Invoice:
 
     by: tuple[str, ...]
     lines: pa.Table
+
+
+def came_late(first_seen_at: Column, month_ends_at: datetime) -> Column:
+    """Which of a day's connections became known more than `GRACE` after the month's end, and as long after the day was
+    first looked at: who began to collect when the month was over cannot tell what was late."""
+    looked_at = pc.min(first_seen_at).as_py() or month_ends_at
+    return pc.fill_null(pc.greater(first_seen_at, pa.scalar(max(looked_at, month_ends_at) + GRACE, TIME)), False)
 
 
 def read_invoice(content: bytes, name: str, headers: Mapping[str, str] | None = None) -> Invoice:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
-from pipeline.reports.invoice import CAUSES, OURS, TO_ASK, VERDICTS, Invoice, compare, explained, read_invoice
+from pipeline.reports.invoice import (
+    CAUSES,
+    OURS,
+    TO_ASK,
+    VERDICTS,
+    Invoice,
+    came_late,
+    compare,
+    explained,
+    read_invoice,
+)
+from pipeline.schemas import TIME
 
 DAY = date(2026, 11, 3)
 
@@ -64,6 +75,22 @@ def test_each_line_has_its_verdict(
     (line,) = compare(ours_of(*ours), theirs_of(by, *theirs)).to_pylist()
     assert line["verdict"] == verdict
     assert {cause: line[f"{cause}_min"] for cause in CAUSES if line[f"{cause}_min"]} == parts
+
+
+@pytest.mark.parametrize(
+    ("seen", "late"),
+    [
+        ([3, None, 30, 33], [False, False, False, True]),
+        ([100, 101, 123, 125], [False, False, False, True]),
+        ([], []),
+    ],
+)
+def test_who_began_to_collect_afterwards_cannot_tell_what_was_late(seen: list[int | None], late: list[bool]) -> None:
+    """Late is more than a day after the month, and more than a day after that day was first collected; hours from the
+    month's last midnight."""
+    over = datetime(2026, 12, 1, tzinfo=UTC)
+    moments = [None if hours is None else over - timedelta(hours=6) + timedelta(hours=hours) for hours in seen]
+    assert came_late(pa.chunked_array([moments], TIME), over).to_pylist() == late
 
 
 amounts = st.integers(0, 90_000)
