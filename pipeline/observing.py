@@ -6,8 +6,9 @@ Telling never fails a run: what cannot be told is one line in the log.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -17,13 +18,16 @@ from pipeline import flows
 from pipeline.app import App
 from pipeline.errors import LeaseLost, PipelineError, Stopped
 from pipeline.exposition import Exposed, write_textfile
-from pipeline.ledger import Lease, new_run_id
+from pipeline.ledger import Lease, Ledger, new_run_id
 from pipeline.model import Failure, Outcome
 from pipeline.reports.metrics import COUNTS, read_metrics
 from pipeline.reports.news import FAILED, State, job_states, news, status_states
 from pipeline.retry import counted_retries
 from pipeline.tracing import run_span
 from pipeline.webhook import ping, post_text
+
+_TELLING_S = 15.0
+"""Longer than a webhook may take."""
 
 _log = structlog.get_logger()
 
@@ -111,10 +115,28 @@ def _tell(app: App, jobs: list[State], *, is_good: bool, is_unattended: bool, ex
 
 def _notify(app: App, states: Sequence[State]) -> None:
     """Tell what is new; what was told is remembered, what could not be told is news again after the next run."""
-    fresh = news(states, app.ledger.told())
-    if fresh and app.settings.notify.webhook:
-        post_text(app.settings.notify.webhook, app.redact("\n".join(state.sentence for state in fresh)))
-    app.ledger.remember_told({state.subject: state.state for state in fresh})
+    if not news(states, app.ledger.told()):
+        return
+    with _alone(app.ledger):
+        fresh = news(states, app.ledger.told())
+        if fresh and app.settings.notify.webhook:
+            post_text(app.settings.notify.webhook, app.redact("\n".join(state.sentence for state in fresh)))
+        app.ledger.remember_told({state.subject: state.state for state in fresh})
+
+
+@contextmanager
+def _alone(ledger: Ledger) -> Iterator[None]:
+    """Runs that end at the same time tell one after the other: what one has told is no news to the next.
+
+    Whoever was killed while telling is waited for until its lease ends.
+    """
+    while (lease := ledger.take_lease("news", _TELLING_S)) is None:
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        with suppress(LeaseLost):
+            ledger.release(lease)
 
 
 def _sign_of_life(app: App, *, is_good: bool) -> None:

@@ -11,6 +11,8 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -229,3 +231,22 @@ def test_a_textfile_that_cannot_be_written_stops_no_news(site: Site, receiver: R
         observing.run(app, "nightly", failing(), is_unattended=True, exposed=Exposed())
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["metrics.unwritten"]
     assert len(receiver.heard()[0]) == 1
+
+
+def test_runs_that_end_together_tell_once(site: Site, receiver: Receiver) -> None:
+    """What several hosts see at the same moment is told by one of them."""
+    site.configure("[collect]\n", f'[notify]\nwebhook_url = "{receiver.url}/"\n\n[collect]\n')
+    together = threading.Barrier(4)
+
+    def flow(_app: object) -> Outcome:
+        together.wait()
+        return Outcome("nightly")
+
+    def run(number: int) -> None:
+        with site.app(NOW + timedelta(days=9)) as app:
+            observing.run(app, f"job {number}", flow, is_unattended=True)
+
+    with ThreadPoolExecutor(4) as hosts:
+        list(hosts.map(run, range(4)))
+    ((line,), _) = receiver.heard()
+    assert line.startswith("acme: days missing for long: 2026-11-21, ")
