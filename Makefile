@@ -2,8 +2,8 @@
 # make check   everything is right: lint, types, tests
 # make servers the S3 servers and PostgreSQL that tests run, where they can be installed (tests/servers/README.md); part of make test
 # make bench   CDRs to Parquet and files to a bucket, ours against their peers, and a year backfilled (docs/benchmarks.md)
-# make soak    what random tests, faults and kills find in an hour: rooms twenty times as long, 10,000 faulty transfers,
-#              fifty kills
+# make soak    what random tests, faults and kills find in some hours: rooms twenty times as long, 10,000 faulty transfers,
+#              fifty kills, six fortnights of two schedulers in bad weather
 PYTHON ?= python3
 BIN := .venv/bin
 RECORDS ?= 200000
@@ -47,7 +47,7 @@ bench: install servers .venv/.bench
 soak: install servers
 	SOAK_TIMES=20 $(BIN)/python -m pytest -n 2 tests/flows/test_rooms_bars.py tests/flows/test_faulty_transfers.py \
 		tests/flows/test_killed.py \
-		tests/flows/test_vault_in_a_bucket.py
+		tests/flows/test_vault_in_a_bucket.py tests/flows/test_simulated_weeks.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -87,6 +88,29 @@ def test_schedulers_share_the_work(make_site: Callable[..., Site], postgres: Pos
     assert turns.count(Turn.DONE) == 1
     assert set(turns) <= {Turn.DONE, Turn.HELD, Turn.NOT_DUE}
     assert site.downloads() == len({request.path for request in site.simulator.requests if request.host != "api"})
+
+
+def test_two_schedulers_start_together(make_site: Callable[..., Site]) -> None:
+    """Two real processes on one ledger do at their start what is due: between them each job once, and every file."""
+    today = datetime.now(UTC)
+    world = World(projects=("acme",), sessions_per_day=4, begin=today.date() - timedelta(days=1))
+    site = make_site(world, now=today)
+    site.configure("[collect]\n", f"[schedule]\n{ONCE_A_YEAR}\n[collect]\n")
+    with site.app() as app, start(["-m", "jobs"], site) as one, start(["-m", "jobs"], site) as other:
+        while set(app.ledger.last_good_runs()) != set(JOBS):
+            assert (one.poll(), other.poll()) == (None, None)
+            time.sleep(0.05)
+        for process in (one, other):
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+        assert (one.returncode, other.returncode) == (0, 0)
+        assert app.ledger.run_ends() == {(job, 0): 1 for job in JOBS}
+    assert stored_digests(site) == sorted(file.sha256 for file in site.truth_files().values()) != []
+
+
+ONCE_A_YEAR = "\n".join(
+    f'{job} = "0 0 1 1 *"' for job in ("copy_media", "nightly", "audit_media", "rooms_apply", "rooms_snapshot")
+)
 
 
 def test_a_project_has_a_night_of_its_own(make_site: Callable[..., Site]) -> None:

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import zstandard
 
@@ -170,13 +171,29 @@ def test_building_again_from_nothing_gives_the_same_bytes(site: Site) -> None:
 
 
 def test_deleting_the_ledger_forgets_no_fact(site: Site) -> None:
-    """Without the ledger the next run downloads nothing and changes nothing."""
-    site.outcome("nightly")
-    before, downloads = site.objects(), site.downloads()
+    """Every step finds its facts in the stores: without the ledger `status` says the same but for runs; collect, copy,
+    build and night download nothing again and change no byte; the audit reads the same files and finds the same."""
+    steps, audit = ("collect", "copy-media", "build", "nightly"), ("audit-media", "--sample", "100")
+    for step in steps:
+        assert site.outcome(step)["ok"]
+    audited = site.outcome(*audit)
+    assert site.outcome("build")["ok"]
+    before, downloads, status = site.objects(), site.downloads(), without_runs(site.outcome("status"))
+    assert audited["counts"]["files_reread"] == downloads > 5
     (site.folder / "ledger.db").unlink()
-    assert site.outcome("nightly")["ok"]
-    assert site.objects() == before
-    assert site.downloads() == downloads
+    assert without_runs(site.outcome("status")) == status
+    for step in steps:
+        assert site.outcome(step)["ok"]
+    assert (site.objects(), site.downloads()) == (before, downloads)
+    assert without_runs(site.outcome("status")) == status
+    assert site.outcome(*audit) == audited
+
+
+def without_runs(status: dict[str, Any]) -> dict[str, Any]:
+    """`status` without what the ledger alone knows: when which job last ran well."""
+    for known in (status, *status["projects"].values()):
+        del known["last_good_runs"]
+    return status
 
 
 def test_after_an_outage_every_missed_day_is_collected(make_site: Callable[..., Site]) -> None:
