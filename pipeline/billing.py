@@ -27,6 +27,7 @@ from pipeline.building import Builder
 from pipeline.errors import FixityError, ObjectDiffers, PipelineError, StoreUnavailable
 from pipeline.model import DAILY_SOURCES, Period
 from pipeline.normalise.arrow import mask
+from pipeline.parallel import Lanes, ahead, keep_freed_memory
 from pipeline.prices import AMOUNTS, priced, prices_differ
 from pipeline.reports import billing, corrections
 from pipeline.reports.billing import ITEMS, LINES, MEASURES
@@ -167,6 +168,7 @@ def export_month(
     settings, is_provisional = _settings(app, projects, month), bool(unsettled)
     if previous and (previous.inputs, previous.settings, previous.unsettled) == (inputs, settings, unsettled):
         return Export(previous, is_new=False)
+    keep_freed_memory()
     with scratch_folder() as folder:
         counted = [_count(app, folder, project, month) for project in projects]
         if inputs != {project: _inputs(app.lake, project, month) for project in projects}:
@@ -239,7 +241,7 @@ class Counted:
 
 @dataclass
 class Sessions:
-    """The sessions around a day, each day's read once while days go forward."""
+    """The sessions around a day, the nearest first, each day's read once while days go forward."""
 
     lake: ObjectStore
     project: str
@@ -249,7 +251,7 @@ class Sessions:
         near = Period(day, day).widened(RECORD_REACH_DAYS)
         for known in [known for known in self.days if known < near.first]:
             del self.days[known]
-        return pa.concat_tables([self.of(one) for one in near])
+        return pa.concat_tables([self.of(one) for one in sorted(near, key=lambda one: abs(one - day))])
 
     def of(self, day: date) -> pa.Table:
         if day not in self.days:
@@ -280,19 +282,22 @@ def _count(app: App, folder: Path, project: str, month: BillingMonth) -> Counted
     counted = Counted(project, folder / f"items-{project}.parquet")
     rounding, sessions = app.settings.billing.rounding, Sessions(app.lake, project)
     lines, sums = _Lines(), [counted.lines]
-    with pq.ParquetWriter(counted.path, ITEMS, **_ITEMS_PARQUET) as writer:
+    with pq.ParquetWriter(counted.path, ITEMS, **_ITEMS_PARQUET) as writer, Lanes() as lanes:
+
+        def write(items: pa.Table) -> None:
+            with scratch_errors():
+                writer.write_table(items, row_group_size=_BATCH_ROWS)
 
         def take(items: pa.Table) -> None:
             if items.num_rows:
-                with scratch_errors():
-                    writer.write_table(items, row_group_size=_BATCH_ROWS)
+                lanes.give("items", write, items)
                 lines.add(items)
                 sums.append(pa.Table.from_pylist([billing.totals(items)], schema=_SUMS))
                 counted.known_until = _latest(counted.known_until, items)
 
         for day in month.partitions:
             around = sessions.around(day)
-            for rows in table_day(app.lake, "cdr", project, day, billing.CDR_COLUMNS):
+            for rows in ahead(table_day(app.lake, "cdr", project, day, billing.CDR_COLUMNS)):
                 counted.cdr_rows += rows.num_rows
                 counted.cdr_ms += int(billing.participant_ms(rows).sum())
                 partition = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
@@ -453,8 +458,16 @@ def _tallied(chunks: Iterator[bytes], tally: Tally) -> Iterator[bytes]:
 
 
 _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
-_ITEMS_PARQUET: dict[str, Any] = {**_PARQUET, "use_dictionary": [name for name in ITEMS.names if name != "item"]}
-"""A dictionary of names that are all different would be made and thrown away."""
+_RARELY_TWICE = {"participant_s", "first_seen_at", "changed_at"}
+_ITEMS_PARQUET: dict[str, Any] = {
+    **_PARQUET,
+    "use_dictionary": [name for name in ITEMS.names if name not in {"item", *_RARELY_TWICE}],
+    "column_encoding": dict.fromkeys(_RARELY_TWICE, "DELTA_BINARY_PACKED"),
+    "store_decimal_as_integer": True,
+    "write_statistics": False,
+}
+"""As cheap to write as may be, since only the next revision reads it, and whole. A dictionary of values that are nearly
+all different would be made and thrown away."""
 
 
 def _parquet(rows: pa.Table) -> bytes:

@@ -43,9 +43,12 @@ def decimals(units: np.ndarray, column_type: pa.Decimal128Type) -> pa.Array:
 
 
 def unscaled(column: Column) -> np.ndarray:
-    """The inverse of `decimals`: decimals without nulls as whole numbers of their type's smallest unit."""
-    units: np.ndarray = pc.multiply(column, pa.scalar(10**column.type.scale)).cast(COUNT).to_numpy()
-    return units
+    """The inverse of `decimals`: as whole numbers of the type's smallest unit; of a null, any number."""
+    words = [np.empty(0, np.int64)]
+    for piece in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        if len(piece):
+            words.append(np.frombuffer(piece.buffers()[1], np.int64)[2 * piece.offset :: 2][: len(piece)])
+    return np.concatenate(words)
 
 
 def per_million(numbers: Column) -> Column:

@@ -27,7 +27,7 @@ _ITEM_KEY = [*LINE_KEY, "kind", "item", "conf_num"]
 
 def line_differences(before: pa.Table, now: pa.Table) -> pa.Table:
     """Lines of two revisions: their keys and signed differences, where there is one; in order of key."""
-    return _differences(before, now, list(LINE_KEY), MEASURES).sort_by([(name, "ascending") for name in LINE_KEY])
+    return _differences(before, now, list(LINE_KEY), MEASURES)
 
 
 def item_corrections(before: pa.Table, now: pa.Table, known_until: Mapping[str, datetime | None]) -> pa.Table:
@@ -63,8 +63,7 @@ def item_corrections(before: pa.Table, now: pa.Table, known_until: Mapping[str, 
         "repaired",
     )
     columns = {**{name: found[name] for name in found.schema.names}, "cause": pa.array(cause.astype(object), TEXT)}
-    rows = pa.table([columns[name] for name in CORRECTIONS.names], schema=CORRECTIONS)
-    return rows.sort_by([(name, "ascending") for name in _ITEM_KEY])
+    return pa.table([columns[name] for name in CORRECTIONS.names], schema=CORRECTIONS)
 
 
 def with_amounts(

@@ -24,9 +24,10 @@ from pipeline.reports.billing import (
     connection_items,
     file_items,
     session_items,
+    summed,
 )
 from pipeline.reports.billing_month import BillingMonth, billing_month
-from pipeline.schemas import TABLES
+from pipeline.schemas import BILLED, COUNT, TABLES, TEXT
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/billing.md").read_text()
 NOVEMBER = billing_month("2026-11", "UTC")
@@ -124,3 +125,46 @@ def test_what_is_no_month_is_refused(text: str) -> None:
     """A month is written as 2026-11."""
     with pytest.raises(ValueError, match="write it as 2026-11"):
         billing_month(text, "UTC")
+
+
+_KEYS = {f"key_{number}": TEXT for number in range(6)}
+_ADDED = {"minutes": BILLED, "connections": COUNT}
+
+
+def assert_summed(rows: pa.Table, keys: list[str]) -> None:
+    """As pyarrow does it, by text and decimals."""
+    grouped = rows.group_by(keys).aggregate([(name, "sum") for name in _ADDED])
+    grouped = grouped.sort_by([(name, "ascending") for name in keys])
+    assert summed(rows, keys, _ADDED).to_pylist() == [
+        {**{name: row[name] for name in keys}, **{name: row[f"{name}_sum"] for name in _ADDED}}
+        for row in grouped.to_pylist()
+    ]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["b", "a", "", "\u00fc", None]),
+            st.sampled_from(["x", None]),
+            st.none() | st.decimals(-(10**14), 10**14, places=3),
+            st.none() | st.integers(-3, 3),
+        ),
+        max_size=12,
+    ),
+    st.integers(0, 12),
+)
+def test_sums_are_those_of_text_and_decimals(cells: list[tuple[Any, ...]], cut: int) -> None:
+    """Keys that are null or negative sums, columns in pieces: per key the exact sum, null only of nulls, in order."""
+    names = ["key_0", "key_1", *_ADDED]
+    schema = pa.schema({**_KEYS, **_ADDED}.items())
+    rows = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in cells], schema)
+    assert_summed(pa.concat_tables([rows.slice(cut), rows.slice(0, cut)]), ["key_0", "key_1"])
+
+
+def test_sums_of_more_keys_than_a_number_counts() -> None:
+    """Six columns of 2,000 values combine to more than 64 bits; their sums are right and in order all the same."""
+    dice = np.random.default_rng(7)
+    keys = {name: pa.array(dice.permutation(2000)).cast(TEXT) for name in _KEYS}
+    added = {"minutes": pa.array([Decimal("0.001")] * 2000, BILLED), "connections": pa.array([1] * 2000, COUNT)}
+    rows = pa.table({**keys, **added})
+    assert_summed(pa.concat_tables([rows, rows]), list(_KEYS))
