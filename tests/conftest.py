@@ -28,6 +28,7 @@ from pipeline.simulator.world import SimFile, World
 from tests.environ import clean_environ
 from tests.servers.ceph import ceph_server
 from tests.servers.children import NotInstalled
+from tests.servers.focus import Validate, focus_validator
 from tests.servers.localstack import localstack_server
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.s3 import ENVIRON, S3Server
@@ -210,6 +211,15 @@ def s3(request: pytest.FixtureRequest) -> S3Server:
     """Each S3 server in turn."""
     server: S3Server = request.getfixturevalue(request.param)
     return server
+
+
+@pytest.fixture(scope="session")
+def validate_focus(tmp_path_factory: pytest.TempPathFactory) -> Validate:
+    """What the FinOps Foundation's own validator has against a FOCUS file."""
+    try:
+        return focus_validator(tmp_path_factory.mktemp("focus"))
+    except NotInstalled:
+        pytest.skip("no FOCUS validator: see tests/servers/README.md")
 
 
 @pytest.fixture(scope="session")
