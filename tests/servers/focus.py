@@ -39,9 +39,9 @@ def focus_validator(folder: Path) -> Validate:
         report.unlink()
         assert int(tests.get("tests", 0)) > 500, "these are not the rules of FOCUS 1.2"
         return [
-            str(found.get("message"))
-            for kind in ("failure", "error")
-            for found in tests.iterfind(f".//testcase/{kind}")
+            f"{case.get('name')}: {told.get('message')}"
+            for case in tests.iter("testcase")
+            for told in [*case.iterfind("failure"), *case.iterfind("error")]
         ]
 
     return validate
