@@ -20,7 +20,7 @@ from pipeline import __version__
 from pipeline.errors import ConfigError
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_FLUSH_S = 1.0
+_FLUSH_S, _CLOSE_S = 1.0, 5.0
 _SAID = ("run_id", "command", "item", "project", "day")
 
 Note = Callable[[str, str | int], None]
@@ -74,26 +74,36 @@ class Tracer:
     def flush(self) -> None:
         """Send what there is; a receiver that is away holds nobody up for longer than a second."""
         if not self._flushing.is_alive():
-            self._flushing = threading.Thread(target=self._provider.force_flush, daemon=True)
-            self._flushing.start()
+            self._flushing = _begun(self._provider.force_flush)
             self._flushing.join(_FLUSH_S)
 
     def close(self) -> None:
-        self._provider.shutdown()
+        """Send the rest. A receiver that is away is not waited for much longer: what stops has 30 seconds in all."""
+        _begun(self._provider.shutdown).join(_CLOSE_S)
+
+
+def _begun(action: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=action, name="postroom-traces", daemon=True)
+    thread.start()
+    return thread
 
 
 @contextmanager
 def sending(redact: Callable[[str], str]) -> Iterator[None]:
     """Send spans while the block lasts, if the environment asks for them. Raises ConfigError without postroom[otel]."""
-    if Tracer.current or not is_wanted(os.environ):
-        yield
-        return
-    Tracer.current = tracer = Tracer(redact)
+    begin_sending(redact)
     try:
         yield
     finally:
-        Tracer.current = None
-        tracer.close()
+        if tracer := Tracer.current:
+            Tracer.current = None
+            tracer.close()
+
+
+def begin_sending(redact: Callable[[str], str]) -> None:
+    """The same until the process ends: for workers, which send after each item and have nothing left at their end."""
+    if Tracer.current is None and is_wanted(os.environ):
+        Tracer.current = Tracer(redact)
 
 
 def is_wanted(environ: Mapping[str, str]) -> bool:

@@ -89,5 +89,5 @@ def _app(kit: Kit) -> App:
         if known_as not in _apps:
             set_up_logging(level=logging.WARNING, secrets=tuple(kit.settings.secrets()))
             _apps[known_as] = app = _opened.enter_context(open_app(kit.settings, now=kit.now))
-            _opened.enter_context(tracing.sending(app.redact))
+            tracing.begin_sending(app.redact)
         return _apps[known_as]

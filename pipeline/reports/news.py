@@ -30,7 +30,7 @@ def job_states(command: str, projects: Sequence[str], failures: Iterable[Failure
 def good_projects(outcome: Outcome, projects: Sequence[str]) -> list[str]:
     """For which of its projects a run did its work: those that no failure is of, unless nothing worked."""
     failed = _by_project(projects, outcome.failed)
-    return [] if outcome.exit_code == 1 else [project for project in projects if not failed[project]]
+    return [] if outcome.is_broken else [project for project in projects if not failed[project]]
 
 
 def _by_project(projects: Sequence[str], failures: Iterable[Failure]) -> dict[str, list[Failure]]:
