@@ -29,7 +29,7 @@ from pipeline.model import DAILY_SOURCES, Period
 from pipeline.normalise.arrow import mask
 from pipeline.parallel import Lanes, ahead, keep_freed_memory
 from pipeline.prices import AMOUNTS, priced, prices_differ
-from pipeline.reports import billing, corrections
+from pipeline.reports import billing, corrections, focus
 from pipeline.reports.billing import ITEMS, LINES, MEASURES
 from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.reports.status import is_settled
@@ -93,7 +93,10 @@ class Series:
         whole = [name.revision for name in names if name and name.name == CONTROLS]
         if not whole:
             return None
-        key = self.key(max(whole), CONTROLS)
+        return self.controls(max(whole))
+
+    def controls(self, revision: int) -> Controls:
+        key = self.key(revision, CONTROLS)
         try:
             return _CONTROLS.decode(read_bytes(self.lake, key))
         except msgspec.DecodeError as error:
@@ -204,6 +207,28 @@ def export_month(
             ITEMS_FILE: lambda: _merged(folder, [one.path for one in counted]),
         }
         return Export(_write(numbered, controls, contents), is_new=True)
+
+
+def write_focus(numbered: Series, controls: Controls) -> dict[str, int]:
+    """Write a revision as FOCUS beside it, as Parquet and CSV; rows of each class: `usage` and `corrections`.
+
+    Made of the usage of the first final revision that had amounts, and of all after it; the same again writes nothing.
+    """
+    revisions: list[tuple[int, pa.Table]] = []
+    one = controls
+    while True:
+        lines = numbered.lines(one.revision)
+        if revisions and (one.is_provisional or "amount" not in lines.schema.names):
+            break
+        revisions.insert(0, (one.revision, lines))
+        if one.previous_revision is None:
+            break
+        one = numbered.controls(one.previous_revision)
+    rows = focus.focus_rows(revisions, numbered.month, is_provisional=controls.is_provisional)
+    for name, content in (("focus.parquet", _parquet(rows)), ("focus.csv", _csv(focus.as_text(rows)))):
+        numbered.lake.put_new(numbered.key(controls.revision, name), [content])
+    usage = rows["ChargeClass"].null_count
+    return {"usage": usage, "corrections": rows.num_rows - usage}
 
 
 def told(export: Export, series: str) -> dict[str, Any]:

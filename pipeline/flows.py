@@ -306,10 +306,20 @@ def backfill(app: App, period: Period, *, project: str | None = None) -> Outcome
 # --- billing export: tables -> a numbered export --------------------------------------------------------------------
 
 
-def export_billing(app: App, month: BillingMonth, *, project: str | None = None, provisional: bool = False) -> Outcome:
-    """Export a month as the next revision, unless nothing changed; one that may change only when `provisional`."""
+def export_billing(
+    app: App, month: BillingMonth, *, project: str | None = None, provisional: bool = False, focus: bool = False
+) -> Outcome:
+    """Export a month as the next revision, unless nothing changed; one that may change only when `provisional`.
+
+    With `focus` the revision is written as FOCUS too, which needs prices: ConfigError without.
+    """
     outcome = Outcome("billing export")
     names = chosen_projects(app.settings, project)
+    if focus and not app.settings.billing.prices.in_month(names, month):
+        raise ConfigError(
+            f"--format focus: FOCUS tells costs, and {month} has no prices; set [billing.prices] with a currency and a"
+            ' price, such as currency = "USD" and participant_min = "0.004" (docs/billing.md)'
+        )
     states = {name: billing.unsettled_days(app, _builder(app), name, month) for name in names}
     unsettled = {name: days for name, days in states.items() if days}
     if unsettled and not provisional:
@@ -319,6 +329,8 @@ def export_billing(app: App, month: BillingMonth, *, project: str | None = None,
     export = billing.export_month(app, month, names, unsettled, series=project or "")
     outcome.succeeded(1, revisions=int(export.is_new))
     outcome.details = billing.told(export, project or "")
+    if focus:
+        outcome.details["focus"] = billing.write_focus(billing.Series(app.lake, month, project or ""), export.controls)
     return outcome
 
 

@@ -43,16 +43,23 @@ def export(
     provisional: Annotated[
         bool, typer.Option("--provisional", help="Export a month that may still change, and say so in every file.")
     ] = False,
+    form: Annotated[
+        str | None, typer.Option("--format", help="focus: FOCUS 1.2 as Parquet and CSV as well; needs prices.")
+    ] = None,
 ) -> int:
     """A month's usage as CSV and Parquet, with corrections to the last export and control totals; once settled, final.
 
     When nothing changed since the last export, there is no new one. With --project: exports of that project alone,
     numbered by themselves.
     """
+    if form not in {None, "focus"}:
+        raise ConfigError(f"--format {form}: there is focus; without it CSV and Parquet are written anyway")
     return _run(
         ctx,
         "billing export",
-        lambda app: flows.export_billing(app, _month(app, month), project=project, provisional=provisional),
+        lambda app: flows.export_billing(
+            app, _month(app, month), project=project, provisional=provisional, focus=form == "focus"
+        ),
         show_export,
         project=project,
     )
@@ -155,6 +162,8 @@ def show_export(console: Console, outcome: Outcome) -> None:
     what = f"revision {told['revision']} of {told['month']}"
     news = f"{what}, corrections: {causes or 'none'}" if told["is_new"] else f"nothing changed since {what}"
     console.print(Text(f"billing export: {news}"))
+    if of_class := told.get("focus"):
+        console.print(Text(f"FOCUS: {of_class['usage']:,} rows of usage, {of_class['corrections']:,} corrections"))
     console.print(Text(f"in the lake under {told['under']}"))
 
 

@@ -14,6 +14,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
@@ -28,6 +29,7 @@ from pipeline.simulator.server import Simulator
 from pipeline.simulator.world import Connection, World
 from tests.conftest import Site
 from tests.flows.billing_truth import connection_sums, true_lines
+from tests.servers.focus import Validate
 
 MONTH = "2026-10"
 BEGIN = date(2026, 10, 27)
@@ -352,6 +354,41 @@ def test_amounts_are_true_and_are_corrected(nights: Nights) -> None:
     site.config.write_text(site.config.read_text().replace("2026-12-01", "2026-10-20"))
     refused = site.outcome("billing", "export", "--month", MONTH, now=SETTLED)
     assert "billing.prices.sip_min: acme has no price on 19 days from 2026-10-01" in refused["failed"][0]["error"]
+
+
+CONTRADICTION = "InvoiceId-C-005-C"
+"""The validator tells a failure of each of two rules of which one must hold: InvoiceId is null, InvoiceId is not null.
+The rule above them, that one of them does, holds."""
+
+
+def test_the_validator_of_focus_accepts_the_export(nights: Nights, validate_focus: Validate) -> None:
+    """By the FinOps Foundation's own validator a revision is FOCUS 1.2, without corrections and with; another class is
+    not. Its costs are those of the revision; what was final before is charged, what a new price changes corrected."""
+    without = nights.site(SETTLED).outcome("billing", "export", "--month", MONTH, "--format", "focus", now=SETTLED)
+    assert "[billing.prices]" in without["failed"][0]["error"]
+    site = nights.site(SETTLED, prices=PRICED)
+    command = ["billing", "export", "--month", MONTH, "--format", "focus"]
+    first = site.outcome(*command, now=SETTLED)
+    assert first["focus"]["usage"] > 20
+    assert first["focus"]["corrections"] == 0
+    site.config.write_text(site.config.read_text().replace('"0.02"', '"0.03"'))
+    second = site.outcome(*command, now=SETTLED)
+    assert second["focus"]["usage"] == first["focus"]["usage"]
+    assert second["focus"]["corrections"] > 10
+    rows = pq.read_table(folder(site, 2) / "focus.parquet")
+    assert {row["x_Revision"] for row in rows.to_pylist() if row["ChargeClass"] == "Correction"} == {2}
+    assert sum(rows["BilledCost"].to_pylist()) == sum(row["amount"] or 0 for row in usage(site, 2).values())
+    assert len(read_csv(folder(site, 1) / "focus.csv")) == first["focus"]["usage"]
+    written = site.objects("lake/reports")
+    site.outcome(*command, now=SETTLED)
+    assert site.objects("lake/reports") == written
+
+    for file in (folder(site, 1) / "focus.csv", folder(site, 2) / "focus.parquet"):
+        assert [told.split(" ")[0] for told in validate_focus(file)] == [CONTRADICTION]
+    wrong = site.folder / "wrong.parquet"
+    place = rows.schema.get_field_index("ChargeClass")
+    pq.write_table(rows.set_column(place, "ChargeClass", pa.array(["Corrected"] * rows.num_rows)), wrong)
+    assert any(told.startswith("ChargeClass-C-005-C") for told in validate_focus(wrong))
 
 
 def invoice_of(site: Site, seen_at: datetime) -> dict[str, tuple[str, int]]:
