@@ -27,7 +27,7 @@ _ITEM_KEY = [*LINE_KEY, "kind", "item", "conf_num"]
 
 def line_differences(before: pa.Table, now: pa.Table) -> pa.Table:
     """Lines of two revisions: their keys and signed differences, where there is one; in order of key."""
-    return _differences(before, now, list(LINE_KEY), MEASURES)
+    return differences(before, now, list(LINE_KEY), MEASURES)
 
 
 def item_corrections(before: pa.Table, now: pa.Table, known_until: Mapping[str, datetime | None]) -> pa.Table:
@@ -38,7 +38,7 @@ def item_corrections(before: pa.Table, now: pa.Table, known_until: Mapping[str, 
     its day was not built), `recounted` (the connection is the same; its recording was listed since, or a setting
     changed), `gone`.
     """
-    found = _differences(before, now, _ITEM_KEY, MEASURES)
+    found = differences(before, now, _ITEM_KEY, MEASURES)
     told = (
         now.select(["item", "first_seen_at", "changed_at"])
         .group_by("item")
@@ -84,7 +84,7 @@ def with_amounts(
     items = _item_amounts(corrected, before, now, kind)
     key, added = [*LINE_KEY, "currency"], dict.fromkeys(AMOUNTS, kind)
     explained = pa.concat_tables([one.select([*key, *AMOUNTS]) for one in (before, items)])
-    rest = _differences(explained, now, key, added)
+    rest = differences(explained, now, key, added)
     is_repriced = pc.is_in(rest["project"], pa.array(sorted(repriced), TEXT))
     known = {
         **{name: rest[name] for name in rest.schema.names},
@@ -132,7 +132,8 @@ def _decimals(units: np.ndarray, kind: pa.Decimal128Type) -> pa.Array:
     return decimals(units.astype(np.int64), kind)
 
 
-def _differences(before: pa.Table, now: pa.Table, keys: list[str], added: dict[str, pa.DataType]) -> pa.Table:
+def differences(before: pa.Table, now: pa.Table, keys: list[str], added: Mapping[str, pa.DataType]) -> pa.Table:
+    """The sums by key that make of `before` what `now` is, signed; none where nothing differs; in order of keys."""
     names = [*keys, *added]
     earlier = pa.table([pc.negate(before[name]) if name in added else before[name] for name in names], names=names)
     sums = summed(pa.concat_tables([now.select(names), earlier]), keys, added)

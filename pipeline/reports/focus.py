@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.normalise.arrow import mask
 from pipeline.prices import MOST_DECIMALS, UNIT_AMOUNTS
-from pipeline.reports.billing import LINE_KEY, summed
+from pipeline.reports.billing import LINE_KEY
 from pipeline.reports.billing_month import BillingMonth
+from pipeline.reports.corrections import differences
 from pipeline.schemas import COUNT, FLAG, TEXT
 
 _TIME = pa.timestamp("s", "UTC")
@@ -96,11 +96,7 @@ def charges(lines: pa.Table) -> pa.Table:
 
 def changes(before: pa.Table, now: pa.Table) -> pa.Table:
     """The charges that make of those before those of now, signed; none where nothing changed."""
-    names = CHARGES.names
-    taken = pa.table([pc.negate(before[name]) if name in _ADDED else before[name] for name in names], schema=CHARGES)
-    sums = summed(pa.concat_tables([now, taken]), list(_CHARGE_KEY), _ADDED)
-    differs = [mask(pc.not_equal(sums[name], pa.scalar(0, kind))) for name, kind in _ADDED.items()]
-    return sums.filter(pa.array(differs[0] | differs[1]))
+    return differences(before, now, list(_CHARGE_KEY), _ADDED)
 
 
 def focus_rows(revisions: Sequence[tuple[int, pa.Table]], month: BillingMonth, *, is_provisional: bool) -> pa.Table:
