@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.commands import Options, ProjectName, _form, _loaded, _open, _print_json, _run
+from pipeline.cli.commands import Options, ProjectName, RowsForm, _form, _loaded, _open, _print_json, _run
 from pipeline.cli.lazy import flows, results, show
 from pipeline.errors import ConfigError
 from pipeline.model import Outcome
@@ -78,9 +78,7 @@ def compare(
         list[str] | None,
         typer.Option(metavar="NAME=HEADER", help="What the file calls minutes, cdr_id, day …; repeatable."),
     ] = None,
-    form: Annotated[
-        str | None, typer.Option("--format", help="table, csv, json or parquet; else by the ending of --output.")
-    ] = None,
+    form: RowsForm = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every line there.")] = None,
 ) -> int:
     """Hold an invoice's participant minutes against ours: by cdr_id, else conf_num, else by day, room, owner and so on.

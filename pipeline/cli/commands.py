@@ -77,6 +77,9 @@ def options(
 From = Annotated[str | None, typer.Option("--from", metavar="DAY", help="First UTC day, YYYY-MM-DD.")]
 To = Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last UTC day, inclusive; today when left out.")]
 ProjectName = Annotated[str | None, typer.Option("--project", metavar="NAME", help="Only this project.")]
+RowsForm = Annotated[
+    str | None, typer.Option("--format", help="table, csv, json or parquet; else by the ending of --output.")
+]
 
 
 @cli.command(short_help="See it work: seven simulated nights.", epilog="Example: postroom demo")
@@ -211,9 +214,7 @@ def backfill(
 def query(
     ctx: typer.Context,
     sql: Annotated[str, typer.Argument(help="One SQL statement; every table is a view.")],
-    form: Annotated[
-        str | None, typer.Option("--format", help="table, csv, json or parquet; else by the ending of --output.")
-    ] = None,
+    form: RowsForm = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write rows there, whole or not at all.")] = None,
 ) -> int:
     """Ask the tables something, in SQL (DuckDB), reading only."""
