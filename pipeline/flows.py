@@ -21,7 +21,6 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
 from functools import partial
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -591,11 +590,13 @@ def _build_chain(app: App, chain: Chain) -> list[Built | PipelineError]:
 
 def _stretches(chain: Done[Chain, list[Built | PipelineError]]) -> Iterator[Done[Stretch, Built]]:
     """What came of each stretch of a chain."""
-    for stretch, result in zip(chain.item.stretches, chain.result or repeat(None), strict=False):
+    stretches = chain.item.stretches
+    results: Sequence[Built | PipelineError | None] = chain.result or [chain.error] * len(stretches)
+    for stretch, result in zip(stretches, results, strict=True):
         if isinstance(result, Built):
             yield Done(stretch, result)
         else:
-            yield Done(stretch, error=result or chain.error, not_tried=chain.not_tried)
+            yield Done(stretch, error=result, not_tried=chain.not_tried)
 
 
 def _builder(app: App) -> Builder:

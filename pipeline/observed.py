@@ -39,7 +39,6 @@ class ReadPages:
         self._vault, self._folder = vault, folder
         self._rooms = Rooms()
         self._read: dict[str, PageRows] = {}
-        self._folders = 0
 
     def of(self, pages: Iterable[Page]) -> list[PageRows]:
         """What these pages say, in their order; all other pages are forgotten.
@@ -59,14 +58,10 @@ class ReadPages:
         read: dict[str, PageRows] = {}
         with Lanes() as lanes:
             for page in pages:
-                rows = read[page.body_key] = PageRows(sorted_observations(self._new_folder()))
+                rows = read[page.body_key] = PageRows(sorted_observations(self._folder / f"{page.day}-{page.stem}"))
                 for batch in read_cdr(self._vault, page, self._rooms):
                     lanes.give("observations", rows.observations.add, batch.rows)
                     rows.rejects += batch.rejects
                     rows.unknown.update(batch.unknown)
                 lanes.give("observations", rows.observations.close)
         return read
-
-    def _new_folder(self) -> Path:
-        self._folders += 1
-        return self._folder / f"page-{self._folders}"

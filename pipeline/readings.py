@@ -22,14 +22,7 @@ from pipeline.errors import DigestDiffers, FixityError, ObjectMissing, RecordErr
 from pipeline.media.manifest import Entry, Manifest, read_manifest
 from pipeline.model import ListedFile, Page, Period, Row, Source
 from pipeline.normalise import archives, cdr, chat, rooms
-from pipeline.normalise.cdr_columns import (
-    BATCH_DOCUMENTS,
-    OBSERVATION,
-    Batch,
-    Rooms,
-    decoded,
-    read_batch,
-)
+from pipeline.normalise.cdr_columns import BATCH_DOCUMENTS, OBSERVATION, Batch, Rooms, decoded, read_batch
 from pipeline.normalise.values import timestamp
 from pipeline.schemas import AUDITS, TIME
 from pipeline.store.base import ObjectStore, read_back, read_bytes
