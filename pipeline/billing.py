@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ from pipeline.building import Builder
 from pipeline.errors import FixityError, ObjectDiffers, PipelineError, StoreUnavailable
 from pipeline.model import DAILY_SOURCES, Period
 from pipeline.normalise.arrow import mask
-from pipeline.parallel import Lanes, ahead
+from pipeline.parallel import Lanes, ahead, keep_freed_memory
 from pipeline.prices import AMOUNTS, priced, prices_differ
 from pipeline.reports import billing, corrections, focus
-from pipeline.reports.billing import ITEMS, LINES, MEASURES
+from pipeline.reports.billing import ENCODED_ITEMS, ITEMS, LINES, MEASURES
 from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.reports.status import is_settled
 from pipeline.schemas import TABLES
@@ -171,6 +172,7 @@ def export_month(
     settings, is_provisional = _settings(app, projects, month), bool(unsettled)
     if previous and (previous.inputs, previous.settings, previous.unsettled) == (inputs, settings, unsettled):
         return Export(previous, is_new=False)
+    keep_freed_memory()
     with scratch_folder() as folder:
         counted = [_count(app, folder, project, month) for project in projects]
         if inputs != {project: _inputs(app.lake, project, month) for project in projects}:
@@ -306,7 +308,7 @@ def _count(app: App, folder: Path, project: str, month: BillingMonth) -> Counted
     counted = Counted(project, folder / f"items-{project}.parquet")
     rounding, sessions = app.settings.billing.rounding, Sessions(app.lake, project)
     lines, sums = _Lines(), [counted.lines]
-    with pq.ParquetWriter(counted.path, ITEMS, **_ITEMS_PARQUET) as writer, Lanes() as lanes:
+    with pq.ParquetWriter(counted.path, ENCODED_ITEMS, **_ITEMS_PARQUET) as writer, Lanes() as lanes:
 
         def write(items: pa.Table) -> None:
             with scratch_errors():
@@ -321,7 +323,7 @@ def _count(app: App, folder: Path, project: str, month: BillingMonth) -> Counted
 
         for day in month.partitions:
             around = sessions.around(day)
-            for rows in ahead(table_day(app.lake, "cdr", project, day, billing.CDR_COLUMNS)):
+            for rows in ahead(table_day(app.lake, "cdr", project, day, billing.CDR_COLUMNS, billing.REPEATED)):
                 counted.cdr_rows += rows.num_rows
                 counted.cdr_ms += int(billing.participant_ms(rows).sum())
                 partition = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
@@ -357,18 +359,23 @@ def _latest(known: datetime | None, items: pa.Table) -> datetime | None:
     return max((moment for moment in (known, *moments) if moment), default=None)
 
 
-def table_day(lake: ObjectStore, table: str, project: str, day: date, columns: tuple[str, ...]) -> Iterator[pa.Table]:
-    """One day of a table, some hundred thousand rows at a time; nothing when it was not built."""
+def table_day(
+    lake: ObjectStore, table: str, project: str, day: date, columns: tuple[str, ...], encoded: tuple[str, ...] = ()
+) -> Iterator[pa.Table]:
+    """One day of a table, some hundred thousand rows at a time, `encoded` ones so; nothing when it was not built."""
     key = layout.table_key(table, project, day)
     if lake.stat(key) is not None:
         with lake.open(key) as stream:
-            yield from _batches(stream, list(columns))
+            yield from _batches(stream, list(columns), encoded)
 
 
-def _batches(stream: Any, columns: list[str]) -> Iterator[pa.Table]:
-    with pq.ParquetFile(stream) as file:
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-            yield pa.Table.from_batches([batch]).select(columns)
+def _batches(stream: Any, columns: list[str], encoded: tuple[str, ...] = ()) -> Iterator[pa.Table]:
+    """Whole row groups: of batches that are cut otherwise, encoded ones would end with every row group."""
+    with pq.ParquetFile(stream, read_dictionary=[name for name in encoded if name in columns]) as file:
+        groups = range(file.num_row_groups)
+        starts = [0, *accumulate(file.metadata.row_group(at).num_rows for at in groups)]
+        for _, some in groupby(groups, key=lambda at: starts[at] // _BATCH_ROWS):
+            yield file.read_row_groups(list(some), columns=columns).select(columns).combine_chunks()
 
 
 def _empty(table: str, columns: tuple[str, ...]) -> pa.Table:
@@ -489,6 +496,7 @@ _ITEMS_PARQUET: dict[str, Any] = {
     "column_encoding": dict.fromkeys(_RARELY_TWICE, "DELTA_BINARY_PACKED"),
     "store_decimal_as_integer": True,
     "write_statistics": False,
+    "store_schema": False,
 }
 """As cheap to write as may be, since only the next revision reads it, and whole. A dictionary of values that are nearly
 all different would be made and thrown away."""

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.billing import Sessions, table_day
 from pipeline.normalise.arrow import mask, unscaled
-from pipeline.reports.billing import CDR_COLUMNS, ITEMS, Rounding, connection_items
+from pipeline.reports.billing import CDR_COLUMNS, ITEMS, Rounding, connection_items, plain
 from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.reports.invoice import GRACE, OURS, came_late
 from pipeline.schemas import TIME
@@ -63,7 +63,7 @@ def _items(
 ) -> pa.Table:
     """What the rows of a day's table come to, as in an export."""
     filed = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
-    return connection_items(rows, filed, sessions, project, month, rounding).select(_ITEM_COLUMNS)
+    return plain(connection_items(rows, filed, sessions, project, month, rounding).select(_ITEM_COLUMNS))
 
 
 def _without_moments_in_time(items: pa.Table, month: BillingMonth) -> pa.Table:

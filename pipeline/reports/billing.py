@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.model import STORED
-from pipeline.normalise.arrow import Column, decimals, mask, unscaled
+from pipeline.normalise.arrow import Column, decimals, mask, repeats_before, unscaled
 from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.schemas import BILLED, COUNT, FLAG, TEXT, TIME
 
@@ -39,6 +39,13 @@ _KNOWN = {"first_seen_at": TIME, "changed_at": TIME}
 ITEMS = pa.schema([*_NAMED.items(), *LINE_KEY.items(), *MEASURES.items(), *_KNOWN.items()])
 """What one connection (`item`: its `cdr_id`), session (`conf_num`) or file (`conf_num/kind/name`) adds to its line."""
 
+REPEATED = ("kind", "project", "owner_ref", "billing_code", "room_id")
+"""Of items: texts that many have. In memory each different one is held, looked at and written once."""
+
+ENCODED_ITEMS = pa.schema(
+    [field.with_type(pa.dictionary(pa.int32(), TEXT)) if field.name in REPEATED else field for field in ITEMS]
+)
+
 LINES = pa.schema([*LINE_KEY.items(), *MEASURES.items()])
 
 CDR_COLUMNS = (
@@ -60,13 +67,13 @@ _MINUTE_MS = 60_000
 def connection_items(
     rows: pa.Table, partition: Column, sessions: pa.Table, project: str, month: BillingMonth, rounding: Rounding
 ) -> pa.Table:
-    """Connections that began in the month, in order of `rows`.
+    """Connections that began in the month (schema `ENCODED_ITEMS`), in order of `rows`.
 
     `rows` are `CDR_COLUMNS` of table `cdr`, `partition` the UTC day each is filed under; `sessions` are those of the
-    days around. What a connection does not say of its room, its session says.
+    days around. What a connection does not say of its room, its session says. Columns of `REPEATED` may be encoded.
     """
     rows, days = _begun_in(month, rows, _began_ms(rows, partition))
-    known = _looked_up(rows["conf_num"], sessions)
+    at = _found_in(rows["conf_num"], sessions)
     stay_ms = participant_ms(rows)
     billed = _thousandths(rows["connect_billed_min"])
     minutes = billed_minutes(stay_ms, rounding)
@@ -74,7 +81,7 @@ def connection_items(
         told = pc.is_valid(rows["connect_billed_min"]).to_numpy()
         minutes = np.where(told, billed, minutes)
     is_sip = pc.fill_null(rows["is_sip"], False).to_numpy()
-    is_recorded = pc.fill_null(known["is_recorded"], False).to_numpy(zero_copy_only=False)
+    is_recorded = mask(pc.fill_null(_taken(sessions, "is_recorded", at), False))
     return _items(
         rows.num_rows,
         kind="connection",
@@ -82,7 +89,7 @@ def connection_items(
         conf_num=rows["conf_num"],
         project=project,
         day=days,
-        **{name: pc.coalesce(rows[name], known[name]) for name in _ATTRIBUTION},
+        **{name: _told_or(rows[name], sessions, name, at) for name in _ATTRIBUTION},
         connections=pa.array(np.ones(rows.num_rows, np.int64)),
         participant_s=decimals(stay_ms, SECONDS),
         participant_min=decimals(minutes, BILLED),
@@ -115,7 +122,7 @@ def file_items(media: pa.Table, sessions: pa.Table, project: str, month: Billing
     """Files in the vault before the month ended: on the day they were stored; older ones on the first of the month."""
     stored = pc.and_(pc.is_in(media["state"], pa.array(sorted(STORED))), pc.is_valid(media["stored_at"]))
     media = media.filter(pc.and_(stored, pc.less(media["stored_at"], pa.scalar(month.ends_at, TIME))))
-    known = _looked_up(media["conf_num"], sessions)
+    at = _found_in(media["conf_num"], sessions)
     begins_ms, ends_ms = month.midnights_ms[0], month.midnights_ms[-1]
     kept_from_ms = np.maximum(pc.cast(media["stored_at"], COUNT).to_numpy(), begins_ms)
     sizes = pc.fill_null(media["size_bytes"], 0).to_numpy()
@@ -126,8 +133,8 @@ def file_items(media: pa.Table, sessions: pa.Table, project: str, month: Billing
         conf_num=media["conf_num"],
         project=project,
         day=month.dates(month.day_numbers(kept_from_ms)),
-        **{name: known[name] for name in ("owner_ref", "billing_code")},
-        room_id=pc.coalesce(media["room_id"], known["room_id"]),
+        **{name: _taken(sessions, name, at) for name in ("owner_ref", "billing_code")},
+        room_id=_told_or(media["room_id"], sessions, "room_id", at),
         storage_gb_months=decimals(byte_months(sizes, ends_ms - kept_from_ms, ends_ms - begins_ms), GB_MONTHS),
     )
 
@@ -188,7 +195,7 @@ def summed(rows: pa.Table, keys: list[str], added: Mapping[str, pa.DataType]) ->
     decimals themselves take several times as long.
     """
     _, firsts, groups = np.unique(_places([rows[name] for name in keys]), return_index=True, return_inverse=True)
-    named = rows.select(keys).take(pa.array(firsts))
+    named = plain(rows.select(keys).take(pa.array(firsts)))
     for name, column_type in added.items():
         column, sums = rows[name], np.zeros(len(firsts), np.int64)
         if column.null_count:
@@ -207,15 +214,28 @@ def _places(columns: Iterable[Column]) -> np.ndarray:
     """A number for each row: equal for equal values of the columns, and in their order."""
     places, count = np.zeros(1, np.int64), 1
     for column in columns:
-        encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+        encoded = _encoded(column)
         order = pc.sort_indices(encoded.dictionary).to_numpy()
-        ranks = np.empty(len(order), np.int64)
-        ranks[order] = np.arange(len(order))
-        if count * len(order) > np.iinfo(np.int64).max:
+        ranks = np.full(len(order) + 1, len(order))  # the last one is null's
+        ranks[order] = np.cumsum(~repeats_before(encoded.dictionary.take(pa.array(order)))) - 1
+        if count * len(ranks) > np.iinfo(np.int64).max:
             distinct, places = np.unique(places, return_inverse=True)
             count = len(distinct)
-        places, count = places * len(order) + ranks[encoded.indices.to_numpy()], count * len(order)
+        of_rows = ranks[pc.fill_null(encoded.indices, len(order)).to_numpy()]
+        places, count = places * len(ranks) + of_rows, count * len(ranks)
     return places
+
+
+def _encoded(column: Column) -> pa.DictionaryArray:
+    """One array, encoded unless it is already."""
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return whole if pa.types.is_dictionary(whole.type) else whole.dictionary_encode()
+
+
+def plain(rows: pa.Table) -> pa.Table:
+    """The same rows with texts that are not encoded."""
+    kinds = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in rows.schema]
+    return rows.cast(pa.schema(list(zip(rows.schema.names, kinds, strict=True))))
 
 
 def _whole(column: Column) -> np.ndarray:
@@ -250,17 +270,22 @@ def _began_ms(rows: pa.Table, partition: Column) -> np.ndarray:
     return moments
 
 
-def _looked_up(conf_nums: Column, sessions: pa.Table) -> dict[str, pa.Array]:
-    """What the session of each row says of its room, and whether it was recorded; nulls where it is unknown."""
-    at = _found_in(conf_nums.combine_chunks(), sessions["conf_num"].chunks)
-    return {name: sessions[name].combine_chunks().take(at) for name in (*_ATTRIBUTION, "is_recorded")}
+def _told_or(told: Column, sessions: pa.Table, name: str, at: pa.Array) -> Column:
+    """What rows tell themselves, else their sessions."""
+    return pc.coalesce(pc.cast(told, TEXT), _taken(sessions, name, at)) if told.null_count else told
 
 
-def _found_in(names: pa.Array, pieces: Iterable[pa.Array]) -> pa.Array:
-    """Where each name is in the pieces as one; null when it is in none. Pieces are asked in turn while names are
-    unknown, since of each a table of hashes is made."""
+def _taken(sessions: pa.Table, name: str, at: pa.Array) -> pa.Array:
+    """What the session of each row says; null where it is unknown."""
+    return sessions[name].combine_chunks().take(at)
+
+
+def _found_in(conf_nums: Column, sessions: pa.Table) -> pa.Array:
+    """Where the session of each row is; null where it is unknown. The pieces of `sessions` are asked in turn while
+    some are unknown, since of each a table of hashes is made."""
+    names = conf_nums.combine_chunks()
     at, unknown, before = np.full(len(names), -1), np.arange(len(names)), 0
-    for piece in pieces:
+    for piece in sessions["conf_num"].chunks:
         if not len(unknown):
             break
         wanted = names if len(unknown) == len(names) else names.take(pa.array(unknown))
@@ -281,10 +306,10 @@ def _items(count: int, **columns: Any) -> pa.Table:
     for field in ITEMS:
         value = columns.get(field.name)
         if isinstance(value, str):
-            value = pa.repeat(pa.scalar(value, field.type), count)
+            value = pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), [value])
         elif value is None and field.name in MEASURES:
             value = pa.repeat(pa.scalar(0, field.type), count)
         elif value is None:
             value = pa.nulls(count, field.type)
-        made.append(value)
-    return pa.table(made, schema=ITEMS)
+        made.append(_encoded(value) if field.name in REPEATED else value)
+    return pa.table(made, schema=ENCODED_ITEMS)

@@ -23,6 +23,7 @@ from pipeline.reports.billing import (
     byte_months,
     connection_items,
     file_items,
+    plain,
     session_items,
     summed,
 )
@@ -159,6 +160,33 @@ def test_sums_are_those_of_text_and_decimals(cells: list[tuple[Any, ...]], cut: 
     schema = pa.schema({**_KEYS, **_ADDED}.items())
     rows = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in cells], schema)
     assert_summed(pa.concat_tables([rows.slice(cut), rows.slice(0, cut)]), ["key_0", "key_1"])
+
+
+@given(st.lists(st.sampled_from([0, 1, 2, 3, None]), max_size=9), st.permutations(["a", "b", "b", ""]))
+def test_sums_by_encoded_texts_are_those_by_texts(indices: list[int | None], texts: list[str]) -> None:
+    """Keys that come as dictionaries, even with a text twice in one, make the same lines as the texts themselves."""
+    key = pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32()), texts)
+    ones = pa.array([1] * len(indices), COUNT)
+    rows = pa.table({"key_0": key, "connections": ones})
+    added = {"connections": COUNT}
+    assert summed(rows, ["key_0"], added).equals(summed(plain(rows), ["key_0"], added))
+
+
+def test_connections_say_the_same_with_encoded_texts() -> None:
+    """Whether texts are encoded or not, what a connection does not say of its room its session says."""
+    sessions = rows_of("sessions", SESSION_COLUMNS, [{"conf_num": "1", "room_id": "r", "owner_ref": "north"}])
+    told = [("1", "south", None), ("1", None, "q"), ("2", None, None)]
+    began = {"trans_at": datetime(2026, 11, 10, tzinfo=UTC)}
+    cells = [{"cdr_id": c, "conf_num": c, "owner_ref": o, "room_id": r, **began} for c, o, r in told]
+    rows = rows_of("cdr", CDR_COLUMNS, cells)
+    encoded = rows
+    for name in ("owner_ref", "room_id"):
+        encoded = encoded.set_column(rows.schema.get_field_index(name), name, rows[name].dictionary_encode())
+    days = pa.array([date(2026, 11, 10)] * len(told))
+    items = [plain(connection_items(one, days, sessions, "acme", NOVEMBER, "exact")) for one in (rows, encoded)]
+    assert items[0].equals(items[1])
+    assert items[0]["owner_ref"].to_pylist() == ["south", "north", None]
+    assert items[0]["room_id"].to_pylist() == ["r", "q", None]
 
 
 def test_sums_of_more_keys_than_a_number_counts() -> None:
