@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor
@@ -90,7 +92,7 @@ class Engine:
     def _open_processes(self) -> Executor:
         self._workers = self._processes
         fresh = multiprocessing.get_context("spawn")  # a fork would take over locks that other threads hold
-        return self._stack.enter_context(ProcessPoolExecutor(self._processes, fresh))
+        return self._stack.enter_context(ProcessPoolExecutor(self._processes, fresh, _begin_worker))
 
     def _open_dask(self) -> Executor:
         try:
@@ -109,3 +111,16 @@ class Engine:
         self._lost = (*self._lost, dask.KilledWorker)
         executor: Executor = self._stack.enter_context(client.get_executor(pure=False))
         return executor
+
+
+def _begin_worker() -> None:
+    """A worker ends when the process that gave it work tells it to, or is no more; Ctrl-C is for that process alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="postroom-parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+import select
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +21,7 @@ from pipeline.simulator.world import World
 from pipeline.store import read_bytes
 from pipeline.workers import Kit, settings_for_workers
 from tests.conftest import NOW, Site
+from tests.environ import clean_environ
 from tests.flows.buckets import in_buckets
 from tests.servers.dask import dask_cluster
 from tests.servers.s3 import S3Server
@@ -105,3 +110,30 @@ def test_an_engine_that_cannot_be_is_said_in_one_line(site: Site, capsys: pytest
     site.config.write_text(site.config.read_text() + '\n[engine]\nkind = "dask"\n')
     assert run_command(["--config", str(site.config), "build"]) == 2
     assert 'needs scheduler = "tcp://HOST:8786"' in capsys.readouterr().err
+
+
+_PARENT = """
+import os, signal, time
+from pipeline.engines import Engine
+if __name__ == "__main__":
+    engine = Engine("processes", processes=1)
+    worker = engine.run(os.getpid)
+    os.kill(worker, signal.SIGINT)
+    print(worker, engine.run(os.getpid), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_workers_end_with_the_process_they_work_for(tmp_path: Path) -> None:
+    """A worker whose process is killed with -9 does not stay behind; Ctrl-C, which both hear, is not for the worker."""
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT)
+    environ = {**clean_environ(), "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environ) as parent:
+        assert parent.stdout is not None
+        worker, after_interrupt = map(int, parent.stdout.readline().split())
+        assert after_interrupt == worker
+        end = os.pidfd_open(worker)
+        parent.kill()
+    assert select.select([end], [], [], 30)[0]
+    os.close(end)
