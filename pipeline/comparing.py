@@ -1,10 +1,11 @@
-"""Our connections of a month, as an invoice is held against them."""
+"""Our side of a month: the connections, or sessions, that an invoice is held against."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, timedelta
 from functools import partial
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -12,58 +13,94 @@ import pyarrow.compute as pc
 
 from pipeline.billing import Sessions, table_day
 from pipeline.normalise.arrow import mask, unscaled
-from pipeline.reports.billing import CDR_COLUMNS, ITEMS, Rounding, connection_items, plain
+from pipeline.reports.billing import CDR_COLUMNS, ITEMS, Rounding, connection_items, plain, session_items
 from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.reports.invoice import GRACE, OURS, came_late
-from pipeline.schemas import TIME
+from pipeline.schemas import BILLED, TEXT, TIME
 from pipeline.store.base import ObjectStore
 
 _SEEN = ("first_seen_at", "changed_at")
 _HISTORY_COLUMNS = (*(name for name in CDR_COLUMNS if name not in _SEEN), "known_from", "known_to")
-_ITEM_COLUMNS = [name for name in ITEMS.names if name in {*OURS.names, "item", "participant_min", "first_seen_at"}]
+_ITEM_COLUMNS = [name for name in ITEMS.names if name in {*OURS.names, "item", "first_seen_at"}]
+_COUNTED = pa.schema([*(ITEMS.field(name) for name in _ITEM_COLUMNS), pa.field("minutes", BILLED)])
+"""An item and its minutes of the unit that is compared."""
+
+Unit = Literal["participant_min", "sip_min", "recording_min", "transcoding_min"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
 
 
-def our_connections(
-    lake: ObjectStore, projects: Sequence[str], month: BillingMonth, rounding: Rounding = "connection_up"
+def our_side(
+    lake: ObjectStore,
+    projects: Sequence[str],
+    month: BillingMonth,
+    rounding: Rounding = "connection_up",
+    unit: Unit = "participant_min",
 ) -> pa.Table:
-    """Rows of `OURS`: the connections of the month, and those near its ends that count in the month before or after.
+    """Rows of `OURS`: the connections of the month, and those near its ends that count in the month before or after;
+    of transcoding the sessions. Only participant minutes count connections that come to nothing.
 
     Late is what the tables learnt more than a day after the month was over: the minutes of a connection first collected
-    then, unless its day was not looked at before, or what a correction added then (took away: negative).
+    then, unless its day was not looked at before, or what a correction added then (took away: negative). When a session
+    became known no table says, nor when it was first recorded.
     """
+    side = _sessions_side if unit == "transcoding_min" else _connections_side
+    found = [side(lake, project, month, rounding, unit) for project in projects]
+    return pa.concat_tables([OURS.empty_table(), *found])
+
+
+def _connections_side(lake: ObjectStore, project: str, month: BillingMonth, rounding: Rounding, unit: Unit) -> pa.Table:
     over = pa.scalar(month.ends_at + GRACE, TIME)
-    beside = [
+    sessions, nothing = Sessions(lake, project), _COUNTED.empty_table()
+    now, then, near = [nothing], [nothing], [nothing]
+    for day in month.partitions:
+        items = partial(_items, day=day, sessions=sessions.around(day), project=project, rounding=rounding, unit=unit)
+        of_day = [nothing]
+        for rows in table_day(lake, "cdr", project, day, CDR_COLUMNS):
+            of_day.append(items(rows, month=month))
+            near += [items(rows, month=one) for one in _beside(month, day)]
+        now.append(_without_moments_in_time(pa.concat_tables(of_day), month))
+        for rows in table_day(lake, "cdr_changes", project, day, _HISTORY_COLUMNS):
+            then.append(items(_as_known_at(rows, over), month=month))
+    connections = pa.concat_tables(now)
+    late = _late(connections, pa.concat_tables(then))
+    return pa.concat_tables([_counted(connections, late), _elsewhere(pa.concat_tables(near))])
+
+
+def _sessions_side(lake: ObjectStore, project: str, month: BillingMonth, rounding: Rounding, unit: Unit) -> pa.Table:
+    sessions, found = Sessions(lake, project), [OURS.empty_table()]
+    for day in month.partitions:
+        of_day = sessions.of(day)
+        items = _compared(session_items(of_day, project, month, rounding), unit)
+        found.append(_counted(items, np.zeros(items.num_rows, np.int64)))
+        for one in _beside(month, day):
+            found.append(_elsewhere(_compared(session_items(of_day, project, one, rounding), unit)))
+    sides = pa.concat_tables(found)
+    return sides.set_column(0, "cdr_id", pa.nulls(sides.num_rows, TEXT))
+
+
+def _beside(month: BillingMonth, day: date) -> list[BillingMonth]:
+    """The months before and after, for days near the month's ends."""
+    if month.days[RECORD_REACH_DAYS] <= day <= month.days[-RECORD_REACH_DAYS - 1]:
+        return []
+    return [
         BillingMonth((month.first - timedelta(days=1)).replace(day=1), month.zone),
         BillingMonth(month.days[-1] + timedelta(days=1), month.zone),
     ]
-    nothing = ITEMS.empty_table().select(_ITEM_COLUMNS)
-    found = [OURS.empty_table()]
-    for project in projects:
-        sessions = Sessions(lake, project)
-        now, then, near = [nothing], [nothing], [nothing]
-        for day in month.partitions:
-            around = sessions.around(day)
-            items = partial(_items, day=day, sessions=around, project=project, rounding=rounding)
-            is_near = not month.days[RECORD_REACH_DAYS] <= day <= month.days[-RECORD_REACH_DAYS - 1]
-            of_day = [nothing]
-            for rows in table_day(lake, "cdr", project, day, CDR_COLUMNS):
-                of_day.append(items(rows, month=month))
-                near += [items(rows, month=one) for one in beside if is_near]
-            now.append(_without_moments_in_time(pa.concat_tables(of_day), month))
-            for rows in table_day(lake, "cdr_changes", project, day, _HISTORY_COLUMNS):
-                then.append(items(_as_known_at(rows, over), month=month))
-        connections = pa.concat_tables(now)
-        late = _late(connections, pa.concat_tables(then))
-        found += [_counted(connections, late), _elsewhere(pa.concat_tables(near))]
-    return pa.concat_tables(found)
 
 
 def _items(
-    rows: pa.Table, *, day: date, sessions: pa.Table, project: str, month: BillingMonth, rounding: Rounding
+    rows: pa.Table, *, day: date, sessions: pa.Table, project: str, month: BillingMonth, rounding: Rounding, unit: Unit
 ) -> pa.Table:
     """What the rows of a day's table come to, as in an export."""
     filed = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
-    return plain(connection_items(rows, filed, sessions, project, month, rounding).select(_ITEM_COLUMNS))
+    return _compared(connection_items(rows, filed, sessions, project, month, rounding), unit)
+
+
+def _compared(items: pa.Table, unit: Unit) -> pa.Table:
+    """Items as `_COUNTED`; those that come to nothing only of participant minutes."""
+    if unit != "participant_min":
+        items = items.filter(pc.greater(items[unit], 0))
+    return plain(items.select([*_ITEM_COLUMNS, unit])).rename_columns(_COUNTED.names)
 
 
 def _without_moments_in_time(items: pa.Table, month: BillingMonth) -> pa.Table:
@@ -85,18 +122,18 @@ def _as_known_at(history: pa.Table, moment: pa.Scalar) -> pa.Table:
 
 def _late(items: pa.Table, then: pa.Table) -> np.ndarray:
     """How many thousandths of each item were not known when the month was over; `then`: items as they were by then."""
-    minutes = unscaled(items["participant_min"])
+    minutes = unscaled(items["minutes"])
     at = pc.index_in(items["item"].combine_chunks(), then["item"].combine_chunks())
     was_else = mask(pc.is_valid(at))
     earlier = minutes.copy()
-    earlier[was_else] = unscaled(then["participant_min"])[at.drop_null().to_numpy()]
+    earlier[was_else] = unscaled(then["minutes"])[at.drop_null().to_numpy()]
     earlier[mask(pc.is_valid(items["first_seen_at"]))] = 0
     late: np.ndarray = minutes - earlier
     return late
 
 
 def _counted(items: pa.Table, late: np.ndarray) -> pa.Table:
-    return _rows(items, here=np.ones(items.num_rows, np.int64), ours=unscaled(items["participant_min"]), late=late)
+    return _rows(items, here=np.ones(items.num_rows, np.int64), ours=unscaled(items["minutes"]), late=late)
 
 
 def _elsewhere(items: pa.Table) -> pa.Table:

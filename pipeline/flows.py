@@ -32,7 +32,7 @@ from pipeline.app import App, Done, chosen_projects
 from pipeline.building import AFFECTED_DAYS, Builder, Built, Chain, Stretch, chains
 from pipeline.checks import as_toml
 from pipeline.collecting import Ask, collect_day
-from pipeline.comparing import our_connections
+from pipeline.comparing import UNITS, our_side
 from pipeline.doctor import ask_open_questions, examine
 from pipeline.errors import ConfigError, FileError, FileRefused, PipelineError, RoomMissing, Stopped
 from pipeline.media.audit import problem_text
@@ -334,9 +334,15 @@ def export_billing(
 
 
 def compare_invoice(
-    app: App, file: Path, month: BillingMonth, *, headers: Mapping[str, str], project: str | None = None
+    app: App,
+    file: Path,
+    month: BillingMonth,
+    *,
+    headers: Mapping[str, str],
+    unit: str = "participant_min",
+    project: str | None = None,
 ) -> tuple[Outcome, pa.Table]:
-    """The vendor's lines of a month against our connections; lines that nothing explains are named as failed."""
+    """The vendor's lines of a month against ours of a unit; lines that nothing explains are named as failed."""
     outcome = Outcome("billing compare")
     try:
         content = file.read_bytes()
@@ -344,11 +350,16 @@ def compare_invoice(
         raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from None
     invoice = read_invoice(content, file.name, headers)
     names = chosen_projects(app.settings, project)
-    ours = our_connections(app.lake, names, month, app.settings.billing.rounding)
+    known = next((one for one in UNITS if one == unit), None)
+    if known is None:
+        raise ConfigError(f"--unit {unit}: there are {', '.join(UNITS)}")
+    if unit == "transcoding_min" and invoice.by == ("cdr_id",):
+        raise ConfigError(f"{file.name}: transcoding is counted by session; it needs a column conf_num and no cdr_id")
+    ours = our_side(app.lake, names, month, app.settings.billing.rounding, known)
     lines = compare(ours, invoice)
     told = explained(lines)
     outcome.succeeded(max(1, lines.num_rows))
-    outcome.details = {"month": str(month), "projects": names, "by": list(invoice.by), "explained": told}
+    outcome.details = {"month": str(month), "projects": names, "unit": unit, "by": list(invoice.by), "explained": told}
     open_lines = {row["verdict"]: row["lines"] for row in told if row["verdict"] in TO_ASK and row["lines"]}
     if open_lines:
         counts = ", ".join(f"{count:,} {verdict.replace('_', ' ')}" for verdict, count in open_lines.items())

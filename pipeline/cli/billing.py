@@ -78,10 +78,13 @@ def compare(
         list[str] | None,
         typer.Option(metavar="NAME=HEADER", help="What the file calls minutes, cdr_id, day …; repeatable."),
     ] = None,
+    unit: Annotated[
+        str, typer.Option(help="What it counts: participant_min, sip_min, recording_min or transcoding_min.")
+    ] = "participant_min",
     form: RowsForm = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every line there.")] = None,
 ) -> int:
-    """Hold an invoice's participant minutes against ours: by cdr_id, else conf_num, else by day, room, owner and so on.
+    """Hold an invoice's minutes against ours: by cdr_id, else conf_num, else by day, room, owner and so on.
 
     Each line is equal, rounding, late, different, missing_here or missing_there; what these explain adds up to the
     difference exactly. Exit code 3 when there is anything that neither rounding nor lateness explains.
@@ -90,7 +93,9 @@ def compare(
     form = _form(form, output, as_json=given.as_json)
     headers = dict(_named_header(text) for text in column or ())
     with _open(given, _loaded(given)) as app:
-        outcome, lines = flows.compare_invoice(app, file, _month(app, month), headers=headers, project=project)
+        outcome, lines = flows.compare_invoice(
+            app, file, _month(app, month), headers=headers, unit=unit, project=project
+        )
     if output:
         outcome.details["output"] = str(output)
         with results.whole_file(output) as stream:
@@ -123,8 +128,9 @@ def show_comparison(console: Console, outcome: Outcome, lines: pa.Table) -> None
     to_ask = to_ask.append_column("size", pc.abs(to_ask["difference_min"])).sort_by([("size", "descending")])
     names = [*outcome.details["by"], "ours_min", "theirs_min", "difference_min", "verdict"]
     if to_ask.num_rows:
-        console.print(Text("\nto ask about, the largest first:"))
-        show.show_table(console, to_ask.select(names).slice(0, _MOST_LINES))
+        shown = to_ask.select(names).slice(0, _MOST_LINES)
+        console.print(Text(f"\nto ask about, the largest first, {shown.num_rows:,} of {to_ask.num_rows:,}:"))
+        show.show_table(console, shown)
     show.show_failures(console, outcome)
     if output := outcome.details.get("output"):
         console.print(Text(f"every line is in {output}"))

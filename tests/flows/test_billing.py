@@ -21,6 +21,7 @@ import zstandard
 
 from pipeline import flows
 from pipeline.billing import PRICES
+from pipeline.comparing import UNITS
 from pipeline.model import Outcome, Period
 from pipeline.prices import AMOUNTS
 from pipeline.reports.billing import LINE_KEY, MEASURES
@@ -441,24 +442,49 @@ def test_an_invoice_is_explained_to_the_last_line(nights: Nights) -> None:
     assert {row["cdr_id"] for row in read_csv(site.folder / "lines.csv")} == lines.keys() | whole.keys()
 
 
-def test_an_invoice_by_owner_that_agrees_is_good(nights: Nights) -> None:
-    """Sums by day and owner that are ours are equal, line by line, and the exit code is 0."""
+@pytest.mark.parametrize("unit", UNITS)
+def test_an_invoice_by_owner_that_agrees_is_good(nights: Nights, unit: str) -> None:
+    """Sums by day and owner of any unit that are ours are equal, line by line, and the exit code is 0."""
     site = nights.site(SETTLED)
     sums: Counter[tuple[date, str | None]] = Counter()
     for (_, day, owner, _, _), line in true_lines(site.world, SETTLED, MONTH).items():
-        sums[day, owner] += line.get("participant_min", Decimal(0))
+        sums[day, owner] += line.get(unit, Decimal(0))
     made = site.folder / "invoice.csv"
     text = "".join(f"{day},{owner or ''},{minutes}\n" for (day, owner), minutes in sums.items() if minutes)
     made.write_text(f"Day,Owner Ref,Minutes\n{text}")
-    shown = site.run("billing", "compare", str(made), "--month", MONTH, now=SETTLED)
+    shown = site.run("billing", "compare", str(made), "--month", MONTH, "--unit", unit, now=SETTLED)
     assert shown.returncode == 0, shown.stdout
-    total = f"{sum(sums.values()):,}.000"
-    assert shown.stdout.splitlines()[-1].split() == ["total", str(len(sums)), total, total, "+0.000"]
-    missing = site.run("billing", "compare", str(made) + "x", "--month", MONTH, now=SETTLED)
-    assert (missing.returncode, missing.stderr) == (
-        2,
-        f"postroom: {made}x: cannot be read: No such file or directory\n",
-    )
+    billed = [minutes for minutes in sums.values() if minutes]
+    total = f"{sum(billed):,}.000"
+    assert billed
+    assert shown.stdout.splitlines()[-1].split() == ["total", str(len(billed)), total, total, "+0.000"]
+
+
+@pytest.mark.parametrize(
+    ("header", "arguments", "told"),
+    [
+        (None, [], "invoice.csv: cannot be read: No such file or directory"),
+        ("cdr_id,minutes", ["--unit", "hours"], "--unit hours: there are participant_min, sip_min, recording_min"),
+        (
+            "cdr_id,minutes",
+            ["--unit", "transcoding_min"],
+            "transcoding is counted by session; it needs a column conf_num",
+        ),
+    ],
+)
+def test_an_invoice_that_cannot_be_compared_is_said_in_one_line(
+    nights: Nights, header: str | None, arguments: list[str], told: str
+) -> None:
+    """What, where, what to do: exit code 2."""
+    site = nights.site(SETTLED)
+    made = site.folder / "invoice.csv"
+    made.unlink(missing_ok=True)
+    if header:
+        made.write_text(f"{header}\n")
+    shown = site.run("billing", "compare", str(made), "--month", MONTH, *arguments, now=SETTLED)
+    assert shown.returncode == 2
+    assert told in shown.stderr
+    assert shown.stderr.count("\n") == 1
 
 
 SPOILT = date(2026, 10, 29)
