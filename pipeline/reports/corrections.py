@@ -40,16 +40,18 @@ def item_corrections(before: pa.Table, now: pa.Table, known_until: Mapping[str, 
     """
     found = differences(before, now, _ITEM_KEY, MEASURES)
     told = (
-        now.select(["item", "first_seen_at", "changed_at"])
-        .group_by("item")
+        now.select(["first_seen_at", "changed_at"])
+        .append_column("which", _which(now))
+        .group_by("which")
         .aggregate([("first_seen_at", "min"), ("changed_at", "max")])
     )
-    at = pc.index_in(found["item"].combine_chunks(), told["item"].combine_chunks())
+    which = _which(found).combine_chunks()
+    at = pc.index_in(which, told["which"].combine_chunks())
     first_seen_at, changed_at = (
         told[name].combine_chunks().take(at) for name in ("first_seen_at_min", "changed_at_max")
     )
     is_now = mask(pc.is_valid(at))
-    was_before = mask(pc.is_in(found["item"].combine_chunks(), before["item"].combine_chunks()))
+    was_before = mask(pc.is_in(which, _which(before).combine_chunks()))
     projects = pa.array(list(known_until), TEXT)
     known = pa.array(known_until.values(), TIME).take(pc.index_in(found["project"].combine_chunks(), projects))
     is_late, has_changed = (
@@ -64,6 +66,11 @@ def item_corrections(before: pa.Table, now: pa.Table, known_until: Mapping[str, 
     )
     columns = {**{name: found[name] for name in found.schema.names}, "cause": pa.array(cause.astype(object), TEXT)}
     return pa.table([columns[name] for name in CORRECTIONS.names], schema=CORRECTIONS)
+
+
+def _which(items: pa.Table) -> pa.ChunkedArray:
+    """What an item is known by: projects, and connections, sessions and files, have ids of their own."""
+    return pc.binary_join_element_wise(items["project"], items["kind"], items["item"], "\x1f")
 
 
 def with_amounts(

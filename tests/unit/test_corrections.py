@@ -95,6 +95,17 @@ def test_earlier_lines_and_corrections_are_the_new_lines(
     assert causes <= {"apportioned" if prices_before == prices_now else "repriced"}
 
 
+def test_the_same_id_in_another_project_is_another_item() -> None:
+    """What one project knew of an id says nothing of the same id in another one, nor of a session with that id."""
+    before = [{"item": "1", "participant_min": Decimal(1)}]
+    late = {"item": "1", "participant_min": Decimal(2), "first_seen_at": LATER, "changed_at": LATER}
+    others = [{**late, "project": "beta"}, {**late, "kind": "session"}]
+    found = item_corrections(items_of(before), items_of([*before, *others]), {"acme": NOON, "beta": NOON})
+    assert {(row["project"], row["kind"], row["cause"]) for row in found.to_pylist()} == {
+        ("beta", "connection", "late"), ("acme", "session", "late"),
+    }  # fmt: skip
+
+
 def causes(rows: pa.Table) -> Iterator[tuple[str, str, Decimal]]:
     for row in rows.to_pylist():
         yield row["item"], row["cause"], row["amount"]
