@@ -28,7 +28,7 @@ from pipeline.building import Builder
 from pipeline.errors import FixityError, ObjectDiffers, PipelineError, StoreUnavailable
 from pipeline.model import DAILY_SOURCES, Period
 from pipeline.normalise.arrow import mask
-from pipeline.parallel import Lanes, ahead, keep_freed_memory
+from pipeline.parallel import Lanes, ahead
 from pipeline.prices import AMOUNTS, priced, prices_differ
 from pipeline.reports import billing, corrections, focus
 from pipeline.reports.billing import ENCODED_ITEMS, ITEMS, LINES, MEASURES
@@ -172,7 +172,6 @@ def export_month(
     settings, is_provisional = _settings(app, projects, month), bool(unsettled)
     if previous and (previous.inputs, previous.settings, previous.unsettled) == (inputs, settings, unsettled):
         return Export(previous, is_new=False)
-    keep_freed_memory()
     with scratch_folder() as folder:
         counted = [_count(app, folder, project, month) for project in projects]
         if inputs != {project: _inputs(app.lake, project, month) for project in projects}:
