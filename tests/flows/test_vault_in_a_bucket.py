@@ -194,7 +194,7 @@ def test_a_host_that_cannot_go_on_begins_again(make_site: Callable[..., Site], c
 def test_after_an_outage_nothing_is_lost_that_could_be_had(make_site: Callable[..., Site], ceph: S3Server) -> None:
     """60 hours without the API, then a day's start without S3, ten times the usual files: all that live are stored,
     fetched in the order of their deadlines; only what had expired by then is lost."""
-    usual = World(projects=("acme",), sessions_per_day=30 if IS_SOAK else 6, begin=(NOW - timedelta(days=4)).date())
+    usual = World(projects=("acme",), sessions_per_day=30 if IS_SOAK else 10, begin=(NOW - timedelta(days=4)).date())
     site = make_site(usual, faults=("api_down",))
     in_buckets(site, ceph, media="concurrency = 1")
     for _ in range(5):
