@@ -361,7 +361,7 @@ def _latest(known: datetime | None, items: pa.Table) -> datetime | None:
 def table_day(
     lake: ObjectStore, table: str, project: str, day: date, columns: tuple[str, ...], encoded: tuple[str, ...] = ()
 ) -> Iterator[pa.Table]:
-    """One day of a table, some hundred thousand rows at a time, `encoded` ones so; nothing when it was not built."""
+    """One day of a table, some hundred thousand rows at a time, columns of `encoded` encoded; nothing if not built."""
     key = layout.table_key(table, project, day)
     if lake.stat(key) is not None:
         with lake.open(key) as stream:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date, timedelta
 from functools import partial
-from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +24,8 @@ _ITEM_COLUMNS = [name for name in ITEMS.names if name in {*OURS.names, "item", "
 _COUNTED = pa.schema([*(ITEMS.field(name) for name in _ITEM_COLUMNS), pa.field("minutes", BILLED)])
 """An item and its minutes of the unit that is compared."""
 
-Unit = Literal["participant_min", "sip_min", "recording_min", "transcoding_min"]
-UNITS: tuple[Unit, ...] = get_args(Unit)
+UNITS = ("participant_min", "sip_min", "recording_min", "transcoding_min")
+"""Of the measures of an item, those that an invoice counts in minutes."""
 
 
 def our_side(
@@ -34,10 +33,10 @@ def our_side(
     projects: Sequence[str],
     month: BillingMonth,
     rounding: Rounding = "connection_up",
-    unit: Unit = "participant_min",
+    unit: str = "participant_min",
 ) -> pa.Table:
-    """Rows of `OURS`: the connections of the month, and those near its ends that count in the month before or after;
-    of transcoding the sessions. Only participant minutes count connections that come to nothing.
+    """Rows of `OURS`, in minutes of one of `UNITS`: the connections of the month, and those near its ends that count in
+    the month before or after; of transcoding the sessions. What comes to nothing counts only in participant minutes.
 
     Late is what the tables learnt more than a day after the month was over: the minutes of a connection first collected
     then, unless its day was not looked at before, or what a correction added then (took away: negative). When a session
@@ -48,16 +47,16 @@ def our_side(
     return pa.concat_tables([OURS.empty_table(), *found])
 
 
-def _connections_side(lake: ObjectStore, project: str, month: BillingMonth, rounding: Rounding, unit: Unit) -> pa.Table:
+def _connections_side(lake: ObjectStore, project: str, month: BillingMonth, rounding: Rounding, unit: str) -> pa.Table:
     over = pa.scalar(month.ends_at + GRACE, TIME)
-    sessions, nothing = Sessions(lake, project), _COUNTED.empty_table()
+    sessions, beside, nothing = Sessions(lake, project), _beside(month), _COUNTED.empty_table()
     now, then, near = [nothing], [nothing], [nothing]
     for day in month.partitions:
         items = partial(_items, day=day, sessions=sessions.around(day), project=project, rounding=rounding, unit=unit)
         of_day = [nothing]
         for rows in table_day(lake, "cdr", project, day, CDR_COLUMNS):
             of_day.append(items(rows, month=month))
-            near += [items(rows, month=one) for one in _beside(month, day)]
+            near += [items(rows, month=one) for one in beside if _is_near_end(month, day)]
         now.append(_without_moments_in_time(pa.concat_tables(of_day), month))
         for rows in table_day(lake, "cdr_changes", project, day, _HISTORY_COLUMNS):
             then.append(items(_as_known_at(rows, over), month=month))
@@ -66,22 +65,25 @@ def _connections_side(lake: ObjectStore, project: str, month: BillingMonth, roun
     return pa.concat_tables([_counted(connections, late), _elsewhere(pa.concat_tables(near))])
 
 
-def _sessions_side(lake: ObjectStore, project: str, month: BillingMonth, rounding: Rounding, unit: Unit) -> pa.Table:
-    sessions, found = Sessions(lake, project), [OURS.empty_table()]
+def _sessions_side(lake: ObjectStore, project: str, month: BillingMonth, rounding: Rounding, unit: str) -> pa.Table:
+    sessions, beside, found = Sessions(lake, project), _beside(month), [OURS.empty_table()]
     for day in month.partitions:
         of_day = sessions.of(day)
         items = _compared(session_items(of_day, project, month, rounding), unit)
         found.append(_counted(items, np.zeros(items.num_rows, np.int64)))
-        for one in _beside(month, day):
+        for one in beside if _is_near_end(month, day) else []:
             found.append(_elsewhere(_compared(session_items(of_day, project, one, rounding), unit)))
     sides = pa.concat_tables(found)
     return sides.set_column(0, "cdr_id", pa.nulls(sides.num_rows, TEXT))
 
 
-def _beside(month: BillingMonth, day: date) -> list[BillingMonth]:
-    """The months before and after, for days near the month's ends."""
-    if month.days[RECORD_REACH_DAYS] <= day <= month.days[-RECORD_REACH_DAYS - 1]:
-        return []
+def _is_near_end(month: BillingMonth, day: date) -> bool:
+    """Whether what is filed under a day may count in the month before or after."""
+    return not month.days[RECORD_REACH_DAYS] <= day <= month.days[-RECORD_REACH_DAYS - 1]
+
+
+def _beside(month: BillingMonth) -> list[BillingMonth]:
+    """The months before and after."""
     return [
         BillingMonth((month.first - timedelta(days=1)).replace(day=1), month.zone),
         BillingMonth(month.days[-1] + timedelta(days=1), month.zone),
@@ -89,14 +91,14 @@ def _beside(month: BillingMonth, day: date) -> list[BillingMonth]:
 
 
 def _items(
-    rows: pa.Table, *, day: date, sessions: pa.Table, project: str, month: BillingMonth, rounding: Rounding, unit: Unit
+    rows: pa.Table, *, day: date, sessions: pa.Table, project: str, month: BillingMonth, rounding: Rounding, unit: str
 ) -> pa.Table:
     """What the rows of a day's table come to, as in an export."""
     filed = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
     return _compared(connection_items(rows, filed, sessions, project, month, rounding), unit)
 
 
-def _compared(items: pa.Table, unit: Unit) -> pa.Table:
+def _compared(items: pa.Table, unit: str) -> pa.Table:
     """Items as `_COUNTED`; those that come to nothing only of participant minutes."""
     if unit != "participant_min":
         items = items.filter(pc.greater(items[unit], 0))

@@ -344,18 +344,17 @@ def compare_invoice(
 ) -> tuple[Outcome, pa.Table]:
     """The vendor's lines of a month against ours of a unit; lines that nothing explains are named as failed."""
     outcome = Outcome("billing compare")
+    if unit not in UNITS:
+        raise ConfigError(f"--unit {unit}: there are {', '.join(UNITS)}")
     try:
         content = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from None
     invoice = read_invoice(content, file.name, headers)
     names = chosen_projects(app.settings, project)
-    known = next((one for one in UNITS if one == unit), None)
-    if known is None:
-        raise ConfigError(f"--unit {unit}: there are {', '.join(UNITS)}")
     if unit == "transcoding_min" and invoice.by == ("cdr_id",):
         raise ConfigError(f"{file.name}: transcoding is counted by session; it needs a column conf_num and no cdr_id")
-    ours = our_side(app.lake, names, month, app.settings.billing.rounding, known)
+    ours = our_side(app.lake, names, month, app.settings.billing.rounding, unit)
     lines = compare(ours, invoice)
     told = explained(lines)
     outcome.succeeded(max(1, lines.num_rows))

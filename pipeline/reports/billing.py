@@ -45,6 +45,7 @@ REPEATED = ("kind", "project", "owner_ref", "billing_code", "room_id")
 ENCODED_ITEMS = pa.schema(
     [field.with_type(pa.dictionary(pa.int32(), TEXT)) if field.name in REPEATED else field for field in ITEMS]
 )
+"""Items as they are made, with texts that are encoded."""
 
 LINES = pa.schema([*LINE_KEY.items(), *MEASURES.items()])
 
@@ -182,9 +183,9 @@ def marked(rows: pa.Table, *, is_provisional: bool) -> pa.Table:
     return rows.append_column("is_provisional", pa.array(np.full(rows.num_rows, is_provisional), FLAG))
 
 
-def key_text(rows: pa.Table) -> pa.Array:
-    """The key of each row's line as one text; for looking up, not for showing."""
-    texts = [pc.fill_null(pc.cast(rows[name], TEXT), "") for name in LINE_KEY]
+def key_text(rows: pa.Table, keys: Iterable[str] = tuple(LINE_KEY)) -> pa.ChunkedArray:
+    """The key of each row, by default of its line, as one text; for looking up, not for showing."""
+    texts = [pc.fill_null(pc.cast(rows[name], TEXT), "") for name in keys]
     return pc.binary_join_element_wise(*texts, "\x1f")
 
 

@@ -23,6 +23,8 @@ CORRECTIONS = pa.schema(
     [*LINE_KEY.items(), ("kind", TEXT), ("item", TEXT), ("conf_num", TEXT), ("cause", TEXT), *MEASURES.items()]
 )
 _ITEM_KEY = [*LINE_KEY, "kind", "item", "conf_num"]
+_ITEM_ID = ("project", "kind", "item")
+"""What an item is known by: projects, and connections, sessions and files, have ids of their own."""
 
 
 def line_differences(before: pa.Table, now: pa.Table) -> pa.Table:
@@ -41,17 +43,17 @@ def item_corrections(before: pa.Table, now: pa.Table, known_until: Mapping[str, 
     found = differences(before, now, _ITEM_KEY, MEASURES)
     told = (
         now.select(["first_seen_at", "changed_at"])
-        .append_column("which", _which(now))
+        .append_column("which", key_text(now, _ITEM_ID))
         .group_by("which")
         .aggregate([("first_seen_at", "min"), ("changed_at", "max")])
     )
-    which = _which(found).combine_chunks()
+    which = key_text(found, _ITEM_ID).combine_chunks()
     at = pc.index_in(which, told["which"].combine_chunks())
     first_seen_at, changed_at = (
         told[name].combine_chunks().take(at) for name in ("first_seen_at_min", "changed_at_max")
     )
     is_now = mask(pc.is_valid(at))
-    was_before = mask(pc.is_in(which, _which(before).combine_chunks()))
+    was_before = mask(pc.is_in(which, key_text(before, _ITEM_ID).combine_chunks()))
     projects = pa.array(list(known_until), TEXT)
     known = pa.array(known_until.values(), TIME).take(pc.index_in(found["project"].combine_chunks(), projects))
     is_late, has_changed = (
@@ -66,11 +68,6 @@ def item_corrections(before: pa.Table, now: pa.Table, known_until: Mapping[str, 
     )
     columns = {**{name: found[name] for name in found.schema.names}, "cause": pa.array(cause.astype(object), TEXT)}
     return pa.table([columns[name] for name in CORRECTIONS.names], schema=CORRECTIONS)
-
-
-def _which(items: pa.Table) -> pa.ChunkedArray:
-    """What an item is known by: projects, and connections, sessions and files, have ids of their own."""
-    return pc.binary_join_element_wise(items["project"], items["kind"], items["item"], "\x1f")
 
 
 def with_amounts(
