@@ -6,8 +6,8 @@ may be `{}`; the published sample was cut, so more measures are expected and go 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from operator import attrgetter
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -19,6 +19,7 @@ from msgspec.structs import astuple
 from pipeline.enablex.envelope import UNREADABLE
 from pipeline.model import Row
 from pipeline.normalise import values
+from pipeline.normalise.arrow import mask
 from pipeline.normalise.document import extra_text, without_nothing
 from pipeline.schemas import CDR_QUALITY, REAL, TEXT
 
@@ -34,8 +35,8 @@ BATCH_CONNECTIONS = 1000
 
 _NAMES = [name for name, _ in _MEASURES.values()]
 _KINDS = [column_type for _, column_type in _MEASURES.values()]
-_PLACES = tuple((direction, medium) for direction in ("receive", "send") for medium in ("audio", "sharing", "video"))
-"""In the order of the table's key."""
+_PLACES = [(direction, medium) for direction in ("receive", "send") for medium in ("audio", "sharing", "video")]
+"""In the order of the table's key, and of the fields of `_Quality` and `_Media`."""
 
 
 _Number = Annotated[float, msgspec.Meta(gt=-values.TOO_MUCH, lt=values.TOO_MUCH)]
@@ -62,7 +63,7 @@ class _Quality(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     send: _Media | None = None
 
 
-_NO_MEASURES, _NO_QUALITY = _Measures(), _Quality()
+_NO_MEASURES, _NO_MEDIA, _NO_QUALITY = _Measures(), _Media(), _Quality()
 _PLAIN = msgspec.json.Decoder(_Quality)
 
 
@@ -121,39 +122,28 @@ def _measured(measures: dict[str, Any]) -> Row:
 
 
 def _plain_table(plain: list[_Quality], whose: pa.Table) -> pa.Table:
-    """Each place's measures as columns, one place below the other; then put in order of connection and place."""
-    spots, tables = [], []
-    for place, (direction, medium) in enumerate(_PLACES):
-        at, found = _measures_at(plain, direction, medium)
-        columns: list[Any] = list(zip(*map(astuple, found), strict=True)) or [()] * len(_MEASURES)
-        table = pa.table([pa.array(cells, kind) for cells, kind in zip(columns, _KINDS, strict=True)], names=_NAMES)
-        spots.append(np.array(at, np.int64) * len(_PLACES) + place)
-        tables.append(table)
-    spot = np.concatenate(spots)
-    order = np.argsort(spot)
-    row, place_of = np.divmod(spot[order], len(_PLACES))
-    measures = pa.concat_tables(tables).take(pa.array(order))
-    words = {
-        name: pa.DictionaryArray.from_arrays(pa.array(place_of), pa.array([place[at] for place in _PLACES]))
-        for at, name in enumerate(("direction", "medium"))
-    }
+    """Every place of every connection in one long column for each measure; places that say nothing are left out."""
+    media = [one or _NO_MEDIA for one in _values(plain)]
+    cells = list(_values([one or _NO_MEASURES for one in _values(media)]))
+    columns = [pa.array(cells[at :: len(_NAMES)], kind) for at, kind in enumerate(_KINDS)]
+    says_something = np.logical_or.reduce([mask(pc.is_valid(column)) for column in columns])
+    spots = np.flatnonzero(says_something)
+    row, place = map(pa.array, np.divmod(spots, len(_PLACES)))
+    directions, mediums = (pa.array(words, TEXT) for words in zip(*_PLACES, strict=True))
     return pa.table(
         {
-            **_columns(whose.take(pa.array(row))),
-            **{name: pc.cast(column, TEXT) for name, column in words.items()},
-            **_columns(measures),
+            **_columns(whose.take(row)),
+            "direction": directions.take(place),
+            "medium": mediums.take(place),
+            **{name: column.take(pa.array(spots)) for name, column in zip(_NAMES, columns, strict=True)},
             "extra": pa.nulls(len(row), TEXT),
         }
     )
 
 
-def _measures_at(plain: list[_Quality], direction: str, medium: str) -> tuple[list[int], list[_Measures]]:
-    """The measures at one place that say something, and whose they are."""
-    get = attrgetter(medium)
-    media = map(attrgetter(direction), plain)
-    found = [(at, get(one)) for at, one in enumerate(media) if one is not None]
-    found = [(at, measures) for at, measures in found if measures is not None and measures != _NO_MEASURES]
-    return [at for at, _ in found], [measures for _, measures in found]
+def _values(structs: Iterable[msgspec.Struct]) -> Iterator[Any]:
+    """The fields of all structs, one struct after the other."""
+    return chain.from_iterable(map(astuple, structs))
 
 
 def _columns(rows: pa.Table) -> dict[str, pa.ChunkedArray]:
