@@ -291,13 +291,9 @@ class Rooms:
         codes = {texts: code for code, texts in enumerate(dict.fromkeys(told))}
         spots = places * len(codes) + np.fromiter(map(codes.__getitem__, told), np.int64, len(told))
         different, place = np.unique(spots, return_inverse=True)
-        all_told = list(codes)
-        extras = []
-        for room, code in zip(*(part.tolist() for part in np.divmod(different, len(codes))), strict=True):
-            key = (room, all_told[code])
-            if key not in self._extras:
-                self._extras[key] = _extra(self._left[room], all_told[code])
-            extras.append(self._extras[key])
+        rests = list(map(_rest, codes))
+        of_room, of_rest = (part.tolist() for part in np.divmod(different, len(codes)))
+        extras = [_extra(self._left[room], rests[code]) for room, code in zip(of_room, of_rest, strict=True)]
         return pa.array(extras, TEXT).take(pa.array(place))
 
     def count_unknown(self, places: np.ndarray, into: Counter[str]) -> None:
@@ -308,7 +304,6 @@ class Rooms:
     def _forget(self) -> None:
         self._place: dict[bytes, int] = {}
         self._left: list[str | None] = []
-        self._extras: dict[tuple[int, tuple[bytes, ...]], str | None] = {}
         self._unknown: dict[int, tuple[str, ...]] = {}
         self.table = pa.schema([(name, kind) for name, _, kind in _ROOM_FIELDS]).empty_table()
         self.is_odd = np.zeros(0, bool)
@@ -325,7 +320,7 @@ class Rooms:
         place[plain] = np.arange(len(plain))
         place[odd] = len(plain) + np.arange(len(odd))
         rows = pa.concat_tables([fast, slow]).take(pa.array(place))
-        left = [_left_of(read[at][0]) if at in read else _tidy(_room_rest(text)) for at, text in enumerate(texts)]
+        left = [_left_of(read[at][0]) if at in read else _room_rest(text) for at, text in enumerate(texts)]
         # Nothing can fail from here on: a definition that cannot be read must not leave the others half known.
         known = len(self._place)
         self.table = pa.concat_tables([self.table, rows]).combine_chunks()
@@ -339,8 +334,8 @@ def _left_of(row: Row | None) -> str | None:
     return row.get("extra") if row else None
 
 
-_MOST_ROOMS = 32 * 1024
-"""About 50 MB."""
+_MOST_ROOMS = 96 * 1024
+"""About 110 MB."""
 
 _ROOM_NAMES = [name for name, _, _ in _ROOM_FIELDS]
 _ROOM_READER = Reader(
@@ -374,26 +369,26 @@ def _rest_struct(name: str, tree: dict[str, Any]) -> Any:
     return msgspec.defstruct(name, fields, omit_defaults=True, gc=False)
 
 
-_ROOM_REST_DECODER = msgspec.json.Decoder(_rest_struct("Rest", path_tree(_ROOM_REST)))
-_REST_ENCODER = msgspec.json.Encoder(order="sorted")
+_ROOM_REST_DECODER = msgspec.json.Decoder(_rest_struct("Rest", path_tree(_ROOM_REST)) | None)
 
 
-def _room_rest(text: bytes) -> bytes:
-    return b"{}" if text == b"null" else _REST_ENCODER.encode(_ROOM_REST_DECODER.decode(text))
+def _room_rest(text: bytes) -> str | None:
+    """Fields of a documented definition without a column, without those that say nothing."""
+    return extra_text(without_nothing(msgspec.to_builtins(_ROOM_REST_DECODER.decode(text)) or {}))
 
 
-def _tidy(rest: bytes) -> str | None:
-    """Fields without a column, without those that say nothing."""
-    return extra_text(without_nothing(msgspec.json.decode(rest)))
-
-
-def _extra(of_room: str | None, texts: tuple[bytes, ...]) -> str | None:
+def _rest(texts: tuple[bytes, ...]) -> dict[str, Any]:
+    """Fields without a column from outside the room's definition, without those that say nothing."""
     rest: dict[str, Any] = {}
     for path, text in zip(_REST, texts, strict=True):
         put_at(rest, path, msgspec.json.decode(text))
-    rest = without_nothing(rest)
+    return without_nothing(rest)
+
+
+def _extra(of_room: str | None, rest: dict[str, Any]) -> str | None:
     if of_room is not None:
-        rest.setdefault("room", {})["room_details"] = msgspec.json.decode(of_room)
+        details = msgspec.Raw(of_room.encode())
+        rest = {**rest, _DETAILS[0]: {**rest.get(_DETAILS[0], {}), _DETAILS[1]: details}}
     return extra_text(rest)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -96,14 +97,20 @@ def without_nothing(fields: Mapping[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for key, value in fields.items():
         kept = without_nothing(value) if isinstance(value, dict) else _without_secrets(value)
-        if kept is not None and kept not in ("", {}) and not SECRET_NAME.search(key):
+        if kept is not None and kept not in ("", {}) and not _is_secret(key):
             told[key] = kept
     return told
 
 
+@lru_cache(1024)
+def _is_secret(name: str) -> bool:
+    """Documents repeat some dozens of names, and searching them would cost more than all else."""
+    return SECRET_NAME.search(name) is not None
+
+
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_secrets(inner) for key, inner in value.items() if not SECRET_NAME.search(key)}
+        return {key: _without_secrets(inner) for key, inner in value.items() if not _is_secret(key)}
     return [_without_secrets(inner) for inner in value] if isinstance(value, list) else value
 
 
