@@ -13,10 +13,11 @@ import gc
 import hashlib
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from pipeline.normalise.sessions import CONNECTION, SessionFiles, connection_tab
 from pipeline.normalise.usage import PART, connection_parts, media_parts, session_parts, usage_table
 from pipeline.normalise.versions import split_versions
 from pipeline.observed import ReadPages, sorted_observations
-from pipeline.parallel import Lanes, keep_freed_memory
+from pipeline.parallel import Lanes, keep_freed_memory, mapped
 from pipeline.readings import REACH_DAYS, ArchiveReadings
 from pipeline.runs import SortedRuns
 from pipeline.schemas import AUDITS, TABLES, TABLES_VERSION
@@ -135,10 +136,11 @@ class Builder:
         known = self._candidates(project, period)
         if not known:
             return []
-        inputs = self._inputs(project, Period(known[0], known[-1]))
+        inputs = self._inputs(project, known)
         built = {name: tables.built_days(self.lake, name, project) for name in names}
-        for day in known:
-            digest, note = inputs(day), tables.read_note(self.lake, project, day).tables
+        notes = mapped(partial(tables.read_note, self.lake, project), known)
+        for day, digest, noted in zip(known, inputs, notes, strict=True):
+            note = noted.tables
             outdated = tuple(name for name in names if not _is_current(note.get(name), built[name].get(day), digest))
             if outdated:
                 stale_days[day], stale_tables[day] = digest, outdated
@@ -175,32 +177,28 @@ class Builder:
         days = set(readings.audit_keys(self.vault, project))
         reach = period.widened(REACH_DAYS) if period else None
         for source in SOURCES:
-            for day, stems in landing.page_stems(self.vault, source, project, reach).items():
-                days.add(day)
-                for stem in stems:
-                    page = landing.read_page(self.vault, source, project, day, stem)
-                    days.update(near for near in page.days if abs(near - day) <= timedelta(days=REACH_DAYS))
+            for page in readings.pages(self.vault, source, project, reach):
+                near = {day for day in page.days if abs(day - page.day) <= timedelta(days=REACH_DAYS)}
+                days |= {page.day, *near}
         return sorted(day for day in days if period is None or day in period)
 
-    def _inputs(self, project: str, period: Period) -> Callable[[date], str]:
-        """The digest of each day of `period`, from listings alone."""
-        around = Period(week_pages(period.first).first, week_pages(period.last).last)
+    def _inputs(self, project: str, days: Sequence[date]) -> Iterator[str]:
+        """The digest of each of some days, which are in order; from listings alone."""
+        around = Period(week_pages(days[0]).first, week_pages(days[-1]).last)
         pages = {source: landing.page_stems(self.vault, source, project, around) for source in SOURCES}
         common = [str(TABLES_VERSION), *(str(TABLES[name].schema) for name in TABLES), str(self.retention)]
         common += [*self.private_columns, hashlib.sha256(self.private_key).hexdigest()]
         base = hashlib.sha256("\n".join(common).encode())
         audits = readings.audit_keys(self.vault, project)
 
-        def digest(day: date) -> str:
+        for day, manifests in zip(days, readings.manifest_keys(self.vault, project, days), strict=True):
             total = base.copy()
             for near in week_pages(day):
                 for source in SOURCES:
                     total.update(f"{source} {near} {' '.join(pages[source].get(near, []))}\n".encode())
-            total.update("\n".join(readings.manifest_names(self.vault, project, day)).encode())
+            total.update("\n".join(manifests).encode())
             total.update("".join(f"\n{key}" for key in audits.get(day, ())).encode())
-            return total.hexdigest()
-
-        return digest
+            yield total.hexdigest()
 
 
 def _is_current(note: tables.TableNote | None, size_bytes: int | None, digest: str) -> bool:

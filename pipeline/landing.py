@@ -28,7 +28,7 @@ from pipeline.errors import FixityError, ObjectMissing
 from pipeline.model import Page, Period, Source, utc_text
 from pipeline.parallel import ahead
 from pipeline.scratch import scratch_errors
-from pipeline.store.base import ObjectStore, read_bytes
+from pipeline.store.base import ObjectStore, listed, read_bytes
 
 _COMPRESSION_LEVEL = 3
 _SPOOL_IN_MEMORY_BYTES = 8 * 2**20
@@ -246,12 +246,14 @@ def _kept(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _raw_names(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[layout.RawName]:
-    prefixes = [layout.raw_prefix(source, project, day) for day in period] if period else []
-    for prefix in prefixes or [layout.raw_prefix(source, project)]:
-        for stored in vault.list(prefix):
-            name = layout.parse_raw_key(stored.key)
-            if name is not None:
-                yield name
+    if period:
+        found = listed(vault, layout.raw_prefixes(source, project, period))
+    else:
+        found = vault.list(layout.raw_prefix(source, project))
+    for stored in found:
+        name = layout.parse_raw_key(stored.key)
+        if name and (period is None or name.day in period):
+            yield name
 
 
 def _latest_receipt(vault: ObjectStore, place: Place, request: str, suffix: str, *, before: str) -> Receipt | None:

@@ -13,6 +13,8 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from pipeline.model import Period
+
 MAX_NAME_BYTES = 200
 """Object stores allow 1024 bytes a key, file systems 255 a name; this leaves room for a numbered suffix."""
 
@@ -96,6 +98,11 @@ class TableName(NamedTuple):
 def raw_prefix(source: str, project: str, day: date | None = None) -> str:
     prefix = f"raw/source={source}/project={project}/"
     return f"{prefix}day={day}/" if day else prefix
+
+
+def raw_prefixes(source: str, project: str, period: Period) -> list[str]:
+    """What to list for the pages of some days: ten days at once, for most days have few objects. Others come along."""
+    return list(dict.fromkeys(f"{raw_prefix(source, project)}day={day}"[:-1] for day in period))
 
 
 def page_stem(asked_at: datetime, digest: str) -> str:

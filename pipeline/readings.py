@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -24,8 +25,9 @@ from pipeline.model import ListedFile, Page, Period, Row, Source
 from pipeline.normalise import archives, cdr, chat, rooms
 from pipeline.normalise.cdr_columns import BATCH_DOCUMENTS, OBSERVATION, Batch, Rooms, decoded, read_batch
 from pipeline.normalise.values import timestamp
+from pipeline.parallel import mapped
 from pipeline.schemas import AUDITS, TIME
-from pipeline.store.base import ObjectStore, read_back, read_bytes
+from pipeline.store.base import ObjectStore, listed, read_back, read_bytes
 
 REACH_DAYS = 3
 """How far a document's day may lie from the day that was asked for: sessions over midnight, `to_date` inclusive or not,
@@ -128,13 +130,12 @@ def read_archives(
     rejects: dict[date, list[Row]] = {}
     documents = 0
     read = memory.read if memory else _read_archive_page
-    for day, stems in landing.page_stems(vault, "archive", project, period).items():
-        for stem in stems:
-            one = read(vault, project, day, stem)
-            documents += one.documents
-            readings += [(one.page, record) for record in one.records]
-            if one.rejects:
-                rejects.setdefault(day, []).extend(one.rejects)
+    names = _page_names(vault, "archive", project, period)
+    for one in mapped(lambda name: read(vault, project, *name), names):
+        documents += one.documents
+        readings += [(one.page, record) for record in one.records]
+        if one.rejects:
+            rejects.setdefault(one.page.day, []).extend(one.rejects)
     return ArchiveReadings(archives.listed_files(readings), rejects, documents)
 
 
@@ -213,20 +214,18 @@ def read_entries(vault: ObjectStore, project: str, period: Period) -> dict[tuple
 
 
 def current_manifests(vault: ObjectStore, project: str, period: Period) -> Iterator[Manifest]:
-    """The last manifest of every session of these days."""
-    for day in period:
-        current: dict[str, str] = {}
-        for stored in vault.list(layout.manifest_prefix(project, day)):
-            name = layout.parse_manifest_key(stored.key)
-            if name is not None:
-                current[name.conf_num] = stored.key
-        for key in current.values():
-            yield read_manifest(read_bytes(vault, key), key)
+    """The last manifest of every session of these days, in order of day and key."""
+    keys = (stored.key for stored in listed(vault, [layout.manifest_prefix(project, day) for day in period]))
+    names = ((name, key) for key in keys if (name := layout.parse_manifest_key(key)))
+    sessions = groupby(names, key=lambda named: (named[0].day, named[0].conf_num))
+    newest = (max(of_session, key=lambda named: named[0].revision)[1] for _, of_session in sessions)
+    yield from mapped(lambda key: read_manifest(read_bytes(vault, key), key), newest)
 
 
-def manifest_names(vault: ObjectStore, project: str, day: date) -> list[str]:
-    """Keys of all manifests of a day: the list changes whenever a manifest is added."""
-    return [stored.key for stored in vault.list(layout.manifest_prefix(project, day))]
+def manifest_keys(vault: ObjectStore, project: str, days: Iterable[date]) -> Iterator[list[str]]:
+    """For each of some days: the keys of all its manifests, a list that changes whenever one is added."""
+    prefixes = (layout.manifest_prefix(project, day) for day in days)
+    yield from mapped(lambda prefix: [stored.key for stored in vault.list(prefix)], prefixes)
 
 
 def audit_keys(vault: ObjectStore, project: str, day: date | None = None) -> dict[date, dict[str, datetime]]:
@@ -331,11 +330,16 @@ def _day(text: str | None) -> date | None:
     return moment.date() if moment else None
 
 
-def pages(vault: ObjectStore, source: Source, project: str, period: Period) -> Iterator[Page]:
-    """The pages asked for in `period`, oldest first within each day."""
+def pages(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[Page]:
+    """The pages asked for in `period`, or ever, oldest first within each day."""
+    names = _page_names(vault, source, project, period)
+    yield from mapped(lambda name: landing.read_page(vault, source, project, *name), names)
+
+
+def _page_names(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[tuple[date, str]]:
     for day, stems in landing.page_stems(vault, source, project, period).items():
         for stem in stems:
-            yield landing.read_page(vault, source, project, day, stem)
+            yield day, stem
 
 
 def _documents(vault: ObjectStore, page: Page) -> Iterator[msgspec.Raw]:

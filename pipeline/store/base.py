@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import IO, Literal, Protocol, Self
 
 import pyarrow.fs as pafs
 
 from pipeline.errors import DigestDiffers, ObjectMissing, SizeDiffers, StoreError
+from pipeline.parallel import mapped
 
 Proof = Literal["crc64nvme", "md5", "read-back", "synced"]
 """Why a written object is known to be what was sent: the store stated the same full-object CRC64NVME, or the same MD5
@@ -220,6 +222,11 @@ class ObjectStore(Protocol):
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         """For pyarrow datasets: a file system, and the path of this store's root in it."""
+
+
+def listed(store: ObjectStore, prefixes: Iterable[str]) -> Iterator[StoredObject]:
+    """All objects of several prefixes, one prefix after the other; some are asked for at once."""
+    return chain.from_iterable(mapped(lambda prefix: list(store.list(prefix)), prefixes))
 
 
 def read_bytes(store: ObjectStore, key: str) -> bytes:

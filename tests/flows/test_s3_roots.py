@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from urllib.parse import unquote, urlsplit
@@ -15,6 +16,7 @@ from pipeline.readings import current_manifests
 from pipeline.schemas import TABLES
 from pipeline.simulator.world import World
 from pipeline.store import read_bytes
+from pipeline.store.s3 import S3Store
 from tests.bench.lake import make_lake
 from tests.conftest import NOW, Site
 from tests.flows.buckets import in_buckets
@@ -47,6 +49,21 @@ def test_a_night_in_buckets_is_a_night_in_folders(make_site: Callable[..., Site]
         before = {stored.key: there.lake.state(stored.key) for stored in there.lake.list("")}
         assert flows.nightly(there).counts["tables_written"] == 0
         assert {stored.key: there.lake.state(stored.key) for stored in there.lake.list("")} == before
+
+
+def test_a_night_with_nothing_new_asks_a_bucket_little(make_site: Callable[..., Site], ceph: S3Server) -> None:
+    """Pages of ten days are listed at once: a night over ten built days takes 130 listings, and not one a day each."""
+    site = make_site(World(projects=("acme",), sessions_per_day=1, begin=(NOW - timedelta(days=10)).date()))
+    in_buckets(site, ceph)
+    asked: Counter[str] = Counter()
+    with site.app(NOW) as app:
+        flows.nightly(app)
+        for store in (app.lake, app.vault):
+            assert isinstance(store, S3Store)
+            store.client.meta.events.register("before-call.s3", lambda model, **_: asked.update([model.name]))
+        assert flows.nightly(app).counts["tables_written"] == 0
+    assert asked["ListObjectsV2"] < 160
+    assert asked.total() < 260
 
 
 def test_queries_read_buckets(make_site: Callable[..., Site], ceph: S3Server) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,6 +17,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pipeline.errors import FixityError
+from pipeline.layout import manifest_key, manifest_prefix
+from pipeline.media.copy import write_entry
 from pipeline.media.manifest import (
     Entry,
     Manifest,
@@ -25,6 +31,7 @@ from pipeline.media.manifest import (
     write_manifest,
 )
 from pipeline.model import StoredMedia
+from pipeline.store import LocalStore, Retention, read_bytes
 from tests.unit.records import DAY, listed_file
 
 AT = datetime(2026, 11, 23, 2, 15, 0, 5_000, UTC)
@@ -207,3 +214,30 @@ def test_entries_carry_public_urls_only() -> None:
     file = listed_file(url="https://ops:s3cret@portal.enablex.io/a1.mkv?sig=s3cret#s3cret")
     entries = [stored_entry(file, STORED, AT), lost_entry(file, "gone", 404, AT)]
     assert b"s3cret" not in write_manifest(next_manifest(file, entries, None))
+
+
+class _CountedStore(LocalStore):
+    puts = 0
+
+    def put_new(self, key: str, content: bytes | Iterable[bytes], *, retention: Retention | None = None) -> int:
+        self.puts += 1
+        return super().put_new(key, content, retention=retention)
+
+
+def test_threads_take_turns_at_a_session(tmp_path: Path) -> None:
+    """Files of one session that are done at the same time are all named at the end, and no write was in vain."""
+    vault, count = _CountedStore(tmp_path), 24
+    begun = threading.Barrier(8)
+
+    def settle(number: int) -> None:
+        if number < begun.parties:
+            begun.wait(10)
+        file = listed_file(name=f"{number}.mkv")
+        write_entry(vault, file, stored_entry(file, dataclasses.replace(STORED, key=f"media/{number}.mkv"), AT))
+
+    with ThreadPoolExecutor(begun.parties) as threads:
+        list(threads.map(settle, range(count)))
+    file = listed_file()
+    last = read_manifest(read_bytes(vault, manifest_key(file.project, file.day, file.conf_num, count)), "the last")
+    assert {entry.name for entry in last.files} == {f"{number}.mkv" for number in range(count)}
+    assert vault.puts == count == len(list(vault.list(manifest_prefix(file.project))))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.parallel import Lanes, ahead
+from pipeline.parallel import Lanes, ahead, mapped
 
 
 def test_a_lane_keeps_its_order() -> None:
@@ -94,3 +94,32 @@ def test_ahead_ends_with_its_user() -> None:
     assert next(items) == 0
     items.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
+
+
+def test_what_is_mapped_keeps_its_order() -> None:
+    """However long each takes, results come in the order of their items."""
+    may_end = {number: threading.Event() for number in range(100)}
+
+    def ends_after_the_next(number: int) -> int:
+        may_end[number].set()
+        if number % 2 == 0:
+            may_end[number + 1].wait(10)
+        return number
+
+    assert list(mapped(ends_after_the_next, range(100))) == list(range(100))
+
+
+def test_items_are_mapped_as_there_is_room() -> None:
+    """Of many items only a few are taken before the first result is: memory stays small."""
+    taken: list[int] = []
+    items = (taken.append(number) or number for number in range(1000))  # type: ignore[func-returns-value]
+    assert next(mapped(str, items)) == "0"
+    assert len(taken) <= 16
+
+
+def test_an_error_comes_in_its_place() -> None:
+    """What was made before the item that failed is given first."""
+    results = mapped(lambda number: 6 // number, [3, 2, 0, 1])
+    assert [next(results), next(results)] == [2, 3]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
