@@ -138,7 +138,7 @@ class Builder:
             return []
         inputs = self._inputs(project, known)
         built = {name: tables.built_days(self.lake, name, project) for name in names}
-        notes = mapped(partial(tables.read_note, self.lake, project), known)
+        notes = mapped(partial(tables.read_note, self.lake, project), known, self.lake.at_once)
         for day, digest, noted in zip(known, inputs, notes, strict=True):
             note = noted.tables
             outdated = tuple(name for name in names if not _is_current(note.get(name), built[name].get(day), digest))

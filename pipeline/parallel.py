@@ -24,9 +24,6 @@ _WAITING_PER_LANE = 2
 
 _ITEMS_AHEAD = 3
 
-_READS_AT_ONCE = 16
-"""A bucket answers in some 30 ms, however small the object; S3Store keeps 64 connections."""
-
 
 class Threads(ThreadPoolExecutor):
     """A pool whose threads work in the context of whoever gave the work: log fields, counts, span."""
@@ -75,16 +72,19 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
             yield item
 
 
-def mapped(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """What a function makes of each item, in their order; some at once, for what mostly waits for a store.
+def mapped(function: Callable[[Item], Result], items: Iterable[Item], at_once: int) -> Iterator[Result]:
+    """What a function makes of each item, in their order; so many at once, for what mostly waits for a store.
 
     Items are taken as there is room for them. The first error comes out in its item's place.
     """
-    with Threads(_READS_AT_ONCE, "postroom-reads") as threads:
+    if at_once == 1:
+        yield from map(function, items)
+        return
+    with Threads(at_once, "postroom-reads") as threads:
         waiting: deque[Future[Result]] = deque()
         for item in items:
             waiting.append(threads.submit(function, item))
-            if len(waiting) == _READS_AT_ONCE:
+            if len(waiting) == at_once:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

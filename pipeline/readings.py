@@ -131,7 +131,7 @@ def read_archives(
     documents = 0
     read = memory.read if memory else _read_archive_page
     names = _page_names(vault, "archive", project, period)
-    for one in mapped(lambda name: read(vault, project, *name), names):
+    for one in mapped(lambda name: read(vault, project, *name), names, vault.at_once):
         documents += one.documents
         readings += [(one.page, record) for record in one.records]
         if one.rejects:
@@ -219,13 +219,13 @@ def current_manifests(vault: ObjectStore, project: str, period: Period) -> Itera
     names = ((name, key) for key in keys if (name := layout.parse_manifest_key(key)))
     sessions = groupby(names, key=lambda named: (named[0].day, named[0].conf_num))
     newest = (max(of_session, key=lambda named: named[0].revision)[1] for _, of_session in sessions)
-    yield from mapped(lambda key: read_manifest(read_bytes(vault, key), key), newest)
+    yield from mapped(lambda key: read_manifest(read_bytes(vault, key), key), newest, vault.at_once)
 
 
 def manifest_keys(vault: ObjectStore, project: str, days: Iterable[date]) -> Iterator[list[str]]:
     """For each of some days: the keys of all its manifests, a list that changes whenever one is added."""
     prefixes = (layout.manifest_prefix(project, day) for day in days)
-    yield from mapped(lambda prefix: [stored.key for stored in vault.list(prefix)], prefixes)
+    yield from mapped(lambda prefix: [stored.key for stored in vault.list(prefix)], prefixes, vault.at_once)
 
 
 def audit_keys(vault: ObjectStore, project: str, day: date | None = None) -> dict[date, dict[str, datetime]]:
@@ -333,7 +333,7 @@ def _day(text: str | None) -> date | None:
 def pages(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[Page]:
     """The pages asked for in `period`, or ever, oldest first within each day."""
     names = _page_names(vault, source, project, period)
-    yield from mapped(lambda name: landing.read_page(vault, source, project, *name), names)
+    yield from mapped(lambda name: landing.read_page(vault, source, project, *name), names, vault.at_once)
 
 
 def _page_names(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[tuple[date, str]]:

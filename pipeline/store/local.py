@@ -46,6 +46,8 @@ class LocalStore:
         self._root = root
         self._sweep()
 
+    at_once = 1
+
     @property
     def url(self) -> str:
         return f"file:{self._root}"
@@ -126,9 +128,12 @@ class LocalStore:
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         root = f"{self._root}/"  # text and not Path: a vault has many objects, and Path takes three times as long
-        folders = os.walk(f"{root}{prefix.rpartition('/')[0]}", onerror=_unlisted)
-        keys = (f"{at}/{name}".removeprefix(root).lstrip("/") for at, _, names in folders for name in names)
-        for key in sorted(key for key in keys if key.startswith(prefix) and not key.startswith(_TEMPORARY)):
+        found: list[str] = []
+        for at, folders, names in os.walk(f"{root}{prefix.rpartition('/')[0]}", onerror=_unlisted):
+            here = f"{at}/".removeprefix(root).lstrip("/")
+            folders[:] = [name for name in folders if f"{here}{name}/".startswith(prefix[: len(here) + len(name) + 1])]
+            found += [key for name in names if (key := f"{here}{name}").startswith(prefix)]
+        for key in sorted(key for key in found if not key.startswith(_TEMPORARY)):
             if (size_bytes := _size_bytes(f"{root}{key}")) is not None:
                 yield StoredObject(key, size_bytes)
 

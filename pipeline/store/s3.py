@@ -62,6 +62,8 @@ _NEXT_STEP = {
 class S3Store:
     """An `ObjectStore` below a prefix of a bucket. Threads may share it."""
 
+    at_once = 16
+
     def __init__(
         self,
         bucket: str,

@@ -106,20 +106,21 @@ def test_what_is_mapped_keeps_its_order() -> None:
             may_end[number + 1].wait(10)
         return number
 
-    assert list(mapped(ends_after_the_next, range(100))) == list(range(100))
+    assert list(mapped(ends_after_the_next, range(100), 4)) == list(range(100))
 
 
-def test_items_are_mapped_as_there_is_room() -> None:
-    """Of many items only a few are taken before the first result is: memory stays small."""
-    taken: list[int] = []
-    items = (taken.append(number) or number for number in range(1000))  # type: ignore[func-returns-value]
-    assert next(mapped(str, items)) == "0"
-    assert len(taken) <= 16
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_items_are_mapped_as_there_is_room(at_once: int) -> None:
+    """Of many items only as many are taken before the first result as are worked on at once: memory stays small."""
+    items = iter(range(1000))
+    assert next(mapped(str, items, at_once)) == "0"
+    assert next(items) == at_once
 
 
-def test_an_error_comes_in_its_place() -> None:
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_an_error_comes_in_its_place(at_once: int) -> None:
     """What was made before the item that failed is given first."""
-    results = mapped(lambda number: 6 // number, [3, 2, 0, 1])
+    results = mapped(lambda number: 6 // number, [3, 2, 0, 1], at_once)
     assert [next(results), next(results)] == [2, 3]
     with pytest.raises(ZeroDivisionError):
         next(results)
