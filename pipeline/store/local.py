@@ -131,6 +131,7 @@ class LocalStore:
         found: list[str] = []
         for at, folders, names in os.walk(f"{root}{prefix.rpartition('/')[0]}", onerror=_unlisted):
             here = f"{at}/".removeprefix(root).lstrip("/")
+            # A prefix may end within a day's name: the other days are not walked.
             folders[:] = [name for name in folders if f"{here}{name}/".startswith(prefix[: len(here) + len(name) + 1])]
             found += [key for name in names if (key := f"{here}{name}").startswith(prefix)]
         for key in sorted(key for key in found if not key.startswith(_TEMPORARY)):
