@@ -100,23 +100,27 @@ def write_entry(vault: ObjectStore, file: ListedFile, entry: Entry, retention: R
     Threads of one process take turns instead.
     """
     with _TURNS[hash(file.conf_num) % len(_TURNS)]:
-        while True:
-            stored = vault.list(layout.manifest_prefix(file.project, file.day, file.conf_num))
-            names = [name for one in stored if (name := layout.parse_manifest_key(one.key))]
-            last = max((name.revision for name in names), default=0)
-            newest = layout.manifest_key(file.project, file.day, file.conf_num, last)
-            previous = read_bytes(vault, newest) if last else None
-            manifest = next_manifest(file, [entry], previous)
-            key = layout.manifest_key(file.project, file.day, file.conf_num, manifest.revision)
-            try:
-                vault.put_new(key, write_manifest(manifest), retention=retention)
-            except ObjectDiffers:
-                continue
-            return next(known for known in manifest.files if known.identity == entry.identity)
+        return _write_next(vault, file, entry, retention)
 
 
 _TURNS = [threading.Lock() for _ in range(64)]
 """By session: files of one are often done at the same time, and each lost race costs half a dozen requests."""
+
+
+def _write_next(vault: ObjectStore, file: ListedFile, entry: Entry, retention: Retention | None) -> Entry:
+    while True:
+        stored = vault.list(layout.manifest_prefix(file.project, file.day, file.conf_num))
+        names = [name for one in stored if (name := layout.parse_manifest_key(one.key))]
+        last = max((name.revision for name in names), default=0)
+        newest = layout.manifest_key(file.project, file.day, file.conf_num, last)
+        previous = read_bytes(vault, newest) if last else None
+        manifest = next_manifest(file, [entry], previous)
+        key = layout.manifest_key(file.project, file.day, file.conf_num, manifest.revision)
+        try:
+            vault.put_new(key, write_manifest(manifest), retention=retention)
+        except ObjectDiffers:
+            continue
+        return next(known for known in manifest.files if known.identity == entry.identity)
 
 
 def _media_key(file: ListedFile, number: int) -> str:

@@ -42,11 +42,11 @@ _NEXT_STEP = {
 class LocalStore:
     """An `ObjectStore` in a folder, which is made at the first write."""
 
+    at_once = 1
+
     def __init__(self, root: Path) -> None:
         self._root = root
         self._sweep()
-
-    at_once = 1
 
     @property
     def url(self) -> str:
