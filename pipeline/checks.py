@@ -109,6 +109,14 @@ def clock_check(name: str, date: str | None, before: datetime, after: datetime) 
     )
 
 
+def reader_check(is_compiled: bool) -> Check:
+    """Whether CDRs are read by the compiled module, which installs only where it can be compiled."""
+    if is_compiled:
+        return Check("CDR reader", True, "compiled")
+    advice = "for builds two to three times as fast, install a C compiler and Python's headers, then Postroom anew"
+    return Check("CDR reader", True, "not compiled", advice)
+
+
 def disk_check(name: str, path: str, free_bytes: int) -> Check:
     """Free space where something is written."""
     said = f"{free_bytes / _GIB:,.1f} GiB free in {path}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
@@ -31,6 +31,7 @@ from pipeline.media.source import Body, FileHost, WrongPart
 from pipeline.model import ListedFile, Page, Period
 from pipeline.normalise import archives, cdr
 from pipeline.normalise.cdr_columns import decoded
+from pipeline.normalise.finding import is_compiled
 from pipeline.store import LocalStore, ObjectStore, Retention
 from pipeline.store.trial import try_lock, try_store
 
@@ -49,6 +50,7 @@ _LOCKED_FOR = timedelta(days=1)
 def examine(app: App) -> Iterator[Check]:
     """Every part of the set-up: this machine, ledger, stores, and each project's API, clock and files."""
     yield _time_zones(app)
+    yield checks.reader_check(is_compiled())
     yield from _disks(app)
     yield _tried("ledger", app.ledger.try_out, f"a run can be noted in {app.ledger.where}", "set ledger.url")
     yield from _store("lake", app.lake)
@@ -140,7 +142,7 @@ class _Documents:
     def write(self, chunk: bytes) -> None:
         """Nothing is landed."""
 
-    def note(self, documents: list[msgspec.Raw]) -> None:
+    def note(self, documents: Sequence[msgspec.Raw]) -> None:
         self.documents += documents
 
 

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parent.parent
 ROWS = {
     0: ["errors", "model", "schemas"],
     1: [
+        "_scan",
         "checks",
+        "documents",
         "layout",
         "enablex.envelope",
         "enablex.room_calls",

@@ -8,24 +8,25 @@ property test holds the two together.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from msgspec.structs import astuple
 
+from pipeline.documents import Documents
 from pipeline.enablex.envelope import UNREADABLE
 from pipeline.errors import RecordError
 from pipeline.model import Row
-from pipeline.normalise import cdr, values
+from pipeline.normalise import cdr
 from pipeline.normalise.arrow import decimals, mask
+from pipeline.normalise.cells import LIST, NOTHING, OBJECT
 from pipeline.normalise.document import Path, Reader, extra_text, path_tree, put_at, unknown_paths, without_nothing
-from pipeline.schemas import BILLED, CDR_CONTENT, FLAG, MONEY, REAL, TEXT, TIME, arrow_schema
+from pipeline.normalise.finding import Finder, Found
+from pipeline.schemas import BILLED, CDR_CONTENT, REAL, TEXT, arrow_schema
 
 BATCH_DOCUMENTS = 4000
 """So many structs and their columns just about stay in the processor's cache."""
@@ -57,7 +58,7 @@ def read_batch(documents: Sequence[msgspec.Raw], first_ordinal: int = 0, rooms: 
 
     `rooms` is kept from one batch to the next, so that each room definition is read once.
     """
-    rooms = rooms or Rooms()
+    documents, rooms = Documents.of(documents), rooms or Rooms()
     try:
         return _read_batch(documents, first_ordinal, rooms)
     except RecursionError:
@@ -70,17 +71,12 @@ def read_batch(documents: Sequence[msgspec.Raw], first_ordinal: int = 0, rooms: 
     return Batch(rows, one.rejects | other.rejects, one.unknown + other.unknown)
 
 
-def _read_batch(documents: Sequence[msgspec.Raw], first_ordinal: int, rooms: Rooms) -> Batch:
-    structs, plain, odd = _decoded(documents, _PLAIN)
+def _read_batch(documents: Documents, first_ordinal: int, rooms: Rooms) -> Batch:
     batch = Batch(OBSERVATION.empty_table())
-    if structs:
-        rows, drifted = _plain_rows(structs, rooms, batch)
-        rows = rows.append_column("ordinal", pa.array(plain, pa.int64()))
-        if drifted.any():
-            odd += [at for at, is_odd in zip(plain, drifted, strict=True) if is_odd]
-            rows = rows.filter(pa.array(~drifted))
-        batch.rows = rows
-    _add_odd(batch, documents, odd)
+    batch.rows, odd = _plain_rows(documents, rooms, batch)
+    if odd.any():
+        batch.rows = batch.rows.filter(pa.array(~odd))
+        _add_odd(batch, documents, np.flatnonzero(odd).tolist())
     ordinals = pc.add(batch.rows["ordinal"], first_ordinal)
     batch.rows = batch.rows.set_column(batch.rows.schema.get_field_index("ordinal"), "ordinal", ordinals)
     batch.rejects = {at + first_ordinal: error for at, error in batch.rejects.items()}
@@ -97,7 +93,7 @@ def decoded(document: msgspec.Raw) -> Any:
         raise RecordError(f"not JSON: {error}") from None
 
 
-def _add_odd(batch: Batch, documents: Sequence[msgspec.Raw], odd: list[int]) -> None:
+def _add_odd(batch: Batch, documents: Documents, odd: list[int]) -> None:
     """Read the documents that are not as documented one by one."""
     rows = []
     for at in odd:
@@ -108,55 +104,17 @@ def _add_odd(batch: Batch, documents: Sequence[msgspec.Raw], odd: list[int]) -> 
             batch.rejects[at] = error.with_traceback(None)  # which would hold all documents until collected as garbage
             continue
         quality = document.get("stats_quality")
-        encoded = msgspec.json.encode(quality) if quality else None
+        encoded = msgspec.json.encode(quality) if quality and isinstance(quality, dict) else None
         rows.append({**row, "day": cdr.row_day(row), "stats_quality": encoded, "ordinal": at})
         batch.unknown.update(".".join(path) for path in cdr.unknown_fields(document))
     if rows:
         batch.rows = pa.concat_tables([batch.rows, pa.Table.from_pylist(rows, schema=OBSERVATION)])
 
 
-# --- documents to structs -----------------------------------------------------------------------------------------
-
-_LEAVES: dict[pa.DataType, Any] = {
-    TEXT: str | int | float | bool | None,
-    FLAG: str | int | bool | None,
-    TIME: str | int | float | None,
-    REAL: str | int | float | None,
-    BILLED: str | int | float | None,
-    MONEY: str | int | float | None,
-}
-"""What a value of a column may be without making its document odd."""
-
-_ABSENT = msgspec.Raw(b"null")
-
-
-def _struct(name: str, tree: dict[str, Any]) -> type[msgspec.Struct]:
-    """A struct type for a tree of types; a key that the tree does not name is an error."""
-    fields: list[tuple[str, Any, Any]] = []
-    for key, branch in sorted(tree.items()):
-        if isinstance(branch, dict):
-            inner = _struct(f"{name}_{key}", branch)
-            fields.append((key, inner | None, inner()))
-        else:
-            fields.append((key, branch, _ABSENT if branch is msgspec.Raw else None))
-    return msgspec.defstruct(name, fields, frozen=True, gc=False, forbid_unknown_fields=True)
-
-
-def _filled(tree: dict[str, Any], leaves: dict[Path, Any], at: Path = ()) -> dict[str, Any]:
-    """The same tree with a type at the end of each path."""
-    return {
-        key: leaves[(*at, key)] if branch is None else _filled(branch, leaves, (*at, key))
-        for key, branch in tree.items()
-    }
-
-
-def _decoder(types: dict[Path, Any]) -> tuple[dict[str, Any], msgspec.json.Decoder[msgspec.Struct]]:
-    tree = _filled(path_tree(types), types)
-    return tree, msgspec.json.Decoder(_struct("Document", tree))
-
+# --- documents to columns -----------------------------------------------------------------------------------------
 
 _DETAILS: Path = ("room", "room_details")
-"""The room's definition, the same in all connections of a room: each different text of it is read once a batch."""
+"""The room's definition, the same in all connections of a room: each different text of it is read once."""
 
 
 def _inside(path: Path) -> bool:
@@ -165,69 +123,27 @@ def _inside(path: Path) -> bool:
 
 _FIELDS = [field for field in cdr.FIELDS if not _inside(field[1])]
 _REST = [path for path in cdr.WITHOUT_COLUMN if not _inside(path)]
-_TYPES = {path: _LEAVES[kind] for _, path, kind in _FIELDS}
-_TYPES |= dict.fromkeys([_DETAILS, cdr.QUALITY, *_REST, *(p for p in cdr.SECRETS if not _inside(p))], msgspec.Raw)
-_TREE, _PLAIN = _decoder(_TYPES)
+_FINDER = Finder(
+    [*(path for _, path, _ in _FIELDS), _DETAILS, cdr.QUALITY, *_REST],
+    others=[path for path in cdr.SECRETS if not _inside(path)],
+)
 
 _ROOM_FIELDS = [(name, path[len(_DETAILS) :], kind) for name, path, kind in cdr.FIELDS if _inside(path)]
 _ROOM_REST = [path[len(_DETAILS) :] for path in cdr.WITHOUT_COLUMN if _inside(path)]
 _ROOM_SECRETS = [path[len(_DETAILS) :] for path in cdr.SECRETS if _inside(path)]
-_ROOM_TYPES = {path: _LEAVES[kind] for _, path, kind in _ROOM_FIELDS}
-_ROOM_TREE, _PLAIN_ROOM = _decoder(_ROOM_TYPES | dict.fromkeys([*_ROOM_REST, *_ROOM_SECRETS], msgspec.Raw))
+_ROOM_FINDER = Finder([path for _, path, _ in _ROOM_FIELDS], others=[*_ROOM_REST, *_ROOM_SECRETS])
 
 
-def _decoded(
-    documents: Sequence[msgspec.Raw | bytes], decoder: msgspec.json.Decoder[msgspec.Struct]
-) -> tuple[list[msgspec.Struct], list[int], list[int]]:
-    """Structs of the documents that are as documented, their places, and the places of the others."""
-    is_text = _is_text(b"".join(documents))  # the decoder does not look into what it keeps as raw bytes
-    try:
-        if is_text:
-            return list(map(decoder.decode, documents)), list(range(len(documents))), []
-    except UNREADABLE:
-        pass
-    structs, plain, odd = [], [], []
-    for at, document in enumerate(documents):
-        try:
-            if not is_text and not _is_text(bytes(document)) and not _is_json(bytes(document)):
-                raise msgspec.DecodeError("not JSON where the decoder does not look")
-            structs.append(decoder.decode(document))
-            plain.append(at)
-        except UNREADABLE:
-            odd.append(at)
-    return structs, plain, odd
-
-
-def _is_text(content: bytes) -> bool:
-    """Whether it is UTF-8 and has no escaped surrogates, which may be half of a pair."""
-    try:
-        if not content.isascii():
-            content.decode()
-    except UnicodeDecodeError:
-        return False
-    return b"\\" not in content or (b"\\ud" not in content and b"\\uD" not in content)
-
-
-def _is_json(document: bytes) -> bool:
-    try:
-        msgspec.json.decode(document)
-    except UNREADABLE:
-        return False
-    return True
-
-
-# --- structs to columns -------------------------------------------------------------------------------------------
-
-
-def _plain_rows(structs: list[msgspec.Struct], rooms: Rooms, batch: Batch) -> tuple[pa.Table, np.ndarray]:
-    """Columns of all structs, and a mask of those that `cdr_row` has to read after all."""
-    raw = dict(_values(structs, _TREE, ()))
-    odd = np.zeros(len(structs), bool)
-    columns = _columns(raw, _FIELDS, odd)
-    places = rooms.places(list(map(bytes, raw[_DETAILS])))
+def _plain_rows(documents: Documents, rooms: Rooms, batch: Batch) -> tuple[pa.Table, np.ndarray]:
+    """A row of columns for each document, and a mask of those that `cdr_row` has to read instead."""
+    found = _FINDER.find(documents)
+    columns, odd = _columns(found, _FIELDS)
+    details = found.cells([_DETAILS])
+    odd |= ~np.isin(details.kinds, (NOTHING, OBJECT))
+    places = rooms.places(details.only(OBJECT).to_pylist())
     of_room = rooms.table.take(pa.array(places))
     columns |= {name: of_room[name].combine_chunks() for name in _ROOM_NAMES}
-    columns["extra"] = rooms.extras(places, raw)
+    columns["extra"] = rooms.extras(places, found)
     moments = pc.coalesce(*(columns[name] for name in cdr.TIMES))
     odd |= mask(pc.or_(pc.is_null(columns["conf_num"]), pc.is_null(moments)))
     odd |= rooms.is_odd[places]
@@ -240,27 +156,31 @@ def _plain_rows(structs: list[msgspec.Struct], rooms: Rooms, batch: Batch) -> tu
     most_min = pc.add(pc.divide(pc.multiply(columns["participant_s"], 1.5), 60.0), 2.0)
     columns["connect_min_looks_like_seconds"] = pc.greater(columns["connect_min"], most_min)
     columns["day"] = pc.cast(moments, pa.date32())
-    quality = map(bytes, raw[cdr.QUALITY])
-    columns["stats_quality"] = pa.array([None if stats in _EMPTY else stats for stats in quality], pa.binary())
+    columns["stats_quality"] = _quality(found)
+    columns["ordinal"] = pa.array(np.arange(len(odd)), pa.int64())
     rooms.count_unknown(places[~odd], batch.unknown)
-    names = OBSERVATION.names[:-1]
-    return pa.table([columns[name] for name in names], names=names), odd
+    return pa.table([columns[name] for name in OBSERVATION.names], names=OBSERVATION.names), odd
 
 
-def _columns(
-    raw: dict[Path, tuple[Any, ...]], fields: Sequence[tuple[str, Path, pa.DataType]], odd: np.ndarray
-) -> dict[str, pa.Array]:
-    """The columns that are taken from one place each; all of one type are read at once, as one long column."""
+def _columns(found: Found, fields: Sequence[tuple[str, Path, pa.DataType]]) -> tuple[dict[str, pa.Array], np.ndarray]:
+    """The columns that are taken from one place each, and a mask of the documents that are not as documented.
+
+    All columns of one type are read at once, as one long column.
+    """
     columns: dict[str, pa.Array] = {}
+    odd, count = found.odd.copy(), len(found.odd)
     for kind in dict.fromkeys(kind for _, _, kind in fields):
         alike = [(name, path) for name, path, its in fields if its == kind]
-        together = _FAST[kind](list(chain.from_iterable(raw[path] for _, path in alike)))
-        for number, (name, path) in enumerate(alike):
-            if together is not None:
-                columns[name] = together.slice(number * len(odd), len(odd))
-            else:
-                columns[name] = _column(raw[path], kind, odd)
-    return columns
+        together, misfits = found.cells([path for _, path in alike]).column(kind)
+        odd |= misfits.reshape(len(alike), count).any(axis=0)
+        columns |= {name: together.slice(at * count, count) for at, (name, _) in enumerate(alike)}
+    return columns, odd
+
+
+def _quality(found: Found) -> pa.Array:
+    """`stats_quality` as it stands; null where it says nothing."""
+    texts = found.cells([cdr.QUALITY]).only(OBJECT)
+    return pc.cast(pc.if_else(pc.equal(texts, "{}"), None, texts), pa.binary())
 
 
 # --- room definitions ---------------------------------------------------------------------------------------------
@@ -275,8 +195,8 @@ class Rooms:
     def __init__(self) -> None:
         self._forget()
 
-    def places(self, texts: list[bytes]) -> np.ndarray:
-        """Where each text's row stands in `table`; valid until the next call."""
+    def places(self, texts: list[str | None]) -> np.ndarray:
+        """Where the row of each text, or of none, stands in `table`; valid until the next call."""
         new = [text for text in dict.fromkeys(texts) if text not in self._place]
         if len(self._place) + len(new) > _MOST_ROOMS:
             self._forget()
@@ -285,14 +205,11 @@ class Rooms:
             self._read(new)
         return np.fromiter(map(self._place.__getitem__, texts), np.int64, len(texts))
 
-    def extras(self, places: np.ndarray, raw: dict[Path, tuple[Any, ...]]) -> pa.Array:
+    def extras(self, places: np.ndarray, found: Found) -> pa.Array:
         """`extra` of connections: what is left of the room's definition and of all else."""
-        told = list(zip(*(map(bytes, raw[path]) for path in _REST), strict=True))
-        codes = {texts: code for code, texts in enumerate(dict.fromkeys(told))}
-        spots = places * len(codes) + np.fromiter(map(codes.__getitem__, told), np.int64, len(told))
-        different, place = np.unique(spots, return_inverse=True)
-        rests = list(map(_rest, codes))
-        of_room, of_rest = (part.tolist() for part in np.divmod(different, len(codes)))
+        rests, codes = _rests(found)
+        different, place = np.unique(places * len(rests) + codes, return_inverse=True)
+        of_room, of_rest = (part.tolist() for part in np.divmod(different, max(1, len(rests))))
         extras = [_extra(self._left[room], rests[code]) for room, code in zip(of_room, of_rest, strict=True)]
         return pa.array(extras, TEXT).take(pa.array(place))
 
@@ -302,25 +219,22 @@ class Rooms:
             into.update(dict.fromkeys(self._unknown[place], int((places == place).sum())))
 
     def _forget(self) -> None:
-        self._place: dict[bytes, int] = {}
+        self._place: dict[str | None, int] = {}
         self._left: list[str | None] = []
         self._unknown: dict[int, tuple[str, ...]] = {}
         self.table = pa.schema([(name, kind) for name, _, kind in _ROOM_FIELDS]).empty_table()
         self.is_odd = np.zeros(0, bool)
 
-    def _read(self, texts: list[bytes]) -> None:
-        structs, plain, odd = _decoded(texts, _PLAIN_ROOM)
-        drifted = np.zeros(len(structs), bool)
-        columns = _columns(dict(_values(structs, _ROOM_TREE, ())), _ROOM_FIELDS, drifted) if structs else {}
-        fast = pa.table([columns.get(name, pa.array([], kind)) for name, _, kind in _ROOM_FIELDS], names=_ROOM_NAMES)
-        odd += [at for at, is_drifted in zip(plain, drifted, strict=True) if is_drifted]
-        read = {at: _room_row(texts[at]) for at in odd}
+    def _read(self, texts: list[str | None]) -> None:
+        contents = [b"{}" if text is None else text.encode() for text in texts]
+        columns, odd = _columns(_ROOM_FINDER.find(Documents.of(contents)), _ROOM_FIELDS)
+        fast = pa.table([columns[name] for name in _ROOM_NAMES], names=_ROOM_NAMES)
+        read = {at: _room_row(contents[at]) for at in np.flatnonzero(odd).tolist()}
         slow = pa.Table.from_pylist([row or {} for row, _ in read.values()], schema=self.table.schema)
-        place = np.zeros(len(texts), np.int64)
-        place[plain] = np.arange(len(plain))
-        place[odd] = len(plain) + np.arange(len(odd))
+        place = np.arange(len(texts))
+        place[odd] = len(texts) + np.arange(len(read))
         rows = pa.concat_tables([fast, slow]).take(pa.array(place))
-        left = [_left_of(read[at][0]) if at in read else _room_rest(text) for at, text in enumerate(texts)]
+        left = [_left_of(read[at][0]) if at in read else _room_rest(content) for at, content in enumerate(contents)]
         # Nothing can fail from here on: a definition that cannot be read must not leave the others half known.
         known = len(self._place)
         self.table = pa.concat_tables([self.table, rows]).combine_chunks()
@@ -343,18 +257,14 @@ _ROOM_READER = Reader(
      if _inside(tuple(column.path.split(".")))],
     elsewhere=_ROOM_SECRETS,
 )  # fmt: skip
-_ROOM_KNOWN = path_tree([*_ROOM_TYPES, *_ROOM_REST, *_ROOM_SECRETS])
+_ROOM_KNOWN = path_tree([*(path for _, path, _ in _ROOM_FIELDS), *_ROOM_REST, *_ROOM_SECRETS])
 
 
 def _room_row(text: bytes) -> tuple[Row | None, tuple[str, ...]]:
-    """A definition that is not as documented, and its undocumented fields; no row for what is not an object."""
+    """A definition that is not as documented, and its undocumented fields; no row for what is too deep."""
     try:
         document = msgspec.json.decode(text)
     except UNREADABLE:
-        return None, ()
-    if document is None:
-        return dict.fromkeys(_ROOM_NAMES), ()
-    if not isinstance(document, dict):
         return None, ()
     unknown = unknown_paths(document, _ROOM_KNOWN)
     return _ROOM_READER.row(document), tuple(".".join((*_DETAILS, *path)) for path in unknown)
@@ -377,11 +287,22 @@ def _room_rest(text: bytes) -> str | None:
     return extra_text(without_nothing(msgspec.to_builtins(_ROOM_REST_DECODER.decode(text)) or {}))
 
 
-def _rest(texts: tuple[bytes, ...]) -> dict[str, Any]:
+def _rests(found: Found) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """What is left of documents outside of the room's definition: each different rest, and whose is which."""
+    cells = found.cells(_REST)
+    texts = pc.fill_null(cells.texts.dictionary_encode().indices, 0).to_numpy().astype(np.int64)
+    spots = (texts * (LIST + 1) + cells.kinds).reshape(len(_REST), len(found.odd))
+    together = np.ravel_multi_index(tuple(spots), tuple(spots.max(axis=1, initial=0) + 1))
+    _, firsts, codes = np.unique(together, return_index=True, return_inverse=True)
+    told = ([cells.value(at + path * len(codes)) for path in range(len(_REST))] for at in firsts.tolist())
+    return list(map(_rest, told)), codes
+
+
+def _rest(told: list[Any]) -> dict[str, Any]:
     """Fields without a column from outside the room's definition, without those that say nothing."""
     rest: dict[str, Any] = {}
-    for path, text in zip(_REST, texts, strict=True):
-        put_at(rest, path, msgspec.json.decode(text))
+    for path, value in zip(_REST, told, strict=True):
+        put_at(rest, path, value)
     return without_nothing(rest)
 
 
@@ -392,120 +313,7 @@ def _extra(of_room: str | None, rest: dict[str, Any]) -> str | None:
     return extra_text(rest)
 
 
-# --- cells to columns ---------------------------------------------------------------------------------------------
-
-
-_EMPTY = {b"null", b"{}", b'""'}
-
-
-def _values(
-    structs: Sequence[msgspec.Struct], tree: dict[str, Any], at: Path
-) -> Iterator[tuple[Path, tuple[Any, ...]]]:
-    """The values at the end of every path, over all structs; there is at least one."""
-    nothing = type(structs[0])()
-    for (key, branch), column in zip(sorted(tree.items()), zip(*map(astuple, structs), strict=True), strict=True):
-        path = (*at, key)
-        if isinstance(branch, dict):
-            blank = getattr(nothing, key)
-            yield from _values([blank if inner is None else inner for inner in column], branch, path)
-        else:
-            yield path, column
-
-
-def _column(cells: Sequence[Any], column_type: pa.DataType, odd: np.ndarray) -> pa.Array:
-    """All cells as one array: at once where they are as documented, else one by one; misfits are marked in `odd`."""
-    column = _FAST[column_type](cells)
-    if column is not None:
-        return column
-    read = values.reader(column_type)
-    found: list[Any] = [None] * len(cells)
-    for at, cell in enumerate(cells):
-        try:
-            found[at] = read(cell)
-        except ValueError:
-            odd[at] = True
-    return pa.array(found, column_type)
-
-
-def _fast_text(cells: Sequence[Any]) -> pa.Array | None:
-    column = _array(cells, TEXT)
-    return None if column is None else _null_if_empty(column)
-
-
-def _fast_flag(cells: Sequence[Any]) -> pa.Array | None:
-    try:
-        return pa.array([_FLAGS[cell] for cell in cells], FLAG)
-    except KeyError:
-        return None
-
-
-_FLAGS = {True: True, False: False, "true": True, "false": False, None: None, "": None}
-
-
-def _fast_time(cells: Sequence[Any]) -> pa.Array | None:
-    """Only the documented form, `2024-03-09T14:33:05.120Z`, for which Arrow and `values.timestamp` agree."""
-    texts = _fast_text(cells)
-    if texts is None:
-        return None
-    is_usual = pc.and_(pc.equal(pc.binary_length(texts), 24), pc.ends_with(texts, "Z"))
-    if pc.all(is_usual).as_py() is False:
-        return None
-    try:
-        moments = pc.cast(texts, TIME)
-    except pa.ArrowInvalid:
-        return None
-    edges = pc.min_max(moments)
-    earliest, latest = edges["min"].value, edges["max"].value
-    is_plausible = earliest is None or (earliest >= _PLAUSIBLE_MS[0] and latest < _PLAUSIBLE_MS[1])
-    return moments if is_plausible else None
-
-
-_PLAUSIBLE_MS = [int(moment.timestamp() * 1000) for moment in values.PLAUSIBLE]
-
-
-def _fast_real(cells: Sequence[Any]) -> pa.Array | None:
-    column = _array(cells, REAL)
-    return column if column is not None and _are_sensible(column) else None
-
-
-def _fast_decimal(cells: Sequence[Any], column_type: pa.Decimal128Type) -> pa.Array | None:
-    """By way of whole thousandths or millionths, where no value lies near the middle between two."""
-    column = _array(cells, REAL)
-    if column is None or not _are_sensible(column):
-        return None
-    scaled = pc.fill_null(column, 0.0).to_numpy() * 10**column_type.scale
-    whole = np.rint(scaled)
-    if (np.abs(scaled) >= 2**52).any() or (np.abs(scaled - whole) > 0.25).any():
-        return None
-    return pc.if_else(pc.is_null(column), None, decimals(whole.astype(np.int64), column_type))
-
-
-_FAST: dict[pa.DataType, Callable[[Sequence[Any]], pa.Array | None]] = {
-    TEXT: _fast_text,
-    FLAG: _fast_flag,
-    TIME: _fast_time,
-    REAL: _fast_real,
-    BILLED: lambda cells: _fast_decimal(cells, BILLED),
-    MONEY: lambda cells: _fast_decimal(cells, MONEY),
-}
-
-
-def _array(cells: Sequence[Any], column_type: pa.DataType) -> pa.Array | None:
-    try:
-        return pa.array(cells, column_type)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return None
-
-
-def _null_if_empty(texts: pa.Array) -> pa.Array:
-    is_empty = pc.equal(texts, "")
-    return pc.if_else(is_empty, None, texts) if pc.any(is_empty).as_py() else texts
-
-
-def _are_sensible(numbers: pa.Array) -> bool:
-    """The limit of `values.decimal`."""
-    most = pc.max(pc.abs(numbers)).as_py()
-    return most is None or most < values.TOO_MUCH
+# --- columns made of columns ----------------------------------------------------------------------------------------
 
 
 def _with_derived_ids(columns: dict[str, pa.Array]) -> pa.Array:

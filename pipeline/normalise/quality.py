@@ -6,21 +6,21 @@ may be `{}`; the published sample was cut, so more measures are expected and go 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from msgspec.structs import astuple
 
+from pipeline.documents import Documents
 from pipeline.enablex.envelope import UNREADABLE
 from pipeline.model import Row
 from pipeline.normalise import values
 from pipeline.normalise.arrow import mask
 from pipeline.normalise.document import extra_text, without_nothing
+from pipeline.normalise.finding import Finder
 from pipeline.schemas import CDR_QUALITY, REAL, TEXT
 
 _MEASURES = {
@@ -30,41 +30,13 @@ _MEASURES = {
     "avg_bitrate_quality": ("avg_bitrate_quality", TEXT),
     "bitrate_good_percent": ("bitrate_good_percent", REAL),
 }
-BATCH_CONNECTIONS = 1000
-"""Structs of so many connections and their columns stay in the processor's cache."""
+BATCH_CONNECTIONS = 4000
+"""So many connections' stats stay in the processor's cache."""
 
-_NAMES = [name for name, _ in _MEASURES.values()]
-_KINDS = [column_type for _, column_type in _MEASURES.values()]
 _PLACES = [(direction, medium) for direction in ("receive", "send") for medium in ("audio", "sharing", "video")]
-"""In the order of the table's key, and of the fields of `_Quality` and `_Media`."""
+"""In the order of the table's key."""
 
-
-_Number = Annotated[float, msgspec.Meta(gt=-values.TOO_MUCH, lt=values.TOO_MUCH)]
-"""The limits of `values.real`: beyond them a connection is read one value at a time."""
-_Word = Annotated[str, msgspec.Meta(min_length=1)]
-
-
-class _Measures(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    avg_bitrate: _Number | None = None
-    min_bitrate: _Number | None = None
-    max_bitrate: _Number | None = None
-    avg_bitrate_quality: _Word | None = None
-    bitrate_good_percent: _Number | None = None
-
-
-class _Media(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    audio: _Measures | None = None
-    sharing: _Measures | None = None
-    video: _Measures | None = None
-
-
-class _Quality(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    receive: _Media | None = None
-    send: _Media | None = None
-
-
-_NO_MEASURES, _NO_MEDIA, _NO_QUALITY = _Measures(), _Media(), _Quality()
-_PLAIN = msgspec.json.Decoder(_Quality)
+_FINDER = Finder((*place, measure) for measure in _MEASURES for place in _PLACES)
 
 
 def quality_table(connections: pa.Table) -> pa.Table:
@@ -79,18 +51,14 @@ def quality_table(connections: pa.Table) -> pa.Table:
 
 def _quality_table(known: pa.Table) -> pa.Table:
     whose = known.select(["cdr_id", "conf_num", "day"])
-    plain: list[_Quality] = []
-    odd_rows: list[Row] = []
-    for at, text in enumerate(known["stats_quality"].to_pylist()):
-        try:
-            plain.append(_PLAIN.decode(text))
-        except UNREADABLE:
-            plain.append(_NO_QUALITY)
-            (identity,) = whose.slice(at, 1).to_pylist()
-            odd_rows += [{**identity, **row} for row in quality_rows(_decoded(text))]
-    table = _plain_table(plain, whose)
-    if not odd_rows:
+    stats = known["stats_quality"].to_pylist()
+    table, odd = _plain_table(stats, whose)
+    if not odd.any():
         return table
+    odd_rows = []
+    for at in np.flatnonzero(odd).tolist():
+        (identity,) = whose.slice(at, 1).to_pylist()
+        odd_rows += [{**identity, **row} for row in quality_rows(_decoded(stats[at]))]
     table = pa.concat_tables([table, pa.Table.from_pylist(odd_rows, schema=table.schema)])
     return table.sort_by([(name, "ascending") for name in CDR_QUALITY.key])
 
@@ -111,7 +79,7 @@ def quality_rows(quality: Any) -> Iterator[Row]:
 
 
 def _measured(measures: dict[str, Any]) -> Row:
-    row: Row = dict.fromkeys(_NAMES)
+    row: Row = dict.fromkeys(name for name, _ in _MEASURES.values())
     rest = {key: value for key, value in measures.items() if key not in _MEASURES}
     for key, (name, column_type) in _MEASURES.items():
         try:
@@ -121,30 +89,30 @@ def _measured(measures: dict[str, Any]) -> Row:
     return {**row, "extra": extra_text(without_nothing(rest))}
 
 
-def _plain_table(plain: list[_Quality], whose: pa.Table) -> pa.Table:
-    """Every place of every connection in one long column for each measure; places that say nothing are left out."""
-    media = [one or _NO_MEDIA for one in _values(plain)]
-    cells = list(_values([one or _NO_MEASURES for one in _values(media)]))
-    columns = [pa.array(cells[at :: len(_NAMES)], kind) for at, kind in enumerate(_KINDS)]
-    says_something = np.logical_or.reduce([mask(pc.is_valid(column)) for column in columns])
-    spots = np.flatnonzero(says_something)
-    row, place = map(pa.array, np.divmod(spots, len(_PLACES)))
+def _plain_table(stats: list[bytes], whose: pa.Table) -> tuple[pa.Table, np.ndarray]:
+    """Rows of all connections whose stats are as documented, and a mask of the others.
+
+    Every place of every connection stands in one long column for each measure; places that say nothing are left out.
+    """
+    found = _FINDER.find(Documents.of(stats))
+    odd, shape = found.odd, (len(_PLACES), len(stats))
+    says_something = np.zeros(shape, bool)
+    columns = {}
+    for measure, (name, kind) in _MEASURES.items():
+        columns[name], misfits = found.cells([(*place, measure) for place in _PLACES]).column(kind)
+        odd = odd | misfits.reshape(shape).any(axis=0)
+        says_something |= mask(pc.is_valid(columns[name])).reshape(shape)
+    row, place = np.nonzero((says_something & ~odd).T)
+    spots = pa.array(place * len(stats) + row)
     directions, mediums = (pa.array(words, TEXT) for words in zip(*_PLACES, strict=True))
-    return pa.table(
+    of_row = whose.take(pa.array(row))
+    table = pa.table(
         {
-            **_columns(whose.take(row)),
-            "direction": directions.take(place),
-            "medium": mediums.take(place),
-            **{name: column.take(pa.array(spots)) for name, column in zip(_NAMES, columns, strict=True)},
+            **dict(zip(of_row.column_names, of_row.columns, strict=True)),
+            "direction": directions.take(pa.array(place)),
+            "medium": mediums.take(pa.array(place)),
+            **{name: column.take(spots) for name, column in columns.items()},
             "extra": pa.nulls(len(row), TEXT),
         }
     )
-
-
-def _values(structs: Iterable[msgspec.Struct]) -> Iterator[Any]:
-    """The fields of all structs, one struct after the other."""
-    return chain.from_iterable(map(astuple, structs))
-
-
-def _columns(rows: pa.Table) -> dict[str, pa.ChunkedArray]:
-    return dict(zip(rows.column_names, rows.columns, strict=True))
+    return table, odd

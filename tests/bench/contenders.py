@@ -24,11 +24,12 @@ def postroom(folder: Path) -> None:
 
 def parse_only(folder: Path) -> None:
     """The floor: every record decoded by msgspec into structs, and thrown away."""
-    from pipeline.normalise.cdr_columns import _PLAIN
+    from pipeline.normalise.cdr_columns import _FINDER
 
+    decoder = _FINDER._decoder
     with (folder / "cdr.ndjson").open("rb") as lines:
         for line in lines:
-            _PLAIN.decode(line)
+            decoder.decode(line)
 
 
 def copy_only(folder: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_set_up_that_works_has_nothing_to_fail(site: Site) -> None:
     found = checks(site)
     assert failed(found) == set()
     assert {"ledger", "lake writable", "vault writable", "acme API", "acme clock", "acme files"} <= set(found)
-    assert {"time zones", "scratch disk", "lake disk", "vault disk", "ledger disk"} <= set(found)
+    assert {"time zones", "CDR reader", "scratch disk", "lake disk", "vault disk", "ledger disk"} <= set(found)
     assert site.objects() == before
 
 

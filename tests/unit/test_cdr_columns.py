@@ -20,6 +20,8 @@ from pipeline.normalise.cdr_columns import BATCH_DOCUMENTS, OBSERVATION, Batch, 
 from pipeline.normalise.quality import quality_rows
 from tests.unit.cdrs import DROP, NEW, OLD, changed, documents, raw
 
+pytestmark = pytest.mark.usefixtures("either_finder")
+
 _COMPARED = [name for name in OBSERVATION.names if name not in {"stats_quality", "ordinal"}]
 
 

@@ -45,6 +45,14 @@ def test_a_disk_is_full_before_it_is_full() -> None:
     assert [(check.ok, bool(check.next_step)) for check in found] == [(False, True), (True, True), (True, False)]
 
 
+def test_a_reader_that_is_not_compiled_is_only_slow() -> None:
+    """Without the compiled module everything works; what would make it faster is said."""
+    compiled, not_compiled = checks.reader_check(True), checks.reader_check(False)
+    assert (compiled.ok, compiled.next_step) == (True, "")
+    assert not_compiled.ok
+    assert "compiler" in not_compiled.next_step
+
+
 def test_a_store_without_checksums_costs_time_and_no_trust() -> None:
     """Missing checksums and conditions are no failure, for the program does without; what that means is said."""
     found = {

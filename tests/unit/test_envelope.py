@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pipeline.documents import Documents
 from pipeline.enablex import envelope
 from pipeline.enablex.envelope import Envelope, EnvelopeError
 
@@ -210,3 +211,13 @@ def test_documents_keep_their_bytes() -> None:
     *found, _ = taken_apart(b'{"cdr":[' + document + b" , " + document + b"]}", 2, 1)
     assert [bytes(one).strip() for one in found] == [document] * 2
     assert all(isinstance(one, msgspec.Raw) for one in found)
+
+
+@given(st.lists(st.binary(max_size=5), max_size=6), st.integers(0, 6), st.integers(0, 6))
+def test_documents_are_a_sequence(contents: list[bytes], start: int, stop: int) -> None:
+    """Documents put together in one text have the length, the items and the slices of the list they came from."""
+    documents = Documents.of(contents)
+    assert [bytes(one) for one in documents] == contents
+    assert [bytes(one) for one in documents[start:stop]] == contents[start:stop]
+    assert len(documents) == len(contents)
+    assert Documents.of(documents) is documents

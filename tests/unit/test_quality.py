@@ -16,6 +16,8 @@ from pipeline.normalise.quality import quality_rows, quality_table
 from pipeline.schemas import CDR_QUALITY
 from tests.unit.cdrs import NEW
 
+pytestmark = pytest.mark.usefixtures("either_finder")
+
 SCHEMA = pa.schema(
     [("cdr_id", pa.string()), ("conf_num", pa.string()), ("day", pa.date32()), ("stats_quality", pa.binary())]
 )

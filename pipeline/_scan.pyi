@@ -1,0 +1,17 @@
+from collections.abc import Sequence
+
+import numpy as np
+
+class Scanner:
+    def __init__(self, nodes: Sequence[Sequence[tuple[bytes, int]]]) -> None: ...
+    def scan(
+        self,
+        text: bytes,
+        documents: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        kinds: np.ndarray,
+        odd: np.ndarray,
+    ) -> None: ...
+
+def gather(text: bytes, starts: np.ndarray, ends: np.ndarray, into: np.ndarray) -> None: ...

@@ -1,0 +1,212 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""Where documents and the values of known keys stand in JSON: one pass over the bytes, without Python's lock.
+
+The bytes are known to be JSON, so this looks for nothing but keys and the ends of values; what is not JSON gives wrong
+places, but none outside the bytes.
+"""
+
+import numpy as np
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.string cimport memchr, memcmp, memcpy
+
+cdef enum:
+    NOTHING, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST  # in the order of `cells.Kind`
+    MOST_DEPTH = 64  # of a value; deeper ones are odd
+    MOST_KEYS = 64
+    SKIPPED = -1
+
+ctypedef const uint8_t* Place
+
+
+cdef struct Value:
+    Place start
+    Place end
+    uint8_t kind
+
+
+cdef struct Walk:
+    Place base
+    Place end
+    Py_ssize_t document
+
+
+cdef class Scanner:
+    """Finds the values at the ends of a tree's paths.
+
+    `nodes` are the tree's objects, the outermost first: for each its keys, and what stands there: the number of a row,
+    -1 for what is known and not wanted, or -2 - n for node n. A document with anything else is odd: a key that no path
+    names, or that stands twice or has escapes; a plain value where an object belongs; an absurd depth.
+    """
+
+    cdef const uint8_t[::1] _names
+    cdef int32_t[::1] _name_ends, _targets, _firsts
+
+    def __init__(self, list nodes):
+        keys = [key for node in nodes for key in node]
+        if max(map(len, nodes)) > MOST_KEYS:
+            raise ValueError(f"more than {MOST_KEYS} keys in one object")
+        self._names = b"".join(name for name, _ in keys)
+        self._name_ends = np.cumsum([0, *(len(name) for name, _ in keys)], dtype=np.int32)
+        self._targets = np.array([target for _, target in keys], np.int32)
+        self._firsts = np.cumsum([0, *map(len, nodes)], dtype=np.int32)
+
+    def scan(self, const uint8_t[::1] text, const int64_t[:, ::1] documents, int64_t[:, ::1] starts,
+             int32_t[:, ::1] lengths, uint8_t[:, ::1] kinds, uint8_t[::1] odd):
+        """Fill `starts`, `lengths` and `kinds` (rows by documents), and `odd`, which says whose cells mean nothing.
+
+        `documents` are their starts and ends in `text`. Where `kinds` stays zero is nothing.
+        """
+        cdef int32_t[::1] likely = np.array(self._firsts)
+        cdef Walk walk
+        cdef Place at
+        if text.shape[0] == 0:
+            return
+        walk.base = &text[0]
+        with nogil:
+            for walk.document in range(documents.shape[0]):
+                walk.end = walk.base + documents[walk.document, 1]
+                at = walk.base + documents[walk.document, 0]
+                at = self._object(&walk, spaces(at, walk.end), 0, likely, starts, lengths, kinds)
+                odd[walk.document] = at == NULL or spaces(at, walk.end) != walk.end
+
+    cdef Place _object(self, Walk* walk, Place at, int32_t node, int32_t[::1] likely, int64_t[:, ::1] starts,
+                       int32_t[:, ::1] lengths, uint8_t[:, ::1] kinds) noexcept nogil:
+        """One object, beginning with its brace; return what follows it, or NULL if it is odd."""
+        cdef Place end = walk.end, name
+        cdef int32_t key, target
+        cdef uint64_t seen = 0, bit
+        cdef Value value
+        if at >= end or at[0] != b"{":
+            return NULL
+        at = spaces(at + 1, end)
+        if at < end and at[0] == b"}":
+            return at + 1
+        while at < end and at[0] == b'"':
+            name = at + 1
+            at = <Place> memchr(name, b'"', end - name)
+            if at == NULL:
+                return NULL
+            key = self._key(node, name, at - name, likely)
+            if key < 0:
+                return NULL
+            bit = (<uint64_t> 1) << (key - self._firsts[node])
+            if seen & bit:
+                return NULL
+            seen |= bit
+            at = spaces(at + 1, end)
+            if at >= end or at[0] != b":":
+                return NULL
+            at = spaces(at + 1, end)
+            target = self._targets[key]
+            if target < SKIPPED and at < end and at[0] != b"n":
+                at = self._object(walk, at, -2 - target, likely, starts, lengths, kinds)
+            else:
+                at = valued(at, end, &value)
+                if target >= 0:
+                    starts[target, walk.document] = value.start - walk.base
+                    lengths[target, walk.document] = <int32_t> (value.end - value.start)
+                    kinds[target, walk.document] = value.kind
+            if at == NULL:
+                return NULL
+            at = spaces(at, end)
+            if at < end and at[0] == b"}":
+                return at + 1
+            if at >= end or at[0] != b",":
+                return NULL
+            at = spaces(at + 1, end)
+        return NULL
+
+    cdef int32_t _key(self, int32_t node, Place name, Py_ssize_t length, int32_t[::1] likely) noexcept nogil:
+        """The number of a key, or -1. Documents of one shape have their keys in one order: the next is tried first."""
+        cdef int32_t first = self._firsts[node], end = self._firsts[node + 1]
+        cdef int32_t key = likely[node]
+        for _ in range(end - first):
+            if key >= end:
+                key = first
+            if (self._name_ends[key + 1] - self._name_ends[key] == length
+                    and memcmp(&self._names[self._name_ends[key]], name, length) == 0):
+                likely[node] = key + 1
+                return key
+            key += 1
+        return -1
+
+
+cdef inline Place spaces(Place at, Place end) noexcept nogil:
+    """What follows white space."""
+    while at < end and (at[0] == b" " or at[0] == b"\n" or at[0] == b"\r" or at[0] == b"\t"):
+        at += 1
+    return at
+
+
+cdef Place valued(Place at, Place end, Value* value) noexcept nogil:
+    """One value of any kind, a plain string without its quotes; return what follows it, or NULL if it is odd."""
+    cdef Place start = at
+    value.start = value.end = at
+    value.kind = NOTHING
+    if at >= end:
+        return NULL
+    if at[0] == b'"':
+        value.kind = STRING
+        at = quoted(at, end, &value.kind)
+        if at != NULL and value.kind == STRING:
+            value.start, value.end = start + 1, at - 1
+            value.kind = NOTHING if value.start == value.end else STRING
+            return at
+    elif at[0] == b"{" or at[0] == b"[":
+        value.kind = OBJECT if at[0] == b"{" else LIST
+        at = nested(at, end, MOST_DEPTH)
+    else:
+        while at < end and at[0] > b" " and at[0] != b"," and at[0] != b"}" and at[0] != b"]":
+            at += 1
+        if start[0] != b"n":
+            value.kind = LITERAL if start[0] == b"t" or start[0] == b"f" else NUMBER
+    if at != NULL:
+        value.end = at
+    return at
+
+
+cdef Place quoted(Place at, Place end, uint8_t* kind) noexcept nogil:
+    """One string with its quotes; return what follows it, or NULL if it has no end."""
+    cdef Place start = at + 1, slash
+    cdef Place quote = <Place> memchr(start, b'"', end - start)
+    while quote != NULL:
+        slash = <Place> memchr(start, b"\\", quote - start)
+        if slash == NULL:
+            return quote + 1
+        kind[0] = ESCAPED
+        start = slash + 2
+        if start > quote:
+            quote = <Place> memchr(start, b'"', end - start) if start < end else NULL
+    return NULL
+
+
+cdef Place nested(Place at, Place end, Py_ssize_t most_depth) noexcept nogil:
+    """One object or list with all that is in it; return what follows it, or NULL if it is too deep or has no end."""
+    cdef Py_ssize_t depth = 0
+    cdef uint8_t kind
+    while at < end:
+        if at[0] == b'"':
+            at = quoted(at, end, &kind)
+            if at == NULL:
+                return NULL
+            continue
+        if at[0] == b"{" or at[0] == b"[":
+            depth += 1
+            if depth > most_depth:
+                return NULL
+        elif at[0] == b"}" or at[0] == b"]":
+            depth -= 1
+            if depth == 0:
+                return at + 1
+        at += 1
+    return NULL
+
+
+def gather(const uint8_t[::1] text, const int64_t[::1] starts, const int32_t[::1] ends, uint8_t[::1] into):
+    """Copy pieces of `text` one after the other; `ends` are theirs in `into`, with a zero before them."""
+    cdef Py_ssize_t piece
+    if into.shape[0] == 0:
+        return
+    with nogil:
+        for piece in range(starts.shape[0]):
+            memcpy(&into[0] + ends[piece], &text[0] + starts[piece], ends[piece + 1] - ends[piece])
