@@ -13,6 +13,7 @@ cdef enum:
     NOTHING, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST  # in the order of `cells.Kind`
     MOST_DEPTH = 64  # of a value; deeper ones are odd
     MOST_KEYS = 64
+    USUAL_BYTES = 64  # of a document at least; there may be shorter ones
     SKIPPED = -1
 
 ctypedef const uint8_t* Place
@@ -200,6 +201,41 @@ cdef Place nested(Place at, Place end, Py_ssize_t most_depth) noexcept nogil:
                 return at + 1
         at += 1
     return NULL
+
+
+def cut(const uint8_t[::1] text):
+    """Starts and ends of documents, as two columns: of those from the first on that are followed by a comma.
+
+    Of very many very short ones only the first: what comes behind them is to be cut in its turn.
+    """
+    cdef int64_t[:, ::1] found = np.empty((text.shape[0] // USUAL_BYTES + 1, 2), np.int64)
+    cdef Py_ssize_t count = 0
+    cdef Place base, end, start, at
+    cdef uint8_t kind
+    if text.shape[0] == 0:
+        return np.asarray(found[:0])
+    base = &text[0]
+    end = base + text.shape[0]
+    with nogil:
+        start = spaces(base, end)
+        while start < end and count < found.shape[0]:
+            if start[0] == b"{" or start[0] == b"[":
+                at = nested(start, end, text.shape[0])
+            elif start[0] == b'"':
+                at = quoted(start, end, &kind)
+            else:
+                at = start
+                while at < end and at[0] > b" " and at[0] != b"," and at[0] != b"]":
+                    at += 1
+            if at == NULL:
+                break
+            found[count, 0], found[count, 1] = start - base, at - base
+            at = spaces(at, end)
+            if at >= end or at[0] != b",":
+                break
+            count += 1
+            start = spaces(at + 1, end)
+    return np.asarray(found[:count])
 
 
 def gather(const uint8_t[::1] text, const int64_t[::1] starts, const int32_t[::1] ends, uint8_t[::1] into):

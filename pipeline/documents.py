@@ -9,6 +9,13 @@ from typing import overload
 import msgspec
 import numpy as np
 
+from pipeline.enablex.envelope import Envelope
+
+try:
+    from pipeline import _scan
+except ImportError:  # no compiler where Postroom was installed
+    _scan = None  # type: ignore[assignment]
+
 
 @dataclass(frozen=True, eq=False)
 class Documents(Sequence[msgspec.Raw]):
@@ -36,3 +43,18 @@ class Documents(Sequence[msgspec.Raw]):
             return Documents(self.text, self.places[at])
         start, end = self.places[at].tolist()
         return msgspec.Raw(self.text[start:end])
+
+
+class LandedEnvelope(Envelope):
+    """An envelope that was taken apart before: its documents are cut where they end, and not proven to be JSON again.
+
+    Whoever feeds it has to know that the bytes are still the same, or to find out at the end.
+    """
+
+    def _take(self) -> tuple[int, Sequence[msgspec.Raw]]:
+        if not _scan:
+            return super()._take()
+        places = _scan.cut(self._buffer)
+        end = int(places[-1, 1]) if len(places) else 0
+        with memoryview(self._buffer) as gathered:
+            return end, Documents(bytes(gathered[:end]), places)

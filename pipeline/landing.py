@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -22,7 +22,8 @@ import msgspec
 import zstandard
 
 from pipeline import layout
-from pipeline.enablex.envelope import Envelope, EnvelopeError
+from pipeline.documents import LandedEnvelope
+from pipeline.enablex.envelope import EnvelopeError
 from pipeline.enablex.wire import ReplyHead, Request
 from pipeline.errors import FixityError, ObjectMissing
 from pipeline.model import Page, Period, Source, utc_text
@@ -33,13 +34,13 @@ from pipeline.store.base import ObjectStore, listed, read_bytes
 _COMPRESSION_LEVEL = 3
 _SPOOL_IN_MEMORY_BYTES = 8 * 2**20
 _CHUNK_BYTES = 2**20
-_READ_BYTES = 4 * 2**20
+_READ_BYTES = 256 * 2**10
 _KEPT_HEADERS = frozenset(
     {"content-type", "content-length", "content-encoding", "date", "etag", "last-modified", "retry-after", "server",
      "x-request-id"}
 )  # fmt: skip
 
-DaysOf = Callable[[list[msgspec.Raw]], set[date]]
+DaysOf = Callable[[Sequence[msgspec.Raw]], set[date]]
 
 
 class Receipt(msgspec.Struct, kw_only=True, forbid_unknown_fields=False):
@@ -85,7 +86,7 @@ class Spool:
         with scratch_errors():
             self._zstd.write(chunk)
 
-    def note(self, documents: list[msgspec.Raw]) -> None:
+    def note(self, documents: Sequence[msgspec.Raw]) -> None:
         self.documents += len(documents)
         self.days |= self._days_of(documents)
 
@@ -205,7 +206,7 @@ def read_page(vault: ObjectStore, source: Source, project: str, day: date, stem:
     )
 
 
-def read_documents(vault: ObjectStore, page: Page) -> Iterator[list[msgspec.Raw]]:
+def read_documents(vault: ObjectStore, page: Page) -> Iterator[Sequence[msgspec.Raw]]:
     """The documents of a landed page in the order received, some MiB at a time.
 
     Raises:
@@ -216,8 +217,8 @@ def read_documents(vault: ObjectStore, page: Page) -> Iterator[list[msgspec.Raw]
         yield from ahead(_documents(vault, page))
 
 
-def _documents(vault: ObjectStore, page: Page) -> Iterator[list[msgspec.Raw]]:
-    envelope = Envelope(page.source)
+def _documents(vault: ObjectStore, page: Page) -> Iterator[Sequence[msgspec.Raw]]:
+    envelope = LandedEnvelope(page.source)
     try:
         for chunk in _body(vault, page):
             if documents := envelope.feed(chunk):

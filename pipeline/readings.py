@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from itertools import groupby
@@ -261,7 +261,7 @@ def _as_audits(rows: pa.Table) -> pa.Table:
     return rows.select(AUDITS.schema.names).cast(AUDITS.schema)
 
 
-def document_days(source: Source, documents: list[msgspec.Raw], asked: date) -> set[date]:
+def document_days(source: Source, documents: Sequence[msgspec.Raw], asked: date) -> set[date]:
     """The UTC dates that documents speak about; for the receipt of the page they came in."""
     days = _usual_days(documents)
     return set().union(*(_document_days(source, one, asked) for one in documents)) if days is None else days
@@ -281,7 +281,7 @@ _DATED = msgspec.json.Decoder(_Dated)
 _DOCUMENTED_TIME = re.compile(r"^(\d{4}-\d\d-\d\d)T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}Z$", re.MULTILINE | re.ASCII)
 
 
-def _usual_days(documents: list[msgspec.Raw]) -> set[date] | None:
+def _usual_days(documents: Sequence[msgspec.Raw]) -> set[date] | None:
     """The same of many documents at once, as long as all their times are as documented."""
     try:
         dated = list(map(_DATED.decode, documents))

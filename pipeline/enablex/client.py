@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -41,7 +41,7 @@ class Sink(Protocol):
 
     def write(self, chunk: bytes) -> None: ...
 
-    def note(self, documents: list[msgspec.Raw]) -> None: ...
+    def note(self, documents: Sequence[msgspec.Raw]) -> None: ...
 
 
 AnySink = TypeVar("AnySink", bound=Sink)

@@ -9,7 +9,7 @@ likely place is guessed and the fastest parser at hand says whether it is one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -53,7 +53,7 @@ class Envelope:
         self.has_payload = False
         self.fields: Mapping[str, msgspec.Raw] = {}
 
-    def feed(self, chunk: bytes) -> list[msgspec.Raw]:
+    def feed(self, chunk: bytes) -> Sequence[msgspec.Raw]:
         """Take some bytes; return the documents that are whole by now, in order.
 
         Raises:
@@ -66,14 +66,20 @@ class Envelope:
         if self._head is None and not self._find_head():
             self._wait_for_more()
             return []
+        end, documents = self._take()
+        if not documents:
+            self._wait_for_more()
+            return []
+        del self._buffer[: end + self._comma_bytes(end)]
+        self._has_documents, self._wait_bytes = True, 0
+        return documents
+
+    def _take(self) -> tuple[int, Sequence[msgspec.Raw]]:
+        """Whole documents from what was gathered, and where the last one of them ends."""
         for end in self._ends():
-            documents = self._documents(end)
-            if documents is not None:
-                del self._buffer[: end + self._comma_bytes(end)]
-                self._has_documents, self._wait_bytes = True, 0
-                return documents
-        self._wait_for_more()
-        return []
+            if documents := self._documents(end):
+                return end, documents
+        return 0, []
 
     def finish(self) -> list[msgspec.Raw]:
         """The last documents; then `fields` is complete.

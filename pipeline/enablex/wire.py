@@ -8,7 +8,7 @@ Source: docs/enablex-api.md sections 1 to 5 and 9. Success is HTTP 2xx and a `re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -97,7 +97,7 @@ class ReplyReader:
         self._envelope = Envelope(head.request.payload)
         self._error_body = b""
 
-    def feed(self, chunk: bytes) -> list[msgspec.Raw]:
+    def feed(self, chunk: bytes) -> Sequence[msgspec.Raw]:
         """Documents that are whole by now. Raises UnreadableReply when the body cannot become the promised JSON."""
         if self._head.status >= 300:
             self._error_body += chunk[: MAX_ERROR_BYTES - len(self._error_body)]
@@ -148,7 +148,7 @@ class ReplyReader:
 def read_documents(reply: Reply, *, now: datetime) -> list[msgspec.Raw]:
     """The documents of a reply that is already here; raises what `ReplyReader.finish` raises."""
     reader = ReplyReader(reply)
-    return reader.feed(reply.body) + reader.finish(now)
+    return [*reader.feed(reply.body), *reader.finish(now)]
 
 
 def read_object(reply: Reply, *, now: datetime, judge: Judge | None = None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def built(folder: Path) -> dict[str, str]:
     body = b'{"result":"0","cdr":[' + b",".join(records(500)) + b"]}"
     spool, envelope = landing.Spool(partial(document_days, "cdr", asked=DAY)), Envelope("cdr")
     spool.write(body)
-    spool.note(envelope.feed(body) + envelope.finish())
+    spool.note([*envelope.feed(body), *envelope.finish()])
     vault, lake = LocalStore(folder / "vault"), LocalStore(folder / "lake")
     place = landing.Place("cdr", "acme", DAY, datetime(2026, 11, 24, tzinfo=UTC))
     landing.land(vault, place, ReplyHead(period_request("cdr", DAY), 200, {}), spool)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.documents import Documents
+from pipeline.documents import Documents, LandedEnvelope
 from pipeline.enablex import envelope
 from pipeline.enablex.envelope import Envelope, EnvelopeError
 
@@ -44,11 +44,11 @@ def replies(draw: Any) -> str:
     return json.dumps(dict(fields), ensure_ascii=draw(st.booleans()), **draw(STYLES))
 
 
-def taken_apart(text: bytes, chunk: int, block: int) -> Iterator[Any]:
+def taken_apart(text: bytes, chunk: int, block: int, kind: type[Envelope] = Envelope) -> Iterator[Any]:
     """Documents as they come; then the envelope itself."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(envelope, "BLOCK_BYTES", block, raising=False)
-        found = Envelope("cdr")
+        found = kind("cdr")
         for start in range(0, len(text), chunk):
             yield from found.feed(text[start : start + chunk])
         yield from found.finish()
@@ -211,6 +211,24 @@ def test_documents_keep_their_bytes() -> None:
     *found, _ = taken_apart(b'{"cdr":[' + document + b" , " + document + b"]}", 2, 1)
     assert [bytes(one).strip() for one in found] == [document] * 2
     assert all(isinstance(one, msgspec.Raw) for one in found)
+
+
+@given(replies(), *SIZES)
+@example('{"cdr": [{"a": "},{"}, {"a": "]}"}, {"b": [{"c": 1}, {"c": 2}]}], "result": "0"}', 1, 1)
+@example('{"cdr": ["\\\\", "\\",", [[[]]], 7, null, -1.5e3, true, "" ]}', 1, 1)
+def test_a_landed_reply_has_the_same_documents(text: str, chunk: int, block: int) -> None:
+    """A reply that was taken apart before is cut into the same documents, byte for byte but for blanks around them."""
+    *proven, _ = taken_apart(text.encode(), chunk, block)
+    *cut, end = taken_apart(text.encode(), chunk, block, LandedEnvelope)
+    assert [bytes(one).strip() for one in cut] == [bytes(one).strip() for one in proven]
+    assert end.has_payload
+
+
+def test_very_many_short_documents_are_all_there() -> None:
+    """Of documents of a byte or two, and of one larger than a block, none is lost."""
+    documents = [*range(100_000), "x" * 300_000, *range(1000)]
+    *found, _ = taken_apart(json.dumps({"cdr": documents}).encode(), 16 * 1024, 64 * 1024, LandedEnvelope)
+    assert [json.loads(bytes(one)) for one in found] == documents
 
 
 @given(st.lists(st.binary(max_size=5), max_size=6), st.integers(0, 6), st.integers(0, 6))
