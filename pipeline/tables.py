@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pipeline import layout
 from pipeline.errors import ConfigError, ObjectMissing
 from pipeline.model import Period, Row
-from pipeline.schemas import TABLES, TableSpec
+from pipeline.schemas import BILLED, MONEY, TABLES, TEXT, TableSpec
 from pipeline.scratch import scratch_errors
 from pipeline.store import open_store
 from pipeline.store.base import ObjectStore, read_bytes
@@ -69,7 +69,9 @@ class DayFile:
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
         with scratch_errors():
-            self._writer = pq.ParquetWriter(self.path, self._schema, compression="zstd", compression_level=1)
+            self._writer = pq.ParquetWriter(
+                self.path, self._schema, compression="zstd", compression_level=1, use_dictionary=_repeating(spec)
+            )
 
     def add(self, rows: pa.Table) -> None:
         """Take rows; columns that the table does not have are dropped."""
@@ -103,6 +105,12 @@ class DayFile:
             self._writer.write_table(group.combine_chunks(), row_group_size=ROW_GROUP_ROWS)
         self.rows += group.num_rows
         self._waiting, self._waiting_rows = [rest], rest.num_rows
+
+
+def _repeating(spec: TableSpec) -> list[str]:
+    """Columns whose values repeat. A dictionary of others, of ids, times and measures, costs time and space."""
+    kinds = {TEXT, BILLED, MONEY}
+    return [column.name for column in spec.columns if column.type in kinds and column.name != spec.key[0]]
 
 
 def replace_day(lake: ObjectStore, table: str, project: str, day: date, file: DayFile, known: TableNote | None) -> str:
