@@ -251,8 +251,9 @@ class _Output:
         sessions = self._sessions(connections, archive, parts)
         media = self._media(archive, sessions)
         parts.add(media_parts(media, sessions))
-        for block in parts.blocks():
-            self._add("usage_daily", usage_table(block))
+        with Lanes() as lanes:
+            for block in parts.blocks():
+                lanes.give("usage", lambda block: self._add("usage_daily", usage_table(block)), block)
         self._snapshots()
         for day in period:
             self._add_rows("rejects", day, self.rejects.get(day, []))
@@ -368,7 +369,8 @@ class _Output:
 
     def _of_stretch(self, rows: pa.Table) -> pa.Table:
         first, last = (pa.scalar(day, pa.date32()) for day in (self.stretch.period.first, self.stretch.period.last))
-        return rows.filter(pc.and_(pc.greater_equal(rows["day"], first), pc.less_equal(rows["day"], last)))
+        inside = pc.and_(pc.greater_equal(rows["day"], first), pc.less_equal(rows["day"], last))
+        return rows if pc.all(inside).as_py() else rows.filter(inside)
 
 
 _KNOWN_SESSION = pa.schema(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 8 * 2**20
 """So much is gathered before it is split: the parser is at its best on some MiB, and memory stays small."""
 
 MAX_DOCUMENT_BYTES = 64 * 2**20

@@ -44,14 +44,14 @@ def quality_table(connections: pa.Table) -> pa.Table:
 
     What is as documented is read in columns, all else by `quality_rows`, which is the definition.
     """
-    known = connections.filter(pc.is_valid(connections["stats_quality"]))
+    told = connections.select(["cdr_id", "conf_num", "day", "stats_quality"])
+    known = told.filter(pc.is_valid(told["stats_quality"]))
     starts = range(0, max(1, known.num_rows), BATCH_CONNECTIONS)
     return pa.concat_tables([_quality_table(known.slice(start, BATCH_CONNECTIONS)) for start in starts])
 
 
 def _quality_table(known: pa.Table) -> pa.Table:
-    whose = known.select(["cdr_id", "conf_num", "day"])
-    stats = known["stats_quality"].to_pylist()
+    whose, stats = known.drop_columns(["stats_quality"]), known["stats_quality"].to_pylist()
     table, odd = _plain_table(stats, whose)
     if not odd.any():
         return table
