@@ -13,6 +13,14 @@ class Scanner:
         kinds: np.ndarray,
         odd: np.ndarray,
     ) -> None: ...
+    def cut(
+        self,
+        text: bytearray,
+        documents: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        kinds: np.ndarray,
+        odd: np.ndarray,
+    ) -> int: ...
 
-def cut(text: bytes | bytearray) -> np.ndarray: ...
 def gather(text: bytes, starts: np.ndarray, ends: np.ndarray, into: np.ndarray) -> None: ...

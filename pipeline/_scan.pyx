@@ -13,7 +13,6 @@ cdef enum:
     NOTHING, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST  # in the order of `cells.Kind`
     MOST_DEPTH = 64  # of a value; deeper ones are odd
     MOST_KEYS = 64
-    USUAL_BYTES = 64  # of a document at least; there may be shorter ones
     SKIPPED = -1
 
 ctypedef const uint8_t* Place
@@ -69,6 +68,37 @@ cdef class Scanner:
                 at = walk.base + documents[walk.document, 0]
                 at = self._object(&walk, spaces(at, walk.end), 0, likely, starts, lengths, kinds)
                 odd[walk.document] = at == NULL or spaces(at, walk.end) != walk.end
+
+    def cut(self, const uint8_t[::1] text, int64_t[:, ::1] documents, int64_t[:, ::1] starts,
+            int32_t[:, ::1] lengths, uint8_t[:, ::1] kinds, uint8_t[::1] odd):
+        """Fill the same, and `documents`, from documents with commas between them; return how many there are.
+
+        Only those count that are followed by a comma, and no more than there is room for.
+        """
+        cdef int32_t[::1] likely = np.array(self._firsts)
+        cdef Walk walk
+        cdef Place start, at
+        if text.shape[0] == 0:
+            return 0
+        walk.base = &text[0]
+        walk.end = walk.base + text.shape[0]
+        walk.document = 0
+        with nogil:
+            start = spaces(walk.base, walk.end)
+            while start < walk.end and walk.document < documents.shape[0]:
+                at = self._object(&walk, start, 0, likely, starts, lengths, kinds)
+                odd[walk.document] = at == NULL
+                if at == NULL:
+                    at = skipped(start, walk.end)
+                if at == NULL:
+                    break
+                documents[walk.document, 0], documents[walk.document, 1] = start - walk.base, at - walk.base
+                at = spaces(at, walk.end)
+                if at >= walk.end or at[0] != b",":
+                    break
+                walk.document += 1
+                start = spaces(at + 1, walk.end)
+        return walk.document
 
     cdef Place _object(self, Walk* walk, Place at, int32_t node, int32_t[::1] likely, int64_t[:, ::1] starts,
                        int32_t[:, ::1] lengths, uint8_t[:, ::1] kinds) noexcept nogil:
@@ -157,12 +187,28 @@ cdef Place valued(Place at, Place end, Value* value) noexcept nogil:
         value.kind = OBJECT if at[0] == b"{" else LIST
         at = nested(at, end, MOST_DEPTH)
     else:
-        while at < end and at[0] > b" " and at[0] != b"," and at[0] != b"}" and at[0] != b"]":
-            at += 1
+        at = plain(at, end)
         if start[0] != b"n":
             value.kind = LITERAL if start[0] == b"t" or start[0] == b"f" else NUMBER
     if at != NULL:
         value.end = at
+    return at
+
+
+cdef Place skipped(Place at, Place end) noexcept nogil:
+    """One value of any kind and depth; return what follows it, or NULL if it has no end."""
+    cdef uint8_t kind
+    if at[0] == b"{" or at[0] == b"[":
+        return nested(at, end, end - at)
+    if at[0] == b'"':
+        return quoted(at, end, &kind)
+    return plain(at, end)
+
+
+cdef Place plain(Place at, Place end) noexcept nogil:
+    """One number, true, false or null; return what follows it."""
+    while at < end and at[0] > b" " and at[0] != b"," and at[0] != b"}" and at[0] != b"]":
+        at += 1
     return at
 
 
@@ -201,41 +247,6 @@ cdef Place nested(Place at, Place end, Py_ssize_t most_depth) noexcept nogil:
                 return at + 1
         at += 1
     return NULL
-
-
-def cut(const uint8_t[::1] text):
-    """Starts and ends of documents, as two columns: of those from the first on that are followed by a comma.
-
-    Of very many very short ones only the first: what comes behind them is to be cut in its turn.
-    """
-    cdef int64_t[:, ::1] found = np.empty((text.shape[0] // USUAL_BYTES + 1, 2), np.int64)
-    cdef Py_ssize_t count = 0
-    cdef Place base, end, start, at
-    cdef uint8_t kind
-    if text.shape[0] == 0:
-        return np.asarray(found[:0])
-    base = &text[0]
-    end = base + text.shape[0]
-    with nogil:
-        start = spaces(base, end)
-        while start < end and count < found.shape[0]:
-            if start[0] == b"{" or start[0] == b"[":
-                at = nested(start, end, text.shape[0])
-            elif start[0] == b'"':
-                at = quoted(start, end, &kind)
-            else:
-                at = start
-                while at < end and at[0] > b" " and at[0] != b"," and at[0] != b"]":
-                    at += 1
-            if at == NULL:
-                break
-            found[count, 0], found[count, 1] = start - base, at - base
-            at = spaces(at, end)
-            if at >= end or at[0] != b",":
-                break
-            count += 1
-            start = spaces(at + 1, end)
-    return np.asarray(found[:count])
 
 
 def gather(const uint8_t[::1] text, const int64_t[::1] starts, const int32_t[::1] ends, uint8_t[::1] into):

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import msgspec
 import numpy as np
 
 from pipeline.enablex.envelope import Envelope
 
-try:
-    from pipeline import _scan
-except ImportError:  # no compiler where Postroom was installed
-    _scan = None  # type: ignore[assignment]
-
 
 @dataclass(frozen=True, eq=False)
 class Documents(Sequence[msgspec.Raw]):
-    """Documents that stand in one text: `places` has the start and end of each, in bytes (n rows, int64)."""
+    """Documents that stand in one text: `places` has the start and end of each, in bytes (n rows, int64).
+
+    `found` is what the finder that cut them saw on the way, if one did.
+    """
 
     text: bytes
     places: np.ndarray
+    found: Any = None
 
     @classmethod
     def of(cls, documents: Sequence[msgspec.Raw | bytes]) -> Documents:
@@ -40,21 +39,27 @@ class Documents(Sequence[msgspec.Raw]):
     def __getitem__(self, at: slice) -> Documents: ...
     def __getitem__(self, at: int | slice) -> msgspec.Raw | Documents:
         if isinstance(at, slice):
-            return Documents(self.text, self.places[at])
+            return self if at.indices(len(self)) == (0, len(self), 1) else Documents(self.text, self.places[at])
         start, end = self.places[at].tolist()
         return msgspec.Raw(self.text[start:end])
 
 
+Cut = Callable[[bytearray], Documents | None]
+"""Whole documents from the beginning of a text, each followed by a comma; None where that is beyond it."""
+
+
 class LandedEnvelope(Envelope):
-    """An envelope that was taken apart before: its documents are cut where they end, and not proven to be JSON again.
+    """An envelope that was taken apart before: `cut` says where its documents end, and none is proven to be JSON again.
 
     Whoever feeds it has to know that the bytes are still the same, or to find out at the end.
     """
 
+    def __init__(self, payload: str, cut: Cut) -> None:
+        super().__init__(payload)
+        self._cut = cut
+
     def _take(self) -> tuple[int, Sequence[msgspec.Raw]]:
-        if not _scan:
+        documents = self._cut(self._buffer)
+        if documents is None:
             return super()._take()
-        places = _scan.cut(self._buffer)
-        end = int(places[-1, 1]) if len(places) else 0
-        with memoryview(self._buffer) as gathered:
-            return end, Documents(bytes(gathered[:end]), places)
+        return len(documents.text), documents

@@ -22,8 +22,8 @@ import msgspec
 import zstandard
 
 from pipeline import layout
-from pipeline.documents import LandedEnvelope
-from pipeline.enablex.envelope import EnvelopeError
+from pipeline.documents import Cut, LandedEnvelope
+from pipeline.enablex.envelope import Envelope, EnvelopeError
 from pipeline.enablex.wire import ReplyHead, Request
 from pipeline.errors import FixityError, ObjectMissing
 from pipeline.model import Page, Period, Source, utc_text
@@ -206,19 +206,19 @@ def read_page(vault: ObjectStore, source: Source, project: str, day: date, stem:
     )
 
 
-def read_documents(vault: ObjectStore, page: Page) -> Iterator[Sequence[msgspec.Raw]]:
-    """The documents of a landed page in the order received, some MiB at a time.
+def read_documents(vault: ObjectStore, page: Page, cut: Cut | None = None) -> Iterator[Sequence[msgspec.Raw]]:
+    """The documents of a landed page in the order received, some MiB at a time; cut by `cut`, or proven to be JSON.
 
     Raises:
         FixityError: the body is not the one the receipt speaks of; said after the last document at the latest.
     """
     if page.documents:
         # In a thread of its own the stack is shallow: however deep a reply is nested, if it could land it can be read.
-        yield from ahead(_documents(vault, page))
+        yield from ahead(_documents(vault, page, cut))
 
 
-def _documents(vault: ObjectStore, page: Page) -> Iterator[Sequence[msgspec.Raw]]:
-    envelope = LandedEnvelope(page.source)
+def _documents(vault: ObjectStore, page: Page, cut: Cut | None) -> Iterator[Sequence[msgspec.Raw]]:
+    envelope = LandedEnvelope(page.source, cut) if cut else Envelope(page.source)
     try:
         for chunk in _body(vault, page):
             if documents := envelope.feed(chunk):

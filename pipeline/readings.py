@@ -23,7 +23,15 @@ from pipeline.errors import DigestDiffers, FixityError, ObjectMissing, RecordErr
 from pipeline.media.manifest import Entry, Manifest, read_manifest
 from pipeline.model import ListedFile, Page, Period, Row, Source
 from pipeline.normalise import archives, cdr, chat, rooms
-from pipeline.normalise.cdr_columns import BATCH_DOCUMENTS, OBSERVATION, Batch, Rooms, decoded, read_batch
+from pipeline.normalise.cdr_columns import (
+    BATCH_DOCUMENTS,
+    OBSERVATION,
+    Batch,
+    Rooms,
+    cut_documents,
+    decoded,
+    read_batch,
+)
 from pipeline.normalise.values import timestamp
 from pipeline.parallel import mapped
 from pipeline.schemas import AUDITS, TIME
@@ -64,7 +72,7 @@ class ArchiveReadings:
 def read_cdr(vault: ObjectStore, page: Page, met: Rooms) -> Iterator[CdrReadings]:
     """Connections as a page tells them, some thousand documents at a time; `met` are the rooms of pages before it."""
     ordinal = 0
-    for documents in landing.read_documents(vault, page):
+    for documents in landing.read_documents(vault, page, cut_documents):
         for start in range(0, len(documents), BATCH_DOCUMENTS):
             some = documents[start : start + BATCH_DOCUMENTS]
             batch = read_batch(some, ordinal, met)

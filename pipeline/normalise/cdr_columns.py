@@ -127,6 +127,8 @@ _FINDER = Finder(
     [*(path for _, path, _ in _FIELDS), _DETAILS, cdr.QUALITY, *_REST],
     others=[path for path in cdr.SECRETS if not _inside(path)],
 )
+cut_documents = _FINDER.cut
+"""Cuts landed CDRs, and sees on the way what `read_batch` wants to know of them."""
 
 _ROOM_FIELDS = [(name, path[len(_DETAILS) :], kind) for name, path, kind in cdr.FIELDS if _inside(path)]
 _ROOM_REST = [path[len(_DETAILS) :] for path in cdr.WITHOUT_COLUMN if _inside(path)]

@@ -31,6 +31,10 @@ except ImportError:  # no compiler where Postroom was installed
     _scan = None  # type: ignore[assignment]
 
 
+MOST_CUT = 8000
+"""Documents of 1 kB and more that stand in a block of a reply; of shorter ones the others come next time."""
+
+
 def is_compiled() -> bool:
     """Whether values are found by the compiled finder."""
     return bool(_scan)
@@ -49,17 +53,34 @@ class Finder:
     """Looks for what stands at `paths`; `others` may be there as well."""
 
     def __init__(self, paths: Iterable[Path], others: Iterable[Path] = ()) -> None:
-        self._rows = {path: row for row, path in enumerate(paths)}
-        self._tree = path_tree([*self._rows, *others])
+        self.rows = {path: row for row, path in enumerate(paths)}
+        self._tree = path_tree([*self.rows, *others])
 
     def find(self, documents: Documents) -> Found:
-        if _scan:
-            return _Scanned(self._scanner, self._rows, documents)
-        return _Decoded(self._decoder, self._tree, documents)
+        if isinstance(documents.found, _Scanned) and documents.found.finder is self:
+            return documents.found
+        if not _scan:
+            return _Decoded(self._decoder, self._tree, documents)
+        found = _Scanned(self, len(documents))
+        self._scanner.scan(documents.text, documents.places, *found.filled)
+        found.finish(documents)
+        return found
+
+    def cut(self, text: bytearray) -> Documents | None:
+        """Find while cutting: as many documents as are whole, but no more than `MOST_CUT`; None without a compiler."""
+        if not _scan:
+            return None
+        found, places = _Scanned(self, MOST_CUT), np.empty((MOST_CUT, 2), np.int64)
+        places = places[: self._scanner.cut(text, places, *found.filled)]
+        end = int(places[-1, 1]) if len(places) else 0
+        with memoryview(text) as gathered:
+            documents = Documents(bytes(gathered[:end]), places, found)
+        found.finish(documents)
+        return documents
 
     @cached_property
     def _scanner(self) -> _scan.Scanner:
-        return _scan.Scanner(list(_nodes(self._tree, self._rows)))
+        return _scan.Scanner(list(_nodes(self._tree, self.rows)))
 
     @cached_property
     def _decoder(self) -> msgspec.json.Decoder[msgspec.Struct]:
@@ -110,22 +131,26 @@ def _nodes(tree: dict[str, Any], rows: dict[Path, int]) -> Iterator[list[tuple[b
 
 
 class _Scanned:
-    """Where the values stand, a row for each path."""
+    """Where the values of some documents stand: a row for each path. To be `filled` by the scanner, then finished."""
 
-    def __init__(self, scanner: _scan.Scanner, rows: dict[Path, int], documents: Documents) -> None:
-        shape = len(rows), len(documents)
-        self._rows, self._text = rows, documents.text
-        self._starts, self._lengths = np.zeros(shape, np.int64), np.zeros(shape, np.int32)
+    def __init__(self, finder: Finder, most: int) -> None:
+        self.finder = finder
+        shape = len(finder.rows), most
+        self._starts, self._lengths = np.empty(shape, np.int64), np.empty(shape, np.int32)
         self._kinds = np.full(shape, NOTHING, np.uint8)
-        is_odd = np.zeros(len(documents), np.uint8)
-        scanner.scan(documents.text, documents.places, self._starts, self._lengths, self._kinds, is_odd)
-        self.odd = is_odd.astype(bool) | _not_text(documents)
+        self._is_odd = np.zeros(most, np.uint8)
+        self.filled = (self._starts, self._lengths, self._kinds, self._is_odd)
+
+    def finish(self, documents: Documents) -> None:
+        self._text, count = documents.text, len(documents)
+        self.odd = self._is_odd[:count].astype(bool) | _not_text(documents)
+        self._kinds = self._kinds[:, :count]
         self._kinds[:, self.odd] = NOTHING
 
     def cells(self, paths: Sequence[Path]) -> Cells:
-        rows = [self._rows[path] for path in paths]
-        kinds, starts = self._kinds[rows].ravel(), self._starts[rows].ravel()
-        lengths = np.where(kinds == NOTHING, 0, self._lengths[rows].ravel())
+        rows, count = [self.finder.rows[path] for path in paths], len(self.odd)
+        kinds, starts = self._kinds[rows].ravel(), self._starts[rows, :count].ravel()
+        lengths = np.where(kinds == NOTHING, 0, self._lengths[rows, :count].ravel())
         ends = np.zeros(len(kinds) + 1, np.int32)
         np.cumsum(lengths, out=ends[1:])
         content = np.empty(ends[-1], np.uint8)

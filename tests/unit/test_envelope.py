@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pipeline.documents import Documents, LandedEnvelope
 from pipeline.enablex import envelope
 from pipeline.enablex.envelope import Envelope, EnvelopeError
+from pipeline.normalise.finding import Finder
 
 TRICKY = st.lists(
     st.sampled_from(["},{", "}, {", "]}", "[", "]", "{", "}", ",",
@@ -44,7 +45,7 @@ def replies(draw: Any) -> str:
     return json.dumps(dict(fields), ensure_ascii=draw(st.booleans()), **draw(STYLES))
 
 
-def taken_apart(text: bytes, chunk: int, block: int, kind: type[Envelope] = Envelope) -> Iterator[Any]:
+def taken_apart(text: bytes, chunk: int, block: int, kind: Callable[[str], Envelope] = Envelope) -> Iterator[Any]:
     """Documents as they come; then the envelope itself."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(envelope, "BLOCK_BYTES", block, raising=False)
@@ -213,13 +214,17 @@ def test_documents_keep_their_bytes() -> None:
     assert all(isinstance(one, msgspec.Raw) for one in found)
 
 
+def landed(payload: str) -> Envelope:
+    return LandedEnvelope(payload, Finder([("a",), ("b", "c")]).cut)
+
+
 @given(replies(), *SIZES)
 @example('{"cdr": [{"a": "},{"}, {"a": "]}"}, {"b": [{"c": 1}, {"c": 2}]}], "result": "0"}', 1, 1)
 @example('{"cdr": ["\\\\", "\\",", [[[]]], 7, null, -1.5e3, true, "" ]}', 1, 1)
 def test_a_landed_reply_has_the_same_documents(text: str, chunk: int, block: int) -> None:
     """A reply that was taken apart before is cut into the same documents, byte for byte but for blanks around them."""
     *proven, _ = taken_apart(text.encode(), chunk, block)
-    *cut, end = taken_apart(text.encode(), chunk, block, LandedEnvelope)
+    *cut, end = taken_apart(text.encode(), chunk, block, landed)
     assert [bytes(one).strip() for one in cut] == [bytes(one).strip() for one in proven]
     assert end.has_payload
 
@@ -227,7 +232,7 @@ def test_a_landed_reply_has_the_same_documents(text: str, chunk: int, block: int
 def test_very_many_short_documents_are_all_there() -> None:
     """Of documents of a byte or two, and of one larger than a block, none is lost."""
     documents = [*range(100_000), "x" * 300_000, *range(1000)]
-    *found, _ = taken_apart(json.dumps({"cdr": documents}).encode(), 16 * 1024, 64 * 1024, LandedEnvelope)
+    *found, _ = taken_apart(json.dumps({"cdr": documents}).encode(), 16 * 1024, 64 * 1024, landed)
     assert [json.loads(bytes(one)) for one in found] == documents
 
 

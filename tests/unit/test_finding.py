@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from typing import Any
@@ -42,7 +43,7 @@ def told(value: Any) -> Any:
 
 def test_it_is_compiled_where_there_is_a_compiler() -> None:
     """Where the installation could compile, it did: without, a build takes twice as long, and nobody would notice."""
-    assert finding._scan or not shutil.which("cc")
+    assert importlib.util.find_spec("pipeline._scan") or not shutil.which("cc")
 
 
 @pytest.mark.usefixtures("either_finder")
@@ -57,6 +58,32 @@ def test_cells_are_what_stands_in_the_documents(some: list[Any], style: dict[str
     for at, document in enumerate(some):
         values = [cells.value(row * len(some) + at) for row in range(len(PATHS))]
         assert values == [None if found.odd[at] else told(value_at(document, path)) for path in PATHS]
+
+
+@pytest.mark.usefixtures("either_finder")
+@given(st.lists(DOCUMENTED | ANY, max_size=6), STYLES, st.sampled_from([b",", b" ,\n "]), st.integers(0, 9))
+def test_what_is_cut_is_what_is_found(some: list[Any], style: dict[str, Any], comma: bytes, short: int) -> None:
+    """Documents that stand behind each other are cut as they are, up to the last comma, and what was found on the way
+    is what is found in them."""
+    texts = [json.dumps(document, **style).encode() for document in some]
+    together = comma.join([*texts, b"7"])
+    cut = FINDER.cut(bytearray(together[: max(0, len(together) - short)]))
+    if cut is None:
+        return  # without a compiler whoever asked cuts as before
+    assert len(cut) == len(some) or short > 1
+    assert [bytes(one) for one in cut] == texts[: len(cut)]
+    on_the_way, later = FINDER.find(cut), FINDER.find(Documents.of(texts[: len(cut)]))
+    assert on_the_way is cut.found
+    assert on_the_way.odd.tolist() == later.odd.tolist()
+    assert on_the_way.cells(PATHS).kinds.tolist() == later.cells(PATHS).kinds.tolist()
+    assert on_the_way.cells(PATHS).texts == later.cells(PATHS).texts
+
+
+@pytest.mark.usefixtures("either_finder")
+def test_more_documents_than_are_cut_at_once() -> None:
+    """Of very many documents some thousand are cut, the others stay for the next time."""
+    cut = FINDER.cut(bytearray(b"{}," * (finding.MOST_CUT + 9)))
+    assert cut is None or len(cut) == finding.MOST_CUT
 
 
 @pytest.mark.usefixtures("either_finder")
@@ -104,6 +131,7 @@ def test_what_is_not_as_documented_is_odd_or_the_same(text: bytes) -> None:
     assert found.odd[1] or values == [told(value_at(json.loads(text), path)) for path in PATHS]
 
 
+@pytest.mark.usefixtures("either_finder")
 @given(
     st.lists(DOCUMENTED, min_size=1, max_size=3),
     st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=2)), max_size=4),
