@@ -51,6 +51,9 @@ week, whichever of its days are built: else the same raw could give different ta
 _MOST_WEEKS = 4
 """A chain of so many reads a page 1.4 times instead of 2.7 times, and can be tried again as a whole."""
 
+_TABLES_AT_ONCE = 2
+"""One is hashed while another is written; more would reserve more memory for the parts of uploads."""
+
 AFFECTED_DAYS = PAGE_REACH_DAYS + _WEEK_DAYS - 1
 """How far from the day that was asked for a new page can matter."""
 
@@ -264,17 +267,22 @@ class _Output:
         self.counts["days_built"] = len(self.stretch.days)
         for day, inputs in self.stretch.days.items():
             note = tables.read_note(lake, project, day).tables
-            for name in self.stretch.tables[day]:
-                file = self.files[name, day]
-                file.close()
+            names = self.stretch.tables[day]
+            replaced = mapped(lambda name: self._replaced(name, day, inputs, note.get(name)), names, _TABLES_AT_ONCE)  # noqa: B023
+            for name, now in dict(zip(names, replaced, strict=True)).items():
                 before = note.get(name)
-                sha256 = tables.replace_day(lake, name, project, day, file, before)
-                size_bytes = file.path.stat().st_size
-                note[name] = tables.TableNote(inputs, file.rows, size_bytes, sha256)
-                self.counts["tables_written"] += before is None or before.sha256 != sha256
-                self.counts["rejects" if name == "rejects" else "rows"] += file.rows
+                self.counts["tables_written"] += before is None or before.sha256 != now.sha256
+                self.counts["rejects" if name == "rejects" else "rows"] += now.rows
+                note[name] = now
             tables.write_note(lake, project, day, note)
         return self.counts
+
+    def _replaced(self, name: str, day: date, inputs: str, before: tables.TableNote | None) -> tables.TableNote:
+        """Put a table's day into the lake; return what its note has to say."""
+        file = self.files[name, day]
+        file.close()
+        sha256 = tables.replace_day(self.builder.lake, name, self.stretch.project, day, file, before)
+        return tables.TableNote(inputs, file.rows, file.path.stat().st_size, sha256)
 
     def _connections(self) -> SortedRuns:
         """Write `cdr`, `cdr_changes`, `cdr_quality`; return all newest connections for their sessions."""

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from pipeline.enablex.envelope import Envelope
 
@@ -29,6 +30,15 @@ class Documents(Sequence[msgspec.Raw]):
             return documents
         ends = np.cumsum([0, *(memoryview(one).nbytes for one in documents)], dtype=np.int64)
         return cls(b"".join(documents), np.column_stack([ends[:-1], ends[1:]]))
+
+    @classmethod
+    def of_column(cls, texts: pa.BinaryArray) -> Documents:
+        """The values of a column without nulls."""
+        _, ends, content = texts.buffers()
+        offsets = np.frombuffer(ends, np.int32)[texts.offset :][: len(texts) + 1].astype(np.int64)
+        begin, end = (int(offsets[0]), int(offsets[-1])) if len(texts) else (0, 0)
+        text = content[begin:end].to_pybytes() if end > begin else b""
+        return cls(text, np.column_stack([offsets[:-1], offsets[1:]]) - begin)
 
     def __len__(self) -> int:
         return len(self.places)

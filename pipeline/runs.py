@@ -25,6 +25,8 @@ BATCH_ROWS = 1024
 MOST_RUNS = 100
 """So many are merged into a larger one, so that open files and memory hardly grow with the rows."""
 
+_SINK_BYTES = 2**20
+
 BLOCK_BATCHES = 16
 """About so many batches make a block."""
 
@@ -114,7 +116,7 @@ class SortedRuns:
         self._files += 1
         file, first_keys = self._folder / f"run-{self._files}.arrow", []
         self._folder.mkdir(exist_ok=True)
-        with scratch_errors(), pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, self._schema) as writer:
+        with scratch_errors(), _sink(file) as sink, pa.ipc.new_file(sink, self._schema) as writer:
             for rows in blocks:
                 writer.write_table(rows, max_chunksize=BATCH_ROWS)
                 first_rows = pa.array(range(0, rows.num_rows, BATCH_ROWS), pa.int64())
@@ -124,6 +126,11 @@ class SortedRuns:
     def _sorted(self, tables: list[pa.Table]) -> pa.Table:
         rows = pa.concat_tables(tables).combine_chunks()
         return rows.take(pc.sort_indices(rows, self._order))
+
+
+def _sink(file: Path) -> pa.BufferedOutputStream:
+    """A file that is written in large pieces: a batch has some hundred buffers, most of them small."""
+    return pa.BufferedOutputStream(pa.OSFile(str(file), "wb"), _SINK_BYTES)
 
 
 class _Cursor:

@@ -51,7 +51,7 @@ def quality_table(connections: pa.Table) -> pa.Table:
 
 
 def _quality_table(known: pa.Table) -> pa.Table:
-    whose, stats = known.drop_columns(["stats_quality"]), known["stats_quality"].to_pylist()
+    whose, stats = known.drop_columns(["stats_quality"]), Documents.of_column(known["stats_quality"].combine_chunks())
     table, odd = _plain_table(stats, whose)
     if not odd.any():
         return table
@@ -63,7 +63,7 @@ def _quality_table(known: pa.Table) -> pa.Table:
     return table.sort_by([(name, "ascending") for name in CDR_QUALITY.key])
 
 
-def _decoded(text: bytes) -> Any:
+def _decoded(text: msgspec.Raw) -> Any:
     try:
         return msgspec.json.decode(text)
     except UNREADABLE:
@@ -89,12 +89,12 @@ def _measured(measures: dict[str, Any]) -> Row:
     return {**row, "extra": extra_text(without_nothing(rest))}
 
 
-def _plain_table(stats: list[bytes], whose: pa.Table) -> tuple[pa.Table, np.ndarray]:
+def _plain_table(stats: Documents, whose: pa.Table) -> tuple[pa.Table, np.ndarray]:
     """Rows of all connections whose stats are as documented, and a mask of the others.
 
     Every place of every connection stands in one long column for each measure; places that say nothing are left out.
     """
-    found = _FINDER.find(Documents.of(stats))
+    found = _FINDER.find(stats)
     odd, shape = found.odd, (len(_PLACES), len(stats))
     says_something = np.zeros(shape, bool)
     columns = {}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -244,3 +245,5 @@ def test_documents_are_a_sequence(contents: list[bytes], start: int, stop: int) 
     assert [bytes(one) for one in documents[start:stop]] == contents[start:stop]
     assert len(documents) == len(contents)
     assert Documents.of(documents) is documents
+    column = pa.array([b"before", *contents, b"behind"], pa.binary()).slice(1, len(contents))
+    assert [bytes(one) for one in Documents.of_column(column)] == contents
