@@ -6,7 +6,7 @@ places, but none outside the bytes.
 """
 
 import numpy as np
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
 cdef enum:
@@ -249,11 +249,34 @@ cdef Place nested(Place at, Place end, Py_ssize_t most_depth) noexcept nogil:
     return NULL
 
 
-def gather(const uint8_t[::1] text, const int64_t[::1] starts, const int32_t[::1] ends, uint8_t[::1] into):
-    """Copy pieces of `text` one after the other; `ends` are theirs in `into`, with a zero before them."""
-    cdef Py_ssize_t piece
-    if into.shape[0] == 0:
-        return
+def gathered(const uint8_t[::1] text, const int64_t[:, ::1] starts, const int32_t[:, ::1] lengths,
+             const uint8_t[:, ::1] kinds, const int64_t[::1] rows, Py_ssize_t count):
+    """The values of some rows and the first `count` documents, one row after the other, as a column of Arrow's.
+
+    Returns their kinds (n), which of them are something (n bits), their ends with a zero before them (n + 1), and their
+    bytes.
+    """
+    cdef Py_ssize_t cells = rows.shape[0] * count, row, document, cell = 0, place = 0
+    cdef uint8_t[::1] flat = np.empty(cells, np.uint8), is_there = np.zeros((cells + 7) // 8, np.uint8), into
+    cdef int32_t[::1] ends = np.empty(cells + 1, np.int32)
     with nogil:
-        for piece in range(starts.shape[0]):
-            memcpy(&into[0] + ends[piece], &text[0] + starts[piece], ends[piece + 1] - ends[piece])
+        for row in range(rows.shape[0]):
+            for document in range(count):
+                if kinds[rows[row], document] != NOTHING:
+                    place += lengths[rows[row], document]
+    if place > INT32_MAX:
+        raise OverflowError("more than 2 GiB in one column")
+    into = np.empty(max(1, place), np.uint8)
+    place = 0
+    ends[0] = 0
+    with nogil:
+        for row in range(rows.shape[0]):
+            for document in range(count):
+                flat[cell] = kinds[rows[row], document]
+                if flat[cell] != NOTHING:
+                    memcpy(&into[place], &text[starts[rows[row], document]], lengths[rows[row], document])
+                    place += lengths[rows[row], document]
+                    is_there[cell >> 3] |= 1 << (cell & 7)
+                cell += 1
+                ends[cell] = <int32_t> place
+    return np.asarray(flat), np.asarray(is_there), np.asarray(ends), np.asarray(into[:place])

@@ -43,10 +43,10 @@ class Cells:
     def column(self, column_type: pa.DataType) -> tuple[pa.Array, np.ndarray]:
         """All values as `values.reader` reads them, and a mask of those that cannot be read, which are null."""
         column = _FAST[column_type](self)
-        unread = (self.kinds != NOTHING) & ~mask(pc.is_valid(column))
-        misfits = np.zeros(len(unread), bool)
-        if not unread.any():
+        misfits = np.zeros(len(self.kinds), bool)
+        if column.null_count == np.count_nonzero(self.kinds == NOTHING):
             return column, misfits
+        unread = (self.kinds != NOTHING) & ~mask(pc.is_valid(column))
         read = values.reader(column_type)
         found: list[Any] = []
         for at in np.flatnonzero(unread).tolist():
@@ -59,7 +59,7 @@ class Cells:
 
     def only(self, *kinds: int) -> pa.Array:
         """The texts of some kinds; null for all else."""
-        fits = np.isin(self.kinds, (NOTHING, *kinds))
+        fits = np.isin(np.arange(LIST + 1), (NOTHING, *kinds))[self.kinds]
         return self.texts if fits.all() else pc.if_else(pa.array(fits), self.texts, None)
 
 

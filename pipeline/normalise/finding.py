@@ -144,20 +144,12 @@ class _Scanned:
     def finish(self, documents: Documents) -> None:
         self._text, count = documents.text, len(documents)
         self.odd = self._is_odd[:count].astype(bool) | _not_text(documents)
-        self._kinds = self._kinds[:, :count]
-        self._kinds[:, self.odd] = NOTHING
+        self._kinds[:, :count][:, self.odd] = NOTHING
 
     def cells(self, paths: Sequence[Path]) -> Cells:
-        rows, count = [self.finder.rows[path] for path in paths], len(self.odd)
-        kinds, starts = self._kinds[rows].ravel(), self._starts[rows, :count].ravel()
-        lengths = np.where(kinds == NOTHING, 0, self._lengths[rows, :count].ravel())
-        ends = np.zeros(len(kinds) + 1, np.int32)
-        np.cumsum(lengths, out=ends[1:])
-        content = np.empty(ends[-1], np.uint8)
-        _scan.gather(self._text, starts, ends, content)
-        is_there = np.packbits(kinds != NOTHING, bitorder="little")
-        buffers = (pa.py_buffer(part) for part in (is_there, ends, content))
-        return Cells(kinds, pa.Array.from_buffers(TEXT, len(kinds), list(buffers)))
+        rows = np.array([self.finder.rows[path] for path in paths], np.int64)
+        kinds, *parts = _scan.gathered(self._text, self._starts, self._lengths, self._kinds, rows, len(self.odd))
+        return Cells(kinds, pa.Array.from_buffers(TEXT, len(kinds), list(map(pa.py_buffer, parts))))
 
 
 # --- without a compiler -------------------------------------------------------------------------------------------
