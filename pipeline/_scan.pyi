@@ -24,5 +24,5 @@ class Scanner:
     ) -> int: ...
 
 def gathered(
-    text: bytes, starts: np.ndarray, lengths: np.ndarray, kinds: np.ndarray, rows: np.ndarray, count: int
+    text: bytes, starts: np.ndarray, lengths: np.ndarray, kinds: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...

@@ -34,7 +34,7 @@ from pipeline.store.base import ObjectStore, listed, read_bytes
 _COMPRESSION_LEVEL = 3
 _SPOOL_IN_MEMORY_BYTES = 8 * 2**20
 _CHUNK_BYTES = 2**20
-_READ_BYTES = 256 * 2**10
+_READ_BYTES = 2**20
 _KEPT_HEADERS = frozenset(
     {"content-type", "content-length", "content-encoding", "date", "etag", "last-modified", "retry-after", "server",
      "x-request-id"}
@@ -220,7 +220,7 @@ def read_documents(vault: ObjectStore, page: Page, cut: Cut | None = None) -> It
 def _documents(vault: ObjectStore, page: Page, cut: Cut | None) -> Iterator[Sequence[msgspec.Raw]]:
     envelope = LandedEnvelope(page.source, cut) if cut else Envelope(page.source)
     try:
-        for chunk in _body(vault, page):
+        for chunk in ahead(_body(vault, page)):
             if documents := envelope.feed(chunk):
                 yield documents
         yield envelope.finish()

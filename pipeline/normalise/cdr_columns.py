@@ -8,7 +8,7 @@ property test holds the two together.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -121,7 +121,12 @@ def _inside(path: Path) -> bool:
     return path[: len(_DETAILS)] == _DETAILS
 
 
-_FIELDS = [field for field in cdr.FIELDS if not _inside(field[1])]
+def _by_type(fields: Iterable[tuple[str, Path, pa.DataType]]) -> list[tuple[str, Path, pa.DataType]]:
+    """Fields of one type side by side: so they are read as one column, and a finder has them as one."""
+    return sorted(fields, key=lambda field: str(field[2]))
+
+
+_FIELDS = _by_type(field for field in cdr.FIELDS if not _inside(field[1]))
 _REST = [path for path in cdr.WITHOUT_COLUMN if not _inside(path)]
 _FINDER = Finder(
     [*(path for _, path, _ in _FIELDS), _DETAILS, cdr.QUALITY, *_REST],
@@ -130,7 +135,7 @@ _FINDER = Finder(
 cut_documents = _FINDER.cut
 """Cuts landed CDRs, and sees on the way what `read_batch` wants to know of them."""
 
-_ROOM_FIELDS = [(name, path[len(_DETAILS) :], kind) for name, path, kind in cdr.FIELDS if _inside(path)]
+_ROOM_FIELDS = _by_type((name, path[len(_DETAILS) :], kind) for name, path, kind in cdr.FIELDS if _inside(path))
 _ROOM_REST = [path[len(_DETAILS) :] for path in cdr.WITHOUT_COLUMN if _inside(path)]
 _ROOM_SECRETS = [path[len(_DETAILS) :] for path in cdr.SECRETS if _inside(path)]
 _ROOM_FINDER = Finder([path for _, path, _ in _ROOM_FIELDS], others=[*_ROOM_REST, *_ROOM_SECRETS])

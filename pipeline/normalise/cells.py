@@ -59,7 +59,9 @@ class Cells:
 
     def only(self, *kinds: int) -> pa.Array:
         """The texts of some kinds; null for all else."""
-        fits = np.isin(np.arange(LIST + 1), (NOTHING, *kinds))[self.kinds]
+        wanted = np.zeros(LIST + 1, bool)
+        wanted[[NOTHING, *kinds]] = True
+        fits = wanted[self.kinds]
         return self.texts if fits.all() else pc.if_else(pa.array(fits), self.texts, None)
 
 

@@ -131,25 +131,34 @@ def _nodes(tree: dict[str, Any], rows: dict[Path, int]) -> Iterator[list[tuple[b
 
 
 class _Scanned:
-    """Where the values of some documents stand: a row for each path. To be `filled` by the scanner, then finished."""
+    """All values of some documents in one column, path after path. To be `filled` by the scanner, then finished."""
 
     def __init__(self, finder: Finder, most: int) -> None:
         self.finder = finder
         shape = len(finder.rows), most
-        self._starts, self._lengths = np.empty(shape, np.int64), np.empty(shape, np.int32)
-        self._kinds = np.full(shape, NOTHING, np.uint8)
-        self._is_odd = np.zeros(most, np.uint8)
-        self.filled = (self._starts, self._lengths, self._kinds, self._is_odd)
+        self.filled = (
+            np.empty(shape, np.int64),  # starts
+            np.empty(shape, np.int32),  # lengths
+            np.full(shape, NOTHING, np.uint8),  # kinds
+            np.zeros(most, np.uint8),  # whether it is odd
+        )
 
     def finish(self, documents: Documents) -> None:
-        self._text, count = documents.text, len(documents)
-        self.odd = self._is_odd[:count].astype(bool) | _not_text(documents)
-        self._kinds[:, :count][:, self.odd] = NOTHING
+        (starts, lengths, kinds, is_odd), count = self.filled, len(documents)
+        self.odd = is_odd[:count].astype(bool) | _not_text(documents)
+        kinds[:, :count][:, self.odd] = NOTHING
+        self._kinds, *parts = _scan.gathered(documents.text, starts, lengths, kinds, count)
+        self._texts = pa.Array.from_buffers(TEXT, len(self._kinds), list(map(pa.py_buffer, parts)))
+        del self.filled
 
     def cells(self, paths: Sequence[Path]) -> Cells:
-        rows = np.array([self.finder.rows[path] for path in paths], np.int64)
-        kinds, *parts = _scan.gathered(self._text, self._starts, self._lengths, self._kinds, rows, len(self.odd))
-        return Cells(kinds, pa.Array.from_buffers(TEXT, len(kinds), list(map(pa.py_buffer, parts))))
+        rows, count = [self.finder.rows[path] for path in paths], len(self.odd)
+        if rows == list(range(rows[0], rows[0] + len(rows))):
+            start, length = rows[0] * count, len(rows) * count
+            return Cells(self._kinds[start : start + length], self._texts.slice(start, length))
+        pieces = [self.cells([path]) for path in paths]
+        kinds, texts = [piece.kinds for piece in pieces], [piece.texts for piece in pieces]
+        return Cells(np.concatenate(kinds), pa.concat_arrays(texts))
 
 
 # --- without a compiler -------------------------------------------------------------------------------------------
