@@ -250,6 +250,25 @@ cdef Place nested(Place at, Place end, Py_ssize_t most_depth) noexcept nogil:
     return NULL
 
 
+def is_plain(const uint8_t[::1] text):
+    """Whether all bytes are ASCII, and none is a backslash."""
+    cdef uint64_t many = 0, some
+    cdef Py_ssize_t at = 0, size = text.shape[0]
+    cdef bint is_found = False
+    if size == 0:
+        return True
+    with nogil:
+        while at + 8 <= size:
+            memcpy(&some, &text[at], 8)
+            many |= some
+            at += 8
+        while at < size:
+            many |= text[at]
+            at += 1
+        is_found = (many & <uint64_t> 0x8080808080808080) != 0 or memchr(&text[0], 92, size) != NULL  # a backslash
+    return not is_found
+
+
 def gathered(const uint8_t[::1] text, const int64_t[:, ::1] starts, const int32_t[:, ::1] lengths,
              const uint8_t[:, ::1] kinds, Py_ssize_t count):
     """The values of the first `count` documents, one row after the other, as one column of Arrow's.

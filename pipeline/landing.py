@@ -23,7 +23,7 @@ import zstandard
 
 from pipeline import layout
 from pipeline.documents import Cut, LandedEnvelope
-from pipeline.enablex.envelope import Envelope, EnvelopeError
+from pipeline.enablex.envelope import BLOCK_BYTES, Envelope, EnvelopeError
 from pipeline.enablex.wire import ReplyHead, Request
 from pipeline.errors import FixityError, ObjectMissing
 from pipeline.model import Page, Period, Source, utc_text
@@ -35,6 +35,9 @@ _COMPRESSION_LEVEL = 3
 _SPOOL_IN_MEMORY_BYTES = 8 * 2**20
 _CHUNK_BYTES = 2**20
 _READ_BYTES = 2**20
+_CHUNKS_AHEAD = BLOCK_BYTES // _READ_BYTES
+"""As many as are cut into documents at once."""
+
 _KEPT_HEADERS = frozenset(
     {"content-type", "content-length", "content-encoding", "date", "etag", "last-modified", "retry-after", "server",
      "x-request-id"}
@@ -220,7 +223,7 @@ def read_documents(vault: ObjectStore, page: Page, cut: Cut | None = None) -> It
 def _documents(vault: ObjectStore, page: Page, cut: Cut | None) -> Iterator[Sequence[msgspec.Raw]]:
     envelope = LandedEnvelope(page.source, cut) if cut else Envelope(page.source)
     try:
-        for chunk in ahead(_body(vault, page)):
+        for chunk in ahead(_body(vault, page), _CHUNKS_AHEAD):
             if documents := envelope.feed(chunk):
                 yield documents
         yield envelope.finish()

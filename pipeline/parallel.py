@@ -62,11 +62,11 @@ class Lanes:
                     future.result()
 
 
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items; while one is used, the next ones are made in another thread."""
+def ahead(items: Iterator[Item], most: int = _ITEMS_AHEAD) -> Iterator[Item]:
+    """The same items; while one is used, the next ones, so many at most, are made in another thread."""
     nothing: Any = object()
     with Threads(1, "postroom-ahead") as thread:
-        coming = deque(thread.submit(next, items, nothing) for _ in range(_ITEMS_AHEAD))
+        coming = deque(thread.submit(next, items, nothing) for _ in range(most))
         while (item := coming.popleft().result()) is not nothing:
             coming.append(thread.submit(next, items, nothing))
             yield item

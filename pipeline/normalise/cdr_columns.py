@@ -147,7 +147,7 @@ def _plain_rows(documents: Documents, rooms: Rooms, batch: Batch) -> tuple[pa.Ta
     columns, odd = _columns(found, _FIELDS)
     details = found.cells([_DETAILS])
     odd |= ~np.isin(details.kinds, (NOTHING, OBJECT))
-    places = rooms.places(details.only(OBJECT).to_pylist())
+    places = rooms.places(details.only(OBJECT))
     of_room = rooms.table.take(pa.array(places))
     columns |= {name: of_room[name].combine_chunks() for name in _ROOM_NAMES}
     columns["extra"] = rooms.extras(places, found)
@@ -202,15 +202,19 @@ class Rooms:
     def __init__(self) -> None:
         self._forget()
 
-    def places(self, texts: list[str | None]) -> np.ndarray:
+    def places(self, texts: pa.Array) -> np.ndarray:
         """Where the row of each text, or of none, stands in `table`; valid until the next call."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._place]
+        encoded = texts.dictionary_encode()
+        different = [*encoded.dictionary.to_pylist(), None]
+        new = [text for text in different if text not in self._place]
         if len(self._place) + len(new) > _MOST_ROOMS:
             self._forget()
-            new = list(dict.fromkeys(texts))
+            new = different
         if new:
             self._read(new)
-        return np.fromiter(map(self._place.__getitem__, texts), np.int64, len(texts))
+        place = np.fromiter(map(self._place.__getitem__, different), np.int64, len(different))
+        found: np.ndarray = place[pc.fill_null(encoded.indices, len(different) - 1).to_numpy()]
+        return found
 
     def extras(self, places: np.ndarray, found: Found) -> pa.Array:
         """`extra` of connections: what is left of the room's definition and of all else."""

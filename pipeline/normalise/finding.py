@@ -89,7 +89,8 @@ class Finder:
 
 def _not_text(documents: Documents) -> np.ndarray:
     """A mask of documents with bytes that are no UTF-8, or half of a surrogate pair: no finder looks into values."""
-    if _is_text(documents.text):
+    text = documents.text
+    if (_scan and _scan.is_plain(text)) or _is_text(text):
         return np.zeros(len(documents), bool)
     alone = map(bytes, documents)
     return np.array([not _is_text(document) and not _is_json(document) for document in alone], bool)
