@@ -10,9 +10,9 @@ from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
 cdef enum:
-    NOTHING, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST  # in the order of `cells.Kind`
+    NOTHING, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST  # as in normalise/cells.py
     MOST_DEPTH = 64  # of a value; deeper ones are odd
-    MOST_KEYS = 64
+    MOST_KEYS = 64  # of one object
     DOCUMENTS_AT_ONCE = 64
     SKIPPED = -1
 

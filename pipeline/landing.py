@@ -222,13 +222,19 @@ def read_documents(vault: ObjectStore, page: Page, cut: Cut | None = None) -> It
 
 def _documents(vault: ObjectStore, page: Page, cut: Cut | None) -> Iterator[Sequence[msgspec.Raw]]:
     envelope = LandedEnvelope(page.source, cut) if cut else Envelope(page.source)
+    count = 0
     try:
         for chunk in ahead(_body(vault, page), _CHUNKS_AHEAD):
             if documents := envelope.feed(chunk):
+                count += len(documents)
                 yield documents
-        yield envelope.finish()
+        documents = envelope.finish()
     except (zstandard.ZstdError, EnvelopeError) as error:
         raise FixityError(page.body_key, page.sha256, f"something else ({error})") from None
+    count += len(documents)
+    if cut and count != page.documents:  # the bytes are the same, so `cut` and what proved them disagree
+        raise FixityError(page.body_key, f"{page.documents} documents", f"{count}")
+    yield documents
 
 
 def _body(vault: ObjectStore, page: Page) -> Iterator[bytes]:

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 
 from pipeline.scratch import scratch_errors
 
-RUN_ROWS = 32 * 1024
-"""At about 1 kB a row, a run is sorted in some 60 MB."""
+RUN_ROWS = 64 * 1024
+"""At about 1 kB a row, a run is sorted in some 120 MB; the fewer there are, the less is held while they are merged."""
 
 BATCH_ROWS = 1024
-"""Read at a time from each run: a hundred runs (3 million rows) hold 100 MB."""
+"""Read at a time from each run: a hundred runs (6 million rows) hold 100 MB."""
 
 MOST_RUNS = 100
 """So many are merged into a larger one, so that open files and memory hardly grow with the rows."""

@@ -109,7 +109,7 @@ def test_a_plain_value_where_an_object_belongs_is_odd(value: Any) -> None:
 
 @pytest.mark.usefixtures("either_finder")
 def test_both_documented_shapes_are_found() -> None:
-    """Neither documented shape is odd: else every build would read one by one, and be thirty times as slow."""
+    """Neither documented shape is odd: else every build would read one by one, and be fifteen times as slow."""
     found = cdr_columns._FINDER.find(Documents.of([json.dumps(one).encode() for one in (NEW, OLD)]))
     assert found.odd.tolist() == [False, False]
 

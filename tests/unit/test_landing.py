@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from pipeline.enablex.wire import ReplyHead, ReplyReader, Request, period_reques
 from pipeline.errors import FixityError
 from pipeline.landing import Place, Spool, land, last_asked, page_stems, read_documents, read_page
 from pipeline.model import Page, Period
+from pipeline.normalise.cdr_columns import cut_documents
 from pipeline.store import LocalStore
 from pipeline.store.base import read_bytes
 
@@ -199,6 +201,15 @@ def test_an_altered_body_is_named(vault: LocalStore, tmp_path: Path, damage: Any
     with pytest.raises(FixityError) as broken:
         documents(vault, found.stem)
     assert broken.value.key == key
+
+
+def test_a_body_that_is_cut_otherwise_than_it_was_proven_is_not_used(vault: LocalStore) -> None:
+    """When cutting a landed body gives more or fewer documents than its receipt says, the page is refused: none is
+    dropped or made up in silence."""
+    said = page(vault, landed(vault, reply()).stem)
+    assert len([one for some in read_documents(vault, said, cut_documents) for one in some]) == len(DOCUMENTS)
+    with pytest.raises(FixityError, match="expected 5 documents, found 4"):
+        list(read_documents(vault, replace(said, documents=5), cut_documents))
 
 
 def test_an_altered_receipt_is_named(vault: LocalStore, tmp_path: Path) -> None:
