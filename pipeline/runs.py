@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 
 from pipeline.scratch import scratch_errors
 
-RUN_ROWS = 64 * 1024
-"""At about 1 kB a row, a run is sorted in some 120 MB; the fewer there are, the less is held while they are merged."""
+RUN_ROWS = 48 * 1024
+"""At about 1 kB a row, a run is sorted in some 90 MB; the fewer there are, the less is held while they are merged."""
 
 BATCH_ROWS = 1024
-"""Read at a time from each run: a hundred runs (6 million rows) hold 100 MB."""
+"""Read at a time from each run: a hundred runs (5 million rows) hold 100 MB."""
 
 MOST_RUNS = 100
 """So many are merged into a larger one, so that open files and memory hardly grow with the rows."""
@@ -96,7 +96,7 @@ class SortedRuns:
             for cut in (*cuts, None):
                 pieces = [piece for cursor in cursors for piece in cursor.take_below(cut)]
                 if pieces:
-                    yield self._sorted(pieces)
+                    yield self._sorted([pa.Table.from_batches(pieces)])
 
     def _merge_some(self) -> None:
         """Make one larger run of many; those of others stay."""
@@ -140,13 +140,13 @@ class _Cursor:
         self._reader = pa.ipc.open_file(pa.OSFile(str(run.file), "rb"))
         self._first_keys, self._key = run.first_keys, key
         self._next = 0
-        self._kept: list[pa.Table] = []
+        self._kept: list[pa.RecordBatch] = []
 
-    def take_below(self, cut: str | None) -> list[pa.Table]:
+    def take_below(self, cut: str | None) -> list[pa.RecordBatch]:
         """The rows whose key is below `cut`, or all that are left."""
         taken, self._kept = self._kept, []
         while self._next < len(self._first_keys) and (cut is None or self._first_keys[self._next] < cut):
-            taken.append(pa.Table.from_batches([self._reader.get_batch(self._next)]))
+            taken.append(self._reader.get_batch(self._next))
             self._next += 1
         if cut is None or not taken:
             return taken
