@@ -37,6 +37,10 @@ _GRACE_S = 20
 _LOOK_AGAIN = {Turn.HELD: timedelta(seconds=LEASE_S), Turn.BROKEN: timedelta(minutes=15)}
 """What another scheduler runs is looked at again when its lease would have expired; what broke off is tried again."""
 
+_LOOK_UP_S = 5.0
+"""A signal that comes just before the main thread begins to wait does not end the wait: Python runs its handler only
+when the thread looks up next."""
+
 _log = structlog.get_logger()
 
 
@@ -74,7 +78,7 @@ def _run_timetable(settings: Settings, stop: threading.Event, exposed: Exposed) 
         _log.info("job.planned", job=name, next_run_at=str(moment))
     scheduler.start()
     notify(os.environ, "READY=1")
-    while not stop.wait(watchdog_s(os.environ)):
+    while not stop.wait(min(watchdog_s(os.environ) or _LOOK_UP_S, _LOOK_UP_S)):
         notify(os.environ, "WATCHDOG=1")
     notify(os.environ, "STOPPING=1")
     _log.info("scheduler.stopping")

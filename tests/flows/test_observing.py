@@ -101,7 +101,10 @@ def test_the_scheduler_serves_metrics_on_loopback(site: Site) -> None:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
             text = response.read().decode()
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        try:
+            process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert samples(text)["postroom_media_files", (("project", "acme"), ("state", "stored"))] == 0
 
 
