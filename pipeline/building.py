@@ -266,22 +266,20 @@ class _Output:
         lake, project = self.builder.lake, self.stretch.project
         self.counts["days_built"] = len(self.stretch.days)
         for day, inputs in self.stretch.days.items():
-            note = tables.read_note(lake, project, day).tables
-            names = self.stretch.tables[day]
-            replaced = mapped(lambda name: self._replaced(name, day, inputs, note.get(name)), names, _TABLES_AT_ONCE)  # noqa: B023
-            for name, now in dict(zip(names, replaced, strict=True)).items():
-                before = note.get(name)
-                self.counts["tables_written"] += before is None or before.sha256 != now.sha256
-                self.counts["rejects" if name == "rejects" else "rows"] += now.rows
-                note[name] = now
-            tables.write_note(lake, project, day, note)
+            before, names = tables.read_note(lake, project, day).tables, self.stretch.tables[day]
+            replaced = mapped(partial(self._replaced, day, inputs, before), names, _TABLES_AT_ONCE)
+            now = dict(zip(names, replaced, strict=True))
+            for name, table in now.items():
+                self.counts["tables_written"] += name not in before or before[name].sha256 != table.sha256
+                self.counts["rejects" if name == "rejects" else "rows"] += table.rows
+            tables.write_note(lake, project, day, before | now)
         return self.counts
 
-    def _replaced(self, name: str, day: date, inputs: str, before: tables.TableNote | None) -> tables.TableNote:
+    def _replaced(self, day: date, inputs: str, before: Mapping[str, tables.TableNote], name: str) -> tables.TableNote:
         """Put a table's day into the lake; return what its note has to say."""
         file = self.files[name, day]
         file.close()
-        sha256 = tables.replace_day(self.builder.lake, name, self.stretch.project, day, file, before)
+        sha256 = tables.replace_day(self.builder.lake, name, self.stretch.project, day, file, before.get(name))
         return tables.TableNote(inputs, file.rows, file.path.stat().st_size, sha256)
 
     def _connections(self) -> SortedRuns:
