@@ -63,4 +63,4 @@ lock: install
 		--no-emit-index-url --no-emit-find-links --upgrade pyproject.toml --output-file constraints.txt
 
 clean:
-	rm -rf .venv data/demo
+	rm -rf .venv data/demo build pipeline/_scan.c pipeline/_scan.*.so
