@@ -23,13 +23,14 @@ from apscheduler.triggers.date import DateTrigger
 from jobs.systemd import notify, watchdog_s
 from jobs.timetable import ALARM_CLOCK
 from jobs.turn import LEASE_S, Turn, take_turn
-from pipeline import exposition, observing, tracing
+from pipeline import exposition, observing
 from pipeline.alarms import Alarm, alarms, next_runs, trigger
-from pipeline.app import chosen_projects, open_app
-from pipeline.errors import ConfigError
+from pipeline.app import chosen_projects, load_settings, open_app
+from pipeline.core import tracing
+from pipeline.core.errors import ConfigError
+from pipeline.core.log import Redact, set_up_logging
+from pipeline.core.settings.sections import Settings
 from pipeline.exposition import Exposed
-from pipeline.log import Redact, set_up_logging
-from pipeline.settings import Settings, load
 
 _GRACE_S = 20
 """So long a running item may take to end after SIGTERM: systemd and Kubernetes kill after 30 seconds or more."""
@@ -93,7 +94,7 @@ def main() -> int:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda *_: stop.set())
     try:
-        settings = load(None, os.environ).settings
+        settings = load_settings(None, os.environ).settings
         set_up_logging(level=logging.INFO, secrets=tuple(settings.secrets()))
         with tracing.sending(Redact(settings.secrets()).text):
             has_stopped = serve(settings, stop)

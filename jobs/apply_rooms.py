@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline import flows, provisioning
 from pipeline.app import App
-from pipeline.model import Outcome
+from pipeline.core.models import Outcome
 
 
 def apply_rooms(app: App) -> Outcome:

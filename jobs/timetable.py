@@ -21,7 +21,7 @@ from typing import Any
 from jobs.apply_rooms import apply_rooms
 from pipeline import flows
 from pipeline.app import App
-from pipeline.model import Outcome
+from pipeline.core.models import Outcome
 
 JOBS: Mapping[str, Callable[[App], Outcome]] = {
     "copy-media": partial(flows.copy_media, patient=True),

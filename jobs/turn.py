@@ -15,10 +15,10 @@ from jobs.timetable import JOBS
 from pipeline import observing
 from pipeline.alarms import Alarm, is_due
 from pipeline.app import App, open_app
-from pipeline.errors import LeaseLost, PipelineError, Stopped, StoreUnavailable
+from pipeline.core.errors import LeaseLost, PipelineError, Stopped, StoreUnavailable
+from pipeline.core.settings.sections import Settings
 from pipeline.exposition import Exposed
 from pipeline.ledger import Lease, Ledger
-from pipeline.settings import Settings
 
 LEASE_S = 60.0
 """After a scheduler was killed its job waits so long for another one. Renewed three times as often."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pipeline.settings import Settings
+from pipeline.core.settings.sections import Settings
 
 
 @dataclass(frozen=True)

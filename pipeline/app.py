@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import takewhile
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from structlog.contextvars import bound_contextvars
 
-from pipeline.enablex.client import EnablexClient
-from pipeline.engines import Engine
-from pipeline.errors import (
+from pipeline.core.concurrency import Threads
+from pipeline.core.errors import (
     ConfigError,
     CredentialsRefused,
     FileRefused,
@@ -26,17 +26,19 @@ from pipeline.errors import (
     Throttled,
     Unreachable,
 )
+from pipeline.core.executor import Engine
+from pipeline.core.log import Redact, item_fields
+from pipeline.core.progress import Progress, Silent
+from pipeline.core.rate_limit import Pacer
+from pipeline.core.retry import retrying
+from pipeline.core.settings.load import Loaded, load
+from pipeline.core.settings.sections import Settings
+from pipeline.core.tracing import span
+from pipeline.enablex.client import EnablexClient
 from pipeline.ledger import Ledger
-from pipeline.log import Redact, item_fields
 from pipeline.media.delivery import Delivery
 from pipeline.media.source import FileHost
-from pipeline.pacing import Pacer
-from pipeline.parallel import Threads
-from pipeline.progress import Progress, Silent
-from pipeline.retry import retrying
-from pipeline.settings import Settings
 from pipeline.store import MIB, ObjectStore, open_store
-from pipeline.tracing import span
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -164,6 +166,25 @@ def _attempt(
 def _step(label: str) -> str:
     """`collect` of "collect 2026-01-01 to 2026-01-28 (1 of 13)": spans of the same work are called alike."""
     return "".join(takewhile(lambda letter: letter.isalpha() or letter == " ", label)).strip()
+
+
+def load_settings(config: Path | None, environ: Mapping[str, str]) -> Loaded:
+    """`load`, and what of the settings only the tables can check.
+
+    Raises:
+        ConfigError: naming the key, where it stands, and what would be valid.
+    """
+    loaded = load(config, environ)
+    if names := loaded.settings.privacy.pseudonymise:
+        from pipeline.schemas import PERSONAL_COLUMNS  # noqa: PLC0415 - Arrow is slow to load
+
+        if unknown := [name for name in names if name not in PERSONAL_COLUMNS]:
+            key = "privacy.pseudonymise"
+            raise ConfigError(
+                f'{key} ({loaded.origin(key)}): "{unknown[0]}" is not a personal column;'
+                f" those are {', '.join(PERSONAL_COLUMNS)}"
+            )
+    return loaded
 
 
 @contextmanager

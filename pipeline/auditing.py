@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 
 from pipeline import layout, readings, tables
 from pipeline.app import App
-from pipeline.errors import FixityError, ObjectMissing
+from pipeline.core.arrow_types import TIME
+from pipeline.core.errors import FixityError, ObjectMissing
+from pipeline.core.models import Period, Row
+from pipeline.core.tempfiles import scratch_folder
 from pipeline.media import audit
 from pipeline.media.audit import Named, Seen
-from pipeline.model import Period, Row
-from pipeline.schemas import AUDITS, TIME
-from pipeline.scratch import scratch_folder
+from pipeline.schemas import AUDITS
 from pipeline.store.base import ObjectStore, Retention, read_back, read_bytes
 
 _MILLISECOND = timedelta(milliseconds=1)

@@ -12,7 +12,7 @@ from pipeline import landing
 from pipeline.app import App
 from pipeline.building import week_of, week_pages
 from pipeline.collecting import Ask
-from pipeline.model import DAILY_SOURCES, Period, Source
+from pipeline.core.models import DAILY_SOURCES, Period, Source
 from pipeline.reports.status import is_settled
 
 _PORTION_DAYS = 56

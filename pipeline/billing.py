@@ -25,17 +25,18 @@ import pyarrow.parquet as pq
 from pipeline import landing, layout, readings, tables
 from pipeline.app import App
 from pipeline.building import Builder
-from pipeline.errors import FixityError, ObjectDiffers, PipelineError, StoreUnavailable
-from pipeline.model import DAILY_SOURCES, Period
+from pipeline.core.concurrency import Lanes, ahead
+from pipeline.core.errors import FixityError, ObjectDiffers, PipelineError, StoreUnavailable
+from pipeline.core.models import DAILY_SOURCES, Period
+from pipeline.core.settings.prices import AMOUNTS
+from pipeline.core.tempfiles import scratch_errors, scratch_folder
 from pipeline.normalise.arrow import mask
-from pipeline.parallel import Lanes, ahead
-from pipeline.prices import AMOUNTS, priced, prices_differ
+from pipeline.prices import priced, prices_differ, prices_in_month
 from pipeline.reports import billing, corrections, focus
 from pipeline.reports.billing import ENCODED_ITEMS, ITEMS, LINES, MEASURES
 from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.reports.status import is_settled
 from pipeline.schemas import TABLES
-from pipeline.scratch import scratch_errors, scratch_folder
 from pipeline.store.base import READ_BYTES, ObjectStore, Tally, read_bytes
 
 CONTROLS, ITEMS_FILE, USAGE = "controls.json", "items.parquet", "usage.parquet"
@@ -397,7 +398,7 @@ def _inputs(lake: ObjectStore, project: str, month: BillingMonth) -> dict[str, s
 def _settings(app: App, projects: list[str], month: BillingMonth) -> dict[str, Any]:
     """The settings that bear on an export; of prices those that are in force in the month, if there are any."""
     told: dict[str, Any] = app.settings.billing.model_dump(mode="json", exclude={PRICES})
-    prices = app.settings.billing.prices.in_month(projects, month)
+    prices = prices_in_month(app.settings.billing.prices, projects, month)
     return {**told, "lookback_days": app.settings.collect.lookback_days, **({PRICES: prices} if prices else {})}
 
 

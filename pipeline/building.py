@@ -25,20 +25,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import landing, readings, tables
-from pipeline.errors import PipelineError, StoreUnavailable
+from pipeline.core.concurrency import Lanes, keep_freed_memory, mapped
+from pipeline.core.errors import PipelineError, StoreUnavailable
+from pipeline.core.models import SOURCES, Period, Row
+from pipeline.core.tempfiles import scratch_folder
 from pipeline.media.plan import media_rows
-from pipeline.model import SOURCES, Period, Row
 from pipeline.normalise.privacy import pseudonymise
 from pipeline.normalise.quality import quality_table
 from pipeline.normalise.sessions import CONNECTION, SessionFiles, connection_table, session_table
 from pipeline.normalise.usage import PART, connection_parts, media_parts, session_parts, usage_table
 from pipeline.normalise.versions import split_versions
 from pipeline.observed import ReadPages, sorted_observations
-from pipeline.parallel import Lanes, keep_freed_memory, mapped
 from pipeline.readings import REACH_DAYS, ArchiveReadings
 from pipeline.runs import SortedRuns
 from pipeline.schemas import AUDITS, TABLES, TABLES_VERSION
-from pipeline.scratch import scratch_folder
 from pipeline.store import ObjectStore
 
 PAGE_REACH_DAYS = 2 * REACH_DAYS

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from itertools import groupby
 
-from pipeline.errors import ApiError, CredentialsRefused, FileError, FileRefused, Throttled, UnreadableReply
+from pipeline.core.errors import ApiError, CredentialsRefused, FileError, FileRefused, Throttled, UnreadableReply
 
 _SKEW_AT_MOST = timedelta(minutes=2)
 """Deadlines are told in hours and receipts in milliseconds; S3 refuses a clock that is 15 minutes wrong."""

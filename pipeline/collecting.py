@@ -12,10 +12,10 @@ import structlog
 
 from pipeline import landing, tables
 from pipeline.app import App
+from pipeline.core.errors import ApiError, CredentialsRefused, Refused, TimedOut, UnreadableReply
+from pipeline.core.models import DAILY_SOURCES, Period, Source
 from pipeline.enablex.client import UnreadableAnswer
 from pipeline.enablex.wire import Request, period_request, room_period_requests, rooms_request
-from pipeline.errors import ApiError, CredentialsRefused, Refused, TimedOut, UnreadableReply
-from pipeline.model import DAILY_SOURCES, Period, Source
 from pipeline.readings import document_days, read_rooms
 
 _log = structlog.get_logger()

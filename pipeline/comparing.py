@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.billing import Sessions, table_day
+from pipeline.core.arrow_types import BILLED, TEXT, TIME
+from pipeline.core.settings.sections import Rounding
 from pipeline.normalise.arrow import mask, unscaled
-from pipeline.reports.billing import CDR_COLUMNS, ITEMS, Rounding, connection_items, plain, session_items
+from pipeline.reports.billing import CDR_COLUMNS, ITEMS, connection_items, plain, session_items
 from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.reports.invoice import GRACE, OURS, came_late
-from pipeline.schemas import BILLED, TEXT, TIME
 from pipeline.store.base import ObjectStore
 
 _SEEN = ("first_seen_at", "changed_at")

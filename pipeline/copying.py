@@ -10,14 +10,14 @@ import structlog
 
 from pipeline import tables
 from pipeline.app import App
-from pipeline.errors import FileError, FileGone, FileRefused
+from pipeline.core.errors import FileError, FileGone, FileRefused
+from pipeline.core.models import ListedFile, MediaItem, Period
+from pipeline.core.retry import retrying
 from pipeline.media.copy import Copier, NotTheFile, write_entry
 from pipeline.media.manifest import Entry, checked_entry, gone_entry, lost_entry, stored_entry
 from pipeline.media.plan import Recheck, plan_media, plan_rechecks
-from pipeline.model import ListedFile, MediaItem, Period
 from pipeline.normalise.values import timestamp
 from pipeline.readings import REACH_DAYS, ArchiveMemory, read_archives, read_entries
-from pipeline.retry import retrying
 from pipeline.store import Retention
 
 _log = structlog.get_logger()

@@ -23,12 +23,12 @@ from pipeline import checks
 from pipeline.app import App
 from pipeline.checks import Answer, Check, FileFacts
 from pipeline.copying import media_days
+from pipeline.core.errors import ApiError, ConfigError, FileError, FileUnavailable, FixityError, RecordError, StoreError
+from pipeline.core.models import ListedFile, Page, Period
+from pipeline.core.urls import public_url
 from pipeline.enablex.wire import Request, period_request
-from pipeline.errors import ApiError, ConfigError, FileError, FileUnavailable, FixityError, RecordError, StoreError
 from pipeline.media.content import ErrorPage, Inspector
-from pipeline.media.manifest import public_url
 from pipeline.media.source import Body, FileHost, WrongPart
-from pipeline.model import ListedFile, Page, Period
 from pipeline.normalise import archives, cdr
 from pipeline.normalise.cdr_columns import decoded
 from pipeline.normalise.finding import is_compiled

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError, StoreUnavailable
+from pipeline.core.errors import ConfigError, StoreUnavailable
 from pipeline.reports.metrics import Reading
 
 if TYPE_CHECKING:

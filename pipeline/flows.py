@@ -33,12 +33,13 @@ from pipeline.building import AFFECTED_DAYS, Builder, Built, Chain, Stretch, cha
 from pipeline.checks import as_toml
 from pipeline.collecting import Ask, collect_day
 from pipeline.comparing import UNITS, our_side
+from pipeline.core.errors import ConfigError, FileError, FileRefused, PipelineError, RoomMissing, Stopped
+from pipeline.core.models import DAILY_SOURCES, SOURCES, MediaItem, Outcome, Period, Source, utc_text
 from pipeline.doctor import ask_open_questions, examine
-from pipeline.errors import ConfigError, FileError, FileRefused, PipelineError, RoomMissing, Stopped
 from pipeline.media.audit import problem_text
 from pipeline.media.manifest import Entry
 from pipeline.media.plan import Recheck
-from pipeline.model import DAILY_SOURCES, SOURCES, MediaItem, Outcome, Period, Source, utc_text
+from pipeline.prices import prices_in_month
 from pipeline.query import open_query, run_query
 from pipeline.readings import audit_keys
 from pipeline.reports.billing_month import BillingMonth
@@ -314,7 +315,7 @@ def export_billing(
     """
     outcome = Outcome("billing export")
     names = chosen_projects(app.settings, project)
-    if focus and not app.settings.billing.prices.in_month(names, month):
+    if focus and not prices_in_month(app.settings.billing.prices, names, month):
         raise ConfigError(
             f"--format focus: FOCUS tells costs, and {month} has no prices; set [billing.prices] with a currency and a"
             ' price, such as currency = "USD" and participant_min = "0.004" (docs/billing.md)'

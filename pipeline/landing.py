@@ -22,13 +22,13 @@ import msgspec
 import zstandard
 
 from pipeline import layout
+from pipeline.core.concurrency import ahead
+from pipeline.core.errors import FixityError, ObjectMissing
+from pipeline.core.models import Page, Period, Source, utc_text
+from pipeline.core.tempfiles import scratch_errors
 from pipeline.documents import Cut, LandedEnvelope
 from pipeline.enablex.envelope import BLOCK_BYTES, Envelope, EnvelopeError
 from pipeline.enablex.wire import ReplyHead, Request
-from pipeline.errors import FixityError, ObjectMissing
-from pipeline.model import Page, Period, Source, utc_text
-from pipeline.parallel import ahead
-from pipeline.scratch import scratch_errors
 from pipeline.store.base import ObjectStore, listed, read_bytes
 
 _COMPRESSION_LEVEL = 3

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from pipeline.model import Period
+from pipeline.core.models import Period
 
 MAX_NAME_BYTES = 200
 """Object stores allow 1024 bytes a key, file systems 255 a name; this leaves room for a numbered suffix."""

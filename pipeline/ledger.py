@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from pipeline.errors import ConfigError, LeaseLost, StoreUnavailable
-from pipeline.model import Failure, Outcome, utc_text
+from pipeline.core.errors import ConfigError, LeaseLost, StoreUnavailable
+from pipeline.core.models import Failure, Outcome, utc_text
 from pipeline.reports.news import good_projects
 
 _METADATA = sa.MetaData()

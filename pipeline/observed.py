@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.model import Page, Row
+from pipeline.core.concurrency import Lanes
+from pipeline.core.models import Page, Row
 from pipeline.normalise.cdr_columns import Rooms
-from pipeline.parallel import Lanes
 from pipeline.readings import OBSERVED, read_cdr
 from pipeline.runs import SortedRuns
 from pipeline.store.base import ObjectStore

@@ -19,14 +19,14 @@ import structlog
 
 from pipeline import landing, room_wanted, tables
 from pipeline.app import App, chosen_projects
+from pipeline.core.errors import Refused, RoomMissing, Throttled, Transient
+from pipeline.core.settings.load import read_toml
 from pipeline.enablex import room_calls
 from pipeline.enablex.client import EnablexClient
 from pipeline.enablex.room_calls import Document
 from pipeline.enablex.wire import rooms_request
-from pipeline.errors import Refused, RoomMissing, Throttled, Transient
 from pipeline.room_audit import RoomUse
 from pipeline.rooms import Change, Room, RoomsFile, by_mark, mark_of, marked_body, read_rooms_file
-from pipeline.settings import read_toml
 
 _log = structlog.get_logger()
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
+from pipeline.core.tempfiles import scratch_folder
 from pipeline.schemas import TABLES
-from pipeline.scratch import scratch_folder
 from pipeline.store import open_store
 from pipeline.store.base import ObjectStore
 from pipeline.tables import PARTITIONS, dataset, no_rows, table_keys, to_pandas

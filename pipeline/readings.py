@@ -19,9 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import landing, layout
-from pipeline.errors import DigestDiffers, FixityError, ObjectMissing, RecordError
+from pipeline.core.arrow_types import TIME
+from pipeline.core.concurrency import mapped
+from pipeline.core.errors import DigestDiffers, FixityError, ObjectMissing, RecordError
+from pipeline.core.models import ListedFile, Page, Period, Row, Source
 from pipeline.media.manifest import Entry, Manifest, read_manifest
-from pipeline.model import ListedFile, Page, Period, Row, Source
 from pipeline.normalise import archives, cdr, chat, rooms
 from pipeline.normalise.cdr_columns import (
     BATCH_DOCUMENTS,
@@ -33,8 +35,7 @@ from pipeline.normalise.cdr_columns import (
     read_batch,
 )
 from pipeline.normalise.values import timestamp
-from pipeline.parallel import mapped
-from pipeline.schemas import AUDITS, TIME
+from pipeline.schemas import AUDITS
 from pipeline.store.base import ObjectStore, listed, read_back, read_bytes
 
 REACH_DAYS = 3

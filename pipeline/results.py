@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 
 
 def write_rows(rows: pa.RecordBatchReader, form: str, stream: IO[bytes]) -> int:

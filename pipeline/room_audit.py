@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pipeline.model import Row
+from pipeline.core.models import Row
 from pipeline.normalise import values
 from pipeline.room_fields import FIELDS, Document
 from pipeline.rooms import RoomsFile, mark_of, room_name

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pipeline import room_fields
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.normalise import values
 from pipeline.room_fields import FIELDS, Document, Path, leaves, nested
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from pipeline.model import SECRET_NAME, Row
+from pipeline.core.models import SECRET_NAME, Row
 from pipeline.normalise.document import value_at
 from pipeline.room_fields import FIELDS, Document, Path, nested, same_json
 from pipeline.room_wanted import LEAD, Recording, Room, RoomsFile, WantedRoom, read_rooms_file

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.scratch import scratch_errors
+from pipeline.core.tempfiles import scratch_errors
 
 RUN_ROWS = 48 * 1024
 """At about 1 kB a row, a run is sorted in some 90 MB; the fewer there are, the less is held while they are merged."""

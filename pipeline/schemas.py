@@ -14,13 +14,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-TEXT = pa.string()
-FLAG = pa.bool_()
-COUNT = pa.int64()
-REAL = pa.float64()
-TIME = pa.timestamp("ms", tz="UTC")
-BILLED = pa.decimal128(18, 3)
-MONEY = pa.decimal128(18, 6)
+from pipeline.core.arrow_types import BILLED, COUNT, FLAG, MONEY, REAL, TEXT, TIME
 
 TABLES_VERSION = 3
 """Part of every day's input digest: raise it when a column changes its meaning, and all days are built again."""

@@ -19,10 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import layout
-from pipeline.errors import ConfigError, ObjectMissing
-from pipeline.model import Period, Row
-from pipeline.schemas import BILLED, MONEY, TABLES, TEXT, TableSpec
-from pipeline.scratch import scratch_errors
+from pipeline.core.arrow_types import BILLED, MONEY, TEXT
+from pipeline.core.errors import ConfigError, ObjectMissing
+from pipeline.core.models import Period, Row
+from pipeline.core.tempfiles import scratch_errors
+from pipeline.schemas import TABLES, TableSpec
 from pipeline.store import open_store
 from pipeline.store.base import ObjectStore, read_bytes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.errors import Unreachable
+from pipeline.core.errors import Unreachable
 
 _TIMEOUT_S = 10.0
 

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
-from pipeline import tracing
 from pipeline.app import App, open_app
-from pipeline.log import set_up_logging
-from pipeline.settings import Engine, Ledger, Settings
+from pipeline.core import tracing
+from pipeline.core.log import set_up_logging
+from pipeline.core.settings.sections import Engine, Ledger, Settings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -22,7 +22,8 @@ import structlog
 
 from pipeline.app import App, open_app
 from pipeline.cli.commands import run_command
-from pipeline.settings import Settings, load
+from pipeline.core.settings.load import load
+from pipeline.core.settings.sections import Settings
 from pipeline.simulator.server import Simulator
 from pipeline.simulator.world import SimFile, World
 from tests.environ import clean_environ

@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import tables
+from pipeline.core.errors import ApiError
 from pipeline.enablex.wire import Request
-from pipeline.errors import ApiError
 from pipeline.schemas import TABLES
 from tests.flows.lakes import Lake
 from tests.unit.records import listed_file

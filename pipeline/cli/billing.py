@@ -13,8 +13,8 @@ from rich.text import Text
 
 from pipeline.cli.commands import Options, ProjectName, RowsForm, _form, _loaded, _open, _print_json, _run
 from pipeline.cli.lazy import flows, results, show
-from pipeline.errors import ConfigError
-from pipeline.model import Outcome
+from pipeline.core.errors import ConfigError
+from pipeline.core.models import Outcome
 
 if TYPE_CHECKING:
     import pyarrow as pa

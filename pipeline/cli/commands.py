@@ -19,15 +19,15 @@ import typer
 
 from pipeline import __version__
 from pipeline.cli.lazy import flows, observing, results, show
-from pipeline.errors import ConfigError, PipelineError
-from pipeline.model import SOURCES, Failure, Outcome, Period
+from pipeline.core.errors import ConfigError, PipelineError
+from pipeline.core.models import SOURCES, Failure, Outcome, Period
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pipeline.app import App
-    from pipeline.progress import Progress
-    from pipeline.settings import Loaded
+    from pipeline.core.progress import Progress
+    from pipeline.core.settings.load import Loaded
 
 cli = typer.Typer(
     name="postroom",
@@ -451,15 +451,15 @@ def _run(
 
 
 def _loaded(given: Options) -> Loaded:
-    from pipeline.settings import load
+    from pipeline.app import load_settings
 
-    return load(given.config, os.environ)
+    return load_settings(given.config, os.environ)
 
 
 @contextmanager
 def _open(given: Options, loaded: Loaded) -> Iterator[App]:
     from pipeline.app import open_app
-    from pipeline.tracing import sending
+    from pipeline.core.tracing import sending
 
     _set_up_logging(given, secrets=tuple(loaded.settings.secrets()))
     with open_app(loaded.settings, now=given.now, progress=_progress(given)) as app, sending(app.redact):
@@ -467,14 +467,14 @@ def _open(given: Options, loaded: Loaded) -> Iterator[App]:
 
 
 def _set_up_logging(given: Options, *, secrets: tuple[str, ...] = (), quiet: bool = False) -> None:
-    from pipeline.log import set_up_logging
+    from pipeline.core.log import set_up_logging
 
     level = logging.DEBUG if given.verbose else logging.ERROR if quiet else logging.WARNING
     set_up_logging(level=level, secrets=secrets)
 
 
 def _progress(given: Options) -> Progress:
-    from pipeline.progress import Bars, Lines, Silent
+    from pipeline.core.progress import Bars, Lines, Silent
 
     if given.as_json:
         return Silent()

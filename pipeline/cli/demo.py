@@ -19,11 +19,12 @@ from rich.table import Table
 from pipeline import flows
 from pipeline.app import App, open_app
 from pipeline.cli import show
-from pipeline.errors import ConfigError
-from pipeline.model import Outcome, Period
-from pipeline.progress import Progress
+from pipeline.core.errors import ConfigError
+from pipeline.core.models import Outcome, Period
+from pipeline.core.progress import Progress
+from pipeline.core.settings.load import load
+from pipeline.core.settings.sections import Settings
 from pipeline.schemas import TABLES
-from pipeline.settings import Settings, load
 from pipeline.simulator.server import Simulator
 from pipeline.simulator.world import SimFile, World
 from pipeline.tables import dataset, read_arrow

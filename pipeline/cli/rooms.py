@@ -17,9 +17,9 @@ from rich.text import Text
 
 from pipeline.cli.commands import Options, ProjectName, _loaded, _open, _print_json, _run
 from pipeline.cli.lazy import flows, provisioning, room_fields, room_wanted, rooms, show
+from pipeline.core.errors import ConfigError
+from pipeline.core.models import Outcome
 from pipeline.enablex import room_calls
-from pipeline.errors import ConfigError
-from pipeline.model import Outcome
 
 if TYPE_CHECKING:
     from pipeline.app import App

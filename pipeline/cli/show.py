@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.model import STORED, Outcome
+from pipeline.core.models import STORED, Outcome
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 import msgspec
 from tenacity import Retrying
 
+from pipeline.core.errors import Refused, Throttled, TimedOut, Unreachable, UnreadableReply
+from pipeline.core.rate_limit import Pacer
+from pipeline.core.retry import MAX_RETRY_AFTER_S
+from pipeline.core.tracing import request_span
 from pipeline.enablex.room_calls import read_small
 from pipeline.enablex.wire import Reply, ReplyHead, ReplyReader, Request
-from pipeline.errors import Refused, Throttled, TimedOut, Unreachable, UnreadableReply
-from pipeline.pacing import Pacer
-from pipeline.retry import MAX_RETRY_AFTER_S
-from pipeline.tracing import request_span
 
 if TYPE_CHECKING:
     import ssl

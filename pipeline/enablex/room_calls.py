@@ -13,15 +13,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from pipeline.core.errors import ApiError, ConfigError, Refused, RoomActive, RoomMissing, UnreadableReply
 from pipeline.enablex.wire import Problem, Reply, Request, read_object, verdict
-from pipeline.errors import (
-    ApiError,
-    ConfigError,
-    Refused,
-    RoomActive,
-    RoomMissing,
-    UnreadableReply,
-)
 
 Document = dict[str, Any]
 """One JSON object of the API."""

@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 import msgspec
 
+from pipeline.core.errors import ApiError, CredentialsRefused, Refused, Throttled, Unreachable, UnreadableReply
+from pipeline.core.models import Source
 from pipeline.enablex.envelope import UNREADABLE, Envelope, EnvelopeError
-from pipeline.errors import ApiError, CredentialsRefused, Refused, Throttled, Unreachable, UnreadableReply
-from pipeline.model import Source
 
 MAX_ERROR_BYTES = 2**20
 """Of a reply that is an error by its status; a maintenance page is smaller, and its rest is not worth reading."""

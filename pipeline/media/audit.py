@@ -17,10 +17,10 @@ from fractions import Fraction
 from typing import Protocol
 
 from pipeline import layout
-from pipeline.errors import FixityError
+from pipeline.core.errors import FixityError
+from pipeline.core.models import Row, utc_text
 from pipeline.layout import ManifestName
 from pipeline.media.manifest import Entry, Manifest, read_manifest
-from pipeline.model import Row, utc_text
 from pipeline.schemas import AUDITS
 
 MANIFEST_KIND = "manifest"

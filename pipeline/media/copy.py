@@ -13,13 +13,13 @@ from datetime import datetime
 from itertools import count
 
 from pipeline import layout
-from pipeline.errors import FileError, FileUnavailable, ObjectDiffers
+from pipeline.core.errors import FileError, FileUnavailable, ObjectDiffers
+from pipeline.core.models import AT_RISK, ListedFile, MediaItem, StoredMedia
 from pipeline.media.content import ErrorPage, Inspector, Verdict
 from pipeline.media.delivery import Delivery
 from pipeline.media.manifest import Entry, next_manifest, write_manifest
 from pipeline.media.probe import is_media, probe
 from pipeline.media.source import Body, FileHost, WrongPart
-from pipeline.model import AT_RISK, ListedFile, MediaItem, StoredMedia
 from pipeline.store.base import ObjectStore, Retention, Tally, Upload, Written, read_bytes, read_whole
 
 

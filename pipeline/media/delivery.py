@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.core.models import ListedFile
 from pipeline.media.source import Body, FileHost
-from pipeline.model import ListedFile
 from pipeline.store.base import ObjectStore
 
 _SAMPLE_BYTES = 64 * 1024

@@ -8,7 +8,6 @@ EnableX gives other bytes for a file, the entry is of the newer ones and names t
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable
 from datetime import date, datetime
 from typing import Literal
@@ -16,8 +15,9 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from pipeline.errors import FixityError
-from pipeline.model import ListedFile, Probe, StoredMedia, utc_text
+from pipeline.core.errors import FixityError
+from pipeline.core.models import ListedFile, Probe, StoredMedia, utc_text
+from pipeline.core.urls import public_url
 
 State = Literal["stored", "unreadable", "lost"]
 
@@ -162,12 +162,3 @@ def read_manifest(content: bytes, key: str) -> Manifest:
         return _MANIFEST.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FixityError(key, "a manifest", f"something else ({error})") from None
-
-
-def public_url(url: str) -> str:
-    """A URL without user, query and fragment, which may be secrets."""
-    plain = re.split(r"[?#]", url, maxsplit=1)[0]
-    scheme = re.match(r"(?:[a-z][a-z0-9+.-]*:)?//|", plain, re.IGNORECASE)
-    start = scheme.end() if scheme else 0
-    authority, slash, path = plain[start:].partition("/")
-    return f"{plain[:start]}{authority.rpartition('@')[2]}{slash}{path}"

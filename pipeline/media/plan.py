@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 
-from pipeline.media.manifest import Entry, public_url
-from pipeline.model import ListedFile, MediaItem, Row
+from pipeline.core.models import ListedFile, MediaItem, Row
+from pipeline.core.urls import public_url
+from pipeline.media.manifest import Entry
 from pipeline.normalise.values import timestamp
 from pipeline.schemas import MEDIA
 

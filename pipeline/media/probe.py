@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from pipeline.core.models import Probe
 from pipeline.media.content import JSON_KINDS
-from pipeline.model import Probe
 from pipeline.store.base import ObjectStore
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from pipeline.errors import FileGone, FileRefused, FileUnavailable
-from pipeline.media.manifest import public_url
-from pipeline.pacing import Pacer
-from pipeline.tracing import request_span
+from pipeline.core.errors import FileGone, FileRefused, FileUnavailable
+from pipeline.core.rate_limit import Pacer
+from pipeline.core.tracing import request_span
+from pipeline.core.urls import public_url
 
 MAX_REDIRECTS = 3
 TIMEOUT = urllib3.Timeout(connect=10.0, read=60.0)

@@ -13,8 +13,8 @@ from itertools import count
 from typing import Any
 
 from pipeline import layout
-from pipeline.errors import RecordError
-from pipeline.model import ListedFile, Page
+from pipeline.core.errors import RecordError
+from pipeline.core.models import ListedFile, Page
 from pipeline.normalise import values
 
 _KINDS = {"recording": "recording", "transcoded": "transcoded", "chatdata": "chat", "metadata": "metadata"}

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.schemas import COUNT
+from pipeline.core.arrow_types import COUNT
 
 Column: TypeAlias = Any
 """A `pa.Array` or `pa.ChunkedArray`; pyarrow has no types of its own."""

@@ -11,8 +11,8 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-from pipeline.errors import RecordError
-from pipeline.model import Row
+from pipeline.core.errors import RecordError
+from pipeline.core.models import Row
 from pipeline.normalise import values
 from pipeline.normalise.document import Path, Reader, path_tree, unknown_paths
 from pipeline.schemas import CDR_CONTENT

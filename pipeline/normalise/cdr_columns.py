@@ -17,16 +17,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core.arrow_types import BILLED, REAL, TEXT
+from pipeline.core.errors import RecordError
+from pipeline.core.models import Row
 from pipeline.documents import Documents
 from pipeline.enablex.envelope import UNREADABLE
-from pipeline.errors import RecordError
-from pipeline.model import Row
 from pipeline.normalise import cdr
 from pipeline.normalise.arrow import decimals, mask
 from pipeline.normalise.cells import LIST, NOTHING, OBJECT
 from pipeline.normalise.document import Path, Reader, extra_text, path_tree, put_at, unknown_paths, without_nothing
 from pipeline.normalise.finding import MOST_CUT, Finder, Found
-from pipeline.schemas import BILLED, CDR_CONTENT, REAL, TEXT, arrow_schema
+from pipeline.schemas import CDR_CONTENT, arrow_schema
 
 BATCH_DOCUMENTS = MOST_CUT
 """The larger a batch, the less often threads take turns."""

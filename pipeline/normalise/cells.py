@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core.arrow_types import BILLED, FLAG, MONEY, REAL, TEXT, TIME
 from pipeline.enablex.envelope import UNREADABLE
 from pipeline.normalise import values
 from pipeline.normalise.arrow import decimals, mask
-from pipeline.schemas import BILLED, FLAG, MONEY, REAL, TEXT, TIME
 
 NOTHING, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST = range(7)
 """Kinds of cells. NOTHING: absent, null or empty text. ESCAPED: text with backslashes. LITERAL: true or false."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
+from pipeline.core.errors import RecordError
+from pipeline.core.models import Row
 from pipeline.enablex.envelope import UNREADABLE
-from pipeline.errors import RecordError
-from pipeline.model import Row
 from pipeline.normalise.document import Reader
 from pipeline.schemas import CHAT
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.model import SECRET_NAME, Row
+from pipeline.core.models import SECRET_NAME, Row
 from pipeline.normalise import values
 from pipeline.schemas import Column
 

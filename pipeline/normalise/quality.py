@@ -14,14 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core.arrow_types import REAL, TEXT
+from pipeline.core.models import Row
 from pipeline.documents import Documents
 from pipeline.enablex.envelope import UNREADABLE
-from pipeline.model import Row
 from pipeline.normalise import values
 from pipeline.normalise.arrow import mask
 from pipeline.normalise.document import extra_text, without_nothing
 from pipeline.normalise.finding import Finder
-from pipeline.schemas import CDR_QUALITY, REAL, TEXT
+from pipeline.schemas import CDR_QUALITY
 
 _MEASURES = {
     "avg_bitrate": ("avg_bitrate_kbps", REAL),

@@ -9,8 +9,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pipeline.errors import RecordError
-from pipeline.model import Row
+from pipeline.core.errors import RecordError
+from pipeline.core.models import Row
 from pipeline.normalise.document import Reader
 from pipeline.schemas import ROOMS
 

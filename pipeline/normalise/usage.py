@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.model import STORED, Row
+from pipeline.core.arrow_types import BILLED, COUNT, REAL, TEXT
+from pipeline.core.models import STORED, Row
 from pipeline.normalise.sessions import Sessions
-from pipeline.schemas import BILLED, COUNT, REAL, TEXT, USAGE_DAILY
+from pipeline.schemas import USAGE_DAILY
 
 _KEY = ("room_id", "owner_ref", "billing_code")
 _MEASURED = ("published_min", "subscribed_min", "screen_min")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.schemas import BILLED, COUNT, FLAG, MONEY, REAL, TEXT, TIME
+from pipeline.core.arrow_types import BILLED, COUNT, FLAG, MONEY, REAL, TEXT, TIME
 
 PLAUSIBLE = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 """A time outside stands for none at all: the zero times of programming languages, most of all."""

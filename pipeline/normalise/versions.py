@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core.arrow_types import COUNT
 from pipeline.normalise.arrow import mask, repeats_before
-from pipeline.schemas import CDR_CONTENT, COUNT
+from pipeline.schemas import CDR_CONTENT
 
 _CONTENT = [column.name for column in CDR_CONTENT]
 

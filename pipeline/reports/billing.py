@@ -7,18 +7,17 @@ All measures are decimals, made of whole milliseconds, thousandths of a minute a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.model import STORED
+from pipeline.core.arrow_types import BILLED, COUNT, FLAG, TEXT, TIME
+from pipeline.core.models import STORED
+from pipeline.core.settings.sections import Rounding
 from pipeline.normalise.arrow import Column, decimals, mask, repeats_before, unscaled
 from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
-from pipeline.schemas import BILLED, COUNT, FLAG, TEXT, TIME
-
-Rounding = Literal["connection_up", "exact", "vendor"]
 
 SECONDS = pa.decimal128(18, 3)
 GB_MONTHS = pa.decimal128(18, 9)

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pyarrow as pa
 
-from pipeline.model import Period
+from pipeline.core.models import Period
 
 RECORD_REACH_DAYS = 3
 """A connection whose record was written more than so many days before or after it began counts on the record's day: no

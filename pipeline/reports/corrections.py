@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core.arrow_types import TEXT, TIME
+from pipeline.core.settings.prices import AMOUNTS, UNIT_AMOUNTS
 from pipeline.normalise.arrow import decimals, mask, unscaled
-from pipeline.prices import AMOUNTS, UNIT_AMOUNTS
 from pipeline.reports.billing import LINE_KEY, MEASURES, key_text, summed
-from pipeline.schemas import TEXT, TIME
 
 CORRECTIONS = pa.schema(
     [*LINE_KEY.items(), ("kind", TEXT), ("item", TEXT), ("conf_num", TEXT), ("cause", TEXT), *MEASURES.items()]

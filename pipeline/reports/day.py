@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 
-from pipeline.model import AT_RISK, Row
+from pipeline.core.models import AT_RISK, Row
 from pipeline.reports.html import Bar, Html, bars, columns, el, join, number_text, table
 from pipeline.reports.style import CSS
 

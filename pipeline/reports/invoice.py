@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import ConfigError
+from pipeline.core.arrow_types import BILLED, COUNT, TEXT, TIME
+from pipeline.core.errors import ConfigError
 from pipeline.normalise.arrow import Column, decimals, unscaled
-from pipeline.schemas import BILLED, COUNT, TEXT, TIME
 
 _SINGLE_KEYS = ("cdr_id", "conf_num")
 _GROUP_KEYS = ("project", "day", "room_id", "owner_ref", "billing_code")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from pipeline.model import STORED, Outcome
+from pipeline.core.models import STORED, Outcome
 
 
 @dataclass(frozen=True)

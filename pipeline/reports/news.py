@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from pipeline.model import Failure, Outcome, Row
+from pipeline.core.models import Failure, Outcome, Row
 
 OK = "ok"
 FAILED = "failed"

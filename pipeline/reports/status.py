@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.model import Period
+from pipeline.core.models import Period
 
 
 def is_settled(day: date, last_asked: datetime | None, lookback_days: int) -> bool:

@@ -17,8 +17,8 @@ from typing import IO, Literal, Protocol, Self
 
 import pyarrow.fs as pafs
 
-from pipeline.errors import DigestDiffers, ObjectMissing, SizeDiffers, StoreError
-from pipeline.parallel import mapped
+from pipeline.core.concurrency import mapped
+from pipeline.core.errors import DigestDiffers, ObjectMissing, SizeDiffers, StoreError
 
 Proof = Literal["crc64nvme", "md5", "read-back", "synced"]
 """Why a written object is known to be what was sent: the store stated the same full-object CRC64NVME, or the same MD5

@@ -22,10 +22,10 @@ from uuid import uuid4
 
 import pyarrow.fs as pafs
 
-from pipeline.errors import ConfigError, ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
-from pipeline.scratch import is_alive
+from pipeline.core.errors import ConfigError, ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
+from pipeline.core.tempfiles import is_alive
+from pipeline.core.tracing import span
 from pipeline.store.base import Conditions, Retention, Statement, StoredObject, Tally, Written, checked_key
-from pipeline.tracing import span
 
 _TEMPORARY = ".tmp"
 _TEMPORARY_NAME = re.compile(r"^(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{32}$")

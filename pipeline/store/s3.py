@@ -29,7 +29,7 @@ import pyarrow.fs as pafs
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
-from pipeline.errors import ConfigError, ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
+from pipeline.core.errors import ConfigError, ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
 from pipeline.store.base import MIB, READ_BYTES, Conditions, Retention, Statement, StoredObject, checked_key, read_back
 from pipeline.store.s3_trial import try_conditions
 from pipeline.store.s3_upload import Marker, Part, Parts, S3Upload, error_code, is_marker, label_digest, marker_key

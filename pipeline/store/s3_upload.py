@@ -20,10 +20,10 @@ import structlog
 from awscrt.checksums import crc64nvme
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipeline.errors import DigestDiffers, ObjectDiffers, SizeDiffers, SourceDiffers, StoreUnavailable
-from pipeline.parallel import Threads
+from pipeline.core.concurrency import Threads
+from pipeline.core.errors import DigestDiffers, ObjectDiffers, SizeDiffers, SourceDiffers, StoreUnavailable
+from pipeline.core.tracing import span
 from pipeline.store.base import MIB, Proof, Retention, Statement, Tally, Written, crc_text, read_back
-from pipeline.tracing import span
 
 if TYPE_CHECKING:
     from pipeline.store.s3 import S3Store

@@ -9,7 +9,7 @@ import hashlib
 from contextlib import suppress
 
 from pipeline.checks import StoreFacts
-from pipeline.errors import DigestDiffers, ObjectDiffers, StoreError
+from pipeline.core.errors import DigestDiffers, ObjectDiffers, StoreError
 from pipeline.store.base import ObjectStore, Retention, Tally, read_bytes
 from pipeline.store.local import LocalStore
 

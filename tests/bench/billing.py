@@ -22,9 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.model import Period
+from pipeline.core.arrow_types import BILLED
+from pipeline.core.models import Period
 from pipeline.reports.billing import CDR_COLUMNS
-from pipeline.schemas import BILLED, SESSIONS
+from pipeline.schemas import SESSIONS
 from pipeline.store import ObjectStore
 from pipeline.tables import DayFile, read_arrow, replace_day
 from tests.bench.lake import MONTH, lake_environ, month_lake

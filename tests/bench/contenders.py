@@ -37,7 +37,7 @@ def copy_only(folder: Path) -> None:
     from datetime import date
 
     from pipeline import landing
-    from pipeline.model import Period
+    from pipeline.core.models import Period
     from pipeline.readings import pages
     from pipeline.store import LocalStore
 

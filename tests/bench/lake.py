@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.model import Period
-from pipeline.schemas import BILLED, CDR, MONEY, TIME
+from pipeline.core.arrow_types import BILLED, MONEY, TIME
+from pipeline.core.models import Period
+from pipeline.schemas import CDR
 from pipeline.store import LocalStore, ObjectStore
 from pipeline.tables import DayFile, replace_day
 from tests.environ import clean_environ

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from pipeline.errors import LeaseLost, StoreUnavailable
+from pipeline.core.errors import LeaseLost, StoreUnavailable
+from pipeline.core.models import Outcome
 from pipeline.ledger import Lease, Ledger
-from pipeline.model import Outcome
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 RELEASED = sorted(Path(__file__).with_name("released").glob("version-*.sql"))

@@ -14,7 +14,7 @@ from threading import Barrier
 import pyarrow.fs as pafs
 import pytest
 
-from pipeline.errors import ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
+from pipeline.core.errors import ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
 from pipeline.store import LocalStore, ObjectStore, StoredObject, read_bytes
 
 KEY = "media/project=acme/day=2026-11-22/r1/284/recording/a 1-é.mkv"

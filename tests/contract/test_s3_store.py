@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError
 
-from pipeline.errors import (
+from pipeline.core.errors import (
     ConfigError,
     ObjectDiffers,
     ObjectMissing,

@@ -14,7 +14,14 @@ from awscrt.checksums import crc64nvme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import DigestDiffers, FixityError, ObjectDiffers, PipelineError, SourceDiffers, StoreUnavailable
+from pipeline.core.errors import (
+    DigestDiffers,
+    FixityError,
+    ObjectDiffers,
+    PipelineError,
+    SourceDiffers,
+    StoreUnavailable,
+)
 from pipeline.store import MIB, ObjectStore, read_bytes
 from pipeline.store.base import Statement, Tally, Upload, Written, crc_text
 from pipeline.store.s3 import S3Store

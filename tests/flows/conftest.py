@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
-from pipeline import retry
+from pipeline.core import retry
 
 settings.register_profile("unit", max_examples=60, deadline=None, derandomize=True, database=None)
 settings.register_profile("explore", max_examples=2000, deadline=None, database=None)

@@ -12,11 +12,11 @@ from typing import Any
 
 from pipeline import landing, tables
 from pipeline.building import Builder, chains
+from pipeline.core.errors import PipelineError
+from pipeline.core.models import ListedFile, Period, Source, StoredMedia
 from pipeline.enablex.wire import ReplyHead, ReplyReader, Request, period_request, rooms_request
-from pipeline.errors import PipelineError
 from pipeline.media.copy import write_entry
 from pipeline.media.manifest import stored_entry
-from pipeline.model import ListedFile, Period, Source, StoredMedia
 from pipeline.readings import document_days
 from pipeline.schemas import TABLES
 from pipeline.store import LocalStore

@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from pipeline import flows, tables
+from pipeline.core.errors import Refused
 from pipeline.enablex import client
 from pipeline.enablex.wire import rooms_request
-from pipeline.errors import Refused
 from pipeline.simulator.world import World
 from pipeline.store import LocalStore
 from tests.conftest import NOW, Site

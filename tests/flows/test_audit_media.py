@@ -15,8 +15,8 @@ import pytest
 from awscrt.checksums import crc64nvme
 
 from pipeline import flows, layout, tables
-from pipeline.errors import StoreUnavailable
-from pipeline.model import Outcome, Period
+from pipeline.core.errors import StoreUnavailable
+from pipeline.core.models import Outcome, Period
 from pipeline.query import run_query
 from pipeline.simulator.world import World
 from pipeline.store import LocalStore, read_bytes

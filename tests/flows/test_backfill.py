@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import date
 
 from pipeline import tables
-from pipeline.model import Period
+from pipeline.core.models import Period
 from pipeline.simulator.world import World
 from pipeline.store import LocalStore
 from tests.conftest import NOW, Site

@@ -22,8 +22,8 @@ import zstandard
 from pipeline import flows
 from pipeline.billing import PRICES
 from pipeline.comparing import UNITS
-from pipeline.model import Outcome, Period
-from pipeline.prices import AMOUNTS
+from pipeline.core.models import Outcome, Period
+from pipeline.core.settings.prices import AMOUNTS
 from pipeline.reports.billing import LINE_KEY, MEASURES
 from pipeline.reports.billing_month import billing_month
 from pipeline.simulator.server import Simulator

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.building import week_of, week_pages
-from pipeline.errors import FixityError, RecordError, UnreadableReply
-from pipeline.model import Period
+from pipeline.core.errors import FixityError, RecordError, UnreadableReply
+from pipeline.core.models import Period
 from pipeline.normalise import cdr
 from pipeline.normalise.cdr_columns import decoded
 from pipeline.readings import REACH_DAYS

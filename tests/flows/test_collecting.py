@@ -12,9 +12,9 @@ import zstandard
 
 from pipeline import flows, landing, tables
 from pipeline.collecting import Ask, collect_day
+from pipeline.core.errors import TimedOut
+from pipeline.core.models import Outcome, Period
 from pipeline.enablex.wire import Request
-from pipeline.errors import TimedOut
-from pipeline.model import Outcome, Period
 from pipeline.simulator.world import World
 from pipeline.store import LocalStore
 from tests.conftest import NOW, Site

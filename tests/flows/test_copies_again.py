@@ -10,8 +10,8 @@ import pytest
 
 from pipeline import copying, flows, tables
 from pipeline.app import App
+from pipeline.core.models import Outcome
 from pipeline.media.manifest import Entry
-from pipeline.model import Outcome
 from pipeline.readings import current_manifests
 from pipeline.simulator.world import World
 from pipeline.store import read_bytes

@@ -10,8 +10,8 @@ from datetime import timedelta
 import pytest
 
 from pipeline import tables
+from pipeline.core.models import Period
 from pipeline.media.manifest import Manifest
-from pipeline.model import Period
 from pipeline.readings import current_manifests
 from pipeline.simulator.world import World
 from pipeline.store import LocalStore, read_bytes

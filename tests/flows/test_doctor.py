@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline import flows, tables
-from pipeline.model import Period
+from pipeline.core.models import Period
 from pipeline.simulator.world import World
 from pipeline.store import LocalStore
 from tests.conftest import Site

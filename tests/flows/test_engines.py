@@ -16,7 +16,7 @@ import pytest
 
 from pipeline import flows, tables
 from pipeline.cli.commands import run_command
-from pipeline.errors import DigestDiffers, PipelineError, RecordError
+from pipeline.core.errors import DigestDiffers, PipelineError, RecordError
 from pipeline.simulator.world import World
 from pipeline.store import read_bytes
 from pipeline.workers import Kit, settings_for_workers
@@ -114,7 +114,7 @@ def test_an_engine_that_cannot_be_is_said_in_one_line(site: Site, capsys: pytest
 
 _PARENT = """
 import os, signal, time
-from pipeline.engines import Engine
+from pipeline.core.executor import Engine
 if __name__ == "__main__":
     engine = Engine("processes", processes=1)
     worker = engine.run(os.getpid)

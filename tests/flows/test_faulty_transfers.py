@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 
-from pipeline.errors import FileError, StoreError
+from pipeline.core.errors import FileError, StoreError
+from pipeline.core.models import ListedFile, MediaItem
 from pipeline.media.copy import Copier
 from pipeline.media.source import FileHost
-from pipeline.model import ListedFile, MediaItem
 from pipeline.simulator.server import Simulator
 from pipeline.simulator.world import SimFile, World
 from pipeline.store import LocalStore, ObjectStore, read_bytes

@@ -23,7 +23,7 @@ from jobs.turn import Turn, take_turn
 from pipeline import tables
 from pipeline.alarms import Alarm, alarms
 from pipeline.app import open_app
-from pipeline.errors import Stopped
+from pipeline.core.errors import Stopped
 from pipeline.ledger import Ledger
 from pipeline.simulator.world import World
 from tests.conftest import NOW, Site

@@ -12,8 +12,8 @@ from typing import Any
 import zstandard
 
 from pipeline import tables
+from pipeline.core.models import Period
 from pipeline.media.manifest import read_manifest
-from pipeline.model import Period
 from pipeline.readings import current_manifests
 from pipeline.simulator.world import World
 from pipeline.store import LocalStore, read_bytes

@@ -22,8 +22,9 @@ import zstandard
 from pydantic import BaseModel, SecretStr
 
 from pipeline.cli.commands import run_command
-from pipeline.errors import PipelineError
-from pipeline.settings import Settings, load
+from pipeline.core.errors import PipelineError
+from pipeline.core.settings.load import load
+from pipeline.core.settings.sections import Settings
 from pipeline.simulator.traffic import SECRET_MARK
 from pipeline.simulator.world import World
 from tests.conftest import NOW, Site

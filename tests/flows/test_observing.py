@@ -21,10 +21,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from pipeline import flows, observing
-from pipeline.errors import StoreUnavailable
+from pipeline.core.errors import StoreUnavailable
+from pipeline.core.log import MASK
+from pipeline.core.models import Outcome
 from pipeline.exposition import Exposed
-from pipeline.log import MASK
-from pipeline.model import Outcome
 from tests.conftest import NOW, Site
 from tests.environ import clean_environ
 from tests.promtool import check_metrics

@@ -26,8 +26,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import flows, retry
+from pipeline import flows
 from pipeline.app import App, open_app
+from pipeline.core import retry
 from pipeline.simulator.server import RequestSeen, Simulator
 from pipeline.simulator.world import World
 from tests.conftest import NOW, Site

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from jobs.apply_rooms import apply_rooms
-from pipeline import flows, retry
+from pipeline import flows
 from pipeline.cli.commands import run_command
+from pipeline.core import retry
+from pipeline.core.errors import ApiError, RoomActive, RoomMissing
 from pipeline.enablex import room_calls
 from pipeline.enablex.room_calls import MEANINGS
 from pipeline.enablex.wire import Request, rooms_request
-from pipeline.errors import ApiError, RoomActive, RoomMissing
 from pipeline.simulator.world import World
 from tests.conftest import NOW, Site
 from tests.simulator.test_simulator_rooms import CREATE, TOKEN

@@ -9,8 +9,8 @@ from datetime import timedelta
 from urllib.parse import unquote, urlsplit
 
 from pipeline import flows, tables
+from pipeline.core.models import Period
 from pipeline.layout import table_key
-from pipeline.model import Period
 from pipeline.query import run_query
 from pipeline.readings import current_manifests
 from pipeline.schemas import TABLES

@@ -20,8 +20,8 @@ from botocore.retries.standard import ExponentialBackoff
 
 from jobs.turn import Turn
 from pipeline import flows, tables
+from pipeline.core.models import Period
 from pipeline.layout import BODY_SUFFIX, RECEIPT_SUFFIX
-from pipeline.model import Period
 from pipeline.readings import read_entries
 from pipeline.simulator.world import World
 from pipeline.store import LocalStore, read_bytes

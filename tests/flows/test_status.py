@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 
 from pipeline import flows, observing, tables
-from pipeline.model import Outcome
+from pipeline.core.models import Outcome
 from pipeline.query import run_query
 from pipeline.simulator.world import World
 from pipeline.store import LocalStore

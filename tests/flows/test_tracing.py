@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from pipeline.tracing import is_wanted
+from pipeline.core.tracing import is_wanted
 from tests.conftest import Site
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"

@@ -19,7 +19,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from pipeline import flows
-from pipeline.errors import ConfigError, StoreUnavailable
+from pipeline.core.errors import ConfigError, StoreUnavailable
 from pipeline.query import run_query
 from pipeline.simulator import media
 from pipeline.simulator.delivery import delivered_files

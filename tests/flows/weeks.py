@@ -21,9 +21,9 @@ from jobs.timetable import JOBS
 from jobs.turn import Turn, take_turn
 from pipeline.alarms import alarms, trigger
 from pipeline.app import App
+from pipeline.core.models import AT_RISK, Outcome
+from pipeline.core.settings.sections import Settings
 from pipeline.ledger import wait_after
-from pipeline.model import AT_RISK, Outcome
-from pipeline.settings import Settings
 from pipeline.simulator.server import RequestSeen
 from pipeline.simulator.world import SimFile
 from tests.conftest import Site

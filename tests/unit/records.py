@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 
 from hypothesis import strategies as st
 
-from pipeline.model import ListedFile
+from pipeline.core.models import ListedFile
 
 DAY = date(2026, 11, 22)
 ENDED_AT = datetime(2026, 11, 22, 14, 33, 5, 120_000, UTC)

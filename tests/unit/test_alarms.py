@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.alarms import is_due, next_runs
-from pipeline.errors import ConfigError
-from pipeline.settings import Settings, load
+from pipeline.core.errors import ConfigError
+from pipeline.core.settings.load import load
+from pipeline.core.settings.sections import Settings
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)  # a Monday
 MINUTE = timedelta(minutes=1)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import FixityError
-from pipeline.model import Period
+from pipeline.core.errors import FixityError
+from pipeline.core.models import Period
 from pipeline.readings import ArchiveMemory, read_archives
 from tests.flows.lakes import DAY, PROJECT, Lake
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import RecordError
-from pipeline.model import ListedFile, Page
+from pipeline.core.errors import RecordError
+from pipeline.core.models import ListedFile, Page
 from pipeline.normalise.archives import ArchiveRecord, archive_record, listed_files
 
 DAY = date(2024, 3, 9)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pipeline import layout
+from pipeline.core.models import Row, StoredMedia
 from pipeline.media import audit
 from pipeline.media.audit import Named, Seen, check_chain, choose_sample, file_row, reread_row
 from pipeline.media.manifest import Entry, Manifest, next_manifest, read_manifest, stored_entry, write_manifest
-from pipeline.model import Row, StoredMedia
 from pipeline.schemas import AUDITS
 from pipeline.store.base import Statement, Tally
 from tests.unit.records import DAY, listed_file

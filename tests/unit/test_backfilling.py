@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.backfilling import portions
 from pipeline.building import week_pages
 from pipeline.collecting import Ask
-from pipeline.model import Period
+from pipeline.core.models import Period
 
 FIRST = date(2024, 1, 1)
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.arrow_types import BILLED, COUNT, TEXT
 from pipeline.reports.billing import (
     CDR_COLUMNS,
     MEDIA_COLUMNS,
@@ -28,7 +29,7 @@ from pipeline.reports.billing import (
     summed,
 )
 from pipeline.reports.billing_month import BillingMonth, billing_month
-from pipeline.schemas import BILLED, COUNT, TABLES, TEXT
+from pipeline.schemas import TABLES
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/billing.md").read_text()
 NOVEMBER = billing_month("2026-11", "UTC")

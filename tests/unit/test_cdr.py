@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import RecordError
+from pipeline.core.errors import RecordError
 from pipeline.normalise import cdr
 from pipeline.normalise.cdr_columns import decoded
 from pipeline.schemas import CDR_CONTENT, arrow_schema

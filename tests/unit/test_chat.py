@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import RecordError
+from pipeline.core.errors import RecordError
 from pipeline.normalise.chat import chat_messages, chat_row
 from pipeline.schemas import CHAT
 

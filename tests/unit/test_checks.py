@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import checks
 from pipeline.checks import Answer, StoreFacts
-from pipeline.settings import Project
+from pipeline.core.settings.sections import Project
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 GIB = 2**30

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.prices import AMOUNTS, Price, Prices, Tier, priced, prices_differ
+from pipeline.core.settings.prices import AMOUNTS, Price, Prices, Tier
+from pipeline.prices import priced, prices_differ, prices_in_month
 from pipeline.reports.billing import ITEMS, LINE_KEY, MEASURES, lines_of
 from pipeline.reports.billing_month import billing_month
 from pipeline.reports.corrections import item_corrections, with_amounts
@@ -39,7 +40,7 @@ def items_of(rows: list[dict[str, Any]]) -> pa.Table:
 
 def lines_at(items: pa.Table, prices: Prices) -> pa.Table:
     lines = lines_of(items)
-    return priced(lines, prices, NOVEMBER) if prices.in_month(["acme"], NOVEMBER) else lines
+    return priced(lines, prices, NOVEMBER) if prices_in_month(prices, ["acme"], NOVEMBER) else lines
 
 
 @st.composite
@@ -84,7 +85,7 @@ def test_earlier_lines_and_corrections_are_the_new_lines(
     """For any connections and prices, before and now: per line and currency they add up exactly; rows of kind `amount`
     say that prices changed when they did, and not when they did not."""
     lines_before, lines_now = lines_at(before, prices_before), lines_at(now, prices_now)
-    told = [prices.in_month(["acme"], NOVEMBER) for prices in (prices_before, prices_now)]
+    told = [prices_in_month(prices, ["acme"], NOVEMBER) for prices in (prices_before, prices_now)]
     corrected = item_corrections(before, now, {"acme": NOON})
     found = with_amounts(corrected, lines_before, lines_now, prices_differ(told[0], told[1]))
     total = _summed(lines_before)

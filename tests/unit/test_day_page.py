@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.model import Row
+from pipeline.core.models import Row
 from pipeline.reports.day import DayFacts, day_page
 from pipeline.reports.html import columns, el, number_text
 from pipeline.reports.style import CSS

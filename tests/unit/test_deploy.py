@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pipeline.cli.commands import run_command
-from pipeline.settings import load
+from pipeline.core.settings.load import load
 
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy"
 UNITS = sorted(DEPLOY.glob("postroom*.*"))

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.arrow_types import FLAG, REAL, TEXT
 from pipeline.normalise.document import Reader, extra_text, path_tree, unknown_paths, value_at, without_nothing
-from pipeline.schemas import FLAG, REAL, TEXT, Column
+from pipeline.schemas import Column
 
 COLUMNS = (
     Column("name", TEXT, "", "user.name"),

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pipeline import errors
+from pipeline.core import errors
 
 DRAWN = re.compile(r"^( *)([A-Z]\w+)(\*?)")
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.prices import Prices, priced
+from pipeline.core.settings.prices import Prices
+from pipeline.prices import priced
 from pipeline.reports.billing import LINES, MEASURES
 from pipeline.reports.billing_month import billing_month
 from pipeline.reports.focus import as_text, focus_rows

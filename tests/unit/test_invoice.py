@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError
+from pipeline.core.arrow_types import TIME
+from pipeline.core.errors import ConfigError
 from pipeline.reports.invoice import (
     CAUSES,
     OURS,
@@ -23,7 +24,6 @@ from pipeline.reports.invoice import (
     explained,
     read_invoice,
 )
-from pipeline.schemas import TIME
 
 DAY = date(2026, 11, 3)
 

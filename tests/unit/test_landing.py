@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import landing, layout
+from pipeline.core.errors import FixityError
+from pipeline.core.models import Page, Period
 from pipeline.enablex import envelope
 from pipeline.enablex.wire import ReplyHead, ReplyReader, Request, period_request
-from pipeline.errors import FixityError
 from pipeline.landing import Place, Spool, land, last_asked, page_stems, read_documents, read_page
-from pipeline.model import Page, Period
 from pipeline.normalise.cdr_columns import cut_documents
 from pipeline.store import LocalStore
 from pipeline.store.base import read_bytes

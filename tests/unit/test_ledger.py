@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError, Refused, StoreUnavailable
+from pipeline.core.errors import ConfigError, Refused, StoreUnavailable
+from pipeline.core.models import Outcome
 from pipeline.ledger import Ledger
-from pipeline.model import Outcome
 from tests.unit.records import listed_file
 
 START = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)

@@ -12,7 +12,7 @@ import structlog
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pipeline.log import MASK, Redact, set_up_logging
+from pipeline.core.log import MASK, Redact, set_up_logging
 
 SECRETS = st.lists(
     st.text(st.characters(codec="utf-8", exclude_characters="*"), min_size=3, max_size=12), min_size=1, max_size=3

@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from pipeline.errors import FixityError
+from pipeline.core.errors import FixityError
+from pipeline.core.models import StoredMedia
+from pipeline.core.urls import public_url
 from pipeline.layout import manifest_key, manifest_prefix
 from pipeline.media.copy import write_entry
 from pipeline.media.manifest import (
@@ -25,12 +27,10 @@ from pipeline.media.manifest import (
     checked_entry,
     lost_entry,
     next_manifest,
-    public_url,
     read_manifest,
     stored_entry,
     write_manifest,
 )
-from pipeline.model import StoredMedia
 from pipeline.store import LocalStore, Retention, read_bytes
 from tests.unit.records import DAY, listed_file
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.model import MediaItem, Outcome, Period, Row, end_of_day, utc_text
+from pipeline.core.models import MediaItem, Outcome, Period, Row, end_of_day, utc_text
 from tests.unit.records import LOCAL_TIMES, listed_file
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.pacing import Pacer
+from pipeline.core.rate_limit import Pacer
 
 
 class Clock:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.parallel import Lanes, ahead, mapped
+from pipeline.core.concurrency import Lanes, ahead, mapped
 
 
 def test_a_lane_keeps_its_order() -> None:

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.errors import ConfigError
-from pipeline.prices import AMOUNTS, Price, Prices, Tier, priced
+from pipeline.core.errors import ConfigError
+from pipeline.core.settings.prices import AMOUNTS, Price, Prices, Tier
+from pipeline.prices import priced, prices_in_month
 from pipeline.reports.billing import LINES, MEASURES
 from pipeline.reports.billing_month import billing_month
 from tests.unit.test_billing_rules import DOCUMENT, documented
@@ -157,12 +158,12 @@ def test_a_month_with_a_gap_is_refused() -> None:
     lies wholly before the price has no amounts."""
     prices = prices_of(Price(price=Decimal(1), valid_from=date(2026, 11, 16)))
     with pytest.raises(ConfigError) as caught:
-        prices.in_month(["acme"], NOVEMBER)
+        prices_in_month(prices, ["acme"], NOVEMBER)
     assert str(caught.value).startswith(
         "billing.prices.participant_min: acme has no price on 15 days from 2026-11-01 to 2026-11-15"
     )
-    assert prices.in_month(["acme"], billing_month("2026-10", "UTC")) == {}
-    assert prices.in_month(["acme"], billing_month("2026-12", "UTC")) == {
+    assert prices_in_month(prices, ["acme"], billing_month("2026-10", "UTC")) == {}
+    assert prices_in_month(prices, ["acme"], billing_month("2026-12", "UTC")) == {
         "currency": "USD",
         "decimals": 2,
         "projects": {"acme": {"participant_min": [{"price": "1", "valid_from": "2026-11-16"}]}},

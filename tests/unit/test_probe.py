@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.models import Probe
 from pipeline.media.probe import is_media, probe
-from pipeline.model import Probe
 from pipeline.simulator import samples
 from pipeline.store import LocalStore
 

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import progress
-from pipeline.progress import Lines, Silent
+from pipeline.core import progress
+from pipeline.core.progress import Lines, Silent
 
 
 class Clock:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import layout
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.query import open_query, run_query, sql
 from pipeline.schemas import TABLES
 from pipeline.store import LocalStore, ObjectStore

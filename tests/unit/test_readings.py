@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.errors import RecordError
+from pipeline.core.errors import RecordError
 from pipeline.normalise import cdr
 from pipeline.readings import document_days
 from tests.unit.cdrs import DROP, NEW, OLD, changed, documents, raw

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cli.commands import run_command
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.results import FORMS, first_rows, whole_file, write_rows
 
 ROWS = st.lists(

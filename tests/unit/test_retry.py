@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from pipeline.errors import ApiError, PipelineError, Refused, StoreUnavailable, Throttled, Unreachable
-from pipeline.retry import MAX_RETRY_AFTER_S, retrying
+from pipeline.core.errors import ApiError, PipelineError, Refused, StoreUnavailable, Throttled, Unreachable
+from pipeline.core.retry import MAX_RETRY_AFTER_S, retrying
 
 
 class Service:

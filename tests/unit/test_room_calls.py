@@ -10,10 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.enablex import room_calls
-from pipeline.enablex.room_calls import MEANINGS, read_small
-from pipeline.enablex.wire import Reply, Request
-from pipeline.errors import (
+from pipeline.core.errors import (
     ApiError,
     ConfigError,
     CredentialsRefused,
@@ -25,6 +22,9 @@ from pipeline.errors import (
     Unreachable,
     UnreadableReply,
 )
+from pipeline.enablex import room_calls
+from pipeline.enablex.room_calls import MEANINGS, read_small
+from pipeline.enablex.wire import Reply, Request
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 ROOM = room_calls.room_request("65ec60000c3a9e0012ab0001")

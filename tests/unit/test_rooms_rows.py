@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import RecordError
+from pipeline.core.errors import RecordError
 from pipeline.normalise.rooms import room_row
 from pipeline.schemas import ROOMS
 from tests.unit.cdrs import DROP, changed, paths, set_at

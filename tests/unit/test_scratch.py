@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import StoreUnavailable
-from pipeline.scratch import is_alive, scratch_folder
+from pipeline.core.errors import StoreUnavailable
+from pipeline.core.tempfiles import is_alive, scratch_folder
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from rich.console import Console
 from pipeline.checks import Check
 from pipeline.cli import show
 from pipeline.cli.billing import show_comparison
-from pipeline.model import Outcome, Row
+from pipeline.core.models import Outcome, Row
 from pipeline.reports.invoice import OURS, compare, explained, read_invoice
 
 EXPECTED = Path(__file__).parents[1] / "expected" / "show"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import FileError, FileGone, FileRefused, FileUnavailable
+from pipeline.core.errors import FileError, FileGone, FileRefused, FileUnavailable
 from pipeline.media.source import MAX_REDIRECTS, FileHost, WrongPart, _redirect_target, secured
 
 PASSWORD = "s3cret-word"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.arrow_types import COUNT, TEXT
 from pipeline.reports.status import day_states, is_settled, media_states, store_sizes
-from pipeline.schemas import COUNT, TEXT
 
 TODAY = date(2026, 11, 23)
 DAYS = st.integers(0, 20).map(lambda back: TODAY - timedelta(days=back))

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import layout, tables
-from pipeline.errors import ConfigError
-from pipeline.model import Period
+from pipeline.core.errors import ConfigError
+from pipeline.core.models import Period
 from pipeline.schemas import TABLES, TABLES_VERSION
 from pipeline.store import LocalStore
 from pipeline.tables import DayFile, DayNote, TableNote, read_arrow, read_note, replace_day, table_of_rows, write_note

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import room_fields
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.room_audit import RoomUse, audit_rooms
 from pipeline.room_wanted import change_body
 from pipeline.rooms import Change, Room, RoomChanges, RoomsFile, by_mark, masked, plan_rooms, read_rooms_file

@@ -19,6 +19,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.errors import (
+    ApiError,
+    CredentialsRefused,
+    PipelineError,
+    Refused,
+    Throttled,
+    Transient,
+    Unreachable,
+    UnreadableReply,
+)
 from pipeline.enablex.wire import (
     Reply,
     ReplyHead,
@@ -29,16 +39,6 @@ from pipeline.enablex.wire import (
     retry_after_s,
     room_period_requests,
     rooms_request,
-)
-from pipeline.errors import (
-    ApiError,
-    CredentialsRefused,
-    PipelineError,
-    Refused,
-    Throttled,
-    Transient,
-    Unreachable,
-    UnreadableReply,
 )
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)

@@ -17,7 +17,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from pipeline.errors import Transient
+from pipeline.core.errors import Transient
 
 MAX_RETRY_AFTER_S = 900.0
 """A server's Retry-After is honoured up to here; a longer one is worth a failed item and the next run."""

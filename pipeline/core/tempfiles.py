@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import StoreUnavailable
+from pipeline.core.errors import StoreUnavailable
 
 _NAME = re.compile(r"^postroom-(?P<host>.+)-(?P<pid>\d+)-[^-]+$")
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from structlog.contextvars import bound_contextvars, get_contextvars
 
 from pipeline import __version__
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _FLUSH_S, _CLOSE_S = 1.0, 5.0

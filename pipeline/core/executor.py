@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from importlib import import_module
 from typing import Any, Literal, TypeVar
 
-from pipeline.errors import ConfigError, WorkerLost
+from pipeline.core.errors import ConfigError, WorkerLost
 
 Result = TypeVar("Result")
 Kind = Literal["threads", "processes", "dask"]

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from pipeline.model import SECRET_NAME
+from pipeline.core.models import SECRET_NAME
 
 _URL_SECRETS = re.compile(r"(https?://)([^/\s?#\"']*@)?([^\s?#\"']*)([?#][^\s\"']*)?", re.IGNORECASE)
 MASK = "********"

@@ -1,0 +1,163 @@
+"""What a unit costs, as settings say it: prices, tiers, projects, and the days on which they are valid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
+from decimal import Decimal
+from fractions import Fraction
+from itertools import combinations, pairwise
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from pipeline.core.errors import ConfigError
+
+UNIT_AMOUNTS = {
+    "participant_min": "participant_amount",
+    "sip_min": "sip_amount",
+    "recording_min": "recording_amount",
+    "transcoding_min": "transcoding_amount",
+    "storage_gb_months": "storage_amount",
+}
+"""What may have a price, and the column of what it comes to; column `amount` is their sum."""
+
+AMOUNTS = (*UNIT_AMOUNTS.values(), "amount")
+MOST_DECIMALS = 6
+_CURRENCY = re.compile(r"([A-Z]{3})?", re.A)
+
+UnitPrice = Annotated[Decimal, Field(ge=0, max_digits=15, decimal_places=9)]
+"""Of one unit. At most 15 digits: so many survive a TOML or JSON number, which is read as a float."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tier(_Section):
+    """The price of each unit up to the month's `up_to`-th; of all further ones in the last tier, which has none."""
+
+    up_to: Annotated[Decimal, Field(gt=0, max_digits=15, decimal_places=9)] | None = None
+    price: UnitPrice
+
+
+class Price(_Section):
+    """What a unit costs from `valid_from` to `valid_to` (inclusive days of the billing time zone; left out: always).
+
+    Either one `price`, or `tiers` by the month's quantity of a project. Of one project, or of all that have none.
+    """
+
+    project: str | None = None
+    valid_from: date | None = None
+    valid_to: date | None = None
+    price: UnitPrice | None = None
+    tiers: tuple[Tier, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_clear(self) -> Self:
+        if (self.price is None) == (not self.tiers):
+            raise ValueError("needs either price or tiers")
+        if self.first > self.last:
+            raise ValueError(f"valid_from {self.valid_from} is after valid_to {self.valid_to}")
+        ends = [tier.up_to for tier in self.tiers[:-1]]
+        known = [end for end in ends if end is not None]
+        if self.tiers and (len(known) < len(ends) or self.tiers[-1].up_to is not None):
+            raise ValueError("every tier but the last needs up_to, and the last has none: it is for all that is more")
+        if any(lower >= upper for lower, upper in pairwise(known)):
+            raise ValueError(f"tiers must rise: up_to {', '.join(map(str, known))}")
+        return self
+
+    @property
+    def first(self) -> date:
+        return self.valid_from or date.min
+
+    @property
+    def last(self) -> date:
+        return self.valid_to or date.max
+
+    def cost(self, quantity: Fraction) -> Fraction:
+        """What the month's first so many units cost."""
+        if self.price is not None:
+            return quantity * Fraction(self.price)
+        lower, cost = Fraction(0), Fraction(0)
+        for tier in self.tiers:
+            upper = quantity if tier.up_to is None else min(quantity, Fraction(tier.up_to))
+            cost += max(upper - lower, Fraction(0)) * Fraction(tier.price)
+            lower = upper
+        return cost
+
+
+def _currency(code: str) -> str:
+    if not _CURRENCY.fullmatch(code):
+        raise ValueError('must be the three letters of ISO 4217, such as "USD"')
+    return code
+
+
+def _as_list(value: object) -> object:
+    """A number or text is the price of all projects, always; a table is a list of one."""
+    if isinstance(value, str | int | float | Decimal):
+        return [{"price": value}]
+    return [value] if isinstance(value, Mapping | Price) else value
+
+
+def _unambiguous(prices: tuple[Price, ...]) -> tuple[Price, ...]:
+    for one, other in combinations(prices, 2):
+        first, last = max(one.first, other.first), min(one.last, other.last)
+        if one.project == other.project and first <= last:
+            whose = f"project {one.project}" if one.project else "all projects"
+            when = "always" if first == date.min else f"on {first}"
+            raise ValueError(f"two prices of {whose} are valid {when}; set valid_from and valid_to apart")
+    return prices
+
+
+PriceList = Annotated[tuple[Price, ...], BeforeValidator(_as_list), AfterValidator(_unambiguous)]
+
+
+class Prices(_Section):
+    """What units cost, in one currency; amounts have so many `decimals`.
+
+    `sip_min`: for each minute of a SIP or telephone leg, on top of `participant_min`.
+    """
+
+    currency: Annotated[str, AfterValidator(_currency)] = ""
+    decimals: int = Field(default=2, ge=0, le=MOST_DECIMALS)
+    participant_min: PriceList = ()
+    sip_min: PriceList = ()
+    recording_min: PriceList = ()
+    transcoding_min: PriceList = ()
+    storage_gb_months: PriceList = ()
+
+    @model_validator(mode="after")
+    def _has_a_currency(self) -> Self:
+        if not self.currency and any(prices for _, prices in self.lists()):
+            raise ValueError('prices need a currency, such as currency = "USD"')
+        return self
+
+    def lists(self) -> Iterator[tuple[str, tuple[Price, ...]]]:
+        """Every unit with all its prices."""
+        for unit in UNIT_AMOUNTS:
+            yield unit, getattr(self, unit)
+
+    def of_days(self, unit: str, project: str, days: Sequence[date]) -> list[Price]:
+        """The price of a project's unit on each of the days; empty when there is none on any of them.
+
+        Raises:
+            ConfigError: some of the days have a price and others none.
+        """
+        listed = getattr(self, unit)
+        found = [_in_force(listed, project, day) for day in days]
+        known = [price for price in found if price is not None]
+        if known and len(known) < len(days):
+            lacking = [day for day, price in zip(days, found, strict=True) if price is None]
+            raise ConfigError(
+                f"billing.prices.{unit}: {project} has no price on {len(lacking)} days from {lacking[0]} to"
+                f" {lacking[-1]}, but on other days of {days[0]:%Y-%m}; a month needs a price on each day, if only 0"
+            )
+        return known
+
+
+def _in_force(prices: Iterable[Price], project: str, day: date) -> Price | None:
+    """The project's own price of the day, else that of all."""
+    valid = [price for price in prices if price.project in {project, None} and price.first <= day <= price.last]
+    return next((price for price in valid if price.project), valid[0] if valid else None)
