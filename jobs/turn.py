@@ -18,7 +18,7 @@ from pipeline.app import App, open_app
 from pipeline.core.errors import LeaseLost, PipelineError, Stopped, StoreUnavailable
 from pipeline.core.settings.sections import Settings
 from pipeline.exposition import Exposed
-from pipeline.ledger import Lease, Ledger
+from pipeline.storage.run_store import Lease, Ledger
 
 LEASE_S = 60.0
 """After a scheduler was killed its job waits so long for another one. Renewed three times as often."""

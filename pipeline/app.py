@@ -35,10 +35,10 @@ from pipeline.core.settings.load import Loaded, load
 from pipeline.core.settings.sections import Settings
 from pipeline.core.tracing import span
 from pipeline.enablex.client import EnablexClient
-from pipeline.ledger import Ledger
 from pipeline.media.delivery import Delivery
 from pipeline.media.source import FileHost
-from pipeline.store import MIB, ObjectStore, open_store
+from pipeline.storage import MIB, ObjectStore, open_store
+from pipeline.storage.run_store import Ledger
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -15,7 +15,7 @@ from itertools import groupby
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import layout, readings, tables
+from pipeline import tables
 from pipeline.app import App
 from pipeline.core.arrow_types import TIME
 from pipeline.core.errors import FixityError, ObjectMissing
@@ -23,8 +23,11 @@ from pipeline.core.models import Period, Row
 from pipeline.core.tempfiles import scratch_folder
 from pipeline.media import audit
 from pipeline.media.audit import Named, Seen
+from pipeline.readings import read_audit
 from pipeline.schemas import AUDITS
-from pipeline.store.base import ObjectStore, Retention, read_back, read_bytes
+from pipeline.storage.audit_records import audit_keys
+from pipeline.storage.base import ObjectStore, Retention, read_back, read_bytes
+from pipeline.storage.keys import audit_key, manifest_prefix, media_day, media_prefix, page_stem, parse_manifest_key
 
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -133,8 +136,8 @@ def begin(app: App, project: str, period: Period | None) -> Audit:
 
 
 def _days(vault: ObjectStore, project: str) -> Iterator[date]:
-    for prefix in (layout.manifest_prefix(project), layout.media_prefix(project)):
-        for day, _ in groupby(layout.media_day(stored.key) for stored in vault.list(prefix)):
+    for prefix in (manifest_prefix(project), media_prefix(project)):
+        for day, _ in groupby(media_day(stored.key) for stored in vault.list(prefix)):
             if day:
                 yield day
 
@@ -142,11 +145,11 @@ def _days(vault: ObjectStore, project: str) -> Iterator[date]:
 def _earlier(vault: ObjectStore, project: str) -> Earlier:
     """Read all records of a project; one that was altered is noted and passed over."""
     earlier = Earlier()
-    for keys in readings.audit_keys(vault, project).values():
+    for keys in audit_keys(vault, project).values():
         for key, at in keys.items():
             earlier.moments.add(at)
             try:
-                for rows in readings.read_audit(vault, key):
+                for rows in read_audit(vault, key):
                     _remember(earlier, at, rows)
             except FixityError as error:
                 detail = f"this audit's record was altered: expected {error.expected}, found {error.found}"
@@ -159,7 +162,7 @@ def _remember(earlier: Earlier, at: datetime, rows: pa.Table) -> None:
         earlier.last_read[key] = max(at, earlier.last_read.get(key, at))
     is_manifest = pc.and_(pc.equal(rows["kind"], audit.MANIFEST_KIND), pc.equal(rows["verdict"], "ok"))
     for row in _rows(rows.filter(is_manifest), ["key", "sha256"]):
-        if name := layout.parse_manifest_key(row["key"]):
+        if name := parse_manifest_key(row["key"]):
             of_day = earlier.manifests.setdefault(name.day, {})
             of_day.setdefault(name.conf_num, {})[name.revision] = Seen(row["sha256"], at)
 
@@ -170,11 +173,11 @@ def check_day(vault: ObjectStore, item: DayToAudit) -> dict[str, int]:
     Memory: the keys and findings of one day. Media are listed first: what appears later may not be named yet.
     """
     project, day = item.audit.project, item.day
-    media = list(vault.list(layout.media_prefix(project, day)))
+    media = list(vault.list(media_prefix(project, day)))
     sessions: dict[str, dict[int, bytes]] = {conf_num: {} for conf_num in item.audit.earlier.manifests.get(day, {})}
     rows = []
-    for stored in vault.list(layout.manifest_prefix(project, day)):
-        if name := layout.parse_manifest_key(stored.key):
+    for stored in vault.list(manifest_prefix(project, day)):
+        if name := parse_manifest_key(stored.key):
             sessions.setdefault(name.conf_num, {})[name.revision] = _content(vault, stored.key)
         else:
             rows.append(audit.unexpected_row(stored.key, day, stored.size_bytes, "it is no manifest"))
@@ -234,8 +237,8 @@ def write_record(vault: ObjectStore, begun: Audit, rows: pa.Table, retention: Re
         file = tables.DayFile(folder, AUDITS, day)
         file.add(rows)
         file.close()
-        stem = layout.page_stem(begun.audited_at, file.sha256())
-        vault.put_new(layout.audit_key(begun.project, day, stem), file.chunks(), retention=retention)
+        stem = page_stem(begun.audited_at, file.sha256())
+        vault.put_new(audit_key(begun.project, day, stem), file.chunks(), retention=retention)
     return Period(day, day)
 
 

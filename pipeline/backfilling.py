@@ -8,12 +8,12 @@ from datetime import date, timedelta
 from itertools import groupby, product
 from typing import Any
 
-from pipeline import landing
 from pipeline.app import App
 from pipeline.building import week_of, week_pages
 from pipeline.collecting import Ask
 from pipeline.core.models import DAILY_SOURCES, Period, Source
 from pipeline.reports.status import is_settled
+from pipeline.storage import raw
 
 _PORTION_DAYS = 56
 """So much is collected before it is built: a killed run loses no more than the building of that."""
@@ -41,7 +41,7 @@ def missing_asks(app: App, projects: Iterable[str], period: Period) -> list[Ask]
     lookback_days, today = app.settings.collect.lookback_days, app.clock().date()
     asks = []
     for project, source in product(projects, DAILY_SOURCES):
-        asked = landing.last_asked(app.vault, source, project)
+        asked = raw.last_asked(app.vault, source, project)
         for day in period:
             can_settle = day + timedelta(days=max(1, lookback_days)) <= today
             done = is_settled(day, asked.get(day), lookback_days) if can_settle else day in asked
@@ -111,7 +111,7 @@ def _kind(ask: Ask) -> tuple[str, Source]:
 
 
 def _mean_reply_bytes(app: App, source: Source, project: str) -> float | None:
-    stems = landing.page_stems(app.vault, source, project)
+    stems = raw.page_stems(app.vault, source, project)
     newest: Sequence[tuple[date, str]] = [(day, found[-1]) for day, found in sorted(stems.items())][-_SAMPLE_PAGES:]
-    sizes = [landing.read_page(app.vault, source, project, day, stem).size_bytes for day, stem in newest]
+    sizes = [raw.read_page(app.vault, source, project, day, stem).size_bytes for day, stem in newest]
     return sum(sizes) / len(sizes) if sizes else None

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from pipeline import landing, layout, readings, tables
+from pipeline import tables
 from pipeline.app import App
 from pipeline.building import Builder
 from pipeline.core.concurrency import Lanes, ahead
@@ -37,7 +37,9 @@ from pipeline.reports.billing import ENCODED_ITEMS, ITEMS, LINES, MEASURES
 from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.reports.status import is_settled
 from pipeline.schemas import TABLES
-from pipeline.store.base import READ_BYTES, ObjectStore, Tally, read_bytes
+from pipeline.storage import raw
+from pipeline.storage.base import READ_BYTES, ObjectStore, Tally, read_bytes
+from pipeline.storage.keys import billing_key, billing_prefix, parse_billing_key, table_key
 
 CONTROLS, ITEMS_FILE, USAGE = "controls.json", "items.parquet", "usage.parquet"
 PRICES = "prices"
@@ -84,13 +86,12 @@ class Series:
     project: str = ""
 
     def key(self, revision: int, name: str) -> str:
-        return layout.billing_key(self.month.first, revision, name, self.project)
+        return billing_key(self.month.first, revision, name, self.project)
 
     def last(self) -> Controls | None:
         """The newest revision that is whole."""
         names = (
-            layout.parse_billing_key(stored.key)
-            for stored in self.lake.list(layout.billing_prefix(self.month.first, self.project))
+            parse_billing_key(stored.key) for stored in self.lake.list(billing_prefix(self.month.first, self.project))
         )
         whole = [name.revision for name in names if name and name.name == CONTROLS]
         if not whole:
@@ -130,7 +131,7 @@ def unsettled_days(app: App, builder: Builder, project: str, month: BillingMonth
     """
     since = app.settings.projects[project].since or date.min
     days = [day for day in month.needed if day >= since]
-    asked = {source: landing.last_asked(app.vault, source, project) for source in DAILY_SOURCES}
+    asked = {source: raw.last_asked(app.vault, source, project) for source in DAILY_SOURCES}
     lookback_days = app.settings.collect.lookback_days
     missing = [day for day in days if any(day not in moments for moments in asked.values())]
     waiting = [
@@ -241,7 +242,7 @@ def told(export: Export, series: str) -> dict[str, Any]:
         "is_new": export.is_new,
         "is_provisional": controls.is_provisional,
         "unsettled": controls.unsettled,
-        "under": layout.billing_key(date.fromisoformat(f"{controls.month}-01"), controls.revision, "", series),
+        "under": billing_key(date.fromisoformat(f"{controls.month}-01"), controls.revision, "", series),
         "corrections": controls.corrections,
         "projects": {project: hops["lines"] for project, hops in controls.hops.items()},
     }
@@ -347,7 +348,7 @@ _SUMS = pa.schema(
 
 def _note_hops_before(app: App, counted: Counted, month: BillingMonth) -> None:
     """What was collected on the days whose tables were read, and how much of it became no row."""
-    pages = list(readings.pages(app.vault, "cdr", counted.project, month.partitions))
+    pages = list(raw.pages(app.vault, "cdr", counted.project, month.partitions))
     counted.pages = {"pages": len(pages), "documents": sum(page.documents for page in pages)}
     for day in month.partitions:
         for rows in table_day(app.lake, "rejects", counted.project, day, ("source",)):
@@ -363,7 +364,7 @@ def table_day(
     lake: ObjectStore, table: str, project: str, day: date, columns: tuple[str, ...], encoded: tuple[str, ...] = ()
 ) -> Iterator[pa.Table]:
     """One day of a table, some hundred thousand rows at a time, columns of `encoded` encoded; nothing if not built."""
-    key = layout.table_key(table, project, day)
+    key = table_key(table, project, day)
     if lake.stat(key) is not None:
         with lake.open(key) as stream:
             yield from _batches(stream, list(columns), encoded)

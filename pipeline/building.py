@@ -24,7 +24,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import landing, readings, tables
+from pipeline import readings, tables
 from pipeline.core.concurrency import Lanes, keep_freed_memory, mapped
 from pipeline.core.errors import PipelineError, StoreUnavailable
 from pipeline.core.models import SOURCES, Period, Row
@@ -39,7 +39,9 @@ from pipeline.observed import ReadPages, sorted_observations
 from pipeline.readings import REACH_DAYS, ArchiveReadings
 from pipeline.runs import SortedRuns
 from pipeline.schemas import AUDITS, TABLES, TABLES_VERSION
-from pipeline.store import ObjectStore
+from pipeline.storage import ObjectStore, raw
+from pipeline.storage.audit_records import audit_keys
+from pipeline.storage.manifests import manifest_keys, read_entries
 
 PAGE_REACH_DAYS = 2 * REACH_DAYS
 """Pages that can bear on a day: its sessions have connections up to REACH_DAYS away, whose pages lie as far again."""
@@ -177,10 +179,10 @@ class Builder:
 
     def _candidates(self, project: str, period: Period | None) -> list[date]:
         """Days that were asked for, that landed documents speak about, or that had an audit; in order, of `period`."""
-        days = set(readings.audit_keys(self.vault, project))
+        days = set(audit_keys(self.vault, project))
         reach = period.widened(REACH_DAYS) if period else None
         for source in SOURCES:
-            for page in readings.pages(self.vault, source, project, reach):
+            for page in raw.pages(self.vault, source, project, reach):
                 near = {day for day in page.days if abs(day - page.day) <= timedelta(days=REACH_DAYS)}
                 days |= {page.day, *near}
         return sorted(day for day in days if period is None or day in period)
@@ -188,13 +190,13 @@ class Builder:
     def _inputs(self, project: str, days: Sequence[date]) -> Iterator[str]:
         """The digest of each of some days, which are in order; from listings alone."""
         around = Period(week_pages(days[0]).first, week_pages(days[-1]).last)
-        pages = {source: landing.page_stems(self.vault, source, project, around) for source in SOURCES}
+        pages = {source: raw.page_stems(self.vault, source, project, around) for source in SOURCES}
         common = [str(TABLES_VERSION), *(str(TABLES[name].schema) for name in TABLES), str(self.retention)]
         common += [*self.private_columns, hashlib.sha256(self.private_key).hexdigest()]
         base = hashlib.sha256("\n".join(common).encode())
-        audits = readings.audit_keys(self.vault, project)
+        audits = audit_keys(self.vault, project)
 
-        for day, manifests in zip(days, readings.manifest_keys(self.vault, project, days), strict=True):
+        for day, manifests in zip(days, manifest_keys(self.vault, project, days), strict=True):
             total = base.copy()
             for near in week_pages(day):
                 for source in SOURCES:
@@ -297,7 +299,7 @@ class _Output:
     def _observations(self) -> SortedRuns:
         """What all pages around the stretch say, sorted by `cdr_id` and moment."""
         observations = sorted_observations(self.folder / "observations")
-        pages = list(readings.pages(self.builder.vault, "cdr", self.stretch.project, self.stretch.pages))
+        pages = list(raw.pages(self.builder.vault, "cdr", self.stretch.project, self.stretch.pages))
         for page, read in zip(pages, self.pages.of(pages), strict=True):
             observations.include(read.observations)
             self._reject({page.day: read.rejects})
@@ -323,7 +325,7 @@ class _Output:
 
     def _media(self, archive: ArchiveReadings, sessions: pa.Table) -> list[Row]:
         project, period = self.stretch.project, self.stretch.period
-        entries = readings.read_entries(self.builder.vault, project, period)
+        entries = read_entries(self.builder.vault, project, period)
         began = dict(zip(sessions["conf_num"].to_pylist(), sessions["first_connected_at"].to_pylist(), strict=True))
         files = [file for file in archive.files if file.day in period]
         media = media_rows(files, entries, began, self.builder.retention)
@@ -349,7 +351,7 @@ class _Output:
         vault, project = self.builder.vault, self.stretch.project
         for day in self.stretch.days:
             if file := self.files.get((AUDITS.name, day)):
-                for key in readings.audit_keys(vault, project, day).get(day, ()):
+                for key in audit_keys(vault, project, day).get(day, ()):
                     for rows in readings.read_audit(vault, key):
                         file.add(self._private(rows))
 

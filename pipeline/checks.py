@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from itertools import groupby
 
 from pipeline.core.errors import ApiError, CredentialsRefused, FileError, FileRefused, Throttled, UnreadableReply
+from pipeline.storage.selftest import StoreFacts
 
 _SKEW_AT_MOST = timedelta(minutes=2)
 """Deadlines are told in hours and receipts in milliseconds; S3 refuses a clock that is 15 minutes wrong."""
@@ -63,20 +64,6 @@ class Answer:
 
     setting: str = ""
     """A line of `[projects.NAME]` that tells the program so, where it does not find that out by itself."""
-
-
-@dataclass(frozen=True)
-class StoreFacts:
-    """What a store was seen to do with a few small objects.
-
-    `heeds_put`, `heeds_parts`: whether it refuses to put over what is there, as one request and as an upload in parts.
-    """
-
-    states_crc: bool = False
-    states_md5: bool = False
-    is_synced: bool = False
-    heeds_put: bool = True
-    heeds_parts: bool = True
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from functools import partial
 
 import structlog
 
-from pipeline import landing, tables
+from pipeline import tables
 from pipeline.app import App
 from pipeline.core.errors import ApiError, CredentialsRefused, Refused, TimedOut, UnreadableReply
 from pipeline.core.models import DAILY_SOURCES, Period, Source
 from pipeline.enablex.client import UnreadableAnswer
 from pipeline.enablex.wire import Request, period_request, room_period_requests, rooms_request
 from pipeline.readings import document_days, read_rooms
+from pipeline.storage import raw
 
 _log = structlog.get_logger()
 
@@ -50,14 +51,14 @@ def collect_day(app: App, ask: Ask) -> Mapping[str, int]:
 
 
 def _collect_reply(app: App, ask: Ask, request: Request, *, is_part: bool = False) -> Mapping[str, int]:
-    place = landing.Place(ask.source, ask.project, ask.day, app.clock())
-    spool = partial(landing.Spool, partial(document_days, ask.source, asked=ask.day))
+    place = raw.Place(ask.source, ask.project, ask.day, app.clock())
+    spool = partial(raw.Spool, partial(document_days, ask.source, asked=ask.day))
     try:
         answer = app.clients[ask.project].fetch(request, spool)
     except UnreadableAnswer as error:
-        key = landing.land_unreadable(app.vault, place, error.head, error.sink)
+        key = raw.land_unreadable(app.vault, place, error.head, error.sink)
         raise UnreadableReply(f"{error}; kept as {key}", endpoint=error.endpoint, status=error.status) from None
-    is_new = landing.land(app.vault, place, answer.head, answer.sink, is_part=is_part)
+    is_new = raw.land(app.vault, place, answer.head, answer.sink, is_part=is_part)
     documents = answer.sink.documents
     _log.debug("page.landed", item=str(ask), request=str(request), documents=documents, is_new=is_new)
     return {"replies": 1, "new_pages": int(is_new), "documents": documents if is_new else 0}

@@ -17,7 +17,7 @@ from pipeline.normalise.arrow import mask, unscaled
 from pipeline.reports.billing import CDR_COLUMNS, ITEMS, connection_items, plain, session_items
 from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.reports.invoice import GRACE, OURS, came_late
-from pipeline.store.base import ObjectStore
+from pipeline.storage.base import ObjectStore
 
 _SEEN = ("first_seen_at", "changed_at")
 _HISTORY_COLUMNS = (*(name for name in CDR_COLUMNS if name not in _SEEN), "known_from", "known_to")

@@ -13,12 +13,20 @@ from pipeline.app import App
 from pipeline.core.errors import FileError, FileGone, FileRefused
 from pipeline.core.models import ListedFile, MediaItem, Period
 from pipeline.core.retry import retrying
-from pipeline.media.copy import Copier, NotTheFile, write_entry
-from pipeline.media.manifest import Entry, checked_entry, gone_entry, lost_entry, stored_entry
+from pipeline.media.copy import Copier, NotTheFile
 from pipeline.media.plan import Recheck, plan_media, plan_rechecks
 from pipeline.normalise.values import timestamp
-from pipeline.readings import REACH_DAYS, ArchiveMemory, read_archives, read_entries
-from pipeline.store import Retention
+from pipeline.readings import REACH_DAYS, ArchiveMemory, read_archives
+from pipeline.storage import Retention
+from pipeline.storage.manifests import (
+    Entry,
+    checked_entry,
+    gone_entry,
+    lost_entry,
+    read_entries,
+    stored_entry,
+    write_entry,
+)
 
 _log = structlog.get_logger()
 

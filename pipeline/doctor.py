@@ -32,8 +32,8 @@ from pipeline.media.source import Body, FileHost, WrongPart
 from pipeline.normalise import archives, cdr
 from pipeline.normalise.cdr_columns import decoded
 from pipeline.normalise.finding import is_compiled
-from pipeline.store import LocalStore, ObjectStore, Retention
-from pipeline.store.trial import try_lock, try_store
+from pipeline.storage import LocalStore, ObjectStore, Retention
+from pipeline.storage.selftest import try_lock, try_store
 
 _FILES_TRIED = 3
 """Of one host, before it counts as refusing: a single file may have been taken away early."""

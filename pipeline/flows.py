@@ -26,7 +26,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import auditing, backfilling, billing, copying, landing, provisioning, room_audit, rooms, tables
+from pipeline import auditing, backfilling, billing, copying, provisioning, room_audit, rooms, tables
 from pipeline.alarms import next_runs
 from pipeline.app import App, Done, chosen_projects
 from pipeline.building import AFFECTED_DAYS, Builder, Built, Chain, Stretch, chains
@@ -37,11 +37,9 @@ from pipeline.core.errors import ConfigError, FileError, FileRefused, PipelineEr
 from pipeline.core.models import DAILY_SOURCES, SOURCES, MediaItem, Outcome, Period, Source, utc_text
 from pipeline.doctor import ask_open_questions, examine
 from pipeline.media.audit import problem_text
-from pipeline.media.manifest import Entry
 from pipeline.media.plan import Recheck
 from pipeline.prices import prices_in_month
 from pipeline.query import open_query, run_query
-from pipeline.readings import audit_keys
 from pipeline.reports.billing_month import BillingMonth
 from pipeline.reports.day import DAY_SQL, DayFacts, day_page
 from pipeline.reports.invoice import TO_ASK, compare, explained, read_invoice
@@ -55,6 +53,9 @@ from pipeline.reports.status import (
     unlisted_sql,
 )
 from pipeline.schemas import AUDITS, TABLES
+from pipeline.storage import raw
+from pipeline.storage.audit_records import audit_keys
+from pipeline.storage.manifests import Entry
 from pipeline.workers import on_engine
 
 _NOT_TRIED = "not tried: given up after the failures before it"
@@ -260,7 +261,7 @@ def missing_asks(app: App, project: str) -> list[Ask]:
     lookback = _lookback(app)
     asks = [Ask("rooms", project, app.clock().date())]
     for source in DAILY_SOURCES:
-        asked = landing.last_asked(app.vault, source, project)
+        asked = raw.last_asked(app.vault, source, project)
         since = app.settings.projects[project].since or min([*asked, lookback.first])
         for day in Period(min(since, lookback.last), lookback.last):
             if day in lookback or not is_settled(day, asked.get(day), app.settings.collect.lookback_days):
@@ -482,7 +483,7 @@ def report(app: App, day: date) -> str:
     lookback_days = app.settings.collect.lookback_days
     settled: dict[str, bool | None] = {}
     for name in chosen_projects(app.settings, None):
-        asked = landing.last_asked(app.vault, "cdr", name).get(day)
+        asked = raw.last_asked(app.vault, "cdr", name).get(day)
         settled[name] = is_settled(day, asked, lookback_days) if asked else None
     answers = {name: run_query(app.lake, sql.format(day=day)).to_pylist() for name, sql in DAY_SQL.items()}
     return day_page(DayFacts(day, app.clock(), settled, **answers))
@@ -549,7 +550,7 @@ def status(app: App, *, in_full: bool = True) -> Outcome:
 
 def _days_and_answers(app: App, project: str) -> dict[str, Any]:
     """How the days of a project stand, and when EnableX last answered each question, and the last audit was."""
-    asked = {source: landing.last_asked(app.vault, source, project) for source in SOURCES}
+    asked = {source: raw.last_asked(app.vault, source, project) for source in SOURCES}
     last: dict[str, datetime] = {source: max(moments.values()) for source, moments in asked.items() if moments}
     if audits := audit_keys(app.vault, project):
         last["audit"] = max(audits[max(audits)].values())

@@ -15,7 +15,7 @@ from pipeline.core.models import Page, Row
 from pipeline.normalise.cdr_columns import Rooms
 from pipeline.readings import OBSERVED, read_cdr
 from pipeline.runs import SortedRuns
-from pipeline.store.base import ObjectStore
+from pipeline.storage.base import ObjectStore
 
 
 def sorted_observations(folder: Path) -> SortedRuns:

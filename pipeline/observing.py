@@ -21,9 +21,9 @@ from pipeline.core.models import Failure, Outcome
 from pipeline.core.retry import counted_retries
 from pipeline.core.tracing import run_span
 from pipeline.exposition import Exposed, write_textfile
-from pipeline.ledger import Lease, Ledger, new_run_id
 from pipeline.reports.metrics import COUNTS, read_metrics
 from pipeline.reports.news import FAILED, State, job_states, news, status_states
+from pipeline.storage.run_store import Lease, Ledger, new_run_id
 from pipeline.webhook import ping, post_text
 
 _TELLING_S = 15.0

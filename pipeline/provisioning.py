@@ -17,7 +17,7 @@ from uuid import uuid4
 import pyarrow.compute as pc
 import structlog
 
-from pipeline import landing, room_wanted, tables
+from pipeline import room_wanted, tables
 from pipeline.app import App, chosen_projects
 from pipeline.core.errors import Refused, RoomMissing, Throttled, Transient
 from pipeline.core.settings.load import read_toml
@@ -27,6 +27,7 @@ from pipeline.enablex.room_calls import Document
 from pipeline.enablex.wire import rooms_request
 from pipeline.room_audit import RoomUse
 from pipeline.rooms import Change, Room, RoomsFile, by_mark, mark_of, marked_body, read_rooms_file
+from pipeline.storage import raw
 
 _log = structlog.get_logger()
 
@@ -207,6 +208,6 @@ def room_use(app: App, project: str) -> dict[str, RoomUse]:
 
 def known_since(app: App, project: str) -> datetime | None:
     """The first day whose CDRs were ever asked for; before it nobody knows which rooms were used."""
-    asked = landing.last_asked(app.vault, "cdr", project)
+    asked = raw.last_asked(app.vault, "cdr", project)
     first = min(asked, default=None)
     return None if first is None else datetime(first.year, first.month, first.day, tzinfo=UTC)

@@ -16,8 +16,8 @@ import pyarrow.fs as pafs
 from pipeline.core.errors import ConfigError
 from pipeline.core.tempfiles import scratch_folder
 from pipeline.schemas import TABLES
-from pipeline.store import open_store
-from pipeline.store.base import ObjectStore
+from pipeline.storage import open_store
+from pipeline.storage.base import ObjectStore
 from pipeline.tables import PARTITIONS, dataset, no_rows, table_keys, to_pandas
 
 if TYPE_CHECKING:

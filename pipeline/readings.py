@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from itertools import groupby
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline import landing, layout
 from pipeline.core.arrow_types import TIME
 from pipeline.core.concurrency import mapped
-from pipeline.core.errors import DigestDiffers, FixityError, ObjectMissing, RecordError
+from pipeline.core.errors import ObjectMissing, RecordError
 from pipeline.core.models import ListedFile, Page, Period, Row, Source
-from pipeline.media.manifest import Entry, Manifest, read_manifest
 from pipeline.normalise import archives, cdr, chat, rooms
 from pipeline.normalise.cdr_columns import (
     BATCH_DOCUMENTS,
@@ -36,7 +32,11 @@ from pipeline.normalise.cdr_columns import (
 )
 from pipeline.normalise.values import timestamp
 from pipeline.schemas import AUDITS
-from pipeline.store.base import ObjectStore, listed, read_back, read_bytes
+from pipeline.storage import raw
+from pipeline.storage.audit_records import read_audit_record
+from pipeline.storage.base import ObjectStore, read_bytes
+from pipeline.storage.manifests import current_manifests
+from pipeline.storage.raw import _page_names, pages
 
 REACH_DAYS = 3
 """How far a document's day may lie from the day that was asked for: sessions over midnight, `to_date` inclusive or not,
@@ -73,7 +73,7 @@ class ArchiveReadings:
 def read_cdr(vault: ObjectStore, page: Page, met: Rooms) -> Iterator[CdrReadings]:
     """Connections as a page tells them, some thousand documents at a time; `met` are the rooms of pages before it."""
     ordinal = 0
-    for documents in landing.read_documents(vault, page, cut_documents):
+    for documents in raw.read_documents(vault, page, cut_documents):
         for start in range(0, len(documents), BATCH_DOCUMENTS):
             some = documents[start : start + BATCH_DOCUMENTS]
             batch = read_batch(some, ordinal, met)
@@ -149,7 +149,7 @@ def read_archives(
 
 
 def _read_archive_page(vault: ObjectStore, project: str, day: date, stem: str) -> _ArchivePage:
-    page = landing.read_page(vault, "archive", project, day, stem)
+    page = raw.read_page(vault, "archive", project, day, stem)
     records, rejects, ordinal = [], [], -1
     for ordinal, document in enumerate(_documents(vault, page)):
         try:
@@ -213,54 +213,12 @@ def _messages(vault: ObjectStore, key: str, rejects: list[Row]) -> list[Any]:
     return []
 
 
-def read_entries(vault: ObjectStore, project: str, period: Period) -> dict[tuple[str, str, str], Entry]:
-    """What the current manifests of these days say, by (conf_num, kind, name)."""
-    entries = {}
-    for manifest in current_manifests(vault, project, period):
-        for entry in manifest.files:
-            entries[manifest.conf_num, entry.kind, entry.name] = entry
-    return entries
-
-
-def current_manifests(vault: ObjectStore, project: str, period: Period) -> Iterator[Manifest]:
-    """The last manifest of every session of these days, in order of day and key."""
-    keys = (stored.key for stored in listed(vault, [layout.manifest_prefix(project, day) for day in period]))
-    names = ((name, key) for key in keys if (name := layout.parse_manifest_key(key)))
-    sessions = groupby(names, key=lambda named: (named[0].day, named[0].conf_num))
-    newest = (max(of_session, key=lambda named: named[0].revision)[1] for _, of_session in sessions)
-    yield from mapped(lambda key: read_manifest(read_bytes(vault, key), key), newest, vault.at_once)
-
-
-def manifest_keys(vault: ObjectStore, project: str, days: Iterable[date]) -> Iterator[list[str]]:
-    """For each of some days: the keys of all its manifests, a list that changes whenever one is added."""
-    prefixes = (layout.manifest_prefix(project, day) for day in days)
-    yield from mapped(lambda prefix: [stored.key for stored in vault.list(prefix)], prefixes, vault.at_once)
-
-
-def audit_keys(vault: ObjectStore, project: str, day: date | None = None) -> dict[date, dict[str, datetime]]:
-    """Keys of audits' records and their moments by the day of the audit, oldest first; from a listing alone."""
-    found: dict[date, dict[str, datetime]] = {}
-    for stored in vault.list(layout.audit_prefix(project, day)):
-        if name := layout.parse_audit_key(stored.key):
-            found.setdefault(name.day, {})[stored.key] = layout.asked_at_of_stem(name.stem)
-    return found
-
-
 def read_audit(vault: ObjectStore, key: str) -> Iterator[pa.Table]:
-    """What one audit found, in order of key, some thousand rows at a time; columns it did not know yet are null.
+    """What one audit found, sorted by key, one batch at a time; columns that its version did not have are null.
 
     Raises FixityError, before the first row, when the record is not the one that was written.
     """
-    name = layout.parse_audit_key(key)
-    sha256 = read_back(vault, key).sha256
-    if name is None or layout.page_stem(layout.asked_at_of_stem(name.stem), sha256) != name.stem:
-        raise DigestDiffers(key, "the SHA-256 in its name", sha256[:8])
-    try:
-        with vault.open(key) as stream, pq.ParquetFile(stream) as file:
-            for batch in file.iter_batches():
-                yield _as_audits(pa.Table.from_batches([batch]))
-    except pa.ArrowException as error:
-        raise FixityError(key, "an audit's record", f"something else ({error})") from None
+    yield from map(_as_audits, read_audit_record(vault, key))
 
 
 def _as_audits(rows: pa.Table) -> pa.Table:
@@ -339,20 +297,8 @@ def _day(text: str | None) -> date | None:
     return moment.date() if moment else None
 
 
-def pages(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[Page]:
-    """The pages asked for in `period`, or ever, oldest first within each day."""
-    names = _page_names(vault, source, project, period)
-    yield from mapped(lambda name: landing.read_page(vault, source, project, *name), names, vault.at_once)
-
-
-def _page_names(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[tuple[date, str]]:
-    for day, stems in landing.page_stems(vault, source, project, period).items():
-        for stem in stems:
-            yield day, stem
-
-
 def _documents(vault: ObjectStore, page: Page) -> Iterator[msgspec.Raw]:
-    for documents in landing.read_documents(vault, page):
+    for documents in raw.read_documents(vault, page):
         yield from documents
 
 

@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import layout
 from pipeline.core.arrow_types import BILLED, MONEY, TEXT
 from pipeline.core.errors import ConfigError, ObjectMissing
 from pipeline.core.models import Period, Row
 from pipeline.core.tempfiles import scratch_errors
 from pipeline.schemas import TABLES, TableSpec
-from pipeline.store import open_store
-from pipeline.store.base import ObjectStore, read_bytes
+from pipeline.storage import open_store
+from pipeline.storage.base import ObjectStore, read_bytes
+from pipeline.storage.keys import note_key, parse_table_key, table_key, table_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -116,7 +116,7 @@ def _repeating(spec: TableSpec) -> list[str]:
 
 def replace_day(lake: ObjectStore, table: str, project: str, day: date, file: DayFile, known: TableNote | None) -> str:
     """Put a closed file in the place of a table's day, unless the same bytes are there; return their SHA-256."""
-    sha256, key = file.sha256(), layout.table_key(table, project, day)
+    sha256, key = file.sha256(), table_key(table, project, day)
     stored = lake.stat(key)
     if known is None or stored is None or (known.sha256, known.size_bytes) != (sha256, stored.size_bytes):
         lake.replace(key, file.chunks())
@@ -132,7 +132,7 @@ def table_of_rows(spec: TableSpec, rows: Iterable[Row]) -> pa.Table:
 def read_note(lake: ObjectStore, project: str, day: date) -> DayNote:
     """What is built of a day; nothing when there is no note, or one that cannot be read."""
     try:
-        return _DAY_NOTE.decode(read_bytes(lake, layout.note_key(project, day)))
+        return _DAY_NOTE.decode(read_bytes(lake, note_key(project, day)))
     except (ObjectMissing, msgspec.DecodeError):
         return DayNote({})
 
@@ -140,18 +140,18 @@ def read_note(lake: ObjectStore, project: str, day: date) -> DayNote:
 def write_note(lake: ObjectStore, project: str, day: date, tables: Mapping[str, TableNote]) -> None:
     """Say what was built; the last step of building a day."""
     note = DayNote(dict(sorted(tables.items())))
-    lake.replace(layout.note_key(project, day), msgspec.json.format(msgspec.json.encode(note), indent=1))
+    lake.replace(note_key(project, day), msgspec.json.format(msgspec.json.encode(note), indent=1))
 
 
 def built_days(lake: ObjectStore, table: str, project: str) -> dict[date, int]:
     """Days of a table that exist, in order, and the sizes of their objects in bytes; from a listing alone."""
-    stored = lake.list(layout.table_prefix(table, project))
-    return {name.day: one.size_bytes for one in stored if (name := layout.parse_table_key(one.key))}
+    stored = lake.list(table_prefix(table, project))
+    return {name.day: one.size_bytes for one in stored if (name := parse_table_key(one.key))}
 
 
 def table_keys(lake: ObjectStore, table: str) -> list[str]:
     """The keys of a table's objects, in order of project and day; whatever else lies there is left out."""
-    return [stored.key for stored in lake.list(layout.table_prefix(table)) if layout.parse_table_key(stored.key)]
+    return [stored.key for stored in lake.list(table_prefix(table)) if parse_table_key(stored.key)]
 
 
 def no_rows(table: str) -> pa.Table:
@@ -174,7 +174,7 @@ def dataset(lake: ObjectStore, table: str, keys: Sequence[str] | None = None) ->
         format="parquet",
         filesystem=filesystem,
         partitioning=pads.partitioning(PARTITIONS, flavor="hive"),
-        partition_base_dir=f"{root}/{layout.table_prefix(table)}",
+        partition_base_dir=f"{root}/{table_prefix(table)}",
     )
 
 

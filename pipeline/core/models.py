@@ -143,7 +143,7 @@ class StoredMedia:
     """What is known of a file once all its bytes are in the vault.
 
     `etag` and `last_modified` are the file host's, `store_etag` the vault's; `proof` says why the vault's bytes are
-    known to be the ones that came (pipeline/store/base.py).
+    known to be the ones that came (pipeline/storage/base.py).
     """
 
     key: str

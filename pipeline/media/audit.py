@@ -16,12 +16,11 @@ from datetime import UTC, date, datetime
 from fractions import Fraction
 from typing import Protocol
 
-from pipeline import layout
 from pipeline.core.errors import FixityError
 from pipeline.core.models import Row, utc_text
-from pipeline.layout import ManifestName
-from pipeline.media.manifest import Entry, Manifest, read_manifest
 from pipeline.schemas import AUDITS
+from pipeline.storage.keys import ManifestName, clean_name, manifest_key, parse_media_key
+from pipeline.storage.manifests import Entry, Manifest, read_manifest
 
 MANIFEST_KIND = "manifest"
 """`kind` of the rows that speak of a session's manifests; no file's kind is called so (normalise/archives.py)."""
@@ -129,7 +128,7 @@ class _ChainCheck:
         except (FixityError, RecursionError):
             self.problems[revision].append("it cannot be read")
             return None
-        said = ManifestName(manifest.project, manifest.day, layout.clean_name(manifest.conf_num), manifest.revision)
+        said = ManifestName(manifest.project, manifest.day, clean_name(manifest.conf_num), manifest.revision)
         if revision < 1 or said != (self.project, self.day, self.conf_num, revision):
             self.problems[revision].append(
                 f"it says that it is {said.revision:04d} of session {said.conf_num} of {said.project} on {said.day}"
@@ -151,7 +150,7 @@ class _ChainCheck:
         problems = []
         for version in (version for entry in manifest.files for version in entry.versions):
             key = version.key or ""
-            place = layout.parse_media_key(key)
+            place = parse_media_key(key)
             if place is None or (place.project, place.day, place.conf_num) != (self.project, self.day, self.conf_num):
                 problems.append(f"it names {key!r}, which is no place for a file of this session")
                 continue
@@ -165,7 +164,7 @@ class _ChainCheck:
             self.problems[manifest.revision] += problems
 
     def _key(self, revision: int) -> str:
-        return layout.manifest_key(self.project, self.day, self.conf_num, revision)
+        return manifest_key(self.project, self.day, self.conf_num, revision)
 
     def _row(self, revision: int, sha256: str | None) -> Row:
         problems = self.problems.get(revision)
@@ -265,7 +264,7 @@ def vanished_row(row: Row) -> Row:
 
 def unexpected_row(key: str, day: date, size_bytes: int, detail: str) -> Row:
     """An object that no manifest names, or that stands among manifests and is none."""
-    place = layout.parse_media_key(key)
+    place = parse_media_key(key)
     return _row(
         key,
         day,

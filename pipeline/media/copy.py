@@ -6,21 +6,20 @@ and sends the rest. Nothing is remembered for that but in the store itself.
 
 from __future__ import annotations
 
-import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
 
-from pipeline import layout
 from pipeline.core.errors import FileError, FileUnavailable, ObjectDiffers
 from pipeline.core.models import AT_RISK, ListedFile, MediaItem, StoredMedia
 from pipeline.media.content import ErrorPage, Inspector, Verdict
 from pipeline.media.delivery import Delivery
-from pipeline.media.manifest import Entry, next_manifest, write_manifest
 from pipeline.media.probe import is_media, probe
 from pipeline.media.source import Body, FileHost, WrongPart
-from pipeline.store.base import ObjectStore, Retention, Tally, Upload, Written, read_bytes, read_whole
+from pipeline.storage import keys
+from pipeline.storage.base import ObjectStore, Retention, Tally, Upload, Written, read_whole
+from pipeline.storage.manifests import Entry
 
 
 class NotTheFile(FileUnavailable):
@@ -93,39 +92,9 @@ class Copier:
             raise NotTheFile(f"an error page instead of the file: {page}") from None
 
 
-def write_entry(vault: ObjectStore, file: ListedFile, entry: Entry, retention: Retention | None = None) -> Entry:
-    """Add a file to its session's manifest, as the next number: the last thing done for a file. The entry as it is now.
-
-    Two writers of one session cannot overwrite each other: the later one finds the number taken and takes the next.
-    Threads of one process take turns instead.
-    """
-    with _TURNS[hash(file.conf_num) % len(_TURNS)]:
-        return _write_next(vault, file, entry, retention)
-
-
-_TURNS = [threading.Lock() for _ in range(64)]
-"""By session: files of one are often done at the same time, and each lost race costs half a dozen requests."""
-
-
-def _write_next(vault: ObjectStore, file: ListedFile, entry: Entry, retention: Retention | None) -> Entry:
-    while True:
-        stored = vault.list(layout.manifest_prefix(file.project, file.day, file.conf_num))
-        names = [name for one in stored if (name := layout.parse_manifest_key(one.key))]
-        last = max((name.revision for name in names), default=0)
-        newest = layout.manifest_key(file.project, file.day, file.conf_num, last)
-        previous = read_bytes(vault, newest) if last else None
-        manifest = next_manifest(file, [entry], previous)
-        key = layout.manifest_key(file.project, file.day, file.conf_num, manifest.revision)
-        try:
-            vault.put_new(key, write_manifest(manifest), retention=retention)
-        except ObjectDiffers:
-            continue
-        return next(known for known in manifest.files if known.identity == entry.identity)
-
-
 def _media_key(file: ListedFile, number: int) -> str:
-    name = layout.numbered_name(file.name, number)
-    return layout.media_key(file.project, file.day, file.room_id, file.conf_num, file.kind, name)
+    name = keys.numbered_name(file.name, number)
+    return keys.media_key(file.project, file.day, file.room_id, file.conf_num, file.kind, name)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pipeline.core.models import ListedFile
 from pipeline.media.source import Body, FileHost
-from pipeline.store.base import ObjectStore
+from pipeline.storage.base import ObjectStore
 
 _SAMPLE_BYTES = 64 * 1024
 

@@ -12,9 +12,9 @@ from datetime import date, datetime, timedelta
 
 from pipeline.core.models import ListedFile, MediaItem, Row
 from pipeline.core.urls import public_url
-from pipeline.media.manifest import Entry
 from pipeline.normalise.values import timestamp
 from pipeline.schemas import MEDIA
+from pipeline.storage.manifests import Entry
 
 Entries = Mapping[tuple[str, str, str], Entry]
 """Manifest entries by (conf_num, kind, name)."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.models import Probe
 from pipeline.media.content import JSON_KINDS
-from pipeline.store.base import ObjectStore
+from pipeline.storage.base import ObjectStore
 
 if TYPE_CHECKING:
     from av.container import InputContainer

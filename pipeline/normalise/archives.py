@@ -12,10 +12,10 @@ from datetime import UTC, date, datetime, time
 from itertools import count
 from typing import Any
 
-from pipeline import layout
 from pipeline.core.errors import RecordError
 from pipeline.core.models import ListedFile, Page
 from pipeline.normalise import values
+from pipeline.storage import keys
 
 _KINDS = {"recording": "recording", "transcoded": "transcoded", "chatdata": "chat", "metadata": "metadata"}
 _NOT_FILES = {"_id", "trans_date", "conf_num", "app_id", "room_id"}
@@ -49,7 +49,7 @@ def archive_record(document: Any, page: Page) -> ArchiveRecord:
         room_id=_lenient(values.text, document.get("room_id")) or "",
         ended_at=ended_at,
         urls=tuple(
-            (_KINDS.get(key, f"other-{layout.clean_name(key)}"), url)
+            (_KINDS.get(key, f"other-{keys.clean_name(key)}"), url)
             for key, value in document.items()
             if key not in _NOT_FILES
             for url in _urls(value)
@@ -100,8 +100,8 @@ def listed_files(readings: Iterable[tuple[Page, ArchiveRecord]]) -> list[ListedF
 def _named(urls: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
     used: set[tuple[str, str]] = set()
     for kind, url in dict.fromkeys(urls):
-        plain = layout.name_from_url(url)
-        names = (layout.numbered_name(plain, number) for number in count(1))
+        plain = keys.name_from_url(url)
+        names = (keys.numbered_name(plain, number) for number in count(1))
         name = next(name for name in names if (kind, name) not in used)
         used.add((kind, name))
         yield kind, name, url

@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 from pipeline.core.arrow_types import BILLED, REAL, TEXT
 from pipeline.core.errors import RecordError
 from pipeline.core.models import Row
-from pipeline.documents import Documents
 from pipeline.enablex.envelope import UNREADABLE
 from pipeline.normalise import cdr
 from pipeline.normalise.arrow import decimals, mask
@@ -28,6 +27,7 @@ from pipeline.normalise.cells import LIST, NOTHING, OBJECT
 from pipeline.normalise.document import Path, Reader, extra_text, path_tree, put_at, unknown_paths, without_nothing
 from pipeline.normalise.finding import MOST_CUT, Finder, Found
 from pipeline.schemas import CDR_CONTENT, arrow_schema
+from pipeline.storage.documents import Documents
 
 BATCH_DOCUMENTS = MOST_CUT
 """The larger a batch, the less often threads take turns."""

@@ -19,11 +19,11 @@ import pyarrow.compute as pc
 from msgspec.structs import astuple
 
 from pipeline.core.arrow_types import TEXT
-from pipeline.documents import Documents
 from pipeline.enablex.envelope import UNREADABLE
 from pipeline.normalise.arrow import mask
 from pipeline.normalise.cells import ESCAPED, LIST, LITERAL, NOTHING, NUMBER, OBJECT, STRING, Cells
 from pipeline.normalise.document import Path, path_tree
+from pipeline.storage.documents import Documents
 
 try:
     from pipeline import _scan

@@ -22,11 +22,10 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import landing
 from pipeline.enablex.envelope import Envelope
 from pipeline.enablex.wire import ReplyHead, period_request
 from pipeline.readings import document_days
-from pipeline.store import LocalStore
+from pipeline.storage import LocalStore, raw
 from tests.bench.contenders import CONTENDERS
 from tests.bench.records import DAY, records
 
@@ -45,7 +44,7 @@ class Run:
 
 def prepare(folder: Path, count: int) -> int:
     """Write the records as lines, and land them as one reply; return their bytes."""
-    spool, envelope, size = landing.Spool(partial(document_days, "cdr", asked=DAY)), Envelope("cdr"), 0
+    spool, envelope, size = raw.Spool(partial(document_days, "cdr", asked=DAY)), Envelope("cdr"), 0
     with (folder / "cdr.ndjson").open("wb") as lines:
         opening = b'{"result":"0","cdr":['
         for record in records(count):
@@ -56,11 +55,11 @@ def prepare(folder: Path, count: int) -> int:
     _take(spool, envelope, b"]}")
     spool.note(envelope.finish())
     head = ReplyHead(period_request("cdr", DAY), 200, {"content-type": "application/json"})
-    landing.land(LocalStore(folder / "vault"), landing.Place("cdr", "acme", DAY, _ASKED_AT), head, spool)
+    raw.land(LocalStore(folder / "vault"), raw.Place("cdr", "acme", DAY, _ASKED_AT), head, spool)
     return size
 
 
-def _take(spool: landing.Spool, envelope: Envelope, chunk: bytes) -> None:
+def _take(spool: raw.Spool, envelope: Envelope, chunk: bytes) -> None:
     spool.write(chunk)
     spool.note(envelope.feed(chunk))
 

@@ -26,7 +26,7 @@ from pipeline.core.arrow_types import BILLED
 from pipeline.core.models import Period
 from pipeline.reports.billing import CDR_COLUMNS
 from pipeline.schemas import SESSIONS
-from pipeline.store import ObjectStore
+from pipeline.storage import ObjectStore
 from pipeline.tables import DayFile, read_arrow, replace_day
 from tests.bench.lake import MONTH, lake_environ, month_lake
 

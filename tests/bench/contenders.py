@@ -15,7 +15,7 @@ def postroom(folder: Path) -> None:
     """Raw to all tables: versions, quality, sessions, usage, typed and deduplicated."""
     from pipeline.building import Builder, Built, chains
     from pipeline.schemas import TABLES
-    from pipeline.store import LocalStore
+    from pipeline.storage import LocalStore
 
     builder = Builder(LocalStore(folder / "lake"), LocalStore(folder / "vault"), timedelta(hours=72))
     for chain in chains(builder.stale("acme", None, tuple(TABLES)), 1):
@@ -36,14 +36,13 @@ def copy_only(folder: Path) -> None:
     """The other floor: the landed reply decompressed, checked and cut into documents."""
     from datetime import date
 
-    from pipeline import landing
     from pipeline.core.models import Period
-    from pipeline.readings import pages
-    from pipeline.store import LocalStore
+    from pipeline.storage import LocalStore, raw
+    from pipeline.storage.raw import pages
 
     vault = LocalStore(folder / "vault")
     for page in pages(vault, "cdr", "acme", Period(date(2026, 11, 1), date(2026, 11, 30))):
-        for _ in landing.read_documents(vault, page):
+        for _ in raw.read_documents(vault, page):
             pass
 
 

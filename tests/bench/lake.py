@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipeline.core.arrow_types import BILLED, MONEY, TIME
 from pipeline.core.models import Period
 from pipeline.schemas import CDR
-from pipeline.store import LocalStore, ObjectStore
+from pipeline.storage import LocalStore, ObjectStore
 from pipeline.tables import DayFile, replace_day
 from tests.environ import clean_environ
 

@@ -22,8 +22,8 @@ from typing import Any
 
 from pipeline.simulator.server import Simulator
 from pipeline.simulator.world import World
-from pipeline.store import ObjectStore, open_store
-from pipeline.store.s3 import S3Store
+from pipeline.storage import ObjectStore, open_store
+from pipeline.storage.s3 import S3Store
 from tests.environ import clean_environ
 from tests.flows.buckets import config_in_buckets
 from tests.servers.ceph import ceph_server

@@ -33,7 +33,7 @@ from rich.table import Table
 from pipeline.simulator.media import media_size
 from pipeline.simulator.server import Simulator
 from pipeline.simulator.world import SimFile, World
-from pipeline.store import MIB
+from pipeline.storage import MIB
 from tests.servers.ceph import ceph_server
 from tests.servers.s3 import ENVIRON, S3Server
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import LocalStore, ObjectStore
+from pipeline.storage import LocalStore, ObjectStore
 from tests.servers.s3 import S3Server
 
 

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.ledger import Ledger
+from pipeline.storage.run_store import Ledger
 
 
 def hold(url: str, lasts_s: float) -> None:

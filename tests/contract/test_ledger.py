@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from pipeline.core.errors import LeaseLost, StoreUnavailable
 from pipeline.core.models import Outcome
-from pipeline.ledger import Lease, Ledger
+from pipeline.storage.run_store import Lease, Ledger
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 RELEASED = sorted(Path(__file__).with_name("released").glob("version-*.sql"))

@@ -1,4 +1,4 @@
-"""The contract of a place for objects (pipeline/store/base.py), kept by every store.
+"""The contract of a place for objects (pipeline/storage/base.py), kept by every store.
 
 `store` and `opening` (conftest.py) are each store in turn. Uploads in parts are in test_uploads.py.
 """
@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from pipeline.core.errors import ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
-from pipeline.store import LocalStore, ObjectStore, StoredObject, read_bytes
+from pipeline.storage import LocalStore, ObjectStore, StoredObject, read_bytes
 
 KEY = "media/project=acme/day=2026-11-22/r1/284/recording/a 1-é.mkv"
 

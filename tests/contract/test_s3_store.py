@@ -26,10 +26,10 @@ from pipeline.core.errors import (
     StoreUnavailable,
     Transient,
 )
-from pipeline.store import MIB, LocalStore, ObjectStore, Retention, StoredObject, open_store, read_bytes
-from pipeline.store import s3 as s3_module
-from pipeline.store.base import Statement
-from pipeline.store.s3 import S3Store
+from pipeline.storage import MIB, LocalStore, ObjectStore, Retention, StoredObject, open_store, read_bytes
+from pipeline.storage import s3 as s3_module
+from pipeline.storage.base import Statement
+from pipeline.storage.s3 import S3Store
 from tests.servers.children import free_port
 from tests.servers.proxy import Exchange, between
 from tests.servers.s3 import ENVIRON, PART_BYTES, SECRET_KEY, S3Server
@@ -534,7 +534,7 @@ def test_a_part_that_cannot_be_sent(ceph: S3Server) -> None:
 
 MEMORY = """
 import resource, sys
-from pipeline.store.s3 import S3Store
+from pipeline.storage.s3 import S3Store
 store = S3Store(sys.argv[1], endpoint_url=sys.argv[2], part_bytes=16 * 2**20)
 chunk = bytes(2**20)
 store.put_new("warm", [chunk] * 2)

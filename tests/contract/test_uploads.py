@@ -1,4 +1,4 @@
-"""Uploads: what every store promises (pipeline/store/base.py), and what going on with one means in a bucket."""
+"""Uploads: what every store promises (pipeline/storage/base.py), and what going on with one means in a bucket."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from pipeline.core.errors import (
     SourceDiffers,
     StoreUnavailable,
 )
-from pipeline.store import MIB, ObjectStore, read_bytes
-from pipeline.store.base import Statement, Tally, Upload, Written, crc_text
-from pipeline.store.s3 import S3Store
-from pipeline.store.s3_upload import MOST_PART_BYTES, MOST_PARTS, part_bytes
+from pipeline.storage import MIB, ObjectStore, read_bytes
+from pipeline.storage.base import Statement, Tally, Upload, Written, crc_text
+from pipeline.storage.s3 import S3Store
+from pipeline.storage.s3_multipart import MOST_PART_BYTES, MOST_PARTS, part_bytes
 from tests.servers.proxy import Exchange, between
 from tests.servers.s3 import PART_BYTES, S3Server
 

@@ -10,16 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import landing, tables
+from pipeline import tables
 from pipeline.building import Builder, chains
 from pipeline.core.errors import PipelineError
 from pipeline.core.models import ListedFile, Period, Source, StoredMedia
 from pipeline.enablex.wire import ReplyHead, ReplyReader, Request, period_request, rooms_request
-from pipeline.media.copy import write_entry
-from pipeline.media.manifest import stored_entry
 from pipeline.readings import document_days
 from pipeline.schemas import TABLES
-from pipeline.store import LocalStore
+from pipeline.storage import LocalStore, raw
+from pipeline.storage.manifests import stored_entry, write_entry
 from tests.unit.cdrs import BEGIN
 
 PROJECT = "acme"
@@ -72,13 +71,13 @@ class Lake:
         asked_at = ASKED + timedelta(hours=hour)
         request = request or (rooms_request() if source == "rooms" else period_request(source, day))
         head = ReplyHead(request, status, headers or {"content-type": "application/json"})
-        reader, spool = ReplyReader(head), landing.Spool(partial(document_days, source, asked=day))
-        place = landing.Place(source, PROJECT, day, asked_at)
+        reader, spool = ReplyReader(head), raw.Spool(partial(document_days, source, asked=day))
+        place = raw.Place(source, PROJECT, day, asked_at)
         for start in range(0, len(body), 1000):
             spool.write(body[start : start + 1000])
             spool.note(reader.feed(body[start : start + 1000]))
         spool.note(reader.finish(asked_at))
-        return landing.land(self.vault, place, head, spool, is_part=is_part)
+        return raw.land(self.vault, place, head, spool, is_part=is_part)
 
     def store_file(self, file: ListedFile, content: bytes) -> None:
         """Put a media file into the vault, with its manifest, as copy-media does."""

@@ -12,7 +12,7 @@ from pipeline.core.errors import Refused
 from pipeline.enablex import client
 from pipeline.enablex.wire import rooms_request
 from pipeline.simulator.world import World
-from pipeline.store import LocalStore
+from pipeline.storage import LocalStore
 from tests.conftest import NOW, Site
 
 WORLD = World(projects=("acme",), sessions_per_day=3, begin=(NOW - timedelta(days=2)).date())

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from awscrt.checksums import crc64nvme
 
-from pipeline import flows, layout, tables
+from pipeline import flows, tables
 from pipeline.core.errors import StoreUnavailable
 from pipeline.core.models import Outcome, Period
 from pipeline.query import run_query
 from pipeline.simulator.world import World
-from pipeline.store import LocalStore, read_bytes
-from pipeline.store.base import Tally, crc_text, read_back
+from pipeline.storage import LocalStore, read_bytes
+from pipeline.storage.base import Tally, crc_text, read_back
+from pipeline.storage.keys import parse_audit_key
 from tests.conftest import NOW, Site
 from tests.flows.buckets import in_buckets
 from tests.flows.test_copy_media import WORLD, manifests
@@ -340,4 +341,4 @@ def test_an_object_put_over_in_the_bucket_is_found_unread(make_site: Callable[..
             .failed[0]
             .error.startswith("digest differs" if s3.name == "ceph" else "checksum differs")
         )
-        assert all(layout.parse_audit_key(stored.key) for stored in app.vault.list("audits/"))
+        assert all(parse_audit_key(stored.key) for stored in app.vault.list("audits/"))

@@ -8,7 +8,7 @@ from datetime import date
 from pipeline import tables
 from pipeline.core.models import Period
 from pipeline.simulator.world import World
-from pipeline.store import LocalStore
+from pipeline.storage import LocalStore
 from tests.conftest import NOW, Site
 
 FIRST, LAST = date(2026, 11, 4), date(2026, 11, 12)

@@ -23,7 +23,7 @@ from pipeline.normalise import cdr
 from pipeline.normalise.cdr_columns import decoded
 from pipeline.readings import REACH_DAYS
 from pipeline.schemas import CDR_CONTENT, TABLES
-from pipeline.store import LocalStore
+from pipeline.storage import LocalStore
 from tests.flows.lakes import ASKED, DAY, PROJECT, Lake, identity_on_disk
 from tests.unit.cdrs import NEW, OLD, changed, documents, raw
 

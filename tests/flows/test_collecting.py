@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from pipeline import flows, landing, tables
+from pipeline import flows, tables
 from pipeline.collecting import Ask, collect_day
 from pipeline.core.errors import TimedOut
 from pipeline.core.models import Outcome, Period
 from pipeline.enablex.wire import Request
 from pipeline.simulator.world import World
-from pipeline.store import LocalStore
+from pipeline.storage import LocalStore, raw
 from tests.conftest import NOW, Site
 from tests.flows.lakes import ASKED, DAY, PROJECT, Lake
 from tests.unit.cdrs import NEW, changed
@@ -42,7 +42,7 @@ def without_moments(rows: list[dict]) -> list[dict]:
 
 
 def last_asked(site: Site) -> set[date]:
-    return set(landing.last_asked(LocalStore(site.folder / "vault"), "cdr", "acme"))
+    return set(raw.last_asked(LocalStore(site.folder / "vault"), "cdr", "acme"))
 
 
 def collect(site: Site, *, hours: int = 0) -> Outcome:
@@ -151,13 +151,13 @@ def test_killed_between_parts_the_day_is_unanswered(tmp_path: Path) -> None:
         assert lake.answer(bodies[n], request=requests[n], is_part=True)
     lake.build()
     assert [row["cdr_id"] for row in lake.rows("cdr")] == ["c0", "c1"]
-    assert landing.last_asked(lake.vault, "cdr", PROJECT) == {}
+    assert raw.last_asked(lake.vault, "cdr", PROJECT) == {}
     new = [lake.answer(bodies[n], request=requests[n], is_part=True, hour=1) for n in range(3)]
     assert new == [False, False, True]
     lake.build()
     assert [(row["cdr_id"], row["revision"]) for row in lake.rows("cdr")] == [("c0", 1), ("c1", 1), ("c2", 1)]
     lake.answer(b'{"result":"0","cdr":[]}', hour=2)
-    assert landing.last_asked(lake.vault, "cdr", PROJECT) == {DAY: ASKED + timedelta(hours=2)}
+    assert raw.last_asked(lake.vault, "cdr", PROJECT) == {DAY: ASKED + timedelta(hours=2)}
 
 
 def test_identical_replies_are_stored_once(make_site: Callable[..., Site]) -> None:

@@ -11,10 +11,9 @@ import pytest
 from pipeline import copying, flows, tables
 from pipeline.app import App
 from pipeline.core.models import Outcome
-from pipeline.media.manifest import Entry
-from pipeline.readings import current_manifests
 from pipeline.simulator.world import World
-from pipeline.store import read_bytes
+from pipeline.storage import read_bytes
+from pipeline.storage.manifests import Entry, current_manifests
 from tests.conftest import NOW, Site
 from tests.flows.test_copy_media import DAYS, WORLD
 

@@ -11,10 +11,9 @@ import pytest
 
 from pipeline import tables
 from pipeline.core.models import Period
-from pipeline.media.manifest import Manifest
-from pipeline.readings import current_manifests
 from pipeline.simulator.world import World
-from pipeline.store import LocalStore, read_bytes
+from pipeline.storage import LocalStore, read_bytes
+from pipeline.storage.manifests import Manifest, current_manifests
 from tests.conftest import NOW, Site
 
 WORLD = World(projects=("acme",), sessions_per_day=2, begin=(NOW - timedelta(days=1)).date())

@@ -13,7 +13,7 @@ import pytest
 from pipeline import flows, tables
 from pipeline.core.models import Period
 from pipeline.simulator.world import World
-from pipeline.store import LocalStore
+from pipeline.storage import LocalStore
 from tests.conftest import Site
 from tests.flows.buckets import in_buckets
 from tests.servers.s3 import S3Server

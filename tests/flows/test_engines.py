@@ -18,7 +18,7 @@ from pipeline import flows, tables
 from pipeline.cli.commands import run_command
 from pipeline.core.errors import DigestDiffers, PipelineError, RecordError
 from pipeline.simulator.world import World
-from pipeline.store import read_bytes
+from pipeline.storage import read_bytes
 from pipeline.workers import Kit, settings_for_workers
 from tests.conftest import NOW, Site
 from tests.environ import clean_environ

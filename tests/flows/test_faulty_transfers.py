@@ -19,7 +19,7 @@ from pipeline.media.copy import Copier
 from pipeline.media.source import FileHost
 from pipeline.simulator.server import Simulator
 from pipeline.simulator.world import SimFile, World
-from pipeline.store import LocalStore, ObjectStore, read_bytes
+from pipeline.storage import LocalStore, ObjectStore, read_bytes
 from tests.conftest import NOW
 from tests.servers.s3 import S3Server
 

@@ -24,8 +24,8 @@ from pipeline import tables
 from pipeline.alarms import Alarm, alarms
 from pipeline.app import open_app
 from pipeline.core.errors import Stopped
-from pipeline.ledger import Ledger
 from pipeline.simulator.world import World
+from pipeline.storage.run_store import Ledger
 from tests.conftest import NOW, Site
 from tests.environ import clean_environ
 from tests.flows.test_copy_media import WORLD, stored_digests

@@ -13,10 +13,9 @@ import zstandard
 
 from pipeline import tables
 from pipeline.core.models import Period
-from pipeline.media.manifest import read_manifest
-from pipeline.readings import current_manifests
 from pipeline.simulator.world import World
-from pipeline.store import LocalStore, read_bytes
+from pipeline.storage import LocalStore, read_bytes
+from pipeline.storage.manifests import current_manifests, read_manifest
 from tests.conftest import NOW, Site
 
 

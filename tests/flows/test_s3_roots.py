@@ -10,13 +10,13 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline import flows, tables
 from pipeline.core.models import Period
-from pipeline.layout import table_key
 from pipeline.query import run_query
-from pipeline.readings import current_manifests
 from pipeline.schemas import TABLES
 from pipeline.simulator.world import World
-from pipeline.store import read_bytes
-from pipeline.store.s3 import S3Store
+from pipeline.storage import read_bytes
+from pipeline.storage.keys import table_key
+from pipeline.storage.manifests import current_manifests
+from pipeline.storage.s3 import S3Store
 from tests.bench.lake import make_lake
 from tests.conftest import NOW, Site
 from tests.flows.buckets import in_buckets

@@ -8,13 +8,12 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from pipeline import landing
 from pipeline.building import Builder, Built, chains
 from pipeline.enablex.envelope import Envelope
 from pipeline.enablex.wire import ReplyHead, period_request
 from pipeline.readings import document_days
 from pipeline.schemas import TABLES
-from pipeline.store import LocalStore
+from pipeline.storage import LocalStore, raw
 from tests.bench.records import DAY, records
 
 EXPECTED = Path(__file__).parents[1] / "expected/parquet_sha256.json"
@@ -23,12 +22,12 @@ EXPECTED = Path(__file__).parents[1] / "expected/parquet_sha256.json"
 def built(folder: Path) -> dict[str, str]:
     """SHA-256 of every table's day, built from 500 records in one landed reply."""
     body = b'{"result":"0","cdr":[' + b",".join(records(500)) + b"]}"
-    spool, envelope = landing.Spool(partial(document_days, "cdr", asked=DAY)), Envelope("cdr")
+    spool, envelope = raw.Spool(partial(document_days, "cdr", asked=DAY)), Envelope("cdr")
     spool.write(body)
     spool.note([*envelope.feed(body), *envelope.finish()])
     vault, lake = LocalStore(folder / "vault"), LocalStore(folder / "lake")
-    place = landing.Place("cdr", "acme", DAY, datetime(2026, 11, 24, tzinfo=UTC))
-    landing.land(vault, place, ReplyHead(period_request("cdr", DAY), 200, {}), spool)
+    place = raw.Place("cdr", "acme", DAY, datetime(2026, 11, 24, tzinfo=UTC))
+    raw.land(vault, place, ReplyHead(period_request("cdr", DAY), 200, {}), spool)
     builder = Builder(lake, vault, timedelta(hours=72))
     for chain in chains(builder.stale("acme", None, tuple(TABLES)), 1):
         assert all(isinstance(built, Built) for built in builder.build(chain))

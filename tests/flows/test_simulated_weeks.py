@@ -21,10 +21,10 @@ from botocore.retries.standard import ExponentialBackoff
 from jobs.turn import Turn
 from pipeline import flows, tables
 from pipeline.core.models import Period
-from pipeline.layout import BODY_SUFFIX, RECEIPT_SUFFIX
-from pipeline.readings import read_entries
 from pipeline.simulator.world import World
-from pipeline.store import LocalStore, read_bytes
+from pipeline.storage import LocalStore, read_bytes
+from pipeline.storage.keys import BODY_SUFFIX, RECEIPT_SUFFIX
+from pipeline.storage.manifests import read_entries
 from tests.conftest import NOW, Site
 from tests.flows.buckets import in_buckets
 from tests.flows.test_observing import Receiver

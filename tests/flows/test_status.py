@@ -13,7 +13,7 @@ from pipeline import flows, observing, tables
 from pipeline.core.models import Outcome
 from pipeline.query import run_query
 from pipeline.simulator.world import World
-from pipeline.store import LocalStore
+from pipeline.storage import LocalStore
 from tests.conftest import NOW, Site
 
 WORLD = World(projects=("acme",), sessions_per_day=40, begin=(NOW - timedelta(days=1)).date())

@@ -24,7 +24,7 @@ from pipeline.query import run_query
 from pipeline.simulator import media
 from pipeline.simulator.delivery import delivered_files
 from pipeline.simulator.world import SimFile, World
-from pipeline.store import MIB
+from pipeline.storage import MIB
 from tests.conftest import NOW, Site
 from tests.environ import clean_environ
 from tests.flows.buckets import in_buckets

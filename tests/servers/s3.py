@@ -10,8 +10,8 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from pipeline.store import MIB
-from pipeline.store.s3 import S3Store
+from pipeline.storage import MIB
+from pipeline.storage.s3 import S3Store
 
 PART_BYTES = 5 * MIB
 """The least that S3 takes for a part that is not the last."""

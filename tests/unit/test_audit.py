@@ -12,13 +12,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from pipeline import layout
 from pipeline.core.models import Row, StoredMedia
 from pipeline.media import audit
 from pipeline.media.audit import Named, Seen, check_chain, choose_sample, file_row, reread_row
-from pipeline.media.manifest import Entry, Manifest, next_manifest, read_manifest, stored_entry, write_manifest
 from pipeline.schemas import AUDITS
-from pipeline.store.base import Statement, Tally
+from pipeline.storage.base import Statement, Tally
+from pipeline.storage.keys import media_key
+from pipeline.storage.manifests import Entry, Manifest, next_manifest, read_manifest, stored_entry, write_manifest
 from tests.unit.records import DAY, listed_file
 
 AT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
@@ -31,7 +31,7 @@ def stored(name: str, content: bytes, *, store_etag: str | None = None) -> Entry
     file = listed_file(name=name)
     tally = Tally()
     tally.feed(content)
-    key = layout.media_key(file.project, file.day, file.room_id, file.conf_num, file.kind, name)
+    key = media_key(file.project, file.day, file.room_id, file.conf_num, file.kind, name)
     media = StoredMedia(key, tally.size_bytes, tally.sha256, None, None, True, tally.crc64nvme, "synced", store_etag)
     return stored_entry(file, media, AT)
 

@@ -9,8 +9,9 @@ from email.utils import format_datetime
 import pytest
 
 from pipeline import checks
-from pipeline.checks import Answer, StoreFacts
+from pipeline.checks import Answer
 from pipeline.core.settings.sections import Project
+from pipeline.storage.selftest import StoreFacts
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 GIB = 2**30

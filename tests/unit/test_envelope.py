@@ -13,10 +13,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.documents import Documents, LandedEnvelope
 from pipeline.enablex import envelope
 from pipeline.enablex.envelope import Envelope, EnvelopeError
 from pipeline.normalise.finding import Finder
+from pipeline.storage.documents import Documents, LandedEnvelope
 
 TRICKY = st.lists(
     st.sampled_from(["},{", "}, {", "]}", "[", "]", "{", "}", ",",

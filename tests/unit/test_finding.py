@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.documents import Documents
 from pipeline.normalise import cdr_columns, finding
 from pipeline.normalise.cells import NOTHING
 from pipeline.normalise.document import Path, unknown_paths, value_at
 from pipeline.normalise.finding import Finder
+from pipeline.storage.documents import Documents
 from tests.unit.cdrs import NEW, OLD
 
 PATHS: list[Path] = [("a",), ("b", "a"), ("b", "c", "a"), ("b", "c", "é"), ("d",)]

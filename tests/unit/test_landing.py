@@ -17,15 +17,14 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import landing, layout
 from pipeline.core.errors import FixityError
 from pipeline.core.models import Page, Period
 from pipeline.enablex import envelope
 from pipeline.enablex.wire import ReplyHead, ReplyReader, Request, period_request
-from pipeline.landing import Place, Spool, land, last_asked, page_stems, read_documents, read_page
 from pipeline.normalise.cdr_columns import cut_documents
-from pipeline.store import LocalStore
-from pipeline.store.base import read_bytes
+from pipeline.storage import LocalStore, keys, raw
+from pipeline.storage.base import read_bytes
+from pipeline.storage.raw import Place, Spool, land, last_asked, page_stems, read_documents, read_page
 
 DAY = date(2024, 3, 9)
 ASKED = datetime(2024, 3, 10, 2, 15, 0, 123_000, UTC)
@@ -73,9 +72,9 @@ def landed(
 ) -> Landed:
     at = at or place(minutes)
     is_new = land(vault, at, to or head(), spooled(body), **options)
-    names = [layout.parse_raw_key(stored.key) for stored in vault.list(layout.raw_prefix("cdr", "acme", at.day))]
-    stems = {name.stem for name in names if name and name.suffix != layout.BODY_SUFFIX}
-    (stem,) = [stem for stem in stems if layout.asked_at_of_stem(stem) == at.asked_at]
+    names = [keys.parse_raw_key(stored.key) for stored in vault.list(keys.raw_prefix("cdr", "acme", at.day))]
+    stems = {name.stem for name in names if name and name.suffix != keys.BODY_SUFFIX}
+    (stem,) = [stem for stem in stems if keys.asked_at_of_stem(stem) == at.asked_at]
     return Landed(stem, is_new)
 
 
@@ -126,7 +125,7 @@ def test_what_was_said_comes_back(tmp_path_factory: Any, some: list[Any], chunk:
 def test_a_receipt_tells_what_matters_and_no_cookies(vault: LocalStore) -> None:
     """A receipt keeps the headers that matter and no others."""
     found = landed(vault, reply(), to=head(**{"x-request-id": "r1", "set-cookie": "hush"}))
-    text = read_bytes(vault, place().key(found.stem, layout.RECEIPT_SUFFIX)).decode()
+    text = read_bytes(vault, place().key(found.stem, keys.RECEIPT_SUFFIX)).decode()
     assert "r1" in text
     assert "hush" not in text
 
@@ -139,7 +138,7 @@ def test_an_identical_reply_is_a_receipt_only(vault: LocalStore) -> None:
     assert sorted(names(vault)) == ["json.zst", *["receipt.json"] * 3]
     assert page_stems(vault, "cdr", "acme") == {DAY: [first.stem]}
     for one in again:
-        receipt = json.loads(read_bytes(vault, place().key(one.stem, layout.RECEIPT_SUFFIX)))
+        receipt = json.loads(read_bytes(vault, place().key(one.stem, keys.RECEIPT_SUFFIX)))
         assert receipt["page"] == first.stem
     assert last_asked(vault, "cdr", "acme") == {DAY: ASKED + timedelta(minutes=10)}
 
@@ -169,7 +168,7 @@ def test_landing_twice_at_one_moment_changes_nothing(vault: LocalStore) -> None:
 def test_a_body_without_receipt_does_not_exist(vault: LocalStore, tmp_path: Path) -> None:
     """Killed between body and receipt, a page does not exist; landing the reply later makes it one."""
     found = landed(vault, reply())
-    (tmp_path / "vault" / place().key(found.stem, layout.RECEIPT_SUFFIX)).unlink()
+    (tmp_path / "vault" / place().key(found.stem, keys.RECEIPT_SUFFIX)).unlink()
     assert page_stems(vault, "cdr", "acme") == {}
     assert last_asked(vault, "cdr", "acme") == {}
     later = landed(vault, reply(), 5)
@@ -215,7 +214,7 @@ def test_a_body_that_is_cut_otherwise_than_it_was_proven_is_not_used(vault: Loca
 def test_an_altered_receipt_is_named(vault: LocalStore, tmp_path: Path) -> None:
     """A receipt that cannot be read raises FixityError with its key."""
     found = landed(vault, reply())
-    key = place().key(found.stem, layout.RECEIPT_SUFFIX)
+    key = place().key(found.stem, keys.RECEIPT_SUFFIX)
     (tmp_path / "vault" / key).write_text("{")
     with pytest.raises(FixityError) as broken:
         page(vault, found.stem)
@@ -246,7 +245,7 @@ def test_an_unreadable_reply_is_evidence(vault: LocalStore) -> None:
     """What cannot be read is kept with its headers under names of its own; it is no page and no answer."""
     spool = Spool(lambda _: set())
     spool.write(b"<html>maintenance</html>")
-    key = landing.land_unreadable(vault, place(), head(status=502), spool)
+    key = raw.land_unreadable(vault, place(), head(status=502), spool)
     assert (
         zstandard.ZstdDecompressor().decompressobj().decompress(read_bytes(vault, key)) == b"<html>maintenance</html>"
     )

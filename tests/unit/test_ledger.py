@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.core.errors import ConfigError, Refused, StoreUnavailable
 from pipeline.core.models import Outcome
-from pipeline.ledger import Ledger
+from pipeline.storage.run_store import Ledger
 from tests.unit.records import listed_file
 
 START = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)

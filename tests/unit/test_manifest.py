@@ -19,9 +19,9 @@ from msgspec.structs import replace
 from pipeline.core.errors import FixityError
 from pipeline.core.models import StoredMedia
 from pipeline.core.urls import public_url
-from pipeline.layout import manifest_key, manifest_prefix
-from pipeline.media.copy import write_entry
-from pipeline.media.manifest import (
+from pipeline.storage import LocalStore, Retention, read_bytes
+from pipeline.storage.keys import manifest_key, manifest_prefix
+from pipeline.storage.manifests import (
     Entry,
     Manifest,
     checked_entry,
@@ -29,9 +29,9 @@ from pipeline.media.manifest import (
     next_manifest,
     read_manifest,
     stored_entry,
+    write_entry,
     write_manifest,
 )
-from pipeline.store import LocalStore, Retention, read_bytes
 from tests.unit.records import DAY, listed_file
 
 AT = datetime(2026, 11, 23, 2, 15, 0, 5_000, UTC)

@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.models import Probe
 from pipeline.media.probe import is_media, probe
 from pipeline.simulator import samples
-from pipeline.store import LocalStore
+from pipeline.storage import LocalStore
 
 FOLDER = Path(str(samples.__file__)).parent
 

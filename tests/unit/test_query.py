@@ -12,11 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import layout
 from pipeline.core.errors import ConfigError
 from pipeline.query import open_query, run_query, sql
 from pipeline.schemas import TABLES
-from pipeline.store import LocalStore, ObjectStore
+from pipeline.storage import LocalStore, ObjectStore, keys
 from pipeline.tables import read_arrow
 from tests.bench.lake import MONTH, make_lake
 from tests.bench.query import USAGE
@@ -28,7 +27,7 @@ def put(lake: ObjectStore, table: str, project: str, day: date, rows: list[dict[
     """Write one table's day as it lies in a lake."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=TABLES[table].schema), sink)
-    lake.replace(layout.table_key(table, project, day), sink.getvalue().to_pybytes())
+    lake.replace(keys.table_key(table, project, day), sink.getvalue().to_pybytes())
 
 
 @pytest.fixture
@@ -112,7 +111,7 @@ def test_foreign_files_are_no_rows(lake: LocalStore) -> None:
 
 def test_a_damaged_day_is_not_read_as_an_empty_one(lake: LocalStore) -> None:
     """Parquet that is cut short is an error, never fewer rows."""
-    key = layout.table_key("cdr", "acme", DAYS[0])
+    key = keys.table_key("cdr", "acme", DAYS[0])
     with lake.open(key) as stream:
         whole = stream.read()
     lake.replace(key, whole[: len(whole) // 2])
@@ -131,7 +130,7 @@ def test_a_damaged_day_is_not_read_as_an_empty_one(lake: LocalStore) -> None:
 def test_only_the_days_asked_for_are_opened(lake: LocalStore, where: str, rows: int) -> None:
     """Conditions on project and day skip whole objects: other days may hold anything, they are not even opened."""
     for key in ("acme", DAYS[0]), ("globex", DAYS[0]), ("globex", DAYS[1]):
-        lake.replace(layout.table_key("cdr", *key), b"no Parquet at all")
+        lake.replace(keys.table_key("cdr", *key), b"no Parquet at all")
     put(lake, "cdr", "acme", date(2026, 11, 23), [])  # the newest day says what columns there are
     assert answer(lake, f"SELECT count(cdr_id) AS n FROM cdr WHERE {where}") == [{"n": rows}]
     with pytest.raises(ConfigError, match=r"part-0\.parquet.*; `postroom build` builds damaged days again"):
@@ -160,7 +159,7 @@ def test_a_column_that_no_day_has_yet_is_null(lake: LocalStore) -> None:
         for day in DAYS:
             sink = pa.BufferOutputStream()
             pq.write_table(pa.table({"cdr_id": ["old"]}), sink)
-            lake.replace(layout.table_key("cdr", project, day), sink.getvalue().to_pybytes())
+            lake.replace(keys.table_key("cdr", project, day), sink.getvalue().to_pybytes())
     assert answer(lake, "SELECT DISTINCT cdr_id, owner_ref FROM cdr") == [{"cdr_id": "old", "owner_ref": None}]
     put(lake, "cdr", "acme", date(2026, 11, 23), [{"cdr_id": "new", "owner_ref": "tenant-1"}])
     assert answer(lake, "SELECT count(cdr_id) AS n FROM cdr") == [{"n": 5}]
@@ -253,7 +252,7 @@ def test_the_lock_cannot_be_opened(lake: LocalStore, sql: str) -> None:
 def test_the_lake_is_for_reading(lake: LocalStore, tmp_path: Path, sql: str) -> None:
     """A statement that does more than read is refused, in one line that says what is answered; no object changes."""
     before = [(stored.key, stored.size_bytes) for stored in lake.list("")]
-    path = tmp_path / "lake" / layout.table_key("cdr", "acme", DAYS[0])
+    path = tmp_path / "lake" / keys.table_key("cdr", "acme", DAYS[0])
     with pytest.raises(ConfigError, match=r"^query: one statement that reads, please: begin with SELECT"):
         run_query(lake, sql.format(object=path))
     assert [(stored.key, stored.size_bytes) for stored in lake.list("")] == before

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import layout, tables
+from pipeline import tables
 from pipeline.core.errors import ConfigError
 from pipeline.core.models import Period
 from pipeline.schemas import TABLES, TABLES_VERSION
-from pipeline.store import LocalStore
+from pipeline.storage import LocalStore, keys
 from pipeline.tables import DayFile, DayNote, TableNote, read_arrow, read_note, replace_day, table_of_rows, write_note
 from tests.unit.cdrs import NEW, OLD, changed
 from tests.unit.histories import observation
@@ -95,7 +95,7 @@ def put(lake: LocalStore, folder: Path, rows: pa.Table, known: TableNote | None)
 
 def test_equal_bytes_are_not_written_again(tmp_path: Path) -> None:
     """An object that would get the bytes it has stays untouched; one that differs, or is gone, is written."""
-    lake, path = LocalStore(tmp_path / "lake"), tmp_path / "lake" / layout.table_key("cdr", "acme", DAY)
+    lake, path = LocalStore(tmp_path / "lake"), tmp_path / "lake" / keys.table_key("cdr", "acme", DAY)
     sha256, note = put(lake, tmp_path, ROWS, None)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
     before = path.stat()
@@ -111,7 +111,7 @@ def test_equal_bytes_are_not_written_again(tmp_path: Path) -> None:
 
 def test_without_a_note_the_object_is_written(tmp_path: Path) -> None:
     """What no note vouches for is written, whatever is there."""
-    lake, path = LocalStore(tmp_path / "lake"), tmp_path / "lake" / layout.table_key("cdr", "acme", DAY)
+    lake, path = LocalStore(tmp_path / "lake"), tmp_path / "lake" / keys.table_key("cdr", "acme", DAY)
     put(lake, tmp_path, ROWS, None)
     path.write_bytes(b"something else")
     put(lake, tmp_path, ROWS, None)
@@ -125,7 +125,7 @@ def test_notes_are_read_back(tmp_path: Path) -> None:
     note = {"sessions": TableNote("i", 1, 2, "s"), "cdr": TableNote("i", 3, 4, "t")}
     write_note(lake, "acme", DAY, note)
     assert read_note(lake, "acme", DAY).tables == note
-    (tmp_path / "lake" / layout.note_key("acme", DAY)).write_text("{")
+    (tmp_path / "lake" / keys.note_key("acme", DAY)).write_text("{")
     assert read_note(lake, "acme", DAY) == DayNote({})
 
 

@@ -8,16 +8,21 @@ EnableX gives other bytes for a file, the entry is of the newer ones and names t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime
+from itertools import groupby
 from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
 
-from pipeline.core.errors import FixityError
-from pipeline.core.models import ListedFile, Probe, StoredMedia, utc_text
+from pipeline.core.concurrency import mapped
+from pipeline.core.errors import FixityError, ObjectDiffers
+from pipeline.core.models import ListedFile, Period, Probe, StoredMedia, utc_text
 from pipeline.core.urls import public_url
+from pipeline.storage.base import ObjectStore, Retention, listed, read_bytes
+from pipeline.storage.keys import manifest_key, manifest_prefix, parse_manifest_key
 
 State = Literal["stored", "unreadable", "lost"]
 
@@ -162,3 +167,57 @@ def read_manifest(content: bytes, key: str) -> Manifest:
         return _MANIFEST.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FixityError(key, "a manifest", f"something else ({error})") from None
+
+
+def read_entries(vault: ObjectStore, project: str, period: Period) -> dict[tuple[str, str, str], Entry]:
+    """What the current manifests of these days say, by (conf_num, kind, name)."""
+    entries = {}
+    for manifest in current_manifests(vault, project, period):
+        for entry in manifest.files:
+            entries[manifest.conf_num, entry.kind, entry.name] = entry
+    return entries
+
+
+def current_manifests(vault: ObjectStore, project: str, period: Period) -> Iterator[Manifest]:
+    """The last manifest of every session of these days, in order of day and key."""
+    keys = (stored.key for stored in listed(vault, [manifest_prefix(project, day) for day in period]))
+    names = ((name, key) for key in keys if (name := parse_manifest_key(key)))
+    sessions = groupby(names, key=lambda named: (named[0].day, named[0].conf_num))
+    newest = (max(of_session, key=lambda named: named[0].revision)[1] for _, of_session in sessions)
+    yield from mapped(lambda key: read_manifest(read_bytes(vault, key), key), newest, vault.at_once)
+
+
+def manifest_keys(vault: ObjectStore, project: str, days: Iterable[date]) -> Iterator[list[str]]:
+    """For each of some days: the keys of all its manifests, a list that changes whenever one is added."""
+    prefixes = (manifest_prefix(project, day) for day in days)
+    yield from mapped(lambda prefix: [stored.key for stored in vault.list(prefix)], prefixes, vault.at_once)
+
+
+def write_entry(vault: ObjectStore, file: ListedFile, entry: Entry, retention: Retention | None = None) -> Entry:
+    """Add a file to its session's manifest, as the next number: the last thing done for a file. The entry as it is now.
+
+    Two writers of one session cannot overwrite each other: the later one finds the number taken and takes the next.
+    Threads of one process take turns instead.
+    """
+    with _TURNS[hash(file.conf_num) % len(_TURNS)]:
+        return _write_next(vault, file, entry, retention)
+
+
+_TURNS = [threading.Lock() for _ in range(64)]
+"""By session: files of one are often done at the same time, and each lost race costs half a dozen requests."""
+
+
+def _write_next(vault: ObjectStore, file: ListedFile, entry: Entry, retention: Retention | None) -> Entry:
+    while True:
+        stored = vault.list(manifest_prefix(file.project, file.day, file.conf_num))
+        names = [name for one in stored if (name := parse_manifest_key(one.key))]
+        last = max((name.revision for name in names), default=0)
+        newest = manifest_key(file.project, file.day, file.conf_num, last)
+        previous = read_bytes(vault, newest) if last else None
+        manifest = next_manifest(file, [entry], previous)
+        key = manifest_key(file.project, file.day, file.conf_num, manifest.revision)
+        try:
+            vault.put_new(key, write_manifest(manifest), retention=retention)
+        except ObjectDiffers:
+            continue
+        return next(known for known in manifest.files if known.identity == entry.identity)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipeline.store.base import MIB, ObjectStore, Retention, StoredObject, read_bytes
-from pipeline.store.local import LocalStore
+from pipeline.storage.base import MIB, ObjectStore, Retention, StoredObject, read_bytes
+from pipeline.storage.local import LocalStore
 
 os.environ.setdefault("BOTO_DISABLE_CRT", "true")
 """awscrt is here for its CRC64NVME; boto3 would also sign with it, and copy every part for that."""
@@ -23,7 +23,7 @@ def open_store(
     """
     if url.startswith("file:"):
         return LocalStore(Path(url.removeprefix("file://" if url.startswith("file://") else "file:")))
-    from pipeline.store.s3 import S3Store  # noqa: PLC0415 - boto3 is slow to start and needed by buckets only
+    from pipeline.storage.s3 import S3Store  # noqa: PLC0415 - boto3 is slow to start and needed by buckets only
 
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     return S3Store(bucket, prefix, endpoint_url=endpoint_url, region=region, part_bytes=part_bytes)

@@ -227,6 +227,12 @@ class ObjectStore(Protocol):
         """For pyarrow datasets: a file system, and the path of this store's root in it."""
 
 
+class Readable(Protocol):
+    """What objects can be read from."""
+
+    def open(self, key: str) -> AbstractContextManager[IO[bytes]]: ...
+
+
 def listed(store: ObjectStore, prefixes: Iterable[str]) -> Iterator[StoredObject]:
     """All objects of several prefixes, one prefix after the other; some are asked for at once."""
     return chain.from_iterable(mapped(lambda prefix: list(store.list(prefix)), prefixes, store.at_once))
@@ -238,7 +244,7 @@ def read_bytes(store: ObjectStore, key: str) -> bytes:
         return stream.read()
 
 
-def read_back(store: ObjectStore, key: str, observe: Callable[[bytes], None] = lambda _chunk: None) -> Tally:
+def read_back(store: Readable, key: str, observe: Callable[[bytes], None] = lambda _chunk: None) -> Tally:
     """Read an object from beginning to end; what it is. Memory: one chunk."""
     tally = Tally()
     with store.open(key) as stream:

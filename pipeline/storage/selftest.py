@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
+from dataclasses import dataclass
 
-from pipeline.checks import StoreFacts
 from pipeline.core.errors import DigestDiffers, ObjectDiffers, StoreError
-from pipeline.store.base import ObjectStore, Retention, Tally, read_bytes
-from pipeline.store.local import LocalStore
+from pipeline.storage.base import ObjectStore, Retention, Tally, read_bytes
+from pipeline.storage.local import LocalStore
 
 PROBE_KEY = "doctor/probe.txt"
 CONDITIONS_KEY = "doctor/conditions.txt"
@@ -52,3 +52,17 @@ def _refuses_others(store: ObjectStore) -> None:
     with suppress(ObjectDiffers):
         store.put_new(PROBE_KEY, PROBE + b"other bytes")
         raise StoreError(f"{store.url}/{PROBE_KEY}: other bytes could be put over what was there", key=PROBE_KEY)
+
+
+@dataclass(frozen=True)
+class StoreFacts:
+    """What a store was seen to do with a few small objects.
+
+    `heeds_put`, `heeds_parts`: whether it refuses to put over what is there, as one request and as an upload in parts.
+    """
+
+    states_crc: bool = False
+    states_md5: bool = False
+    is_synced: bool = False
+    heeds_put: bool = True
+    heeds_parts: bool = True

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import structlog
 from awscrt.checksums import crc64nvme
@@ -23,10 +23,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pipeline.core.concurrency import Threads
 from pipeline.core.errors import DigestDiffers, ObjectDiffers, SizeDiffers, SourceDiffers, StoreUnavailable
 from pipeline.core.tracing import span
-from pipeline.store.base import MIB, Proof, Retention, Statement, Tally, Written, crc_text, read_back
-
-if TYPE_CHECKING:
-    from pipeline.store.s3 import S3Store
+from pipeline.storage.base import MIB, Proof, Retention, Statement, Tally, Written, crc_text, read_back
+from pipeline.storage.s3_client import S3Client, error_code, label_digest
 
 MOST_PARTS = 10_000
 MOST_PART_BYTES = 5 * 1024 * MIB
@@ -85,10 +83,6 @@ class Parts:
         return f"{md5_of(b''.join(digests)).hexdigest()}-{len(digests)}" if len(digests) == len(self.parts) else ""
 
 
-def label_digest(label: str) -> str:
-    return hashlib.sha256(label.encode()).hexdigest()
-
-
 def marker_key(key: str, label: str, upload_id: str) -> str:
     return f"{key}.upload-{hashlib.sha256(f'{label_digest(label)} {upload_id}'.encode()).hexdigest()}"
 
@@ -109,11 +103,11 @@ def part_bytes(number: int, least: int, left: int | None) -> int:
 
 
 class S3Upload:
-    """See `pipeline.store.base.Upload`. Used by one thread; a second one sends."""
+    """See `pipeline.storage.base.Upload`. Used by one thread; a second one sends."""
 
     def __init__(
         self,
-        store: S3Store,
+        store: S3Client,
         key: str,
         label: str,
         begun: Parts | None,
@@ -418,11 +412,6 @@ def proof_of(key: str, stated: Statement, sent: Tally, md5: str) -> Proof | None
             raise DigestDiffers(key, f"CRC64NVME {sent.crc64nvme}", stated.crc64nvme)
         return "crc64nvme"
     return "md5" if stated.etag == md5 else None
-
-
-def error_code(error: ClientError | BotoCoreError) -> str:
-    """S3's word for what went wrong; for a HEAD only the status; empty when no answer came."""
-    return str(error.response["Error"].get("Code")) if isinstance(error, ClientError) else ""
 
 
 def md5_of(content: bytes | bytearray) -> Any:

@@ -21,15 +21,27 @@ from datetime import date, datetime
 import msgspec
 import zstandard
 
-from pipeline import layout
-from pipeline.core.concurrency import ahead
+from pipeline.core.concurrency import ahead, mapped
 from pipeline.core.errors import FixityError, ObjectMissing
 from pipeline.core.models import Page, Period, Source, utc_text
 from pipeline.core.tempfiles import scratch_errors
-from pipeline.documents import Cut, LandedEnvelope
 from pipeline.enablex.envelope import BLOCK_BYTES, Envelope, EnvelopeError
 from pipeline.enablex.wire import ReplyHead, Request
-from pipeline.store.base import ObjectStore, listed, read_bytes
+from pipeline.storage.base import ObjectStore, listed, read_bytes
+from pipeline.storage.documents import Cut, LandedEnvelope
+from pipeline.storage.keys import (
+    BODY_SUFFIX,
+    PART_SUFFIX,
+    RECEIPT_SUFFIX,
+    UNREADABLE_SUFFIX,
+    RawName,
+    asked_at_of_stem,
+    page_stem,
+    parse_raw_key,
+    raw_key,
+    raw_prefix,
+    raw_prefixes,
+)
 
 _COMPRESSION_LEVEL = 3
 _SPOOL_IN_MEMORY_BYTES = 8 * 2**20
@@ -116,7 +128,7 @@ class Place:
     asked_at: datetime
 
     def key(self, stem: str, suffix: str) -> str:
-        return layout.raw_key(self.source, self.project, self.day, stem, suffix)
+        return raw_key(self.source, self.project, self.day, stem, suffix)
 
 
 def land(vault: ObjectStore, place: Place, head: ReplyHead, spool: Spool, *, is_part: bool = False) -> bool:
@@ -124,7 +136,7 @@ def land(vault: ObjectStore, place: Place, head: ReplyHead, spool: Spool, *, is_
 
     Landing the same reply to the same request twice at the same moment changes nothing.
     """
-    suffix = layout.PART_SUFFIX if is_part else layout.RECEIPT_SUFFIX
+    suffix = PART_SUFFIX if is_part else RECEIPT_SUFFIX
     stem = _stem(place, head.request, spool.sha256)
     earlier = _latest_receipt(vault, place, str(head.request), suffix, before=stem)
     repeated = earlier is not None and earlier.sha256 == spool.sha256 and earlier.status == head.status
@@ -132,7 +144,7 @@ def land(vault: ObjectStore, place: Place, head: ReplyHead, spool: Spool, *, is_
     if vault.stat(place.key(stem, suffix)) is not None:
         return False
     if page == stem:
-        vault.put_new(place.key(stem, layout.BODY_SUFFIX), spool.compressed())
+        vault.put_new(place.key(stem, BODY_SUFFIX), spool.compressed())
     receipt = Receipt(
         source=place.source,
         project=place.project,
@@ -153,7 +165,7 @@ def land(vault: ObjectStore, place: Place, head: ReplyHead, spool: Spool, *, is_
 
 def land_unreadable(vault: ObjectStore, place: Place, head: ReplyHead, spool: Spool) -> str:
     """Keep a reply that is not the promised JSON, with its headers; return its key."""
-    key = place.key(_stem(place, head.request, spool.sha256), layout.UNREADABLE_SUFFIX)
+    key = place.key(_stem(place, head.request, spool.sha256), UNREADABLE_SUFFIX)
     facts = {
         "request": str(head.request),
         "status": head.status,
@@ -172,7 +184,7 @@ def page_stems(vault: ObjectStore, source: Source, project: str, period: Period 
         suffixes[name.day, name.stem].add(name.suffix)
     stems: dict[date, list[str]] = defaultdict(list)
     for (day, stem), found in sorted(suffixes.items()):
-        if layout.BODY_SUFFIX in found and len(found) > 1:
+        if BODY_SUFFIX in found and len(found) > 1:
             stems[day].append(stem)
     return dict(stems)
 
@@ -181,8 +193,8 @@ def last_asked(vault: ObjectStore, source: Source, project: str) -> dict[date, d
     """For every day ever collected: when it was last asked for and answered readably; from listings alone."""
     moments: dict[date, datetime] = {}
     for name in _raw_names(vault, source, project, None):
-        if name.suffix == layout.RECEIPT_SUFFIX:
-            moment = layout.asked_at_of_stem(name.stem)
+        if name.suffix == RECEIPT_SUFFIX:
+            moment = asked_at_of_stem(name.stem)
             moments[name.day] = max(moment, moments.get(name.day, moment))
     return moments
 
@@ -190,22 +202,22 @@ def last_asked(vault: ObjectStore, source: Source, project: str) -> dict[date, d
 def read_page(vault: ObjectStore, source: Source, project: str, day: date, stem: str) -> Page:
     """The facts of one page, from its receipt."""
     try:
-        receipt = _read_receipt(vault, layout.raw_key(source, project, day, stem, layout.RECEIPT_SUFFIX))
+        receipt = _read_receipt(vault, raw_key(source, project, day, stem, RECEIPT_SUFFIX))
     except ObjectMissing:
-        receipt = _read_receipt(vault, layout.raw_key(source, project, day, stem, layout.PART_SUFFIX))
+        receipt = _read_receipt(vault, raw_key(source, project, day, stem, PART_SUFFIX))
     return Page(
         stem=stem,
         source=source,
         project=project,
         day=day,
         request=receipt.request,
-        asked_at=layout.asked_at_of_stem(stem),
+        asked_at=asked_at_of_stem(stem),
         status=receipt.status,
         size_bytes=receipt.size_bytes,
         sha256=receipt.sha256,
         documents=receipt.documents,
         days=tuple(receipt.days),
-        body_key=layout.raw_key(source, project, day, stem, layout.BODY_SUFFIX),
+        body_key=raw_key(source, project, day, stem, BODY_SUFFIX),
     )
 
 
@@ -248,28 +260,25 @@ def _body(vault: ObjectStore, page: Page) -> Iterator[bytes]:
 
 
 def _stem(place: Place, request: Request, digest: str) -> str:
-    return layout.page_stem(place.asked_at, hashlib.sha256(f"{request} {digest}".encode()).hexdigest())
+    return page_stem(place.asked_at, hashlib.sha256(f"{request} {digest}".encode()).hexdigest())
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in sorted(headers.items()) if name in _KEPT_HEADERS}
 
 
-def _raw_names(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[layout.RawName]:
-    if period:
-        found = listed(vault, layout.raw_prefixes(source, project, period))
-    else:
-        found = vault.list(layout.raw_prefix(source, project))
+def _raw_names(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[RawName]:
+    found = listed(vault, raw_prefixes(source, project, period)) if period else vault.list(raw_prefix(source, project))
     for stored in found:
-        name = layout.parse_raw_key(stored.key)
+        name = parse_raw_key(stored.key)
         if name and (period is None or name.day in period):
             yield name
 
 
 def _latest_receipt(vault: ObjectStore, place: Place, request: str, suffix: str, *, before: str) -> Receipt | None:
-    keys = [stored.key for stored in vault.list(layout.raw_prefix(place.source, place.project, place.day))]
+    keys = [stored.key for stored in vault.list(raw_prefix(place.source, place.project, place.day))]
     for key in reversed(keys):
-        name = layout.parse_raw_key(key)
+        name = parse_raw_key(key)
         if name is None or name.suffix != suffix or name.stem >= before:
             continue
         receipt = _read_receipt(vault, key)
@@ -283,3 +292,15 @@ def _read_receipt(vault: ObjectStore, key: str) -> Receipt:
         return _RECEIPT.decode(read_bytes(vault, key))
     except msgspec.DecodeError as error:
         raise FixityError(key, "a receipt", f"something else ({error})") from None
+
+
+def pages(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[Page]:
+    """The pages asked for in `period`, or ever, oldest first within each day."""
+    names = _page_names(vault, source, project, period)
+    yield from mapped(lambda name: read_page(vault, source, project, *name), names, vault.at_once)
+
+
+def _page_names(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[tuple[date, str]]:
+    for day, stems in page_stems(vault, source, project, period).items():
+        for stem in stems:
+            yield day, stem

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipeline.store.base import Conditions
-from pipeline.store.s3_upload import CONFLICT, UNKNOWN_OPTION, content_md5, error_code, md5_of
-
-if TYPE_CHECKING:
-    from pipeline.store.s3 import S3Store
+from pipeline.storage.base import Conditions
+from pipeline.storage.s3_client import S3Client, error_code
+from pipeline.storage.s3_multipart import CONFLICT, UNKNOWN_OPTION, content_md5, md5_of
 
 
-def try_conditions(store: S3Store, key: str, content: bytes) -> Conditions:
+def try_conditions(store: S3Client, key: str, content: bytes) -> Conditions:
     """A server that heeds no condition has the same bytes under the key again; a part is written every time."""
     return Conditions(_heeds_put(store, key, content), _heeds_parts(store, key, content))
 
 
-def _heeds_put(store: S3Store, key: str, content: bytes) -> bool:
+def _heeds_put(store: S3Client, key: str, content: bytes) -> bool:
     put = {**store.place(key), "Body": content, "ContentMD5": content_md5(md5_of(content))}
     return _is_refused(store, key, lambda: store.client.put_object(**put, IfNoneMatch="*"))
 
 
-def _heeds_parts(store: S3Store, key: str, content: bytes) -> bool:
+def _heeds_parts(store: S3Client, key: str, content: bytes) -> bool:
     client, place = store.client, store.place(key)
     with store.errors(key):
         upload = {**place, "UploadId": client.create_multipart_upload(**place)["UploadId"]}
@@ -40,7 +38,7 @@ def _heeds_parts(store: S3Store, key: str, content: bytes) -> bool:
             client.abort_multipart_upload(**upload)
 
 
-def _is_refused(store: S3Store, key: str, write: Callable[[], Any]) -> bool:
+def _is_refused(store: S3Client, key: str, write: Callable[[], Any]) -> bool:
     try:
         write()
     except ClientError as error:

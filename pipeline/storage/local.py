@@ -25,7 +25,7 @@ import pyarrow.fs as pafs
 from pipeline.core.errors import ConfigError, ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
 from pipeline.core.tempfiles import is_alive
 from pipeline.core.tracing import span
-from pipeline.store.base import Conditions, Retention, Statement, StoredObject, Tally, Written, checked_key
+from pipeline.storage.base import Conditions, Retention, Statement, StoredObject, Tally, Written, checked_key
 
 _TEMPORARY = ".tmp"
 _TEMPORARY_NAME = re.compile(r"^(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{32}$")

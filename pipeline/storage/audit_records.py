@@ -1,0 +1,39 @@
+"""Records of audits in the vault: their keys, and reading one back with proof that it is the one that was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core.errors import DigestDiffers, FixityError
+from pipeline.storage import keys
+from pipeline.storage.base import ObjectStore, read_back
+
+
+def audit_keys(vault: ObjectStore, project: str, day: date | None = None) -> dict[date, dict[str, datetime]]:
+    """Keys of audits' records and their moments by the day of the audit, oldest first; from a listing alone."""
+    found: dict[date, dict[str, datetime]] = {}
+    for stored in vault.list(keys.audit_prefix(project, day)):
+        if name := keys.parse_audit_key(stored.key):
+            found.setdefault(name.day, {})[stored.key] = keys.asked_at_of_stem(name.stem)
+    return found
+
+
+def read_audit_record(vault: ObjectStore, key: str) -> Iterator[pa.Table]:
+    """What one audit found, sorted by key, one batch at a time, with the columns it was written with.
+
+    Raises FixityError, before the first row, when the record is not the one that was written.
+    """
+    name = keys.parse_audit_key(key)
+    sha256 = read_back(vault, key).sha256
+    if name is None or keys.page_stem(keys.asked_at_of_stem(name.stem), sha256) != name.stem:
+        raise DigestDiffers(key, "the SHA-256 in its name", sha256[:8])
+    try:
+        with vault.open(key) as stream, pq.ParquetFile(stream) as file:
+            for batch in file.iter_batches():
+                yield pa.Table.from_batches([batch])
+    except pa.ArrowException as error:
+        raise FixityError(key, "an audit's record", f"something else ({error})") from None
