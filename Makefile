@@ -16,7 +16,7 @@ DAYS ?= 365
 
 install: .venv/.installed
 
-.venv/.installed: pyproject.toml constraints.txt pipeline/_scan.pyx
+.venv/.installed: pyproject.toml constraints.txt pipeline/tables/normalize/_scanner.pyx
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Postroom needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
@@ -63,4 +63,4 @@ lock: install
 		--no-emit-index-url --no-emit-find-links --upgrade pyproject.toml --output-file constraints.txt
 
 clean:
-	rm -rf .venv data/demo build pipeline/_scan.c pipeline/_scan.*.so
+	rm -rf .venv data/demo build pipeline/tables/normalize/_scanner.c pipeline/tables/normalize/_scanner.*.so

@@ -176,7 +176,7 @@ def load_settings(config: Path | None, environ: Mapping[str, str]) -> Loaded:
     """
     loaded = load(config, environ)
     if names := loaded.settings.privacy.pseudonymise:
-        from pipeline.schemas import PERSONAL_COLUMNS  # noqa: PLC0415 - Arrow is slow to load
+        from pipeline.tables.schemas import PERSONAL_COLUMNS  # noqa: PLC0415 - Arrow is slow to load
 
         if unknown := [name for name in names if name not in PERSONAL_COLUMNS]:
             key = "privacy.pseudonymise"

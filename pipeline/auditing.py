@@ -15,7 +15,6 @@ from itertools import groupby
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import tables
 from pipeline.app import App
 from pipeline.core.arrow_types import TIME
 from pipeline.core.errors import FixityError, ObjectMissing
@@ -23,11 +22,12 @@ from pipeline.core.models import Period, Row
 from pipeline.core.tempfiles import scratch_folder
 from pipeline.media import audit
 from pipeline.media.audit import Named, Seen
-from pipeline.readings import read_audit
-from pipeline.schemas import AUDITS
 from pipeline.storage.audit_records import audit_keys
 from pipeline.storage.base import ObjectStore, Retention, read_back, read_bytes
 from pipeline.storage.keys import audit_key, manifest_prefix, media_day, media_prefix, page_stem, parse_manifest_key
+from pipeline.tables import parquet
+from pipeline.tables.schemas import AUDITS
+from pipeline.tables.sources import read_audit
 
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -79,7 +79,7 @@ class Audit:
         late = [*self.reread.values(), *self.earlier.broken_records]
         reread = pa.array(list(self.reread), pa.string())
         parts = [found.filter(pc.invert(pc.is_in(found["key"], reread))) for found in self.found.values()]
-        rows = pa.concat_tables([*parts, tables.table_of_rows(AUDITS, late)]).sort_by("key")
+        rows = pa.concat_tables([*parts, parquet.table_of_rows(AUDITS, late)]).sort_by("key")
         at = pa.repeat(pa.scalar(self.audited_at, TIME), rows.num_rows)
         return rows.set_column(AUDITS.schema.get_field_index("audited_at"), AUDITS.schema.field("audited_at"), at)
 
@@ -190,7 +190,7 @@ def check_day(vault: ObjectStore, item: DayToAudit) -> dict[str, int]:
     rows += [audit.file_row(key, day, one, vault.state(key)) for key, one in named.items()]
     strangers = [stored for stored in media if stored.key not in named]
     rows += [audit.unexpected_row(one.key, day, one.size_bytes, "no manifest names it") for one in strangers]
-    item.audit.found[day] = tables.table_of_rows(AUDITS, rows)
+    item.audit.found[day] = parquet.table_of_rows(AUDITS, rows)
     return {"sessions_audited": len(sessions), "files_audited": len(named)}
 
 
@@ -234,7 +234,7 @@ def write_record(vault: ObjectStore, begun: Audit, rows: pa.Table, retention: Re
         return None
     day = begun.audited_at.date()
     with scratch_folder() as folder:
-        file = tables.DayFile(folder, AUDITS, day)
+        file = parquet.DayFile(folder, AUDITS, day)
         file.add(rows)
         file.close()
         stem = page_stem(begun.audited_at, file.sha256())

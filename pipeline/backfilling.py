@@ -9,11 +9,11 @@ from itertools import groupby, product
 from typing import Any
 
 from pipeline.app import App
-from pipeline.building import week_of, week_pages
 from pipeline.collecting import Ask
 from pipeline.core.models import DAILY_SOURCES, Period, Source
 from pipeline.reports.status import is_settled
 from pipeline.storage import raw
+from pipeline.tables.build import week_of, week_pages
 
 _PORTION_DAYS = 56
 """So much is collected before it is built: a killed run loses no more than the building of that."""

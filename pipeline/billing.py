@@ -22,24 +22,24 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from pipeline import tables
 from pipeline.app import App
-from pipeline.building import Builder
 from pipeline.core.concurrency import Lanes, ahead
 from pipeline.core.errors import FixityError, ObjectDiffers, PipelineError, StoreUnavailable
 from pipeline.core.models import DAILY_SOURCES, Period
 from pipeline.core.settings.prices import AMOUNTS
 from pipeline.core.tempfiles import scratch_errors, scratch_folder
-from pipeline.normalise.arrow import mask
 from pipeline.prices import priced, prices_differ, prices_in_month
 from pipeline.reports import billing, corrections, focus
 from pipeline.reports.billing import ENCODED_ITEMS, ITEMS, LINES, MEASURES
 from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.reports.status import is_settled
-from pipeline.schemas import TABLES
 from pipeline.storage import raw
 from pipeline.storage.base import READ_BYTES, ObjectStore, Tally, read_bytes
 from pipeline.storage.keys import billing_key, billing_prefix, parse_billing_key, table_key
+from pipeline.tables import parquet
+from pipeline.tables.build import Builder
+from pipeline.tables.normalize.arrow_ops import mask
+from pipeline.tables.schemas import TABLES
 
 CONTROLS, ITEMS_FILE, USAGE = "controls.json", "items.parquet", "usage.parquet"
 PRICES = "prices"
@@ -331,7 +331,7 @@ def _count(app: App, folder: Path, project: str, month: BillingMonth) -> Counted
                 take(billing.connection_items(rows, partition, around, project, month, rounding))
             take(billing.session_items(sessions.of(day), project, month, rounding))
         sessions.days.clear()
-        for day in tables.built_days(app.lake, "media", project):
+        for day in parquet.built_days(app.lake, "media", project):
             if day <= month.ends_at.date():
                 for rows in table_day(app.lake, "media", project, day, billing.MEDIA_COLUMNS):
                     take(billing.file_items(rows, sessions.around(day), project, month))
@@ -386,12 +386,12 @@ def _empty(table: str, columns: tuple[str, ...]) -> pa.Table:
 
 def _inputs(lake: ObjectStore, project: str, month: BillingMonth) -> dict[str, str]:
     """SHA-256 of every table's day that the export reads, as the notes beside the tables say."""
-    media = [day for day in tables.built_days(lake, "media", project) if day <= month.ends_at.date()]
+    media = [day for day in parquet.built_days(lake, "media", project) if day <= month.ends_at.date()]
     near = {day + timedelta(days=away) for day in media for away in range(-RECORD_REACH_DAYS, RECORD_REACH_DAYS + 1)}
     digests: dict[str, str] = {}
     for day in sorted(near.union(month.partitions)):
         wanted = _TABLES_READ if day in month.partitions else ("sessions", "media")
-        note = tables.read_note(lake, project, day).tables
+        note = parquet.read_note(lake, project, day).tables
         digests |= {f"{name}/{day}": note[name].sha256 for name in wanted if name in note}
     return digests
 

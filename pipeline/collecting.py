@@ -10,14 +10,15 @@ from functools import partial
 
 import structlog
 
-from pipeline import tables
 from pipeline.app import App
 from pipeline.core.errors import ApiError, CredentialsRefused, Refused, TimedOut, UnreadableReply
 from pipeline.core.models import DAILY_SOURCES, Period, Source
 from pipeline.enablex.client import UnreadableAnswer
 from pipeline.enablex.wire import Request, period_request, room_period_requests, rooms_request
-from pipeline.readings import document_days, read_rooms
 from pipeline.storage import raw
+from pipeline.tables import parquet
+from pipeline.tables.document_days import document_days
+from pipeline.tables.sources import read_rooms
 
 _log = structlog.get_logger()
 
@@ -103,6 +104,6 @@ def _known_rooms(app: App, ask: Ask) -> list[str]:
     period = Period(min(ask.day, today) - timedelta(days=_ROOMS_REMEMBERED_DAYS), today)
     found = {row["room_id"] for day in period for row in read_rooms(app.vault, ask.project, day)[0]}
     for table in ("cdr", "media"):
-        seen = tables.read_arrow(table, period, ["room_id"], project=ask.project, lake=app.lake)["room_id"]
+        seen = parquet.read_arrow(table, period, ["room_id"], project=ask.project, lake=app.lake)["room_id"]
         found |= set(seen.unique().to_pylist())
     return sorted(found - {None})

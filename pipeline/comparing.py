@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 from pipeline.billing import Sessions, table_day
 from pipeline.core.arrow_types import BILLED, TEXT, TIME
 from pipeline.core.settings.sections import Rounding
-from pipeline.normalise.arrow import mask, unscaled
 from pipeline.reports.billing import CDR_COLUMNS, ITEMS, connection_items, plain, session_items
 from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.reports.invoice import GRACE, OURS, came_late
 from pipeline.storage.base import ObjectStore
+from pipeline.tables.normalize.arrow_ops import mask, unscaled
 
 _SEEN = ("first_seen_at", "changed_at")
 _HISTORY_COLUMNS = (*(name for name in CDR_COLUMNS if name not in _SEEN), "known_from", "known_to")

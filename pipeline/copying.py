@@ -8,15 +8,12 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from pipeline import tables
 from pipeline.app import App
 from pipeline.core.errors import FileError, FileGone, FileRefused
 from pipeline.core.models import ListedFile, MediaItem, Period
 from pipeline.core.retry import retrying
 from pipeline.media.copy import Copier, NotTheFile
 from pipeline.media.plan import Recheck, plan_media, plan_rechecks
-from pipeline.normalise.values import timestamp
-from pipeline.readings import REACH_DAYS, ArchiveMemory, read_archives
 from pipeline.storage import Retention
 from pipeline.storage.manifests import (
     Entry,
@@ -27,6 +24,9 @@ from pipeline.storage.manifests import (
     stored_entry,
     write_entry,
 )
+from pipeline.tables import parquet
+from pipeline.tables.normalize.values import timestamp
+from pipeline.tables.sources import REACH_DAYS, ArchiveMemory, read_archives
 
 _log = structlog.get_logger()
 
@@ -71,7 +71,7 @@ def media_days(app: App) -> Period:
 def older_waiting(app: App, project: str) -> list[Period]:
     """Days before those of fresh listings with files that no server's answer has settled yet, by the `media` table."""
     fresh = media_days(app)
-    media = tables.read_arrow("media", columns=["day", "state"], project=project, lake=app.lake)
+    media = parquet.read_arrow("media", columns=["day", "state"], project=project, lake=app.lake)
     days = {row["day"] for row in media.to_pylist() if row["state"] == "waiting" and row["day"] < fresh.first}
     return [Period(day, day) for day in sorted(days)]
 
@@ -103,7 +103,7 @@ def _is_news(entry: Entry, now: datetime) -> bool:
 
 
 def _first_connected(app: App, project: str, days: Period) -> Mapping[str, datetime]:
-    sessions = tables.read_arrow(
+    sessions = parquet.read_arrow(
         "sessions", days.widened(1), ["conf_num", "first_connected_at"], project=project, lake=app.lake
     ).to_pylist()
     return {session["conf_num"]: session["first_connected_at"].astimezone(UTC) for session in sessions}

@@ -29,11 +29,11 @@ from pipeline.core.urls import public_url
 from pipeline.enablex.wire import Request, period_request
 from pipeline.media.content import ErrorPage, Inspector
 from pipeline.media.source import Body, FileHost, WrongPart
-from pipeline.normalise import archives, cdr
-from pipeline.normalise.cdr_columns import decoded
-from pipeline.normalise.finding import is_compiled
 from pipeline.storage import LocalStore, ObjectStore, Retention
 from pipeline.storage.selftest import try_lock, try_store
+from pipeline.tables.normalize import archives, cdr
+from pipeline.tables.normalize.cdr_batch import decoded
+from pipeline.tables.normalize.field_scanner import is_compiled
 
 _FILES_TRIED = 3
 """Of one host, before it counts as refusing: a single file may have been taken away early."""

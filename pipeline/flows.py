@@ -26,10 +26,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import auditing, backfilling, billing, copying, provisioning, room_audit, rooms, tables
+from pipeline import auditing, backfilling, billing, copying, provisioning, room_audit, rooms
 from pipeline.alarms import next_runs
 from pipeline.app import App, Done, chosen_projects
-from pipeline.building import AFFECTED_DAYS, Builder, Built, Chain, Stretch, chains
 from pipeline.checks import as_toml
 from pipeline.collecting import Ask, collect_day
 from pipeline.comparing import UNITS, our_side
@@ -39,7 +38,6 @@ from pipeline.doctor import ask_open_questions, examine
 from pipeline.media.audit import problem_text
 from pipeline.media.plan import Recheck
 from pipeline.prices import prices_in_month
-from pipeline.query import open_query, run_query
 from pipeline.reports.billing_month import BillingMonth
 from pipeline.reports.day import DAY_SQL, DayFacts, day_page
 from pipeline.reports.invoice import TO_ASK, compare, explained, read_invoice
@@ -52,10 +50,13 @@ from pipeline.reports.status import (
     store_sizes,
     unlisted_sql,
 )
-from pipeline.schemas import AUDITS, TABLES
 from pipeline.storage import raw
 from pipeline.storage.audit_records import audit_keys
 from pipeline.storage.manifests import Entry
+from pipeline.tables import parquet
+from pipeline.tables.build import AFFECTED_DAYS, Builder, Built, Chain, Stretch, chains
+from pipeline.tables.query import open_query, run_query
+from pipeline.tables.schemas import AUDITS, TABLES
 from pipeline.workers import on_engine
 
 _NOT_TRIED = "not tried: given up after the failures before it"
@@ -575,7 +576,7 @@ def _files(app: App, project: str, media: copying.MediaPlan) -> dict[str, Any]:
     now, waiting = app.clock(), media.waiting
     columns = ["state", "size_bytes"]
     return {
-        "media": media_states(tables.read_arrow("media", columns=columns, project=project, lake=app.lake)),
+        "media": media_states(parquet.read_arrow("media", columns=columns, project=project, lake=app.lake)),
         "waiting": len(waiting),
         "at_risk": sum(item.is_at_risk(now) for item in waiting),
         "next_deadline": waiting[0].expires_at.isoformat() if waiting else None,

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import TEXT
 from pipeline.core.settings.prices import AMOUNTS, UNIT_AMOUNTS, Price, Prices
-from pipeline.normalise.arrow import decimals, unscaled
 from pipeline.reports.billing import LINE_KEY, MEASURES
 from pipeline.reports.billing_month import BillingMonth
+from pipeline.tables.normalize.arrow_ops import decimals, unscaled
 
 _SHARE_BITS = 31
 """Remainders are compared as fractions of 2**31 of the smallest unit; what is the same then is equal."""

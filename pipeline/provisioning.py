@@ -17,7 +17,7 @@ from uuid import uuid4
 import pyarrow.compute as pc
 import structlog
 
-from pipeline import room_wanted, tables
+from pipeline import room_wanted
 from pipeline.app import App, chosen_projects
 from pipeline.core.errors import Refused, RoomMissing, Throttled, Transient
 from pipeline.core.settings.load import read_toml
@@ -28,6 +28,7 @@ from pipeline.enablex.wire import rooms_request
 from pipeline.room_audit import RoomUse
 from pipeline.rooms import Change, Room, RoomsFile, by_mark, mark_of, marked_body, read_rooms_file
 from pipeline.storage import raw
+from pipeline.tables import parquet
 
 _log = structlog.get_logger()
 
@@ -188,7 +189,7 @@ class Applying:
 def room_use(app: App, project: str) -> dict[str, RoomUse]:
     """Sessions of every room by id, from the `sessions` table."""
     columns = ["room_id", "owner_ref", "billing_code", "last_disconnected_at"]
-    sessions = tables.read_arrow("sessions", columns=columns, project=project, lake=app.lake)
+    sessions = parquet.read_arrow("sessions", columns=columns, project=project, lake=app.lake)
     counted = sessions.group_by("room_id", use_threads=False).aggregate(
         [
             ("last_disconnected_at", "max"),

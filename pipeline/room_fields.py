@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pipeline.normalise import values
-from pipeline.normalise.document import put_at, value_at
+from pipeline.tables.normalize import values
+from pipeline.tables.normalize.row_reader import put_at, value_at
 
 Document = dict[str, Any]
 """One JSON object of the API."""

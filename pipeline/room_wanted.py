@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pipeline import room_fields
 from pipeline.core.errors import ConfigError
-from pipeline.normalise import values
 from pipeline.room_fields import FIELDS, Document, Path, leaves, nested
+from pipeline.tables.normalize import values
 
 Recording = Literal["required", "forbidden", "free"]
 

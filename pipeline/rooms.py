@@ -19,9 +19,9 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pipeline.core.models import SECRET_NAME, Row
-from pipeline.normalise.document import value_at
 from pipeline.room_fields import FIELDS, Document, Path, nested, same_json
 from pipeline.room_wanted import LEAD, Recording, Room, RoomsFile, WantedRoom, read_rooms_file
+from pipeline.tables.normalize.row_reader import value_at
 
 __all__ = [
     "Change",

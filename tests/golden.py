@@ -17,10 +17,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import tables
 from pipeline.core.errors import ApiError
 from pipeline.enablex.wire import Request
-from pipeline.schemas import TABLES
+from pipeline.tables import parquet
+from pipeline.tables.schemas import TABLES
 from tests.flows.lakes import Lake
 from tests.unit.records import listed_file
 
@@ -52,7 +52,7 @@ def golden(case: str) -> str:
             name, conf_num = file["name"], file["conf_num"]
             lake.store_file(listed_file(kind=file["kind"], name=name, conf_num=conf_num, day=file["day"]), content)
         lake.build()
-        built = {table: _rendered(tables.read_arrow(table, lake=lake.lake)) for table in told["tables"]}
+        built = {table: _rendered(parquet.read_arrow(table, lake=lake.lake)) for table in told["tables"]}
     return json.dumps({**({"refused": refused} if refused else {}), **built}, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.commands import cli, run_command
-from pipeline.schemas import TABLES, document_tables
+from pipeline.tables.schemas import TABLES, document_tables
 from tests.environ import clean_environ
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_the_table_reference_is_the_schemas() -> None:
-    """docs/tables.md is what `python -m pipeline.schemas` writes."""
+    """docs/tables.md is what `python -m pipeline.tables.schemas` writes."""
     assert (ROOT / "docs/tables.md").read_text() == document_tables()
 
 

@@ -132,7 +132,7 @@ def build(
     project: ProjectName = None,
 ) -> int:
     """Raw to tables: rebuild every day whose inputs changed (by default of all that was ever landed)."""
-    from pipeline.schemas import TABLES
+    from pipeline.tables.schemas import TABLES
 
     wanted = _choices("--table", table, tuple(TABLES))
     return _run(

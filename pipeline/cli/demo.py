@@ -24,10 +24,10 @@ from pipeline.core.models import Outcome, Period
 from pipeline.core.progress import Progress
 from pipeline.core.settings.load import load
 from pipeline.core.settings.sections import Settings
-from pipeline.schemas import TABLES
 from pipeline.simulator.server import Simulator
 from pipeline.simulator.world import SimFile, World
-from pipeline.tables import dataset, read_arrow
+from pipeline.tables.parquet import dataset, read_arrow
+from pipeline.tables.schemas import TABLES
 
 DAYS = 7
 NIGHTLY_AT = time(2, 15, tzinfo=UTC)

@@ -18,9 +18,9 @@ from typing import Protocol
 
 from pipeline.core.errors import FixityError
 from pipeline.core.models import Row, utc_text
-from pipeline.schemas import AUDITS
 from pipeline.storage.keys import ManifestName, clean_name, manifest_key, parse_media_key
 from pipeline.storage.manifests import Entry, Manifest, read_manifest
+from pipeline.tables.schemas import AUDITS
 
 MANIFEST_KIND = "manifest"
 """`kind` of the rows that speak of a session's manifests; no file's kind is called so (normalise/archives.py)."""

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import TEXT, TIME
 from pipeline.core.settings.prices import AMOUNTS, UNIT_AMOUNTS
-from pipeline.normalise.arrow import decimals, mask, unscaled
 from pipeline.reports.billing import LINE_KEY, MEASURES, key_text, summed
+from pipeline.tables.normalize.arrow_ops import decimals, mask, unscaled
 
 CORRECTIONS = pa.schema(
     [*LINE_KEY.items(), ("kind", TEXT), ("item", TEXT), ("conf_num", TEXT), ("cause", TEXT), *MEASURES.items()]

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import BILLED, COUNT, TEXT, TIME
 from pipeline.core.errors import ConfigError
-from pipeline.normalise.arrow import Column, decimals, unscaled
+from pipeline.tables.normalize.arrow_ops import Column, decimals, unscaled
 
 _SINGLE_KEYS = ("cdr_id", "conf_num")
 _GROUP_KEYS = ("project", "day", "room_id", "owner_ref", "billing_code")

@@ -24,8 +24,8 @@ from rich.table import Table
 
 from pipeline.enablex.envelope import Envelope
 from pipeline.enablex.wire import ReplyHead, period_request
-from pipeline.readings import document_days
 from pipeline.storage import LocalStore, raw
+from pipeline.tables.document_days import document_days
 from tests.bench.contenders import CONTENDERS
 from tests.bench.records import DAY, records
 

@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from pipeline.core.arrow_types import BILLED
 from pipeline.core.models import Period
 from pipeline.reports.billing import CDR_COLUMNS
-from pipeline.schemas import SESSIONS
 from pipeline.storage import ObjectStore
-from pipeline.tables import DayFile, read_arrow, replace_day
+from pipeline.tables.parquet import DayFile, read_arrow, replace_day
+from pipeline.tables.schemas import SESSIONS
 from tests.bench.lake import MONTH, lake_environ, month_lake
 
 _BAR_S, _BAR_MIB = 20.0, 1000

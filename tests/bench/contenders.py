@@ -13,9 +13,9 @@ from pathlib import Path
 
 def postroom(folder: Path) -> None:
     """Raw to all tables: versions, quality, sessions, usage, typed and deduplicated."""
-    from pipeline.building import Builder, Built, chains
-    from pipeline.schemas import TABLES
     from pipeline.storage import LocalStore
+    from pipeline.tables.build import Builder, Built, chains
+    from pipeline.tables.schemas import TABLES
 
     builder = Builder(LocalStore(folder / "lake"), LocalStore(folder / "vault"), timedelta(hours=72))
     for chain in chains(builder.stale("acme", None, tuple(TABLES)), 1):
@@ -24,7 +24,7 @@ def postroom(folder: Path) -> None:
 
 def parse_only(folder: Path) -> None:
     """The floor: every record decoded by msgspec into structs, and thrown away."""
-    from pipeline.normalise.cdr_columns import _FINDER
+    from pipeline.tables.normalize.cdr_batch import _FINDER
 
     decoder = _FINDER._decoder
     with (folder / "cdr.ndjson").open("rb") as lines:

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import BILLED, MONEY, TIME
 from pipeline.core.models import Period
-from pipeline.schemas import CDR
 from pipeline.storage import LocalStore, ObjectStore
-from pipeline.tables import DayFile, replace_day
+from pipeline.tables.parquet import DayFile, replace_day
+from pipeline.tables.schemas import CDR
 from tests.environ import clean_environ
 
 OWNERS = 97

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from pipeline.query import run_query
+from pipeline.tables.query import run_query
 from tests.bench.lake import lake_environ, month_lake
 
 USAGE = """

@@ -10,15 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import tables
-from pipeline.building import Builder, chains
 from pipeline.core.errors import PipelineError
 from pipeline.core.models import ListedFile, Period, Source, StoredMedia
 from pipeline.enablex.wire import ReplyHead, ReplyReader, Request, period_request, rooms_request
-from pipeline.readings import document_days
-from pipeline.schemas import TABLES
 from pipeline.storage import LocalStore, raw
 from pipeline.storage.manifests import stored_entry, write_entry
+from pipeline.tables import parquet
+from pipeline.tables.build import Builder, chains
+from pipeline.tables.document_days import document_days
+from pipeline.tables.schemas import TABLES
 from tests.unit.cdrs import BEGIN
 
 PROJECT = "acme"
@@ -96,7 +96,7 @@ class Lake:
         return [str(stretch) for stretch in stretches]
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        return tables.read_arrow(table, lake=self.lake).to_pylist()
+        return parquet.read_arrow(table, lake=self.lake).to_pylist()
 
     def objects(self, under: str = "lake/tables", *, of: Callable[[Path], Any] = Path.read_bytes) -> dict[str, Any]:
         """Every object below a folder; its bytes, or what `of` says of it."""

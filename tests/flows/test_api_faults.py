@@ -7,19 +7,20 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline import flows, tables
+from pipeline import flows
 from pipeline.core.errors import Refused
 from pipeline.enablex import client
 from pipeline.enablex.wire import rooms_request
 from pipeline.simulator.world import World
 from pipeline.storage import LocalStore
+from pipeline.tables import parquet
 from tests.conftest import NOW, Site
 
 WORLD = World(projects=("acme",), sessions_per_day=3, begin=(NOW - timedelta(days=2)).date())
 
 
 def cdr_rows(site: Site) -> list[dict]:
-    return tables.read_arrow("cdr", lake=LocalStore(site.folder / "lake")).to_pylist()
+    return parquet.read_arrow("cdr", lake=LocalStore(site.folder / "lake")).to_pylist()
 
 
 @pytest.fixture

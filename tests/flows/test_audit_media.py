@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 from awscrt.checksums import crc64nvme
 
-from pipeline import flows, tables
+from pipeline import flows
 from pipeline.core.errors import StoreUnavailable
 from pipeline.core.models import Outcome, Period
-from pipeline.query import run_query
 from pipeline.simulator.world import World
 from pipeline.storage import LocalStore, read_bytes
 from pipeline.storage.base import Tally, crc_text, read_back
 from pipeline.storage.keys import parse_audit_key
+from pipeline.tables import parquet
+from pipeline.tables.query import run_query
 from tests.conftest import NOW, Site
 from tests.flows.buckets import in_buckets
 from tests.flows.test_copy_media import WORLD, manifests
@@ -58,7 +59,7 @@ def chains(site: Site) -> list[Path]:
 
 
 def rows(site: Site) -> list[dict[str, Any]]:
-    return tables.read_arrow("audits", lake=LocalStore(site.folder / "lake")).to_pylist()
+    return parquet.read_arrow("audits", lake=LocalStore(site.folder / "lake")).to_pylist()
 
 
 def key_of(site: Site, path: Path) -> str:
@@ -334,7 +335,7 @@ def test_an_object_put_over_in_the_bucket_is_found_unread(make_site: Callable[..
         outcome = flows.audit_media(app, sample_percent=0)
         assert the_problem(outcome)[0] == key
         assert the_problem(outcome)[1].startswith("checksum differs: the store states ")
-        row = next(row for row in tables.read_arrow("audits", lake=app.lake).to_pylist() if row["verdict"] != "ok")
+        row = next(row for row in parquet.read_arrow("audits", lake=app.lake).to_pylist() if row["verdict"] != "ok")
         assert (row["compared"], row["is_reread"]) == ("etag" if s3.name == "ceph" else "crc64nvme", False)
         assert (
             flows.audit_media(app, sample_percent=1)

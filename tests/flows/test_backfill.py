@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import date
 
-from pipeline import tables
 from pipeline.core.models import Period
 from pipeline.simulator.world import World
 from pipeline.storage import LocalStore
+from pipeline.tables import parquet
 from tests.conftest import NOW, Site
 
 FIRST, LAST = date(2026, 11, 4), date(2026, 11, 12)
@@ -40,7 +40,7 @@ def test_a_backfill_goes_on_where_it_failed_and_asks_for_nothing_twice(make_site
     assert site.run(*ARGUMENTS).returncode == 0
     assert len(site.simulator.requests) == asked + 1
     assert "nothing is missing" in site.run(*ARGUMENTS, "--dry-run").stdout
-    rows = tables.read_arrow("cdr", Period(FIRST, LAST), lake=LocalStore(site.folder / "lake"))
+    rows = parquet.read_arrow("cdr", Period(FIRST, LAST), lake=LocalStore(site.folder / "lake"))
     truth = site.world.cdr_documents("acme", NOW, FIRST, LAST)
     assert sorted(rows["cdr_id"].to_pylist()) == sorted(document["cdr_id"] for document in truth)
 

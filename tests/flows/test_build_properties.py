@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.building import week_of, week_pages
 from pipeline.core.errors import FixityError, RecordError, UnreadableReply
 from pipeline.core.models import Period
-from pipeline.normalise import cdr
-from pipeline.normalise.cdr_columns import decoded
-from pipeline.readings import REACH_DAYS
-from pipeline.schemas import CDR_CONTENT, TABLES
 from pipeline.storage import LocalStore
+from pipeline.tables.build import week_of, week_pages
+from pipeline.tables.normalize import cdr
+from pipeline.tables.normalize.cdr_batch import decoded
+from pipeline.tables.schemas import CDR_CONTENT, TABLES
+from pipeline.tables.sources import REACH_DAYS
 from tests.flows.lakes import ASKED, DAY, PROJECT, Lake, identity_on_disk
 from tests.unit.cdrs import NEW, OLD, changed, documents, raw
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from pipeline import flows, tables
+from pipeline import flows
 from pipeline.collecting import Ask, collect_day
 from pipeline.core.errors import TimedOut
 from pipeline.core.models import Outcome, Period
 from pipeline.enablex.wire import Request
 from pipeline.simulator.world import World
 from pipeline.storage import LocalStore, raw
+from pipeline.tables import parquet
 from tests.conftest import NOW, Site
 from tests.flows.lakes import ASKED, DAY, PROJECT, Lake
 from tests.unit.cdrs import NEW, changed
@@ -34,7 +35,7 @@ def impatient(site: Site) -> Site:
 
 
 def cdr_rows(site: Site) -> list[dict]:
-    return tables.read_arrow("cdr", lake=LocalStore(site.folder / "lake")).to_pylist()
+    return parquet.read_arrow("cdr", lake=LocalStore(site.folder / "lake")).to_pylist()
 
 
 def without_moments(rows: list[dict]) -> list[dict]:

@@ -8,12 +8,13 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline import copying, flows, tables
+from pipeline import copying, flows
 from pipeline.app import App
 from pipeline.core.models import Outcome
 from pipeline.simulator.world import World
 from pipeline.storage import read_bytes
 from pipeline.storage.manifests import Entry, current_manifests
+from pipeline.tables import parquet
 from tests.conftest import NOW, Site
 from tests.flows.test_copy_media import DAYS, WORLD
 
@@ -85,7 +86,7 @@ def test_other_bytes_of_the_same_size_are_noticed(fresh: Site) -> None:
         assert {entry.kind for entry in changed} == {"transcoded"}
         assert all(entry.sha256 != entry.earlier[0].sha256 and entry.key != entry.earlier[0].key for entry in changed)
         flows.build(app)
-        rows = tables.read_arrow("media", columns=["kind", "versions"], lake=app.lake).to_pylist()
+        rows = parquet.read_arrow("media", columns=["kind", "versions"], lake=app.lake).to_pylist()
         assert {row["versions"] for row in rows if row["kind"] == "transcoded"} == {2}
 
 
@@ -115,7 +116,7 @@ def test_what_is_gone_after_it_was_stored_is_no_loss(fresh: Site) -> None:
     assert copy(fresh).counts["files_rechecked"] == 0
     with fresh.app() as app:
         flows.build(app)
-        rows = tables.read_arrow("media", columns=["state", "gone_at"], lake=app.lake).to_pylist()
+        rows = parquet.read_arrow("media", columns=["state", "gone_at"], lake=app.lake).to_pylist()
     assert sum(row["gone_at"] is not None for row in rows) == copied
     assert {row["state"] for row in rows if row["gone_at"]} == {"stored"}
 
@@ -167,7 +168,7 @@ def test_what_does_not_open_is_stored_and_named(fresh: Site) -> None:
     assert outcome.notices.get("unreadable", []) == []
     with fresh.app() as app:
         flows.build(app)
-        rows = tables.read_arrow("media", lake=app.lake).to_pylist()
+        rows = parquet.read_arrow("media", lake=app.lake).to_pylist()
     media = [row for row in rows if row["kind"] in ("recording", "transcoded")]
     assert media
     assert all(row["container"] and row["duration_s"] and row["width_px"] for row in media)

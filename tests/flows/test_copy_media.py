@@ -9,11 +9,11 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline import tables
 from pipeline.core.models import Period
 from pipeline.simulator.world import World
 from pipeline.storage import LocalStore, read_bytes
 from pipeline.storage.manifests import Manifest, current_manifests
+from pipeline.tables import parquet
 from tests.conftest import NOW, Site
 
 WORLD = World(projects=("acme",), sessions_per_day=2, begin=(NOW - timedelta(days=1)).date())
@@ -101,7 +101,7 @@ def test_the_earliest_deadline_is_copied_first(make_site: Callable[..., Site]) -
     site.outcome("build")
     site.outcome("copy-media")
     site.outcome("build")
-    media = tables.read_arrow("media", lake=LocalStore(site.folder / "lake")).to_pylist()
+    media = parquet.read_arrow("media", lake=LocalStore(site.folder / "lake")).to_pylist()
     deadline = {row["url"].partition("/path/")[2]: row["expires_at"] for row in media}
     fetched = [request.path.partition("/path/")[2] for request in site.simulator.requests if request.host == "files"]
     deadlines = [deadline[path] for path in fetched]
@@ -136,7 +136,7 @@ def test_an_expired_file_ends_as_lost_once(make_site: Callable[..., Site], fault
     assert again["lost"] == []
     assert site.downloads() == asked
     site.outcome("build")
-    states = tables.read_arrow("media", columns=["state"], lake=LocalStore(site.folder / "lake")).to_pylist()
+    states = parquet.read_arrow("media", columns=["state"], lake=LocalStore(site.folder / "lake")).to_pylist()
     assert {"state": "lost"} in states
 
 

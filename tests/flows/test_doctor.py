@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import flows, tables
+from pipeline import flows
 from pipeline.core.models import Period
 from pipeline.simulator.world import World
 from pipeline.storage import LocalStore
+from pipeline.tables import parquet
 from tests.conftest import Site
 from tests.flows.buckets import in_buckets
 from tests.servers.s3 import S3Server
@@ -229,7 +230,7 @@ def test_the_answer_is_a_setting_that_is_used_and_looked_at_again(site: Site) ->
         flows.collect(app, Period(day, day), sources=("cdr",))
         flows.build(app)
     assert f"/video/v2/cdr/period/{day}/{day}" in {request.path for request in site.simulator.requests}
-    rows = tables.read_arrow("cdr", Period(day, day), lake=LocalStore(site.folder / "lake"))
+    rows = parquet.read_arrow("cdr", Period(day, day), lake=LocalStore(site.folder / "lake"))
     assert rows["cdr_id"].to_pylist() == sorted(
         document["cdr_id"] for document in site.world.cdr_documents("acme", NOON, day, day)
     )

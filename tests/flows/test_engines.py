@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import flows, tables
+from pipeline import flows
 from pipeline.cli.commands import run_command
 from pipeline.core.errors import DigestDiffers, PipelineError, RecordError
 from pipeline.simulator.world import World
 from pipeline.storage import read_bytes
+from pipeline.tables import parquet
 from pipeline.workers import Kit, settings_for_workers
 from tests.conftest import NOW, Site
 from tests.environ import clean_environ
@@ -45,7 +46,7 @@ def nightly(site: Site) -> dict[str, object]:
     """
     with site.app() as app:
         assert flows.nightly(app).failed == []
-        media = tables.read_arrow("media", lake=app.lake).drop_columns(["etag", "proof"]).to_pylist()
+        media = parquet.read_arrow("media", lake=app.lake).drop_columns(["etag", "proof"]).to_pylist()
         return {"media": media} | {
             f"{root}/{stored.key}": hashlib.sha256(read_bytes(store, stored.key)).hexdigest()
             for root, store, kind in (("lake", app.lake, "tables/"), ("vault", app.vault, "media/"))

@@ -18,9 +18,9 @@ import matplotlib.pyplot as plt
 import pytest
 
 from pipeline import flows
-from pipeline.query import run_query
 from pipeline.simulator.server import Simulator
 from pipeline.simulator.world import World
+from pipeline.tables.query import run_query
 from tests.conftest import NOW, Site
 from tests.servers.browser import browse
 from tests.servers.children import NotInstalled

@@ -20,12 +20,12 @@ from structlog.testing import capture_logs
 
 from jobs.timetable import ALARM_CLOCK, JOBS
 from jobs.turn import Turn, take_turn
-from pipeline import tables
 from pipeline.alarms import Alarm, alarms
 from pipeline.app import open_app
 from pipeline.core.errors import Stopped
 from pipeline.simulator.world import World
 from pipeline.storage.run_store import Ledger
+from pipeline.tables import parquet
 from tests.conftest import NOW, Site
 from tests.environ import clean_environ
 from tests.flows.test_copy_media import WORLD, stored_digests
@@ -177,7 +177,7 @@ def test_after_days_off_the_nearest_to_deletion_comes_first(make_site: Callable[
     assert asked.index("files") < asked.index("cdr")
     assert {file.sha256 for file in site.truth_files().values()} <= set(stored_digests(site))
     with site.app() as app:
-        table = tables.read_arrow("cdr", columns=["cdr_id"], project="acme", lake=app.lake)
+        table = parquet.read_arrow("cdr", columns=["cdr_id"], project="acme", lake=app.lake)
     assert sorted(table["cdr_id"].to_pylist()) == site.truth_cdr_ids(NOW - timedelta(days=5), now)["acme"]
 
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import zstandard
 
-from pipeline import tables
 from pipeline.core.models import Period
 from pipeline.simulator.world import World
 from pipeline.storage import LocalStore, read_bytes
 from pipeline.storage.manifests import current_manifests, read_manifest
+from pipeline.tables import parquet
 from tests.conftest import NOW, Site
 
 
 def rows(site: Site, table: str, **options: object) -> list[dict]:
-    return tables.read_arrow(table, lake=LocalStore(site.folder / "lake"), **options).to_pylist()
+    return parquet.read_arrow(table, lake=LocalStore(site.folder / "lake"), **options).to_pylist()
 
 
 def landed_pages(site: Site, source: str) -> list[bytes]:

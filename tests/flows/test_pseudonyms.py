@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import zstandard
 
-from pipeline.schemas import PERSONAL_COLUMNS, TABLES
 from pipeline.simulator.traffic import SECRET_MARK
 from pipeline.simulator.world import World
+from pipeline.tables.schemas import PERSONAL_COLUMNS, TABLES
 from tests.conftest import NOW, Site
 from tests.flows.lakes import DAY, Lake
 from tests.unit.cdrs import NEW, OLD, changed

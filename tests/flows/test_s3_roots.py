@@ -8,15 +8,16 @@ from collections.abc import Callable
 from datetime import timedelta
 from urllib.parse import unquote, urlsplit
 
-from pipeline import flows, tables
+from pipeline import flows
 from pipeline.core.models import Period
-from pipeline.query import run_query
-from pipeline.schemas import TABLES
 from pipeline.simulator.world import World
 from pipeline.storage import read_bytes
 from pipeline.storage.keys import table_key
 from pipeline.storage.manifests import current_manifests
 from pipeline.storage.s3 import S3Store
+from pipeline.tables import parquet
+from pipeline.tables.query import run_query
+from pipeline.tables.schemas import TABLES
 from tests.bench.lake import make_lake
 from tests.conftest import NOW, Site
 from tests.flows.buckets import in_buckets
@@ -45,7 +46,7 @@ def test_a_night_in_buckets_is_a_night_in_folders(make_site: Callable[..., Site]
         for entry in files:
             assert hashlib.sha256(read_bytes(there.vault, entry.key or "")).hexdigest() == entry.sha256
         assert {entry.proof for entry in files} == {"md5" if s3.name == "ceph" else "crc64nvme"}
-        assert tables.read_arrow("cdr", lake=there.lake).equals(tables.read_arrow("cdr", lake=here.lake))
+        assert parquet.read_arrow("cdr", lake=there.lake).equals(parquet.read_arrow("cdr", lake=here.lake))
         before = {stored.key: there.lake.state(stored.key) for stored in there.lake.list("")}
         assert flows.nightly(there).counts["tables_written"] == 0
         assert {stored.key: there.lake.state(stored.key) for stored in there.lake.list("")} == before

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from pipeline.building import Builder, Built, chains
 from pipeline.enablex.envelope import Envelope
 from pipeline.enablex.wire import ReplyHead, period_request
-from pipeline.readings import document_days
-from pipeline.schemas import TABLES
 from pipeline.storage import LocalStore, raw
+from pipeline.tables.build import Builder, Built, chains
+from pipeline.tables.document_days import document_days
+from pipeline.tables.schemas import TABLES
 from tests.bench.records import DAY, records
 
 EXPECTED = Path(__file__).parents[1] / "expected/parquet_sha256.json"

@@ -19,12 +19,13 @@ import structlog
 from botocore.retries.standard import ExponentialBackoff
 
 from jobs.turn import Turn
-from pipeline import flows, tables
+from pipeline import flows
 from pipeline.core.models import Period
 from pipeline.simulator.world import World
 from pipeline.storage import LocalStore, read_bytes
 from pipeline.storage.keys import BODY_SUFFIX, RECEIPT_SUFFIX
 from pipeline.storage.manifests import read_entries
+from pipeline.tables import parquet
 from tests.conftest import NOW, Site
 from tests.flows.buckets import in_buckets
 from tests.flows.test_observing import Receiver
@@ -100,8 +101,8 @@ def check_cdrs(weeks: Weeks) -> None:
     documents = site.world.cdr_documents("acme", now, begin.date(), now.date())
     truth = sorted((document["cdr_id"], float(document["room"]["duration"])) for document in documents)
     with site.app() as app:
-        rows = tables.read_arrow("cdr", columns=["cdr_id", "room_duration_s"], lake=app.lake).to_pylist()
-        corrected = tables.read_arrow("cdr_changes", columns=["cdr_id"], lake=app.lake).num_rows
+        rows = parquet.read_arrow("cdr", columns=["cdr_id", "room_duration_s"], lake=app.lake).to_pylist()
+        corrected = parquet.read_arrow("cdr_changes", columns=["cdr_id"], lake=app.lake).num_rows
     assert sorted((row["cdr_id"], row["room_duration_s"]) for row in rows) == truth
     print(f"{len(truth)} CDRs, {corrected} of them corrected")
     assert corrected > 0

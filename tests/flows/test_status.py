@@ -9,11 +9,12 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline import flows, observing, tables
+from pipeline import flows, observing
 from pipeline.core.models import Outcome
-from pipeline.query import run_query
 from pipeline.simulator.world import World
 from pipeline.storage import LocalStore
+from pipeline.tables import parquet
+from pipeline.tables.query import run_query
 from tests.conftest import NOW, Site
 
 WORLD = World(projects=("acme",), sessions_per_day=40, begin=(NOW - timedelta(days=1)).date())
@@ -32,7 +33,7 @@ def test_lateness_is_the_share_of_rows_known_in_time(make_site: Callable[..., Si
     site = make_site(WORLD)
     nights(site, 5)
     late = site.outcome("status")["projects"]["acme"]["lateness"]
-    rows = tables.read_arrow("cdr", lake=LocalStore(site.folder / "lake")).to_pylist()
+    rows = parquet.read_arrow("cdr", lake=LocalStore(site.folder / "lake")).to_pylist()
     lateness = [row["first_seen_at"] - row["trans_at"] for row in rows]
     assert late["rows"] == len(rows)
     for step, hours in {"1 h": 1, "6 h": 6, "1 day": 24, "2 days": 48, "3 days": 72}.items():
@@ -100,7 +101,7 @@ def test_new_fields_are_named_once_a_build(make_site: Callable[..., Site]) -> No
     site = make_site(WORLD, faults=("unknown_field",))
     site.outcome("collect", "--source", "cdr")
     built = site.outcome("build")
-    rows = tables.read_arrow("cdr", lake=LocalStore(site.folder / "lake")).to_pylist()
+    rows = parquet.read_arrow("cdr", lake=LocalStore(site.folder / "lake")).to_pylist()
     assert set(built["unknown_fields"]) == {"beta"}
     assert built["unknown_fields"]["beta"] >= len(rows) > 0
     assert all('"beta":{"score":0.5' in row["extra"] for row in rows)

@@ -20,11 +20,11 @@ from botocore.exceptions import ClientError
 
 from pipeline import flows
 from pipeline.core.errors import ConfigError, StoreUnavailable
-from pipeline.query import run_query
 from pipeline.simulator import media
 from pipeline.simulator.delivery import delivered_files
 from pipeline.simulator.world import SimFile, World
 from pipeline.storage import MIB
+from pipeline.tables.query import run_query
 from tests.conftest import NOW, Site
 from tests.environ import clean_environ
 from tests.flows.buckets import in_buckets

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from pipeline.normalise import cdr
-from pipeline.normalise.sessions import SessionFiles, connection_table
-from pipeline.schemas import CDR
+from pipeline.tables.normalize import cdr
+from pipeline.tables.normalize.sessions import SessionFiles, connection_table
+from pipeline.tables.schemas import CDR
 from tests.unit.cdrs import NEW, OLD, changed
 from tests.unit.records import listed_file
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.normalise import cdr
-from pipeline.readings import OBSERVED
+from pipeline.tables.normalize import cdr
+from pipeline.tables.sources import OBSERVED
 from tests.unit.cdrs import BEGIN, NEW, changed
 
 HOUR = timedelta(hours=1)

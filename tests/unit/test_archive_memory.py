@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core.errors import FixityError
 from pipeline.core.models import Period
-from pipeline.readings import ArchiveMemory, read_archives
+from pipeline.tables.sources import ArchiveMemory, read_archives
 from tests.flows.lakes import DAY, PROJECT, Lake
 
 PERIOD = Period(DAY - timedelta(days=1), DAY)

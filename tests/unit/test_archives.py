@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import RecordError
 from pipeline.core.models import ListedFile, Page
-from pipeline.normalise.archives import ArchiveRecord, archive_record, listed_files
+from pipeline.tables.normalize.archives import ArchiveRecord, archive_record, listed_files
 
 DAY = date(2024, 3, 9)
 URL = "https://portal.enablex.io/path/a1.mkv"

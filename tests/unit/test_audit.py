@@ -15,10 +15,10 @@ from msgspec.structs import replace
 from pipeline.core.models import Row, StoredMedia
 from pipeline.media import audit
 from pipeline.media.audit import Named, Seen, check_chain, choose_sample, file_row, reread_row
-from pipeline.schemas import AUDITS
 from pipeline.storage.base import Statement, Tally
 from pipeline.storage.keys import media_key
 from pipeline.storage.manifests import Entry, Manifest, next_manifest, read_manifest, stored_entry, write_manifest
+from pipeline.tables.schemas import AUDITS
 from tests.unit.records import DAY, listed_file
 
 AT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.backfilling import portions
-from pipeline.building import week_pages
 from pipeline.collecting import Ask
 from pipeline.core.models import Period
+from pipeline.tables.build import week_pages
 
 FIRST = date(2024, 1, 1)
 

@@ -29,7 +29,7 @@ from pipeline.reports.billing import (
     summed,
 )
 from pipeline.reports.billing_month import BillingMonth, billing_month
-from pipeline.schemas import TABLES
+from pipeline.tables.schemas import TABLES
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/billing.md").read_text()
 NOVEMBER = billing_month("2026-11", "UTC")

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import RecordError
-from pipeline.normalise import cdr
-from pipeline.normalise.cdr_columns import decoded
-from pipeline.schemas import CDR_CONTENT, arrow_schema
+from pipeline.tables.normalize import cdr
+from pipeline.tables.normalize.cdr_batch import decoded
+from pipeline.tables.schemas import CDR_CONTENT, arrow_schema
 from tests.unit.cdrs import DROP, NEW, OLD, changed, documents, raw
 
 CONTENT = [column.name for column in CDR_CONTENT]

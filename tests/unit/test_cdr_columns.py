@@ -15,9 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import RecordError
-from pipeline.normalise import cdr
-from pipeline.normalise.cdr_columns import BATCH_DOCUMENTS, OBSERVATION, Batch, Rooms, decoded, read_batch
-from pipeline.normalise.quality import quality_rows
+from pipeline.tables.normalize import cdr
+from pipeline.tables.normalize.cdr_batch import BATCH_DOCUMENTS, OBSERVATION, Batch, Rooms, decoded, read_batch
+from pipeline.tables.normalize.quality import quality_rows
 from tests.unit.cdrs import DROP, NEW, OLD, changed, documents, raw
 
 pytestmark = pytest.mark.usefixtures("either_finder")

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import RecordError
-from pipeline.normalise.chat import chat_messages, chat_row
-from pipeline.schemas import CHAT
+from pipeline.tables.normalize.chat import chat_messages, chat_row
+from pipeline.tables.schemas import CHAT
 
 MESSAGE = {"sender": "Ann", "senderId": "u1", "message": "hello", "timestamp": "2024-03-09T14:10:00.000Z"}
 

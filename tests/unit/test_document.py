@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.arrow_types import FLAG, REAL, TEXT
-from pipeline.normalise.document import Reader, extra_text, path_tree, unknown_paths, value_at, without_nothing
-from pipeline.schemas import Column
+from pipeline.tables.normalize.row_reader import Reader, extra_text, path_tree, unknown_paths, value_at, without_nothing
+from pipeline.tables.schemas import Column
 
 COLUMNS = (
     Column("name", TEXT, "", "user.name"),

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from pipeline.enablex import envelope
 from pipeline.enablex.envelope import Envelope, EnvelopeError
-from pipeline.normalise.finding import Finder
 from pipeline.storage.documents import Documents, LandedEnvelope
+from pipeline.tables.normalize.field_scanner import Finder
 
 TRICKY = st.lists(
     st.sampled_from(["},{", "}, {", "]}", "[", "]", "{", "}", ",",

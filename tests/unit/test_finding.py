@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.normalise import cdr_columns, finding
-from pipeline.normalise.cells import NOTHING
-from pipeline.normalise.document import Path, unknown_paths, value_at
-from pipeline.normalise.finding import Finder
 from pipeline.storage.documents import Documents
+from pipeline.tables.normalize import cdr_batch, field_scanner
+from pipeline.tables.normalize.field_scanner import Finder
+from pipeline.tables.normalize.json_cells import NOTHING
+from pipeline.tables.normalize.row_reader import Path, unknown_paths, value_at
 from tests.unit.cdrs import NEW, OLD
 
 PATHS: list[Path] = [("a",), ("b", "a"), ("b", "c", "a"), ("b", "c", "é"), ("d",)]
@@ -43,7 +43,7 @@ def told(value: Any) -> Any:
 
 def test_it_is_compiled_where_there_is_a_compiler() -> None:
     """Where the installation could compile, it did: without, a build takes twice as long, and nobody would notice."""
-    assert importlib.util.find_spec("pipeline._scan") or not shutil.which("cc")
+    assert importlib.util.find_spec("pipeline.tables.normalize._scanner") or not shutil.which("cc")
 
 
 @pytest.mark.usefixtures("either_finder")
@@ -82,8 +82,8 @@ def test_what_is_cut_is_what_is_found(some: list[Any], style: dict[str, Any], co
 @pytest.mark.usefixtures("either_finder")
 def test_more_documents_than_are_cut_at_once() -> None:
     """Of very many documents some thousand are cut, the others stay for the next time."""
-    cut = FINDER.cut(bytearray(b"{}," * (finding.MOST_CUT + 9)))
-    assert cut is None or len(cut) == finding.MOST_CUT
+    cut = FINDER.cut(bytearray(b"{}," * (field_scanner.MOST_CUT + 9)))
+    assert cut is None or len(cut) == field_scanner.MOST_CUT
 
 
 @pytest.mark.usefixtures("either_finder")
@@ -110,7 +110,7 @@ def test_a_plain_value_where_an_object_belongs_is_odd(value: Any) -> None:
 @pytest.mark.usefixtures("either_finder")
 def test_both_documented_shapes_are_found() -> None:
     """Neither documented shape is odd: else every build would read one by one, and be fifteen times as slow."""
-    found = cdr_columns._FINDER.find(Documents.of([json.dumps(one).encode() for one in (NEW, OLD)]))
+    found = cdr_batch._FINDER.find(Documents.of([json.dumps(one).encode() for one in (NEW, OLD)]))
     assert found.odd.tolist() == [False, False]
 
 

@@ -21,10 +21,10 @@ from pipeline.core.errors import FixityError
 from pipeline.core.models import Page, Period
 from pipeline.enablex import envelope
 from pipeline.enablex.wire import ReplyHead, ReplyReader, Request, period_request
-from pipeline.normalise.cdr_columns import cut_documents
 from pipeline.storage import LocalStore, keys, raw
 from pipeline.storage.base import read_bytes
 from pipeline.storage.raw import Place, Spool, land, last_asked, page_stems, read_documents, read_page
+from pipeline.tables.normalize.cdr_batch import cut_documents
 
 DAY = date(2024, 3, 9)
 ASKED = datetime(2024, 3, 10, 2, 15, 0, 123_000, UTC)

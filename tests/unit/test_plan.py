@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.models import ListedFile, Probe, StoredMedia
-from pipeline.media.plan import expires_at, media_rows, plan_media, plan_rechecks
-from pipeline.schemas import MEDIA
+from pipeline.media.plan import plan_media, plan_rechecks
 from pipeline.storage.manifests import Entry, checked_entry, gone_entry, lost_entry, stored_entry
+from pipeline.tables.normalize.media import expires_at, media_rows
+from pipeline.tables.schemas import MEDIA
 from tests.unit.records import ENDED_AT, listed_file
 
 RETENTION = timedelta(hours=72)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.normalise.privacy import pseudonymise
+from pipeline.tables.normalize.pseudonyms import pseudonymise
 
 KEY = b"a key of this test"
 SCHEMA = pa.schema([("user_ip", pa.string()), ("user_name", pa.string()), ("n", pa.int64())])

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.normalise import quality
-from pipeline.normalise.quality import quality_rows, quality_table
-from pipeline.schemas import CDR_QUALITY
+from pipeline.tables.normalize import quality
+from pipeline.tables.normalize.quality import quality_rows, quality_table
+from pipeline.tables.schemas import CDR_QUALITY
 from tests.unit.cdrs import NEW
 
 pytestmark = pytest.mark.usefixtures("either_finder")

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import ConfigError
-from pipeline.query import open_query, run_query, sql
-from pipeline.schemas import TABLES
 from pipeline.storage import LocalStore, ObjectStore, keys
-from pipeline.tables import read_arrow
+from pipeline.tables.parquet import read_arrow
+from pipeline.tables.query import open_query, run_query, sql
+from pipeline.tables.schemas import TABLES
 from tests.bench.lake import MONTH, make_lake
 from tests.bench.query import USAGE
 
@@ -260,7 +260,7 @@ def test_the_lake_is_for_reading(lake: LocalStore, tmp_path: Path, sql: str) -> 
 
 def test_python_is_out_of_reach(lake: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name in SQL never means a variable of this program."""
-    monkeypatch.setattr("pipeline.query.frame", pa.table({"a": [1]}), raising=False)
+    monkeypatch.setattr("pipeline.tables.query.frame", pa.table({"a": [1]}), raising=False)
     with pytest.raises(ConfigError, match="frame"):
         run_query(lake, "SELECT * FROM frame")
 

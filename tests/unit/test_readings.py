@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import RecordError
-from pipeline.normalise import cdr
-from pipeline.readings import document_days
+from pipeline.tables.document_days import document_days
+from pipeline.tables.normalize import cdr
 from tests.unit.cdrs import DROP, NEW, OLD, changed, documents, raw
 
 _ASKED = date(2024, 3, 9)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import RecordError
-from pipeline.normalise.rooms import room_row
-from pipeline.schemas import ROOMS
+from pipeline.tables.normalize.rooms import room_row
+from pipeline.tables.schemas import ROOMS
 from tests.unit.cdrs import DROP, changed, paths, set_at
 
 SEEN = datetime(2024, 3, 9, 2, 15, tzinfo=UTC)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import runs
-from pipeline.runs import SortedRuns
+from pipeline.tables import external_sort
+from pipeline.tables.external_sort import SortedRuns
 
 SCHEMA = pa.schema([("key", pa.string()), ("then", pa.int64()), ("what", pa.string())])
 KEYS = st.sampled_from(["", "a", "aa", "b", "é", "\U0001f600", "z\x00", "z"]) | st.text(
@@ -29,7 +29,7 @@ def small(sizes: dict[str, int]) -> Iterator[Path]:
     """A folder, and sizes so small that a few rows are many."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         for name, size in sizes.items():
-            patch.setattr(runs, name, size)
+            patch.setattr(external_sort, name, size)
         yield Path(folder)
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.normalise import cdr, values
-from pipeline.normalise.sessions import CONNECTION, session_table
-from pipeline.schemas import SESSIONS
+from pipeline.tables.normalize import cdr, values
+from pipeline.tables.normalize.sessions import CONNECTION, session_table
+from pipeline.tables.schemas import SESSIONS
 from tests.unit.calls import CALLS, KINDS, connections, session_files, sessions_model
 from tests.unit.cdrs import DROP, NEW, OLD, changed
 

@@ -14,12 +14,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import tables
 from pipeline.core.errors import ConfigError
 from pipeline.core.models import Period
-from pipeline.schemas import TABLES, TABLES_VERSION
 from pipeline.storage import LocalStore, keys
-from pipeline.tables import DayFile, DayNote, TableNote, read_arrow, read_note, replace_day, table_of_rows, write_note
+from pipeline.tables import parquet
+from pipeline.tables.parquet import (
+    DayFile,
+    DayNote,
+    TableNote,
+    read_arrow,
+    read_note,
+    replace_day,
+    table_of_rows,
+    write_note,
+)
+from pipeline.tables.schemas import TABLES, TABLES_VERSION
 from tests.unit.cdrs import NEW, OLD, changed
 from tests.unit.histories import observation
 
@@ -60,7 +69,7 @@ def test_bytes_are_a_function_of_rows(tmp_path_factory: Any, cuts: list[int], gr
     edges = [0, *sorted(cuts), ROWS.num_rows]
     pieces = [ROWS.slice(a, b - a) for a, b in pairwise(edges)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables, "ROW_GROUP_ROWS", group)
+        patch.setattr(parquet, "ROW_GROUP_ROWS", group)
         content = written(folder, pieces)
         assert content == written(folder, [ROWS])
         assert content == written(folder, [pa.concat_tables(pieces)])

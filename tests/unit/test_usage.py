@@ -10,10 +10,10 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.normalise import cdr
-from pipeline.normalise.sessions import session_table
-from pipeline.normalise.usage import PART, connection_parts, media_parts, session_parts, usage_table
-from pipeline.schemas import USAGE_DAILY
+from pipeline.tables.normalize import cdr
+from pipeline.tables.normalize.sessions import session_table
+from pipeline.tables.normalize.usage import PART, connection_parts, media_parts, session_parts, usage_table
+from pipeline.tables.schemas import USAGE_DAILY
 from tests.unit.calls import CALLS, KINDS, connections, session_files, usage_model
 from tests.unit.cdrs import NEW, changed
 

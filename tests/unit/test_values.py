@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.arrow_types import BILLED, COUNT, FLAG, MONEY, REAL, TEXT, TIME
-from pipeline.normalise import values
+from pipeline.tables.normalize import values
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOMENT = datetime(2024, 3, 9, 14, 2, 31, 337_000, UTC)

@@ -10,9 +10,9 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.normalise.versions import split_versions
-from pipeline.readings import OBSERVED
-from pipeline.schemas import CDR, CDR_CHANGES, CDR_CONTENT
+from pipeline.tables.normalize.versions import split_versions
+from pipeline.tables.schemas import CDR, CDR_CHANGES, CDR_CONTENT
+from pipeline.tables.sources import OBSERVED
 from tests.unit.cdrs import BEGIN
 from tests.unit.histories import HOUR, observed, table
 

@@ -5,9 +5,8 @@ A day's rows are looked for in every page that was asked for up to `REACH_DAYS` 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -19,9 +18,14 @@ import pyarrow as pa
 from pipeline.core.arrow_types import TIME
 from pipeline.core.concurrency import mapped
 from pipeline.core.errors import ObjectMissing, RecordError
-from pipeline.core.models import ListedFile, Page, Period, Row, Source
-from pipeline.normalise import archives, cdr, chat, rooms
-from pipeline.normalise.cdr_columns import (
+from pipeline.core.models import ListedFile, Page, Period, Row
+from pipeline.storage import raw
+from pipeline.storage.audit_records import read_audit_record
+from pipeline.storage.base import ObjectStore, read_bytes
+from pipeline.storage.manifests import current_manifests
+from pipeline.storage.raw import _page_names, pages
+from pipeline.tables.normalize import archives, chat, rooms
+from pipeline.tables.normalize.cdr_batch import (
     BATCH_DOCUMENTS,
     OBSERVATION,
     Batch,
@@ -30,13 +34,7 @@ from pipeline.normalise.cdr_columns import (
     decoded,
     read_batch,
 )
-from pipeline.normalise.values import timestamp
-from pipeline.schemas import AUDITS
-from pipeline.storage import raw
-from pipeline.storage.audit_records import read_audit_record
-from pipeline.storage.base import ObjectStore, read_bytes
-from pipeline.storage.manifests import current_manifests
-from pipeline.storage.raw import _page_names, pages
+from pipeline.tables.schemas import AUDITS
 
 REACH_DAYS = 3
 """How far a document's day may lie from the day that was asked for: sessions over midnight, `to_date` inclusive or not,
@@ -226,75 +224,6 @@ def _as_audits(rows: pa.Table) -> pa.Table:
         if column.name not in rows.schema.names:
             rows = rows.append_column(column, pa.nulls(rows.num_rows, column.type))
     return rows.select(AUDITS.schema.names).cast(AUDITS.schema)
-
-
-def document_days(source: Source, documents: Sequence[msgspec.Raw], asked: date) -> set[date]:
-    """The UTC dates that documents speak about; for the receipt of the page they came in."""
-    days = _usual_days(documents)
-    return set().union(*(_document_days(source, one, asked) for one in documents)) if days is None else days
-
-
-class _Connected(msgspec.Struct):
-    connect_dt: str | None = None
-
-
-class _Dated(msgspec.Struct):
-    trans_date: str | None = None
-    room: _Connected | None = None
-    sigserver: _Connected | None = None
-
-
-_DATED = msgspec.json.Decoder(_Dated)
-_DOCUMENTED_TIME = re.compile(r"^(\d{4}-\d\d-\d\d)T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}Z$", re.MULTILINE | re.ASCII)
-
-
-def _usual_days(documents: Sequence[msgspec.Raw]) -> set[date] | None:
-    """The same of many documents at once, as long as all their times are as documented."""
-    try:
-        dated = list(map(_DATED.decode, documents))
-    except (ValueError, RecursionError):
-        return None
-    texts = [one.trans_date for one in dated]
-    if not all(texts):
-        return None
-    texts += [side.connect_dt for one in dated for side in (one.room, one.sigserver) if side and side.connect_dt]
-    lines = "\n".join(map(str, texts))
-    found = _DOCUMENTED_TIME.findall(lines)
-    if not len(found) == len(texts) == lines.count("\n") + 1:
-        return None
-    try:
-        return {moment.date() for day in set(found) if (moment := timestamp(day))}
-    except ValueError:
-        return None
-
-
-def _document_days(source: Source, document: msgspec.Raw, asked: date) -> set[date]:
-    """The day a document is filed under and, of a connection, the day it began; none for what becomes a reject."""
-    try:
-        dated = _DATED.decode(document)
-        written_at = timestamp(dated.trans_date)
-        began = {day for side in (dated.room, dated.sigserver) if side and (day := _day(side.connect_dt))}
-    except (ValueError, RecursionError):
-        return _odd_document_days(source, document, asked)
-    return _odd_document_days(source, document, asked) if written_at is None else {written_at.date(), *began}
-
-
-def _odd_document_days(source: Source, document: msgspec.Raw, asked: date) -> set[date]:
-    """The same where `trans_date` is missing or something is not as documented: as the row would be filed."""
-    try:
-        row = cdr.cdr_row(decoded(document)) if source == "cdr" else {}
-    except (RecordError, RecursionError):
-        return set()
-    began = {row[name].date() for name in ("room_connected_at", "signal_connected_at") if row.get(name)}
-    return {cdr.row_day(row), *began} if row else {asked}
-
-
-def _day(text: str | None) -> date | None:
-    try:
-        moment = timestamp(text)
-    except ValueError:
-        return None
-    return moment.date() if moment else None
 
 
 def _documents(vault: ObjectStore, page: Page) -> Iterator[msgspec.Raw]:

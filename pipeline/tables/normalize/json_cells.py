@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import BILLED, FLAG, MONEY, REAL, TEXT, TIME
 from pipeline.enablex.envelope import UNREADABLE
-from pipeline.normalise import values
-from pipeline.normalise.arrow import decimals, mask
+from pipeline.tables.normalize import values
+from pipeline.tables.normalize.arrow_ops import decimals, mask
 
 NOTHING, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST = range(7)
 """Kinds of cells. NOTHING: absent, null or empty text. ESCAPED: text with backslashes. LITERAL: true or false."""

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import BILLED, COUNT, REAL, TEXT
 from pipeline.core.models import STORED, Row
-from pipeline.normalise.sessions import Sessions
-from pipeline.schemas import USAGE_DAILY
+from pipeline.tables.normalize.sessions import Sessions
+from pipeline.tables.schemas import USAGE_DAILY
 
 _KEY = ("room_id", "owner_ref", "billing_code")
 _MEASURED = ("published_min", "subscribed_min", "screen_min")

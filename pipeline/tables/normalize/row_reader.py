@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from pipeline.core.models import SECRET_NAME, Row
-from pipeline.normalise import values
-from pipeline.schemas import Column
+from pipeline.tables.normalize import values
+from pipeline.tables.schemas import Column
 
 Path = tuple[str, ...]
 """Keys from the document's top down to one value."""

@@ -20,15 +20,15 @@ from msgspec.structs import astuple
 
 from pipeline.core.arrow_types import TEXT
 from pipeline.enablex.envelope import UNREADABLE
-from pipeline.normalise.arrow import mask
-from pipeline.normalise.cells import ESCAPED, LIST, LITERAL, NOTHING, NUMBER, OBJECT, STRING, Cells
-from pipeline.normalise.document import Path, path_tree
 from pipeline.storage.documents import Documents
+from pipeline.tables.normalize.arrow_ops import mask
+from pipeline.tables.normalize.json_cells import ESCAPED, LIST, LITERAL, NOTHING, NUMBER, OBJECT, STRING, Cells
+from pipeline.tables.normalize.row_reader import Path, path_tree
 
 try:
-    from pipeline import _scan
+    from pipeline.tables.normalize import _scanner
 except ImportError:  # no compiler where Postroom was installed
-    _scan = None  # type: ignore[assignment]
+    _scanner = None  # type: ignore[assignment]
 
 
 MOST_CUT = 8000
@@ -37,7 +37,7 @@ MOST_CUT = 8000
 
 def is_compiled() -> bool:
     """Whether values are found by the compiled finder."""
-    return bool(_scan)
+    return bool(_scanner)
 
 
 class Found(Protocol):
@@ -59,19 +59,19 @@ class Finder:
     def find(self, documents: Documents) -> Found:
         if isinstance(documents.found, _Scanned) and documents.found.finder is self:
             return documents.found
-        if not _scan:
+        if not _scanner:
             return _Decoded(self._decoder, self._tree, documents)
         found = _Scanned(self, len(documents))
-        self._scanner.scan(documents.text, documents.places, *found.filled)
+        self._compiled.scan(documents.text, documents.places, *found.filled)
         found.finish(documents)
         return found
 
     def cut(self, text: bytearray) -> Documents | None:
         """Find while cutting: as many documents as are whole, but no more than `MOST_CUT`; None without a compiler."""
-        if not _scan:
+        if not _scanner:
             return None
         found, places = _Scanned(self, MOST_CUT), np.empty((MOST_CUT, 2), np.int64)
-        places = places[: self._scanner.cut(text, places, *found.filled)]
+        places = places[: self._compiled.cut(text, places, *found.filled)]
         end = int(places[-1, 1]) if len(places) else 0
         with memoryview(text) as gathered:
             documents = Documents(bytes(gathered[:end]), places, found)
@@ -79,8 +79,8 @@ class Finder:
         return documents
 
     @cached_property
-    def _scanner(self) -> _scan.Scanner:
-        return _scan.Scanner(list(_nodes(self._tree, self.rows)))
+    def _compiled(self) -> _scanner.Scanner:
+        return _scanner.Scanner(list(_nodes(self._tree, self.rows)))
 
     @cached_property
     def _decoder(self) -> msgspec.json.Decoder[msgspec.Struct]:
@@ -90,7 +90,7 @@ class Finder:
 def _not_text(documents: Documents) -> np.ndarray:
     """A mask of documents with bytes that are no UTF-8, or half of a surrogate pair: no finder looks into values."""
     text = documents.text
-    if (_scan and _scan.is_plain(text)) or _is_text(text):
+    if (_scanner and _scanner.is_plain(text)) or _is_text(text):
         return np.zeros(len(documents), bool)
     alone = map(bytes, documents)
     return np.array([not _is_text(document) and not _is_json(document) for document in alone], bool)
@@ -118,7 +118,7 @@ def _is_json(document: bytes) -> bool:
 
 
 def _nodes(tree: dict[str, Any], rows: dict[Path, int]) -> Iterator[list[tuple[bytes, int]]]:
-    """The objects of a tree as `_scan.Scanner` wants them."""
+    """The objects of a tree as `_scanner.Scanner` wants them."""
     waiting: list[tuple[Path, dict[str, Any]]] = [((), tree)]
     for at, node in waiting:  # which grows meanwhile
         targets = []
@@ -148,7 +148,7 @@ class _Scanned:
         (starts, lengths, kinds, is_odd), count = self.filled, len(documents)
         self.odd = is_odd[:count].astype(bool) | _not_text(documents)
         kinds[:, :count][:, self.odd] = NOTHING
-        self._kinds, *parts = _scan.gathered(documents.text, starts, lengths, kinds, count)
+        self._kinds, *parts = _scanner.gathered(documents.text, starts, lengths, kinds, count)
         self._texts = pa.Array.from_buffers(TEXT, len(self._kinds), list(map(pa.py_buffer, parts)))
         del self.filled
 

@@ -22,10 +22,10 @@ from pipeline.core.arrow_types import BILLED, MONEY, TEXT
 from pipeline.core.errors import ConfigError, ObjectMissing
 from pipeline.core.models import Period, Row
 from pipeline.core.tempfiles import scratch_errors
-from pipeline.schemas import TABLES, TableSpec
 from pipeline.storage import open_store
 from pipeline.storage.base import ObjectStore, read_bytes
 from pipeline.storage.keys import note_key, parse_table_key, table_key, table_prefix
+from pipeline.tables.schemas import TABLES, TableSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -189,7 +189,7 @@ def read_arrow(
     """Read a table, or some days and columns of it, as Arrow; sorted by project, day and key.
 
     Args:
-        table: one of `pipeline.schemas.TABLES`.
+        table: one of `pipeline.tables.schemas.TABLES`.
         days: inclusive UTC dates; all when None.
         columns: names, `project` and `day` among them if wanted; all when None.
         project: one project; all when None.

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from pipeline.core.concurrency import Lanes
 from pipeline.core.models import Page, Row
-from pipeline.normalise.cdr_columns import Rooms
-from pipeline.readings import OBSERVED, read_cdr
-from pipeline.runs import SortedRuns
 from pipeline.storage.base import ObjectStore
+from pipeline.tables.external_sort import SortedRuns
+from pipeline.tables.normalize.cdr_batch import Rooms
+from pipeline.tables.sources import OBSERVED, read_cdr
 
 
 def sorted_observations(folder: Path) -> SortedRuns:

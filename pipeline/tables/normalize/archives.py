@@ -14,8 +14,8 @@ from typing import Any
 
 from pipeline.core.errors import RecordError
 from pipeline.core.models import ListedFile, Page
-from pipeline.normalise import values
 from pipeline.storage import keys
+from pipeline.tables.normalize import values
 
 _KINDS = {"recording": "recording", "transcoded": "transcoded", "chatdata": "chat", "metadata": "metadata"}
 _NOT_FILES = {"_id", "trans_date", "conf_num", "app_id", "room_id"}

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import COUNT
-from pipeline.normalise.arrow import mask, repeats_before
-from pipeline.schemas import CDR_CONTENT
+from pipeline.tables.normalize.arrow_ops import mask, repeats_before
+from pipeline.tables.schemas import CDR_CONTENT
 
 _CONTENT = [column.name for column in CDR_CONTENT]
 

@@ -24,24 +24,24 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import readings, tables
 from pipeline.core.concurrency import Lanes, keep_freed_memory, mapped
 from pipeline.core.errors import PipelineError, StoreUnavailable
 from pipeline.core.models import SOURCES, Period, Row
 from pipeline.core.tempfiles import scratch_folder
-from pipeline.media.plan import media_rows
-from pipeline.normalise.privacy import pseudonymise
-from pipeline.normalise.quality import quality_table
-from pipeline.normalise.sessions import CONNECTION, SessionFiles, connection_table, session_table
-from pipeline.normalise.usage import PART, connection_parts, media_parts, session_parts, usage_table
-from pipeline.normalise.versions import split_versions
-from pipeline.observed import ReadPages, sorted_observations
-from pipeline.readings import REACH_DAYS, ArchiveReadings
-from pipeline.runs import SortedRuns
-from pipeline.schemas import AUDITS, TABLES, TABLES_VERSION
 from pipeline.storage import ObjectStore, raw
 from pipeline.storage.audit_records import audit_keys
 from pipeline.storage.manifests import manifest_keys, read_entries
+from pipeline.tables import parquet, sources
+from pipeline.tables.external_sort import SortedRuns
+from pipeline.tables.normalize.media import media_rows
+from pipeline.tables.normalize.pseudonyms import pseudonymise
+from pipeline.tables.normalize.quality import quality_table
+from pipeline.tables.normalize.sessions import CONNECTION, SessionFiles, connection_table, session_table
+from pipeline.tables.normalize.usage import PART, connection_parts, media_parts, session_parts, usage_table
+from pipeline.tables.normalize.versions import split_versions
+from pipeline.tables.observations import ReadPages, sorted_observations
+from pipeline.tables.schemas import AUDITS, TABLES, TABLES_VERSION
+from pipeline.tables.sources import REACH_DAYS, ArchiveReadings
 
 PAGE_REACH_DAYS = 2 * REACH_DAYS
 """Pages that can bear on a day: its sessions have connections up to REACH_DAYS away, whose pages lie as far again."""
@@ -142,8 +142,8 @@ class Builder:
         if not known:
             return []
         inputs = self._inputs(project, known)
-        built = {name: tables.built_days(self.lake, name, project) for name in names}
-        notes = mapped(partial(tables.read_note, self.lake, project), known, self.lake.at_once)
+        built = {name: parquet.built_days(self.lake, name, project) for name in names}
+        notes = mapped(partial(parquet.read_note, self.lake, project), known, self.lake.at_once)
         for day, digest, noted in zip(known, inputs, notes, strict=True):
             note = noted.tables
             outdated = tuple(name for name in names if not _is_current(note.get(name), built[name].get(day), digest))
@@ -206,7 +206,7 @@ class Builder:
             yield total.hexdigest()
 
 
-def _is_current(note: tables.TableNote | None, size_bytes: int | None, digest: str) -> bool:
+def _is_current(note: parquet.TableNote | None, size_bytes: int | None, digest: str) -> bool:
     """Whether a table's day was built from these inputs, and its object is the one that came of it."""
     return note is not None and note.inputs == digest and note.size_bytes == size_bytes
 
@@ -231,7 +231,7 @@ class _Output:
     stretch: Stretch
     pages: ReadPages
     folder: Path
-    files: dict[tuple[str, date], tables.DayFile] = field(default_factory=dict)
+    files: dict[tuple[str, date], parquet.DayFile] = field(default_factory=dict)
     rejects: dict[date, list[Row]] = field(default_factory=lambda: defaultdict(list))
     unknown: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
@@ -239,7 +239,7 @@ class _Output:
     def __post_init__(self) -> None:
         for day, names in self.stretch.tables.items():
             for name in names:
-                self.files[name, day] = tables.DayFile(self.folder, TABLES[name], day)
+                self.files[name, day] = parquet.DayFile(self.folder, TABLES[name], day)
 
     def build(self) -> None:
         """Make the rows of every table; complete for the days of the stretch."""
@@ -249,7 +249,7 @@ class _Output:
 
     def _build_from_pages(self) -> None:
         vault, project, period = self.builder.vault, self.stretch.project, self.stretch.period
-        archive = readings.read_archives(vault, project, self.stretch.pages)
+        archive = sources.read_archives(vault, project, self.stretch.pages)
         self._reject(archive.rejects)
         connections = self._connections()
         parts = SortedRuns(self.folder / "parts", PART, "group", "user_ref")
@@ -268,21 +268,23 @@ class _Output:
         lake, project = self.builder.lake, self.stretch.project
         self.counts["days_built"] = len(self.stretch.days)
         for day, inputs in self.stretch.days.items():
-            before, names = tables.read_note(lake, project, day).tables, self.stretch.tables[day]
+            before, names = parquet.read_note(lake, project, day).tables, self.stretch.tables[day]
             replaced = mapped(partial(self._replaced, day, inputs, before), names, _TABLES_AT_ONCE)
             now = dict(zip(names, replaced, strict=True))
             for name, table in now.items():
                 self.counts["tables_written"] += name not in before or before[name].sha256 != table.sha256
                 self.counts["rejects" if name == "rejects" else "rows"] += table.rows
-            tables.write_note(lake, project, day, before | now)
+            parquet.write_note(lake, project, day, before | now)
         return self.counts
 
-    def _replaced(self, day: date, inputs: str, before: Mapping[str, tables.TableNote], name: str) -> tables.TableNote:
+    def _replaced(
+        self, day: date, inputs: str, before: Mapping[str, parquet.TableNote], name: str
+    ) -> parquet.TableNote:
         """Put a table's day into the lake; return what its note has to say."""
         file = self.files[name, day]
         file.close()
-        sha256 = tables.replace_day(self.builder.lake, name, self.stretch.project, day, file, before.get(name))
-        return tables.TableNote(inputs, file.rows, file.path.stat().st_size, sha256)
+        sha256 = parquet.replace_day(self.builder.lake, name, self.stretch.project, day, file, before.get(name))
+        return parquet.TableNote(inputs, file.rows, file.path.stat().st_size, sha256)
 
     def _connections(self) -> SortedRuns:
         """Write `cdr`, `cdr_changes`, `cdr_quality`; return all newest connections for their sessions."""
@@ -340,7 +342,7 @@ class _Output:
         """Write `chat` from the vault's chat files, and `rooms` from the newest listing of each day."""
         vault, project = self.builder.vault, self.stretch.project
         for day in self.stretch.days:
-            for name, read in (("chat", readings.read_chat), ("rooms", readings.read_rooms)):
+            for name, read in (("chat", sources.read_chat), ("rooms", sources.read_rooms)):
                 if {(name, day), ("rejects", day)} & self.files.keys():
                     rows, rejects = read(vault, project, day)
                     self._add_rows(name, day, rows)
@@ -352,7 +354,7 @@ class _Output:
         for day in self.stretch.days:
             if file := self.files.get((AUDITS.name, day)):
                 for key in audit_keys(vault, project, day).get(day, ()):
-                    for rows in readings.read_audit(vault, key):
+                    for rows in sources.read_audit(vault, key):
                         file.add(self._private(rows))
 
     def _reject(self, rejects: Mapping[date, list[Row]]) -> None:
@@ -370,7 +372,7 @@ class _Output:
 
     def _add_rows(self, name: str, day: date, rows: list[Row]) -> None:
         if (name, day) in self.files:
-            self.files[name, day].add(self._private(tables.table_of_rows(TABLES[name], rows)))
+            self.files[name, day].add(self._private(parquet.table_of_rows(TABLES[name], rows)))
 
     def _private(self, rows: pa.Table) -> pa.Table:
         return pseudonymise(rows, self.builder.private_columns, self.builder.private_key)

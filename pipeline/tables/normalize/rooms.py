@@ -11,8 +11,8 @@ from typing import Any
 
 from pipeline.core.errors import RecordError
 from pipeline.core.models import Row
-from pipeline.normalise.document import Reader
-from pipeline.schemas import ROOMS
+from pipeline.tables.normalize.row_reader import Reader
+from pipeline.tables.schemas import ROOMS
 
 _READER = Reader(
     ROOMS.columns,

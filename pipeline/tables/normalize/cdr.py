@@ -13,9 +13,9 @@ from typing import Any
 
 from pipeline.core.errors import RecordError
 from pipeline.core.models import Row
-from pipeline.normalise import values
-from pipeline.normalise.document import Path, Reader, path_tree, unknown_paths
-from pipeline.schemas import CDR_CONTENT
+from pipeline.tables.normalize import values
+from pipeline.tables.normalize.row_reader import Path, Reader, path_tree, unknown_paths
+from pipeline.tables.schemas import CDR_CONTENT
 
 FIELDS: tuple[tuple[str, Path, Any], ...] = tuple(
     (column.name, tuple(column.path.split(".")), column.type) for column in CDR_CONTENT if column.path

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import BILLED, COUNT, MONEY, REAL, TIME
 from pipeline.core.models import ListedFile
-from pipeline.normalise.arrow import decimals, last_known, per_million, repeats_before
-from pipeline.schemas import CDR, SESSIONS
+from pipeline.tables.normalize.arrow_ops import decimals, last_known, per_million, repeats_before
+from pipeline.tables.schemas import CDR, SESSIONS
 
 _FROM_ROOM = (
     "room_id", "room_name", "owner_ref", "billing_code", "room_mode", "room_is_scheduled", "room_is_adhoc",

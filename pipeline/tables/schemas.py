@@ -1,6 +1,6 @@
 """Every table and column, once: type, meaning, where it comes from, whether it speaks about a person.
 
-`docs/tables.md` is written from here (`python -m pipeline.schemas > docs/tables.md`); a test keeps it so.
+`docs/tables.md` is written from here (`python -m pipeline.tables.schemas > docs/tables.md`); a test keeps it so.
 No stored type is inferred from data. Flags are booleans, times are UTC milliseconds, measured seconds and
 minutes are float64, whatever is billed is decimal. `project` and `day` are partition columns: they stand in the
 path, not in the file.
@@ -356,7 +356,7 @@ def document_tables() -> str:
     lines = [
         "# Tables",
         "",
-        "Written from `pipeline/schemas.py` by `python -m pipeline.schemas > docs/tables.md`; change it there.",
+        "Written by `python -m pipeline.tables.schemas > docs/tables.md`; do not edit.",
         "Every table has two more columns from its path: `project` (text) and `day` (date, UTC).",
     ]
     for spec in TABLES.values():

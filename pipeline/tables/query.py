@@ -15,10 +15,10 @@ import pyarrow.fs as pafs
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.tempfiles import scratch_folder
-from pipeline.schemas import TABLES
 from pipeline.storage import open_store
 from pipeline.storage.base import ObjectStore
-from pipeline.tables import PARTITIONS, dataset, no_rows, table_keys, to_pandas
+from pipeline.tables.parquet import PARTITIONS, dataset, no_rows, table_keys, to_pandas
+from pipeline.tables.schemas import TABLES
 
 if TYPE_CHECKING:
     import pandas as pd

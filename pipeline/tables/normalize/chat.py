@@ -14,8 +14,8 @@ import msgspec
 from pipeline.core.errors import RecordError
 from pipeline.core.models import Row
 from pipeline.enablex.envelope import UNREADABLE
-from pipeline.normalise.document import Reader
-from pipeline.schemas import CHAT
+from pipeline.tables.normalize.row_reader import Reader
+from pipeline.tables.schemas import CHAT
 
 _READER = Reader(CHAT.columns)
 

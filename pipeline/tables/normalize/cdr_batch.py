@@ -21,13 +21,21 @@ from pipeline.core.arrow_types import BILLED, REAL, TEXT
 from pipeline.core.errors import RecordError
 from pipeline.core.models import Row
 from pipeline.enablex.envelope import UNREADABLE
-from pipeline.normalise import cdr
-from pipeline.normalise.arrow import decimals, mask
-from pipeline.normalise.cells import LIST, NOTHING, OBJECT
-from pipeline.normalise.document import Path, Reader, extra_text, path_tree, put_at, unknown_paths, without_nothing
-from pipeline.normalise.finding import MOST_CUT, Finder, Found
-from pipeline.schemas import CDR_CONTENT, arrow_schema
 from pipeline.storage.documents import Documents
+from pipeline.tables.normalize import cdr
+from pipeline.tables.normalize.arrow_ops import decimals, mask
+from pipeline.tables.normalize.field_scanner import MOST_CUT, Finder, Found
+from pipeline.tables.normalize.json_cells import LIST, NOTHING, OBJECT
+from pipeline.tables.normalize.row_reader import (
+    Path,
+    Reader,
+    extra_text,
+    path_tree,
+    put_at,
+    unknown_paths,
+    without_nothing,
+)
+from pipeline.tables.schemas import CDR_CONTENT, arrow_schema
 
 BATCH_DOCUMENTS = MOST_CUT
 """The larger a batch, the less often threads take turns."""

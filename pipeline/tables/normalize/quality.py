@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 from pipeline.core.arrow_types import REAL, TEXT
 from pipeline.core.models import Row
 from pipeline.enablex.envelope import UNREADABLE
-from pipeline.normalise import values
-from pipeline.normalise.arrow import mask
-from pipeline.normalise.document import extra_text, without_nothing
-from pipeline.normalise.finding import Finder
-from pipeline.schemas import CDR_QUALITY
 from pipeline.storage.documents import Documents
+from pipeline.tables.normalize import values
+from pipeline.tables.normalize.arrow_ops import mask
+from pipeline.tables.normalize.field_scanner import Finder
+from pipeline.tables.normalize.row_reader import extra_text, without_nothing
+from pipeline.tables.schemas import CDR_QUALITY
 
 _MEASURES = {
     "avg_bitrate": ("avg_bitrate_kbps", REAL),
