@@ -35,8 +35,8 @@ from pipeline.core.settings.load import Loaded, load
 from pipeline.core.settings.sections import Settings
 from pipeline.core.tracing import span
 from pipeline.enablex.client import EnablexClient
+from pipeline.enablex.file_host import FileHost
 from pipeline.media.delivery import Delivery
-from pipeline.media.source import FileHost
 from pipeline.storage import MIB, ObjectStore, open_store
 from pipeline.storage.run_store import Ledger
 

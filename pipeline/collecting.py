@@ -14,7 +14,7 @@ from pipeline.app import App
 from pipeline.core.errors import ApiError, CredentialsRefused, Refused, TimedOut, UnreadableReply
 from pipeline.core.models import DAILY_SOURCES, Period, Source
 from pipeline.enablex.client import UnreadableAnswer
-from pipeline.enablex.wire import Request, period_request, room_period_requests, rooms_request
+from pipeline.enablex.protocol import Request, period_request, room_period_requests, rooms_request
 from pipeline.storage import raw
 from pipeline.tables import parquet
 from pipeline.tables.document_days import document_days

@@ -26,9 +26,9 @@ from pipeline.copying import media_days
 from pipeline.core.errors import ApiError, ConfigError, FileError, FileUnavailable, FixityError, RecordError, StoreError
 from pipeline.core.models import ListedFile, Page, Period
 from pipeline.core.urls import public_url
-from pipeline.enablex.wire import Request, period_request
+from pipeline.enablex.file_host import Body, FileHost, WrongPart
+from pipeline.enablex.protocol import Request, period_request
 from pipeline.media.content import ErrorPage, Inspector
-from pipeline.media.source import Body, FileHost, WrongPart
 from pipeline.storage import LocalStore, ObjectStore, Retention
 from pipeline.storage.selftest import try_lock, try_store
 from pipeline.tables.normalize import archives, cdr

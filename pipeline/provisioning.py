@@ -21,10 +21,10 @@ from pipeline import room_wanted
 from pipeline.app import App, chosen_projects
 from pipeline.core.errors import Refused, RoomMissing, Throttled, Transient
 from pipeline.core.settings.load import read_toml
-from pipeline.enablex import room_calls
+from pipeline.enablex import rooms
 from pipeline.enablex.client import EnablexClient
-from pipeline.enablex.room_calls import Document
-from pipeline.enablex.wire import rooms_request
+from pipeline.enablex.protocol import rooms_request
+from pipeline.enablex.rooms import Document
 from pipeline.room_audit import RoomUse
 from pipeline.rooms import Change, Room, RoomsFile, by_mark, mark_of, marked_body, read_rooms_file
 from pipeline.storage import raw
@@ -45,7 +45,7 @@ def read_file(app: App, path: Path) -> RoomsFile:
 
 def list_rooms(client: EnablexClient) -> list[Document]:
     """Every room of a project as EnableX tells it, dial-in secrets included: mask before showing."""
-    return room_calls.told_rooms(client.call(rooms_request()))
+    return rooms.told_rooms(client.call(rooms_request()))
 
 
 def find_room(app: App, room_id: str, project: str | None) -> tuple[str, Document]:
@@ -53,7 +53,7 @@ def find_room(app: App, room_id: str, project: str | None) -> tuple[str, Documen
     missing: RoomMissing | None = None
     for name in chosen_projects(app.settings, project):
         try:
-            return name, room_calls.told_room(app.clients[name].call(room_calls.room_request(room_id)))
+            return name, rooms.told_room(app.clients[name].call(rooms.room_request(room_id)))
         except RoomMissing as error:
             missing = error
     raise missing or RoomMissing(f"{room_id}: no such room")
@@ -69,14 +69,14 @@ def create_single(app: App, project: str, room: Room) -> Document:
 def update_single(app: App, project: str, room: Document, changes: Mapping[str, Any]) -> Document:
     """Change some fields of a room; the room as it is then told."""
     client, room_id = app.clients[project], room["room_id"]
-    client.call(room_calls.update_request(room_id, room_wanted.change_body(room, changes, app.clock())))
-    return room_calls.told_room(client.call(room_calls.room_request(room_id)))
+    client.call(rooms.update_request(room_id, room_wanted.change_body(room, changes, app.clock())))
+    return rooms.told_room(client.call(rooms.room_request(room_id)))
 
 
 def delete_room(client: EnablexClient, room_id: str) -> bool:
     """Delete a room; False when there was none any more, which is as good."""
     try:
-        client.call(room_calls.delete_request(room_id))
+        client.call(rooms.delete_request(room_id))
     except RoomMissing:
         return False
     return True
@@ -95,12 +95,12 @@ class _Creation:
 
     def _try(self) -> Document:
         if self.in_doubt:
-            found = by_mark(room_calls.told_rooms(self._client.send(rooms_request()))).get(self._mark)
+            found = by_mark(rooms.told_rooms(self._client.send(rooms_request()))).get(self._mark)
             if found:
                 _log.info("room.found", mark=self._mark, room_id=found[0]["room_id"])
                 return found[0]
         try:
-            return room_calls.told_room(self._client.send(room_calls.create_request(self._body)))
+            return rooms.told_room(self._client.send(rooms.create_request(self._body)))
         except Throttled:
             raise  # refused before anything was done
         except Transient:
@@ -132,7 +132,7 @@ class Applying:
                 self._create(change)
                 return {"created": 1}
             case "update", str(room_id):
-                client.call(room_calls.update_request(room_id, change.body))
+                client.call(rooms.update_request(room_id, change.body))
                 return {"updated": 1}
             case "replace", str(room_id):
                 delete_room(client, room_id)
@@ -175,7 +175,7 @@ class Applying:
         room_id = room["room_id"]
         if mark_of(room) == change.mark:
             return
-        if mark_of(room_calls.told_room(client.call(room_calls.room_request(room_id)))) == change.mark:
+        if mark_of(rooms.told_room(client.call(rooms.room_request(room_id)))) == change.mark:
             return
         why = "EnableX does not give back a room's data, so rooms cannot be known again; none are made from a file"
         self._no_keys[change.project] = why

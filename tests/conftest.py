@@ -24,8 +24,8 @@ from pipeline.app import App, open_app
 from pipeline.cli.commands import run_command
 from pipeline.core.settings.load import load
 from pipeline.core.settings.sections import Settings
-from pipeline.simulator.server import Simulator
-from pipeline.simulator.world import SimFile, World
+from pipeline.enablex.simulator.server import Simulator
+from pipeline.enablex.simulator.world import SimFile, World
 from tests.environ import clean_environ
 from tests.servers.ceph import ceph_server
 from tests.servers.children import NotInstalled

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.core.errors import ApiError
-from pipeline.enablex.wire import Request
+from pipeline.enablex.protocol import Request
 from pipeline.tables import parquet
 from pipeline.tables.schemas import TABLES
 from tests.flows.lakes import Lake

@@ -168,7 +168,7 @@ def test_only_the_command_line_imports_the_simulator() -> None:
     """The look-alike is for `demo`, `simulate` and tests: no flow can come to depend on it."""
     for name, path in PIPELINE.items():
         if not name.startswith("cli"):
-            assert not any(imported.startswith("pipeline.simulator") for imported in imports(path)), name
+            assert not any(imported.startswith("pipeline.enablex.simulator") for imported in imports(path)), name
 
 
 def test_the_simulator_stands_alone() -> None:
@@ -177,7 +177,7 @@ def test_the_simulator_stands_alone() -> None:
         if name.startswith("simulator"):
             for imported in imports(path):
                 allowed = (
-                    "pipeline.simulator",
+                    "pipeline.enablex.simulator",
                     "pipeline.core.errors",
                     "pipeline.core.models",
                     "pipeline.tables.schemas",

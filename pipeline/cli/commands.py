@@ -338,9 +338,9 @@ def simulate(
     write_config: Annotated[Path | None, typer.Option(help="Write matching Postroom settings to this file.")] = None,
 ) -> int:
     """Run the bundled EnableX simulator alone, on loopback, until Ctrl-C: to rehearse outages without an account."""
-    from pipeline.simulator.faults import FAULTS
-    from pipeline.simulator.server import Simulator
-    from pipeline.simulator.world import World
+    from pipeline.enablex.simulator.faults import FAULTS
+    from pipeline.enablex.simulator.server import Simulator
+    from pipeline.enablex.simulator.world import World
 
     given: Options = ctx.obj
     console = show.console_for()

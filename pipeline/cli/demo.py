@@ -24,8 +24,8 @@ from pipeline.core.models import Outcome, Period
 from pipeline.core.progress import Progress
 from pipeline.core.settings.load import load
 from pipeline.core.settings.sections import Settings
-from pipeline.simulator.server import Simulator
-from pipeline.simulator.world import SimFile, World
+from pipeline.enablex.simulator.server import Simulator
+from pipeline.enablex.simulator.world import SimFile, World
 from pipeline.tables.parquet import dataset, read_arrow
 from pipeline.tables.schemas import TABLES
 

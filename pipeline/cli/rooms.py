@@ -19,7 +19,7 @@ from pipeline.cli.commands import Options, ProjectName, _loaded, _open, _print_j
 from pipeline.cli.lazy import flows, provisioning, room_fields, room_wanted, rooms, show
 from pipeline.core.errors import ConfigError
 from pipeline.core.models import Outcome
-from pipeline.enablex import room_calls
+from pipeline.enablex.rooms import ROLES, dialin_request, token_request, told_token, told_users, users_request
 
 if TYPE_CHECKING:
     from pipeline.app import App
@@ -145,7 +145,7 @@ def users(ctx: typer.Context, room_id: RoomId, project: ProjectName = None) -> i
 
     def flow(app: App) -> Outcome:
         name, _ = provisioning.find_room(app, room_id, project)
-        found = room_calls.told_users(app.clients[name].call(room_calls.users_request(room_id)))
+        found = told_users(app.clients[name].call(users_request(room_id)))
         outcome = Outcome("rooms users", details={"project": name, "users": found})
         outcome.succeeded(users=len(found))
         return outcome
@@ -162,16 +162,16 @@ def token(
     room_id: RoomId,
     name: Annotated[str, typer.Option("--name", help="The user's name, as others see it.")],
     user_ref: Annotated[str, typer.Option("--user-ref", help="Your id of the user; CDRs have it as user.ref.")],
-    role: Annotated[str, typer.Option("--role", help=f"{', '.join(room_calls.ROLES)}.")] = "participant",
+    role: Annotated[str, typer.Option("--role", help=f"{', '.join(ROLES)}.")] = "participant",
     data: Data = None,
     project: ProjectName = None,
 ) -> int:
     """Print a token for one entry within 15 minutes. It is printed here, and kept and logged nowhere."""
-    request = room_calls.token_request(room_id, name=name, role=role, user_ref=user_ref, data=_json_object(data))
+    request = token_request(room_id, name=name, role=role, user_ref=user_ref, data=_json_object(data))
 
     def flow(app: App) -> Outcome:
         chosen, _ = provisioning.find_room(app, room_id, project)
-        told = room_calls.told_token(app.clients[chosen].call(request))
+        told = told_token(app.clients[chosen].call(request))
         outcome = Outcome("rooms token", details={"project": chosen, "room_id": room_id, "token": told})
         outcome.succeeded(tokens=1)
         return outcome
@@ -188,7 +188,7 @@ def dialin(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSe
 
         outcome = Outcome("rooms dialin", details={"dialin": {}})
         for name in chosen_projects(app.settings, project):
-            told = app.clients[name].call(room_calls.dialin_request())
+            told = app.clients[name].call(dialin_request())
             outcome.details["dialin"][name] = _shown(told, show_secrets)
             outcome.succeeded()
         return outcome

@@ -21,8 +21,8 @@ from pipeline.core.errors import Refused, Throttled, TimedOut, Unreachable, Unre
 from pipeline.core.rate_limit import Pacer
 from pipeline.core.retry import MAX_RETRY_AFTER_S
 from pipeline.core.tracing import request_span
-from pipeline.enablex.room_calls import read_small
-from pipeline.enablex.wire import Reply, ReplyHead, ReplyReader, Request
+from pipeline.enablex.protocol import Reply, ReplyHead, ReplyReader, Request
+from pipeline.enablex.rooms import read_small
 
 if TYPE_CHECKING:
     import ssl

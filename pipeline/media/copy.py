@@ -13,10 +13,10 @@ from itertools import count
 
 from pipeline.core.errors import FileError, FileUnavailable, ObjectDiffers
 from pipeline.core.models import AT_RISK, ListedFile, MediaItem, StoredMedia
+from pipeline.enablex.file_host import Body, FileHost, WrongPart
 from pipeline.media.content import ErrorPage, Inspector, Verdict
 from pipeline.media.delivery import Delivery
 from pipeline.media.probe import is_media, probe
-from pipeline.media.source import Body, FileHost, WrongPart
 from pipeline.storage import keys
 from pipeline.storage.base import ObjectStore, Retention, Tally, Upload, Written, read_whole
 from pipeline.storage.manifests import Entry

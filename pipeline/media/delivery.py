@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.core.models import ListedFile
-from pipeline.media.source import Body, FileHost
+from pipeline.enablex.file_host import Body, FileHost
 from pipeline.storage.base import ObjectStore
 
 _SAMPLE_BYTES = 64 * 1024

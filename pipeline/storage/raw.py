@@ -26,7 +26,7 @@ from pipeline.core.errors import FixityError, ObjectMissing
 from pipeline.core.models import Page, Period, Source, utc_text
 from pipeline.core.tempfiles import scratch_errors
 from pipeline.enablex.envelope import BLOCK_BYTES, Envelope, EnvelopeError
-from pipeline.enablex.wire import ReplyHead, Request
+from pipeline.enablex.protocol import ReplyHead, Request
 from pipeline.storage.base import ObjectStore, listed, read_bytes
 from pipeline.storage.documents import Cut, LandedEnvelope
 from pipeline.storage.keys import (

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.enablex.envelope import Envelope
-from pipeline.enablex.wire import ReplyHead, period_request
+from pipeline.enablex.protocol import ReplyHead, period_request
 from pipeline.storage import LocalStore, raw
 from pipeline.tables.document_days import document_days
 from tests.bench.contenders import CONTENDERS

@@ -20,8 +20,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pipeline.simulator.server import Simulator
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.server import Simulator
+from pipeline.enablex.simulator.world import World
 from pipeline.storage import ObjectStore, open_store
 from pipeline.storage.s3 import S3Store
 from tests.environ import clean_environ

@@ -30,9 +30,9 @@ from boto3.s3.transfer import TransferConfig
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.simulator.media import media_size
-from pipeline.simulator.server import Simulator
-from pipeline.simulator.world import SimFile, World
+from pipeline.enablex.simulator.media import media_size
+from pipeline.enablex.simulator.server import Simulator
+from pipeline.enablex.simulator.world import SimFile, World
 from pipeline.storage import MIB
 from tests.servers.ceph import ceph_server
 from tests.servers.s3 import ENVIRON, S3Server

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 from zoneinfo import ZoneInfo
 
-from pipeline.simulator.world import Connection, Session, World
+from pipeline.enablex.simulator.world import Connection, Session, World
 
 ZERO = Decimal(0)
 Sums = dict[str, Decimal]

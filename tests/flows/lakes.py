@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.models import ListedFile, Period, Source, StoredMedia
-from pipeline.enablex.wire import ReplyHead, ReplyReader, Request, period_request, rooms_request
+from pipeline.enablex.protocol import ReplyHead, ReplyReader, Request, period_request, rooms_request
 from pipeline.storage import LocalStore, raw
 from pipeline.storage.manifests import stored_entry, write_entry
 from pipeline.tables import parquet

@@ -10,8 +10,8 @@ import pytest
 from pipeline import flows
 from pipeline.core.errors import Refused
 from pipeline.enablex import client
-from pipeline.enablex.wire import rooms_request
-from pipeline.simulator.world import World
+from pipeline.enablex.protocol import rooms_request
+from pipeline.enablex.simulator.world import World
 from pipeline.storage import LocalStore
 from pipeline.tables import parquet
 from tests.conftest import NOW, Site

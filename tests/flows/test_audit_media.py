@@ -17,7 +17,7 @@ from awscrt.checksums import crc64nvme
 from pipeline import flows
 from pipeline.core.errors import StoreUnavailable
 from pipeline.core.models import Outcome, Period
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.world import World
 from pipeline.storage import LocalStore, read_bytes
 from pipeline.storage.base import Tally, crc_text, read_back
 from pipeline.storage.keys import parse_audit_key

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import date
 
 from pipeline.core.models import Period
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.world import World
 from pipeline.storage import LocalStore
 from pipeline.tables import parquet
 from tests.conftest import NOW, Site

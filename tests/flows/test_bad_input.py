@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.world import World
 from tests.conftest import NOW, Site
 
 

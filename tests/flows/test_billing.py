@@ -24,10 +24,10 @@ from pipeline.billing import PRICES
 from pipeline.comparing import UNITS
 from pipeline.core.models import Outcome, Period
 from pipeline.core.settings.prices import AMOUNTS
+from pipeline.enablex.simulator.server import Simulator
+from pipeline.enablex.simulator.world import Connection, World
 from pipeline.reports.billing import LINE_KEY, MEASURES
 from pipeline.reports.billing_month import billing_month
-from pipeline.simulator.server import Simulator
-from pipeline.simulator.world import Connection, World
 from tests.conftest import Site
 from tests.flows.billing_truth import connection_sums, true_lines
 from tests.servers.focus import Validate

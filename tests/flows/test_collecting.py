@@ -14,8 +14,8 @@ from pipeline import flows
 from pipeline.collecting import Ask, collect_day
 from pipeline.core.errors import TimedOut
 from pipeline.core.models import Outcome, Period
-from pipeline.enablex.wire import Request
-from pipeline.simulator.world import World
+from pipeline.enablex.protocol import Request
+from pipeline.enablex.simulator.world import World
 from pipeline.storage import LocalStore, raw
 from pipeline.tables import parquet
 from tests.conftest import NOW, Site

@@ -11,7 +11,7 @@ import pytest
 from pipeline import copying, flows
 from pipeline.app import App
 from pipeline.core.models import Outcome
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.world import World
 from pipeline.storage import read_bytes
 from pipeline.storage.manifests import Entry, current_manifests
 from pipeline.tables import parquet

@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from pipeline.core.models import Period
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.world import World
 from pipeline.storage import LocalStore, read_bytes
 from pipeline.storage.manifests import Manifest, current_manifests
 from pipeline.tables import parquet

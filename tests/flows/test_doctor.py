@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import flows
 from pipeline.core.models import Period
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.world import World
 from pipeline.storage import LocalStore
 from pipeline.tables import parquet
 from tests.conftest import Site

@@ -17,7 +17,7 @@ import pytest
 from pipeline import flows
 from pipeline.cli.commands import run_command
 from pipeline.core.errors import DigestDiffers, PipelineError, RecordError
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.world import World
 from pipeline.storage import read_bytes
 from pipeline.tables import parquet
 from pipeline.workers import Kit, settings_for_workers

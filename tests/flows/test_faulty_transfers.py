@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pipeline.core.errors import FileError, StoreError
 from pipeline.core.models import ListedFile, MediaItem
+from pipeline.enablex.file_host import FileHost
+from pipeline.enablex.simulator.server import Simulator
+from pipeline.enablex.simulator.world import SimFile, World
 from pipeline.media.copy import Copier
-from pipeline.media.source import FileHost
-from pipeline.simulator.server import Simulator
-from pipeline.simulator.world import SimFile, World
 from pipeline.storage import LocalStore, ObjectStore, read_bytes
 from tests.conftest import NOW
 from tests.servers.s3 import S3Server

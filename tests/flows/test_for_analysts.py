@@ -18,8 +18,8 @@ import matplotlib.pyplot as plt
 import pytest
 
 from pipeline import flows
-from pipeline.simulator.server import Simulator
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.server import Simulator
+from pipeline.enablex.simulator.world import World
 from pipeline.tables.query import run_query
 from tests.conftest import NOW, Site
 from tests.servers.browser import browse

@@ -23,7 +23,7 @@ from jobs.turn import Turn, take_turn
 from pipeline.alarms import Alarm, alarms
 from pipeline.app import open_app
 from pipeline.core.errors import Stopped
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.world import World
 from pipeline.storage.run_store import Ledger
 from pipeline.tables import parquet
 from tests.conftest import NOW, Site

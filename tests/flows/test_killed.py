@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.world import World
 from tests.conftest import NOW, Site
 from tests.environ import clean_environ
 

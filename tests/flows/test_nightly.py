@@ -12,7 +12,7 @@ from typing import Any
 import zstandard
 
 from pipeline.core.models import Period
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.world import World
 from pipeline.storage import LocalStore, read_bytes
 from pipeline.storage.manifests import current_manifests, read_manifest
 from pipeline.tables import parquet

@@ -25,8 +25,8 @@ from pipeline.cli.commands import run_command
 from pipeline.core.errors import PipelineError
 from pipeline.core.settings.load import load
 from pipeline.core.settings.sections import Settings
-from pipeline.simulator.traffic import SECRET_MARK
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.traffic import SECRET_MARK
+from pipeline.enablex.simulator.world import World
 from tests.conftest import NOW, Site
 from tests.flows.buckets import in_buckets
 from tests.servers.s3 import ACCESS_KEY, SECRET_KEY, S3Server

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from pipeline.simulator.traffic import SECRET_MARK
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.traffic import SECRET_MARK
+from pipeline.enablex.simulator.world import World
 from pipeline.tables.schemas import PERSONAL_COLUMNS, TABLES
 from tests.conftest import NOW, Site
 from tests.flows.lakes import DAY, Lake

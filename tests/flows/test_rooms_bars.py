@@ -29,8 +29,8 @@ from hypothesis import strategies as st
 from pipeline import flows
 from pipeline.app import App, open_app
 from pipeline.core import retry
-from pipeline.simulator.server import RequestSeen, Simulator
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.server import RequestSeen, Simulator
+from pipeline.enablex.simulator.world import World
 from tests.conftest import NOW, Site
 from tests.environ import clean_environ
 
@@ -175,7 +175,7 @@ def test_any_two_files(first: dict[str, Any], second: dict[str, Any], other: str
 
 
 def request_for(body: dict[str, Any]) -> Any:
-    from pipeline.enablex.room_calls import create_request
+    from pipeline.enablex.rooms import create_request
 
     return create_request(body)
 

@@ -20,10 +20,9 @@ from pipeline import flows
 from pipeline.cli.commands import run_command
 from pipeline.core import retry
 from pipeline.core.errors import ApiError, RoomActive, RoomMissing
-from pipeline.enablex import room_calls
-from pipeline.enablex.room_calls import MEANINGS
-from pipeline.enablex.wire import Request, rooms_request
-from pipeline.simulator.world import World
+from pipeline.enablex.protocol import Request, rooms_request
+from pipeline.enablex.rooms import MEANINGS, create_request, delete_request, room_request, token_request, update_request
+from pipeline.enablex.simulator.world import World
 from tests.conftest import NOW, Site
 from tests.simulator.test_simulator_rooms import CREATE, TOKEN
 
@@ -207,7 +206,7 @@ def test_every_refused_room_comes_back_with_its_meaning(
     """What EnableX refuses all the same (its rules may change) is told with its code and the documented meaning."""
     site = make_quick(now=SIM_NOW)
     with site.app() as app, pytest.raises(ApiError) as refused:
-        app.clients["acme"].call(room_calls.create_request(body))
+        app.clients["acme"].call(create_request(body))
     assert refused.value.code == str(code)
     assert MEANINGS[str(code)] in str(refused.value)
 
@@ -231,21 +230,21 @@ def test_every_other_code_comes_back_with_its_meaning(
         told.add(refusal(site, request).code)
 
     def token(room_id: str) -> Request:
-        return room_calls.token_request(room_id, name="n", role="viewer", user_ref="u", data=None)
+        return token_request(room_id, name="n", role="viewer", user_ref="u", data=None)
 
     begin = "2026-11-22 13:00:00"
     body = {"name": "n", "owner_ref": "o", "settings": {"participants": 1}}
     timed = {"name": "n", "owner_ref": "o", "settings": {"scheduled": True, "scheduled_time": begin, "duration": 30}}
     with site.app() as app:
-        made = [app.clients["acme"].call(room_calls.create_request(b))["room"]["room_id"] for b in (body, timed, timed)]
+        made = [app.clients["acme"].call(create_request(b))["room"]["room_id"] for b in (body, timed, timed)]
     small, first, second = made
     note(token(first))
-    note(room_calls.update_request(small, {"settings": {"mode": "lecture"}}))
+    note(update_request(small, {"settings": {"mode": "lecture"}}))
     note(Request("PATCH", "/rooms", "", b"{}"))
     note(token("0" * 24))
     site.simulator.rooms.start_session("acme", small, SIM_NOW, users=2)
     note(token(small))
-    note(room_calls.update_request(small, {"name": "x"}))
+    note(update_request(small, {"name": "x"}))
     site.simulator.clock.set(SIM_NOW + timedelta(hours=1))
     site.simulator.rooms.start_session("acme", first, SIM_NOW)
     site.simulator.rooms.end_session("acme", first)
@@ -256,13 +255,13 @@ def test_every_other_code_comes_back_with_its_meaning(
         note(Request("POST", f"/rooms/{small}/tokens", "token", json.dumps(bad).encode()))
     for fault, request in (
         ("server_busy", token(second)),
-        ("plan_quality_sd", room_calls.create_request({**body, "settings": {"quality": "HD"}})),
+        ("plan_quality_sd", create_request({**body, "settings": {"quality": "HD"}})),
         ("unauthorized_a", rooms_request()),
-        ("room_failure", room_calls.create_request(body)),
+        ("room_failure", create_request(body)),
         ("room_failure", rooms_request()),
-        ("room_failure", room_calls.room_request(small)),
-        ("room_failure", room_calls.delete_request(small)),
-        ("room_failure", room_calls.update_request(small, {})),
+        ("room_failure", room_request(small)),
+        ("room_failure", delete_request(small)),
+        ("room_failure", update_request(small, {})),
     ):
         site.simulator.faults.on(fault)
         note(request)
@@ -273,11 +272,11 @@ def test_every_other_code_comes_back_with_its_meaning(
 
 def test_missing_and_active_are_errors_of_their_own(site: Site) -> None:
     """Code that provisions can tell a room that is gone and one that is in use from every other refusal."""
-    assert isinstance(refusal(site, room_calls.room_request("0" * 24)), RoomMissing)
+    assert isinstance(refusal(site, room_request("0" * 24)), RoomMissing)
     room_id = next(iter(listed(site)))
     site.simulator.rooms.start_session("acme", room_id, NOW)
     site.simulator.faults.on("errors_as_200")
-    assert isinstance(refusal(site, room_calls.delete_request(room_id)), RoomActive)
+    assert isinstance(refusal(site, delete_request(room_id)), RoomActive)
 
 
 # --- as a file ---

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline import flows
 from pipeline.core.models import Period
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.world import World
 from pipeline.storage import read_bytes
 from pipeline.storage.keys import table_key
 from pipeline.storage.manifests import current_manifests

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.enablex.envelope import Envelope
-from pipeline.enablex.wire import ReplyHead, period_request
+from pipeline.enablex.protocol import ReplyHead, period_request
 from pipeline.storage import LocalStore, raw
 from pipeline.tables.build import Builder, Built, chains
 from pipeline.tables.document_days import document_days

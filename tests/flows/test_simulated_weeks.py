@@ -21,7 +21,7 @@ from botocore.retries.standard import ExponentialBackoff
 from jobs.turn import Turn
 from pipeline import flows
 from pipeline.core.models import Period
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.world import World
 from pipeline.storage import LocalStore, read_bytes
 from pipeline.storage.keys import BODY_SUFFIX, RECEIPT_SUFFIX
 from pipeline.storage.manifests import read_entries

@@ -11,7 +11,7 @@ import duckdb
 
 from pipeline import flows, observing
 from pipeline.core.models import Outcome
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.world import World
 from pipeline.storage import LocalStore
 from pipeline.tables import parquet
 from pipeline.tables.query import run_query

@@ -20,9 +20,9 @@ from botocore.exceptions import ClientError
 
 from pipeline import flows
 from pipeline.core.errors import ConfigError, StoreUnavailable
-from pipeline.simulator import media
-from pipeline.simulator.delivery import delivered_files
-from pipeline.simulator.world import SimFile, World
+from pipeline.enablex.simulator import media
+from pipeline.enablex.simulator.delivery import delivered_files
+from pipeline.enablex.simulator.world import SimFile, World
 from pipeline.storage import MIB
 from pipeline.tables.query import run_query
 from tests.conftest import NOW, Site

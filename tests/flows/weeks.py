@@ -23,8 +23,8 @@ from pipeline.alarms import alarms, trigger
 from pipeline.app import App
 from pipeline.core.models import AT_RISK, Outcome
 from pipeline.core.settings.sections import Settings
-from pipeline.simulator.server import RequestSeen
-from pipeline.simulator.world import SimFile
+from pipeline.enablex.simulator.server import RequestSeen
+from pipeline.enablex.simulator.world import SimFile
 from pipeline.storage.run_store import wait_after
 from tests.conftest import Site
 

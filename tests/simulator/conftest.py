@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from pipeline.simulator import Simulator, World
+from pipeline.enablex.simulator import Simulator, World
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 

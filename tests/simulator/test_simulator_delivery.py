@@ -7,8 +7,8 @@ from datetime import date, timedelta
 
 import pytest
 
-from pipeline.simulator import World
-from pipeline.simulator.delivery import delivered_files
+from pipeline.enablex.simulator import World
+from pipeline.enablex.simulator.delivery import delivered_files
 
 MONTH = (date(2026, 11, 1), date(2026, 11, 30))
 NAMES = r"individual_recording_[1-9][0-9]*\.(mov|mkv|webm)|transcoded(_[2-9])?\.mp4|chat\.json|metadata\.json"

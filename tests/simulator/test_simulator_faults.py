@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from pipeline.simulator import Faults, SimFile, Simulator, UnknownFaultError
-from pipeline.simulator.faults import FAULTS
+from pipeline.enablex.simulator import Faults, SimFile, Simulator, UnknownFaultError
+from pipeline.enablex.simulator.faults import FAULTS
 
 
 @dataclass

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 import pytest
 
-from pipeline.simulator import RequestSeen, SimFile, Simulator, World
+from pipeline.enablex.simulator import RequestSeen, SimFile, Simulator, World
 
 Routes = tuple[str, ...]
 

@@ -11,8 +11,8 @@ from datetime import UTC, date, datetime
 import av
 import pytest
 
-from pipeline.simulator import SimFile, World
-from pipeline.simulator.media import BLOCK_BYTES, CHUNK_BYTES, media_size, open_media
+from pipeline.enablex.simulator import SimFile, World
+from pipeline.enablex.simulator.media import BLOCK_BYTES, CHUNK_BYTES, media_size, open_media
 
 DAY = date(2026, 11, 20)
 FORMATS = ("mkv", "mov", "mp4", "webm")

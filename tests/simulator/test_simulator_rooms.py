@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from pipeline.simulator import Simulator
-from pipeline.simulator.room_rules import CODES
+from pipeline.enablex.simulator import Simulator
+from pipeline.enablex.simulator.room_rules import CODES
 
 Body = dict[str, Any]
 

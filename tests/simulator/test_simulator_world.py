@@ -11,9 +11,9 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline.simulator import Session, World
-from pipeline.simulator.documents import Document
-from pipeline.simulator.traffic import SECRET_MARK
+from pipeline.enablex.simulator import Session, World
+from pipeline.enablex.simulator.documents import Document
+from pipeline.enablex.simulator.traffic import SECRET_MARK
 
 FIRST, LAST = date(2026, 11, 9), date(2026, 11, 15)
 LATER = datetime(2026, 11, 20, tzinfo=UTC)
@@ -22,8 +22,8 @@ WORLDS = [World(seed=seed) for seed in (1, 7, 23)]
 TELL_ALL = """
 import hashlib, json
 from datetime import UTC, date, datetime
-from pipeline.simulator import World
-from pipeline.simulator.media import open_media
+from pipeline.enablex.simulator import World
+from pipeline.enablex.simulator.media import open_media
 world, now, day = World(), datetime(2026, 11, 20, tzinfo=UTC), date(2026, 11, 15)
 told = [world.cdr_documents("acme", now, day, day), world.archive_documents("acme", now, "", day, day)]
 told += [world.room_documents("acme", now), [world.file(f.path).sha256 for f in world.files("acme", now)[:5]]]

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.enablex.simulator import samples
 from pipeline.media.content import ErrorPage, Inspector, Verdict
-from pipeline.simulator import samples
 
 FOLDER = Path(str(samples.__file__)).parent
 ENDINGS = ("mkv", "webm", "mp4", "mov")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pipeline.core.errors import FixityError
 from pipeline.core.models import Page, Period
 from pipeline.enablex import envelope
-from pipeline.enablex.wire import ReplyHead, ReplyReader, Request, period_request
+from pipeline.enablex.protocol import ReplyHead, ReplyReader, Request, period_request
 from pipeline.storage import LocalStore, keys, raw
 from pipeline.storage.base import read_bytes
 from pipeline.storage.raw import Place, Spool, land, last_asked, page_stems, read_documents, read_page

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.models import Probe
+from pipeline.enablex.simulator import samples
 from pipeline.media.probe import is_media, probe
-from pipeline.simulator import samples
 from pipeline.storage import LocalStore
 
 FOLDER = Path(str(samples.__file__)).parent

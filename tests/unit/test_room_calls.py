@@ -22,12 +22,12 @@ from pipeline.core.errors import (
     Unreachable,
     UnreadableReply,
 )
-from pipeline.enablex import room_calls
-from pipeline.enablex.room_calls import MEANINGS, read_small
-from pipeline.enablex.wire import Reply, Request
+from pipeline.enablex import rooms
+from pipeline.enablex.protocol import Reply, Request
+from pipeline.enablex.rooms import MEANINGS, read_small
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
-ROOM = room_calls.room_request("65ec60000c3a9e0012ab0001")
+ROOM = rooms.room_request("65ec60000c3a9e0012ab0001")
 SECTION_2 = (Path(__file__).parents[2] / "docs" / "enablex-api.md").read_text().split("\n## ")[2]
 TABLES = SECTION_2[SECTION_2.index("### 2.5") : SECTION_2.index("### 2.7")]
 CODES = sorted(set(re.findall(r"\b[1-5]\d{4}\b", TABLES)))
@@ -74,7 +74,7 @@ def test_a_code_becomes_an_error_with_its_meaning(code: str, status: int, spelle
 @pytest.mark.parametrize("status", [200, 400, 409, 500])
 def test_an_active_room_is_known_on_any_status(code: str, status: int) -> None:
     """What says that a session is running is not asked again and again: it is left for the next run."""
-    error = refusal(status, {"result": int(code)}, room_calls.delete_request("65ec"))
+    error = refusal(status, {"result": int(code)}, rooms.delete_request("65ec"))
     assert type(error) is RoomActive
     assert not isinstance(error, Transient)
     assert type(refusal(409, b"<html>")) is RoomActive
@@ -105,19 +105,19 @@ def test_a_success_that_is_not_the_promised_json_is_unreadable(body: object) -> 
 
 def test_dial_in_has_no_result() -> None:
     """The bare object of `/dialin` is a success."""
-    assert told(200, {"_id": "61aa", "sip": {}, "dialin": []}, room_calls.dialin_request())["_id"] == "61aa"
+    assert told(200, {"_id": "61aa", "sip": {}, "dialin": []}, rooms.dialin_request())["_id"] == "61aa"
 
 
 def test_requests_are_as_documented() -> None:
     """Method, path without trailing slash, JSON body; a room id cannot climb out of its place."""
     asked = [
-        room_calls.create_request({"name": "n"}),
+        rooms.create_request({"name": "n"}),
         ROOM,
-        room_calls.update_request("65/ec", {"name": "m"}),
-        room_calls.delete_request("65ec"),
-        room_calls.users_request("65ec"),
-        room_calls.token_request("65ec", name="n", role="viewer", user_ref="u", data={"a": 1}),
-        room_calls.dialin_request(),
+        rooms.update_request("65/ec", {"name": "m"}),
+        rooms.delete_request("65ec"),
+        rooms.users_request("65ec"),
+        rooms.token_request("65ec", name="n", role="viewer", user_ref="u", data={"a": 1}),
+        rooms.dialin_request(),
     ]
     assert [str(request) for request in asked] == [
         "POST /rooms",
@@ -150,24 +150,24 @@ def test_a_token_is_checked_before_it_is_asked_for(changed: dict[str, Any], code
     """What EnableX would refuse is not sent, and the message has the code that it would give."""
     wanted: dict[str, Any] = {"name": "n", "role": "viewer", "user_ref": "u", "data": None, **changed}
     with pytest.raises(ConfigError, match=code):
-        room_calls.token_request("65ec", **wanted)
+        rooms.token_request("65ec", **wanted)
     with pytest.raises(ConfigError, match="10001"):
-        room_calls.delete_request("  ")
+        rooms.delete_request("  ")
 
 
 def test_empty_users_and_rooms_come_in_every_form() -> None:
     """Null, a missing key and an empty list are nobody and nothing; what has no id is no room."""
     for reply in ({"users": None}, {"users": []}, {}):
-        assert room_calls.told_users(reply) == []
+        assert rooms.told_users(reply) == []
     for reply in ({"rooms": None}, {"rooms": []}, {}, {"rooms": [None, {}, {"room_id": 5}]}):
-        assert room_calls.told_rooms(reply) == []
-    assert room_calls.told_rooms({"rooms": {"room_id": "a"}}) == [{"room_id": "a"}]
+        assert rooms.told_rooms(reply) == []
+    assert rooms.told_rooms({"rooms": {"room_id": "a"}}) == [{"room_id": "a"}]
 
 
 @pytest.mark.parametrize("reply", [{}, {"room": None}, {"room": {"name": "n"}}])
 def test_a_success_without_a_room_is_unreadable(reply: dict[str, Any]) -> None:
     """Nobody knows then whether the room was made: it is looked up."""
     with pytest.raises(UnreadableReply):
-        room_calls.told_room(reply)
+        rooms.told_room(reply)
     with pytest.raises(UnreadableReply):
-        room_calls.told_token(reply)
+        rooms.told_token(reply)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import FileError, FileGone, FileRefused, FileUnavailable
-from pipeline.media.source import MAX_REDIRECTS, FileHost, WrongPart, _redirect_target, secured
+from pipeline.enablex.file_host import MAX_REDIRECTS, FileHost, WrongPart, _redirect_target, secured
 
 PASSWORD = "s3cret-word"
 

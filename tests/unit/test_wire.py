@@ -29,7 +29,7 @@ from pipeline.core.errors import (
     Unreachable,
     UnreadableReply,
 )
-from pipeline.enablex.wire import (
+from pipeline.enablex.protocol import (
     Reply,
     ReplyHead,
     ReplyReader,

@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 
-from pipeline.simulator.faults import Faults
-from pipeline.simulator.messages import Reply, Request, html_reply, shape_a, shape_b, text_reply
-from pipeline.simulator.reports import Reports
-from pipeline.simulator.rooms import RoomBook
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.faults import Faults
+from pipeline.enablex.simulator.messages import Reply, Request, html_reply, shape_a, shape_b, text_reply
+from pipeline.enablex.simulator.reports import Reports
+from pipeline.enablex.simulator.rooms import RoomBook
+from pipeline.enablex.simulator.world import World
 
 BASE_PATH = "/video/v2"
 

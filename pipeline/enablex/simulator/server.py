@@ -22,14 +22,14 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import unquote
 
-from pipeline.simulator.api import BASE_PATH, Api
-from pipeline.simulator.faults import Faults
-from pipeline.simulator.filehost import FileHost
-from pipeline.simulator.messages import Reply, Request, json_reply, shape_b
-from pipeline.simulator.reports import Reports
-from pipeline.simulator.rooms import RoomBook
-from pipeline.simulator.traffic import timestamp
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.api import BASE_PATH, Api
+from pipeline.enablex.simulator.faults import Faults
+from pipeline.enablex.simulator.file_host import FileHost
+from pipeline.enablex.simulator.messages import Reply, Request, json_reply, shape_b
+from pipeline.enablex.simulator.reports import Reports
+from pipeline.enablex.simulator.rooms import RoomBook
+from pipeline.enablex.simulator.traffic import timestamp
+from pipeline.enablex.simulator.world import World
 
 CONTROL_PATH = "/_simulator"
 _SEND_TOGETHER_BYTES = 64 * 1024

@@ -5,9 +5,9 @@
 more than the standard library.
 """
 
-from pipeline.simulator.faults import Faults, UnknownFaultError
-from pipeline.simulator.server import Clock, RequestSeen, Simulator
-from pipeline.simulator.world import Project, Session, SimFile, World
+from pipeline.enablex.simulator.faults import Faults, UnknownFaultError
+from pipeline.enablex.simulator.server import Clock, RequestSeen, Simulator
+from pipeline.enablex.simulator.world import Project, Session, SimFile, World
 
 __all__ = [
     "Clock",

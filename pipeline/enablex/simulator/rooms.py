@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from pipeline.simulator import room_rules as rules
-from pipeline.simulator.documents import SERVER_SETTINGS, Document
-from pipeline.simulator.faults import Faults
-from pipeline.simulator.messages import Reply, Request, json_reply, shape_a, shape_b
-from pipeline.simulator.played import played_session
-from pipeline.simulator.traffic import Session, timestamp
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator import room_rules as rules
+from pipeline.enablex.simulator.documents import SERVER_SETTINGS, Document
+from pipeline.enablex.simulator.faults import Faults
+from pipeline.enablex.simulator.messages import Reply, Request, json_reply, shape_a, shape_b
+from pipeline.enablex.simulator.played_session import played_session
+from pipeline.enablex.simulator.traffic import Session, timestamp
+from pipeline.enablex.simulator.world import World
 
 DONE = json_reply({"result": 0})
 

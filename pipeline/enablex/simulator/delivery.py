@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from pipeline.simulator.traffic import Session, SimFile
-from pipeline.simulator.world import World
+from pipeline.enablex.simulator.traffic import Session, SimFile
+from pipeline.enablex.simulator.world import World
 
 
 def delivered_files(world: World, project: str, session: Session) -> Iterator[tuple[str, SimFile]]:

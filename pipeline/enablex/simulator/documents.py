@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from pipeline.simulator.traffic import SECRET_MARK, Connection, Project, Room, Session, SimFile, timestamp
+from pipeline.enablex.simulator.traffic import SECRET_MARK, Connection, Project, Room, Session, SimFile, timestamp
 
 Document = dict[str, Any]
 

@@ -96,7 +96,7 @@ class _Parts:
 
 @lru_cache(maxsize=8)
 def _sample(ending: str) -> bytes:
-    return files("pipeline.simulator.samples").joinpath(f"sample.{ending}").read_bytes()
+    return files("pipeline.enablex.simulator.samples").joinpath(f"sample.{ending}").read_bytes()
 
 
 def _padding_header(ending: str, space: int) -> bytes:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.simulator import room_rules as rules
-from pipeline.simulator.documents import Document
-from pipeline.simulator.traffic import Connection, Room, Session
+from pipeline.enablex.simulator import room_rules as rules
+from pipeline.enablex.simulator.documents import Document
+from pipeline.enablex.simulator.traffic import Connection, Room, Session
 
 
 def played_session(project: str, room: Document, began: datetime, ended: datetime, users: int, number: int) -> Session:

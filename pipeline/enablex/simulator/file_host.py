@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from pipeline.simulator import media
-from pipeline.simulator.faults import Faults
-from pipeline.simulator.messages import Reply, Request, html_reply, json_reply, text_reply
-from pipeline.simulator.versions import NONE, WEAK, Part, Version, other_part
-from pipeline.simulator.world import SimFile, World
+from pipeline.enablex.simulator import media
+from pipeline.enablex.simulator.faults import Faults
+from pipeline.enablex.simulator.messages import Reply, Request, html_reply, json_reply, text_reply
+from pipeline.enablex.simulator.versions import NONE, WEAK, Part, Version, other_part
+from pipeline.enablex.simulator.world import SimFile, World
 
 OTHER_HOST_URL = "http://files.example.invalid"
 """Plain http under a name reserved to be nobody's: nothing may ever be sent there."""

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from pipeline.simulator import documents, traffic
-from pipeline.simulator.documents import Document
-from pipeline.simulator.traffic import Connection, Project, Room, Session, SimFile
+from pipeline.enablex.simulator import documents, traffic
+from pipeline.enablex.simulator.documents import Document
+from pipeline.enablex.simulator.traffic import Connection, Project, Room, Session, SimFile
 
 __all__ = ["Connection", "Project", "Room", "Session", "SimFile", "World"]
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from pipeline.core.errors import ApiError, ConfigError, Refused, RoomActive, RoomMissing, UnreadableReply
-from pipeline.enablex.wire import Problem, Reply, Request, read_object, verdict
+from pipeline.enablex.protocol import Problem, Reply, Request, read_object, verdict
 
 Document = dict[str, Any]
 """One JSON object of the API."""

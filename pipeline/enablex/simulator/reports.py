@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from pipeline.simulator.documents import Document
-from pipeline.simulator.faults import Faults
-from pipeline.simulator.messages import Reply, json_reply, shape_a, shape_b
-from pipeline.simulator.world import HISTORY_DAYS, Session, World
+from pipeline.enablex.simulator.documents import Document
+from pipeline.enablex.simulator.faults import Faults
+from pipeline.enablex.simulator.messages import Reply, json_reply, shape_a, shape_b
+from pipeline.enablex.simulator.world import HISTORY_DAYS, Session, World
 
 _SPELLED = re.compile(r"/room-period/([^/]+)/([^/]+)/([^/]+)")
 _SPELLED_OTHERWISE = re.compile(r"/room-period/([^/]+)/period/([^/]+)/([^/]+)")

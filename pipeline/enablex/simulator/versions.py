@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
 
-from pipeline.simulator import media
-from pipeline.simulator.messages import Reply, Request, text_reply
-from pipeline.simulator.traffic import SimFile
+from pipeline.enablex.simulator import media
+from pipeline.enablex.simulator.messages import Reply, Request, text_reply
+from pipeline.enablex.simulator.traffic import SimFile
 
 STRONG, WEAK, NONE = "strong", "weak", "none"
 """How well a version can be told from another one: ETag and Last-Modified, a weak ETag, or neither."""

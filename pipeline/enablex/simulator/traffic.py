@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
-from pipeline.simulator import media
+from pipeline.enablex.simulator import media
 
 RETENTION = timedelta(hours=72)
 """EnableX deletes a file this long after its creation."""
