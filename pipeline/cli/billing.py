@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.commands import Options, ProjectName, RowsForm, _form, _loaded, _open, _print_json, _run
-from pipeline.cli.lazy import flows, results, show
 from pipeline.core.errors import ConfigError
 from pipeline.core.models import Outcome
 
@@ -52,6 +51,8 @@ def export(
     When nothing changed since the last export, there is no new one. With --project: exports of that project alone,
     numbered by themselves.
     """
+    from pipeline import flows
+
     if form not in {None, "focus"}:
         raise ConfigError(f"--format {form}: there is focus; without it CSV and Parquet are written anyway")
     return _run(
@@ -89,6 +90,9 @@ def compare(
     Each line is equal, rounding, late, different, missing_here or missing_there; what these explain adds up to the
     difference exactly. Exit code 3 when there is anything that neither rounding nor lateness explains.
     """
+    from pipeline import flows, results
+    from pipeline.cli import show
+
     given: Options = ctx.obj
     form = _form(form, output, as_json=given.as_json)
     headers = dict(_named_header(text) for text in column or ())
@@ -115,6 +119,7 @@ def show_comparison(console: Console, outcome: Outcome, lines: pa.Table) -> None
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from pipeline.cli import show
     from pipeline.reports.invoice import TO_ASK
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -145,6 +150,7 @@ def _named_header(text: str) -> tuple[str, str]:
 
 def show_export(console: Console, outcome: Outcome) -> None:
     """What was exported, per project, and where it is."""
+    from pipeline.cli import show
     from pipeline.reports.billing import MEASURES
 
     show.show_failures(console, outcome)

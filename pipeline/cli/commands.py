@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import __version__
-from pipeline.cli.lazy import flows, observing, results, show
 from pipeline.core.errors import ConfigError, PipelineError
 from pipeline.core.models import SOURCES, Failure, Outcome, Period
 
@@ -90,6 +89,7 @@ def demo(
     ),
 ) -> int:
     """Start the bundled EnableX simulator, run every flow over seven days of its traffic, show what came of it."""
+    from pipeline.cli import show
     from pipeline.cli.demo import run_demo
 
     given: Options = ctx.obj
@@ -112,6 +112,8 @@ def collect(
     source: Annotated[str | None, typer.Option(help=f"Only this source: {' or '.join(SOURCES)}.")] = None,
 ) -> int:
     """API to raw: ask for each day (by default lookback and today) and land every reply as received."""
+    from pipeline import flows
+
     sources = _choices("--source", source, SOURCES)
     return _run(
         ctx,
@@ -132,6 +134,7 @@ def build(
     project: ProjectName = None,
 ) -> int:
     """Raw to tables: rebuild every day whose inputs changed (by default of all that was ever landed)."""
+    from pipeline import flows
     from pipeline.tables.schemas import TABLES
 
     wanted = _choices("--table", table, tuple(TABLES))
@@ -152,6 +155,8 @@ def copy_media(
     fresh: Annotated[bool, typer.Option("--collect/--no-collect", help="Ask for fresh listings first.")] = True,
 ) -> int:
     """Archive listings minus manifests to the vault: stream, hash, verify; the earliest deadline first."""
+    from pipeline import flows
+
     return _run(ctx, "copy-media", lambda app: flows.copy_media(app, limit=limit, fresh=fresh))
 
 
@@ -170,6 +175,8 @@ def audit_media(
     project: ProjectName = None,
 ) -> int:
     """Manifests against the vault: every chain and file of the period (by default all), a sample read and hashed."""
+    from pipeline import flows
+
     if not 0 <= sample <= 100:
         raise ConfigError(f"--sample {sample:g}: not a percentage; give 0 to 100")
     return _run(
@@ -183,6 +190,8 @@ def audit_media(
 @cli.command(short_help="What a cron runs: all of it.", epilog="Example: postroom --json nightly")
 def nightly(ctx: typer.Context) -> int:
     """All of it, as a cron runs it: collect what is missing or may change, build, copy media, build again."""
+    from pipeline import flows
+
     return _run(ctx, "nightly", flows.nightly)
 
 
@@ -197,6 +206,9 @@ def backfill(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is missing and what it will take.")] = False,
 ) -> int:
     """Months or years: collect every day that is missing, at the usual pace, and build; run it again to go on."""
+    from pipeline import flows
+    from pipeline.cli import show
+
     flow = flows.plan_backfill if dry_run else flows.backfill
     return _run(
         ctx,
@@ -218,6 +230,9 @@ def query(
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write rows there, whole or not at all.")] = None,
 ) -> int:
     """Ask the tables something, in SQL (DuckDB), reading only."""
+    from pipeline import flows, results
+    from pipeline.cli import show
+
     given: Options = ctx.obj
     form = _form(form, output, as_json=given.as_json)
     outcome = Outcome("query")
@@ -243,6 +258,8 @@ def query(
 
 def _form(form: str | None, output: Path | None, *, as_json: bool) -> str:
     """The form of a query's answer: as asked for, else by the ending of its file."""
+    from pipeline import results
+
     if as_json and not output:
         known: tuple[str, ...] = ("json",)
     elif output:
@@ -265,6 +282,8 @@ def report(
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Instead of report-DAY.html here.")] = None,
 ) -> int:
     """One day as a page to look at: usage, hours, lateness, media and deadlines, audits; one HTML file, no network."""
+    from pipeline import flows, results
+
     given: Options = ctx.obj
     with _open(given, _loaded(given)) as app:
         wanted = _day("--day", day) if day else app.clock().date() - timedelta(days=1)
@@ -281,6 +300,9 @@ def report(
 @cli.command(short_help="Done, missing, late, at risk.", epilog="Example: postroom --json status")
 def status(ctx: typer.Context) -> int:
     """What is settled, missing, waiting, at risk, lost; exit code 4 when a file is at risk."""
+    from pipeline import flows
+    from pipeline.cli import show
+
     given: Options = ctx.obj
     with _open(given, _loaded(given)) as app:
         outcome = flows.status(app)
@@ -299,6 +321,9 @@ def doctor(
     ] = False,
 ) -> int:
     """Try every part of the set-up for real; say for each failure what to do. Exit code 1 when one does not work."""
+    from pipeline import flows
+    from pipeline.cli import show
+
     given: Options = ctx.obj
     with _open(given, _loaded(given)) as app:
         outcome = flows.doctor(app, probe=probe)
@@ -314,6 +339,8 @@ def doctor(
 )
 def settings(ctx: typer.Context) -> int:
     """Every setting, its value and where it came from; secrets masked."""
+    from pipeline.cli import show
+
     given: Options = ctx.obj
     rows = _loaded(given).rows()
     if given.as_json:
@@ -338,6 +365,7 @@ def simulate(
     write_config: Annotated[Path | None, typer.Option(help="Write matching Postroom settings to this file.")] = None,
 ) -> int:
     """Run the bundled EnableX simulator alone, on loopback, until Ctrl-C: to rehearse outages without an account."""
+    from pipeline.cli import show
     from pipeline.enablex.simulator.faults import FAULTS
     from pipeline.enablex.simulator.server import Simulator
     from pipeline.enablex.simulator.world import World
@@ -439,6 +467,9 @@ def _run(
     project: str | None = None,
 ) -> int:
     """Open the app, run a flow (for all projects, or one), keep the run in the ledger, show the outcome."""
+    from pipeline import observing
+    from pipeline.cli import show
+
     given: Options = ctx.obj
     with _open(given, _loaded(given)) as app:
         only = [project] if project in app.settings.projects else None
@@ -474,6 +505,7 @@ def _set_up_logging(given: Options, *, secrets: tuple[str, ...] = (), quiet: boo
 
 
 def _progress(given: Options) -> Progress:
+    from pipeline.cli import show
     from pipeline.core.progress import Bars, Lines, Silent
 
     if given.as_json:

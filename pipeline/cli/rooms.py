@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.commands import Options, ProjectName, _loaded, _open, _print_json, _run
-from pipeline.cli.lazy import flows, provisioning, room_fields, room_wanted, rooms, show
 from pipeline.core.errors import ConfigError
 from pipeline.core.models import Outcome
 from pipeline.enablex.rooms import ROLES, dialin_request, token_request, told_token, told_users, users_request
@@ -54,6 +53,7 @@ ShowSecrets = Annotated[bool, typer.Option("--show-secrets", help="Show PINs, pa
 @rooms_cli.command("list", short_help="Every room there is.", epilog="Example: postroom rooms list --project acme")
 def list_(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSecrets = False) -> int:
     """Every room of every project, as EnableX tells it now."""
+    from pipeline import flows
 
     def flow(app: App) -> Outcome:
         outcome = Outcome("rooms list")
@@ -70,6 +70,7 @@ def list_(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSec
 @rooms_cli.command("show", short_help="One room.", epilog="Example: postroom rooms show 65ec60000c3a9e0012ab0001")
 def show_(ctx: typer.Context, room_id: RoomId, project: ProjectName = None, show_secrets: ShowSecrets = False) -> int:
     """One room with every field; dial-in PINs and stream addresses masked."""
+    from pipeline import provisioning
 
     def flow(app: App) -> Outcome:
         name, room = provisioning.find_room(app, room_id, project)
@@ -92,6 +93,8 @@ def create(
     project: ProjectName = None,
 ) -> int:
     """Make one room. A lost reply does not make a second one. Times with any zone: 2026-12-01T14:00:00+01:00."""
+    from pipeline import provisioning, rooms
+
     given = {"name": name, "owner_ref": owner_ref, "participants": participants, **_fields(fields, data)}
 
     def flow(app: App) -> Outcome:
@@ -112,6 +115,8 @@ def update(
     ctx: typer.Context, room_id: RoomId, fields: Set = None, data: Data = None, project: ProjectName = None
 ) -> int:
     """Change fields of one room, from its next session on. Mode and type cannot be changed."""
+    from pipeline import provisioning
+
     given = _fields(fields, data)
     if not given:
         raise ConfigError("nothing to change; name fields with --set FIELD=VALUE")
@@ -136,12 +141,15 @@ def delete(
     project: ProjectName = None,
 ) -> int:
     """Delete rooms. One that is gone already is a success; one with a running session is left, and named as failed."""
+    from pipeline import flows
+
     return _run(ctx, "rooms delete", lambda app: flows.delete_rooms(app, room_ids, project=project), project=project)
 
 
 @rooms_cli.command(short_help="Who is in a room now.", epilog="Example: postroom rooms users 65ec60000c3a9e0012ab0001")
 def users(ctx: typer.Context, room_id: RoomId, project: ProjectName = None) -> int:
     """Who is in a room now; nobody when no session is running."""
+    from pipeline import provisioning
 
     def flow(app: App) -> Outcome:
         name, _ = provisioning.find_room(app, room_id, project)
@@ -167,6 +175,8 @@ def token(
     project: ProjectName = None,
 ) -> int:
     """Print a token for one entry within 15 minutes. It is printed here, and kept and logged nowhere."""
+    from pipeline import provisioning
+
     request = token_request(room_id, name=name, role=role, user_ref=user_ref, data=_json_object(data))
 
     def flow(app: App) -> Outcome:
@@ -206,6 +216,8 @@ def plan(
     ctx: typer.Context, file: File = None, project: ProjectName = None, prune: Prune = False, replace: Replace = False
 ) -> int:
     """Compare the rooms file with the rooms there are: create, update, delete, unchanged; change nothing."""
+    from pipeline import flows
+
     return _read(
         ctx, lambda app: flows.plan_rooms(app, file, project=project, prune=prune, replace=replace), _show_changes
     )
@@ -218,6 +230,8 @@ def apply(
     ctx: typer.Context, file: File = None, project: ProjectName = None, prune: Prune = False, replace: Replace = False
 ) -> int:
     """Make, change and (with --prune) delete rooms as the rooms file says. It may be interrupted, and run again."""
+    from pipeline import flows
+
     return _run(
         ctx,
         "rooms apply",
@@ -234,6 +248,8 @@ def audit(
     unused_days: Annotated[int, typer.Option(min=1, help="A room without a session for so many days is unused.")] = 90,
 ) -> int:
     """Rooms with sessions but no owner or billing code, rooms nobody uses, and recording against the file's policy."""
+    from pipeline import flows
+
     return _read(
         ctx, lambda app: flows.audit_rooms(app, file, project=project, unused_days=unused_days), _show_findings
     )
@@ -244,6 +260,8 @@ def audit(
 
 def _fields(pairs: Iterable[str] | None, data: str | None) -> dict[str, Any]:
     """`--set` and `--data` as named fields."""
+    from pipeline import room_fields
+
     found: dict[str, Any] = {}
     for pair in pairs or ():
         name, equals, text = pair.partition("=")
@@ -269,6 +287,8 @@ def _json_object(text: str | None) -> dict[str, Any] | None:
 
 
 def _nested(named: dict[str, Any]) -> dict[str, Any]:
+    from pipeline import room_fields
+
     data = named.get("data")
     found = room_fields.nested({tuple(name.split(".")): value for name, value in named.items() if name != "data"})
     return found if data is None else {**found, "data": data}
@@ -288,6 +308,8 @@ def _one_project(app: App, project: str | None) -> str:
 
 def _read(ctx: typer.Context, flow: Flow, tell: Tell) -> int:
     """A command that changes nothing, and leaves no run in the ledger."""
+    from pipeline.cli import show
+
     given: Options = ctx.obj
     with _open(given, _loaded(given)) as app:
         outcome = flow(app)
@@ -301,6 +323,8 @@ def _read(ctx: typer.Context, flow: Flow, tell: Tell) -> int:
 
 
 def _shown(document: dict[str, Any], show_secrets: bool) -> dict[str, Any]:
+    from pipeline import rooms
+
     return document if show_secrets else rooms.masked(document)
 
 
@@ -320,6 +344,8 @@ def _table(console: Console, headings: Sequence[str], rows: Iterable[Sequence[An
 
 
 def _show_rooms(console: Console, found: Iterable[dict[str, Any]]) -> None:
+    from pipeline import room_fields, room_wanted, rooms
+
     headings = ("project", "room_id", "name", "owner_ref", "billing_code", "type", "recording", "key")
     told = room_fields.FIELDS
     names = ("name", "owner_ref", "billing_code")
@@ -339,12 +365,16 @@ def _show_rooms(console: Console, found: Iterable[dict[str, Any]]) -> None:
 
 
 def _when(room: dict[str, Any]) -> str:
+    from pipeline import room_fields, rooms
+
     begins_at = room_fields.FIELDS["scheduled_time"].told_in(room)
     kind = rooms.room_type(room)
     return f"{kind} {begins_at:%Y-%m-%d %H:%M}" if kind == "scheduled" and begins_at else kind
 
 
 def _show_room(console: Console, outcome: Outcome) -> None:
+    from pipeline import room_fields
+
     room = {"project": outcome.details["project"], **outcome.details["room"]}
     _table(console, ("field", "value"), [(".".join(path), value) for path, value in room_fields.leaves(room, ())])
 
@@ -377,6 +407,8 @@ def _show_dialin(console: Console, outcome: Outcome) -> None:
 
 
 def _show_changes(console: Console, outcome: Outcome) -> None:
+    from pipeline import rooms
+
     for change in outcome.details["changes"]:
         name = f"{change['project']}/{change['key']}"
         line = Text.assemble((f"{change['action']:<10}", _STYLES.get(change["action"], "bold")), name)
