@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline import flows, provisioning
 from pipeline.app import App
 from pipeline.core.models import Outcome
+from pipeline.rooms import apply
 
 
 def apply_rooms(app: App) -> Outcome:
     """Apply the rooms file of the settings; a room that is in use now has its turn an hour later."""
     path, prune = Path(app.settings.rooms.file), app.settings.rooms.prune
-    if not path.exists() or not provisioning.read_file(app, path).rooms:
+    if not path.exists() or not apply.read_file(app, path).rooms:
         return Outcome("rooms apply")
-    return flows.apply_rooms(app, path, prune=prune)
+    return apply.apply_rooms(app, path, prune=prune)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from structlog.contextvars import bound_contextvars
 
@@ -28,6 +28,7 @@ from pipeline.core.errors import (
 )
 from pipeline.core.executor import Engine
 from pipeline.core.log import Redact, item_fields
+from pipeline.core.models import Outcome
 from pipeline.core.progress import Progress, Silent
 from pipeline.core.rate_limit import Pacer
 from pipeline.core.retry import retrying
@@ -270,3 +271,16 @@ def _file_host(settings: Settings, name: str, bandwidth: Pacer | None) -> FileHo
         hosts=project.file_hosts,
         bandwidth=bandwidth,
     )
+
+
+NOT_TRIED = "not tried: given up after the failures before it"
+
+
+def record_item(app: App, outcome: Outcome, done: Done[Any, Any], counts: Mapping[str, int] | None) -> None:
+    """Take one item's result, or failure, into the outcome; secrets masked."""
+    if counts is not None:
+        outcome.succeeded(**counts)
+    elif done.error is not None:
+        outcome.fail(done.item, app.redact(str(done.error)))
+    else:
+        outcome.fail(done.item, NOT_TRIED, was_tried=False)

@@ -16,31 +16,26 @@ and does not stop the others. Every step may be repeated at any time: what is to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline import auditing, backfilling, billing, copying, provisioning, room_audit, rooms
+from pipeline import auditing, backfilling, copying
 from pipeline.alarms import next_runs
-from pipeline.app import App, Done, chosen_projects
+from pipeline.app import NOT_TRIED, App, Done, chosen_projects, record_item
 from pipeline.checks import as_toml
 from pipeline.collecting import Ask, collect_day
-from pipeline.comparing import UNITS, our_side
-from pipeline.core.errors import ConfigError, FileError, FileRefused, PipelineError, RoomMissing, Stopped
+from pipeline.core.errors import FileError, FileRefused, PipelineError, Stopped
 from pipeline.core.models import DAILY_SOURCES, SOURCES, MediaItem, Outcome, Period, Source, utc_text
 from pipeline.doctor import ask_open_questions, examine
 from pipeline.media.audit import problem_text
 from pipeline.media.plan import Recheck
-from pipeline.prices import prices_in_month
-from pipeline.reports.billing_month import BillingMonth
 from pipeline.reports.day import DAY_SQL, DayFacts, day_page
-from pipeline.reports.invoice import TO_ASK, compare, explained, read_invoice
 from pipeline.reports.status import (
     day_states,
     is_settled,
@@ -54,12 +49,10 @@ from pipeline.storage import raw
 from pipeline.storage.audit_records import audit_keys
 from pipeline.storage.manifests import Entry
 from pipeline.tables import parquet
-from pipeline.tables.build import AFFECTED_DAYS, Builder, Built, Chain, Stretch, chains
+from pipeline.tables.build import AFFECTED_DAYS, Built, Chain, Stretch, builder_for, chains
 from pipeline.tables.query import open_query, run_query
 from pipeline.tables.schemas import AUDITS, TABLES
 from pipeline.workers import on_engine
-
-_NOT_TRIED = "not tried: given up after the failures before it"
 
 _ASKED_BY_ROOM = (
     "no answer in time; asked room by room, which misses rooms that nobody lists any more; the next run asks for the"
@@ -77,7 +70,7 @@ def collect(
 
     Rooms are a snapshot of now: they are asked for when today is in the period.
     """
-    period = period or _lookback(app)
+    period = period or lookback(app)
     today = app.clock().date()
     asks = [
         Ask(source, name, day)
@@ -86,14 +79,14 @@ def collect(
         for source in sources
         if source in DAILY_SOURCES or day == today
     ]
-    return _collect(app, asks)
+    return collect_tasks(app, asks)
 
 
-def _collect(app: App, asks: Iterable[Ask], label: str = "collect") -> Outcome:
+def collect_tasks(app: App, asks: Iterable[Ask], label: str = "collect") -> Outcome:
     outcome = Outcome("collect")
     at_once = app.settings.collect.concurrency * len(app.settings.projects)  # each client holds its project to its own
     for done in app.each(label, asks, partial(collect_day, app), at_once=at_once, group=lambda ask: ask.project):
-        _note(app, outcome, done, done.result)
+        record_item(app, outcome, done, done.result)
         if done.result and "days_split" in done.result:
             outcome.fail(done.item, _ASKED_BY_ROOM)
     return outcome
@@ -110,14 +103,14 @@ def build(
     project: str | None = None,
 ) -> Outcome:
     """Build every stale day of the period (by default of all that was ever landed), each table's day replaced whole."""
-    builder = _builder(app)
+    builder = builder_for(app)
     outcome = Outcome("build")
     stale = [builder.stale(name, period, wanted) for name in chosen_projects(app.settings, project)]
     todo = [chain for stretches in stale if stretches for chain in chains(stretches, app.engine.workers)]
     at_once = app.engine.at_once if todo else 1
     for built in app.each("build", todo, on_engine(app, _build_chain), at_once=at_once, group=str):
         for done in _stretches(built):
-            _note(app, outcome, done, done.result.counts if done.result else None)
+            record_item(app, outcome, done, done.result.counts if done.result else None)
             outcome.unknown_fields.update(done.result.unknown_fields if done.result else {})
     return outcome
 
@@ -138,7 +131,7 @@ def copy_media(app: App, *, limit: int | None = None, fresh: bool = True, patien
     outcome.notice("aborted_uploads", *copying.abort_old_uploads(app))
     if fresh:
         days = copying.media_days(app)
-        outcome.absorb(_collect(app, [Ask("archive", name, day) for day in days for name in projects]))
+        outcome.absorb(collect_tasks(app, [Ask("archive", name, day) for day in days for name in projects]))
     plans = [copying.plan(app, name) for name in projects]
     waiting = sorted((item for plan in plans for item in plan.waiting), key=lambda item: (item.expires_at, str(item)))
     resting = app.ledger.resting(app.clock()) if patient else set()
@@ -162,7 +155,7 @@ def _copy_waiting(app: App, outcome: Outcome, waiting: Sequence[MediaItem]) -> s
         elif done.result:
             settled[done.item] = done.result
         else:
-            _note(app, outcome, done, None)
+            record_item(app, outcome, done, None)
             if isinstance(done.error, FileRefused):
                 refused.add(done.item.file.project)
     well = {item.file.project for item, entry in settled.items() if entry.key}
@@ -202,7 +195,7 @@ def _recheck(app: App, outcome: Outcome, rechecks: Sequence[Recheck]) -> None:
     done_all = app.each("look again", rechecks, recheck, at_once=at_once, group=lambda one: one.item.file.project)
     for done in done_all:
         if done.result is None:
-            _note(app, outcome, done, None)
+            record_item(app, outcome, done, None)
             continue
         has_changed, is_gone = done.result.key != done.item.entry.key, done.result.gone_at is not None
         outcome.succeeded(files_rechecked=1, files_changed=int(has_changed), files_gone=int(is_gone))
@@ -225,10 +218,10 @@ def audit_media(
     audits = [auditing.begin(app, name, period) for name in chosen_projects(app.settings, project)]
     days = [day for audit in audits for day in audit.days]
     for checked in app.each("audit", days, partial(auditing.check_day, app.vault), at_once=at_once, group=str):
-        _note(app, outcome, checked, checked.result)
+        record_item(app, outcome, checked, checked.result)
     sample = [file for audit in audits for file in audit.sample(sample_percent)]
     for read in app.each("read again", sample, partial(auditing.read_again, app.vault), at_once=at_once, group=str):
-        _note(app, outcome, read, read.result)
+        record_item(app, outcome, read, read.result)
     for audit in audits:
         rows = audit.rows()
         for problem in auditing.problems(rows):
@@ -247,7 +240,7 @@ def nightly(app: App) -> Outcome:
     """What a cron runs: collect what is missing or may still change, build, copy media, build what that changed."""
     outcome = Outcome("nightly")
     asks = [ask for name in chosen_projects(app.settings, None) for ask in missing_asks(app, name)]
-    outcome.absorb(_collect(app, sorted(asks, key=lambda ask: (ask.day, ask.project, ask.source))))
+    outcome.absorb(collect_tasks(app, sorted(asks, key=lambda ask: (ask.day, ask.project, ask.source))))
     collected = Period(min(ask.day for ask in asks), max(ask.day for ask in asks)).widened(AFFECTED_DAYS)
     older = {period for name in app.settings.projects for period in copying.older_waiting(app, name)}
     outcome.absorb(build(app, collected))
@@ -259,13 +252,13 @@ def nightly(app: App) -> Outcome:
 
 def missing_asks(app: App, project: str) -> list[Ask]:
     """Lookback, today, and every day since the project began that was never asked for after it had settled."""
-    lookback = _lookback(app)
+    covered = lookback(app)
     asks = [Ask("rooms", project, app.clock().date())]
     for source in DAILY_SOURCES:
         asked = raw.last_asked(app.vault, source, project)
-        since = app.settings.projects[project].since or min([*asked, lookback.first])
-        for day in Period(min(since, lookback.last), lookback.last):
-            if day in lookback or not is_settled(day, asked.get(day), app.settings.collect.lookback_days):
+        since = app.settings.projects[project].since or min([*asked, covered.first])
+        for day in Period(min(since, covered.last), covered.last):
+            if day in covered or not is_settled(day, asked.get(day), app.settings.collect.lookback_days):
                 asks.append(Ask(source, project, day))
     return asks
 
@@ -291,11 +284,11 @@ def backfill(app: App, period: Period, *, project: str | None = None) -> Outcome
     asks = backfilling.missing_asks(app, chosen_projects(app.settings, project), period)
     portions = list(backfilling.portions(asks, period))
     for number, portion in enumerate(portions, start=1):
-        collected = _collect(app, portion.asks, f"collect {portion} ({number} of {len(portions)})")
+        collected = collect_tasks(app, portion.asks, f"collect {portion} ({number} of {len(portions)})")
         outcome.absorb(collected)
         if not collected.did and not all(failure.was_tried for failure in collected.failed):
             for ask in (ask for later in portions[number:] for ask in later.asks):
-                outcome.fail(ask, _NOT_TRIED, was_tried=False)
+                outcome.fail(ask, NOT_TRIED, was_tried=False)
             break
         if portion.whole:
             built = build(app, portion.whole, project=project)
@@ -308,167 +301,7 @@ def backfill(app: App, period: Period, *, project: str | None = None) -> Outcome
 # --- billing export: tables -> a numbered export --------------------------------------------------------------------
 
 
-def export_billing(
-    app: App, month: BillingMonth, *, project: str | None = None, provisional: bool = False, focus: bool = False
-) -> Outcome:
-    """Export a month as the next revision, unless nothing changed; one that may change only when `provisional`.
-
-    With `focus` the revision is written as FOCUS too, which needs prices: ConfigError without.
-    """
-    outcome = Outcome("billing export")
-    names = chosen_projects(app.settings, project)
-    if focus and not prices_in_month(app.settings.billing.prices, names, month):
-        raise ConfigError(
-            f"--format focus: FOCUS tells costs, and {month} has no prices; set [billing.prices] with a currency and a"
-            ' price, such as currency = "USD" and participant_min = "0.004" (docs/billing.md)'
-        )
-    states = {name: billing.unsettled_days(app, _builder(app), name, month) for name in names}
-    unsettled = {name: days for name, days in states.items() if days}
-    if unsettled and not provisional:
-        for name, days in unsettled.items():
-            outcome.fail(f"{name} {month}", billing.unsettled_text(days))
-        return outcome
-    export = billing.export_month(app, month, names, unsettled, series=project or "")
-    outcome.succeeded(1, revisions=int(export.is_new))
-    outcome.details = billing.told(export, project or "")
-    if focus:
-        outcome.details["focus"] = billing.write_focus(billing.Series(app.lake, month, project or ""), export.controls)
-    return outcome
-
-
-def compare_invoice(
-    app: App,
-    file: Path,
-    month: BillingMonth,
-    *,
-    headers: Mapping[str, str],
-    unit: str = "participant_min",
-    project: str | None = None,
-) -> tuple[Outcome, pa.Table]:
-    """The vendor's lines of a month against ours of a unit; lines that nothing explains are named as failed."""
-    outcome = Outcome("billing compare")
-    if unit not in UNITS:
-        raise ConfigError(f"--unit {unit}: there are {', '.join(UNITS)}")
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from None
-    invoice = read_invoice(content, file.name, headers)
-    names = chosen_projects(app.settings, project)
-    if unit == "transcoding_min" and invoice.by == ("cdr_id",):
-        raise ConfigError(f"{file.name}: transcoding is counted by session; it needs a column conf_num and no cdr_id")
-    ours = our_side(app.lake, names, month, app.settings.billing.rounding, unit)
-    lines = compare(ours, invoice)
-    told = explained(lines)
-    outcome.succeeded(max(1, lines.num_rows))
-    outcome.details = {"month": str(month), "projects": names, "unit": unit, "by": list(invoice.by), "explained": told}
-    open_lines = {row["verdict"]: row["lines"] for row in told if row["verdict"] in TO_ASK and row["lines"]}
-    if open_lines:
-        counts = ", ".join(f"{count:,} {verdict.replace('_', ' ')}" for verdict, count in open_lines.items())
-        minutes = sum(row["explains"] for row in told if row["verdict"] in TO_ASK)
-        outcome.fail(str(month), f"{counts}: {minutes:+,} minutes that neither rounding nor lateness explains")
-    return outcome, lines
-
-
 # --- rooms: a rooms file -> EnableX --------------------------------------------------------------------------------
-
-
-def plan_rooms(
-    app: App, path: Path | None = None, *, project: str | None = None, prune: bool = False, replace: bool = False
-) -> Outcome:
-    """What the rooms file asks for, compared with the rooms that there are now; nothing is changed."""
-    outcome = Outcome("rooms plan")
-    changes, _ = _planned_rooms(app, outcome, path, project, prune=prune, replace=replace)
-    outcome.succeeded(len(changes.changes), **changes.counts())
-    return outcome
-
-
-def apply_rooms(
-    app: App, path: Path | None = None, *, project: str | None = None, prune: bool = False, replace: bool = False
-) -> Outcome:
-    """Make rooms as the rooms file says. What a session or a fixed field stands in the way of is named as failed."""
-    outcome = Outcome("rooms apply")
-    changes, before = _planned_rooms(app, outcome, path, project, prune=prune, replace=replace)
-    applying = provisioning.Applying(app, before)
-    at_once = app.settings.collect.concurrency * len(app.settings.projects)
-    todo = app.each("apply rooms", changes.todo, applying.apply, at_once=at_once, group=lambda change: change.project)
-    for done in todo:
-        _note(app, outcome, done, done.result)
-    for change in changes.blocked:
-        outcome.fail(change, change.why)
-    for settled in app.each("look again", applying.in_doubt, applying.settle, at_once=1, group=str):
-        _note(app, outcome, settled, settled.result)
-    quiet = [change for change in changes.changes if change.action in ("unchanged", "left")]
-    for change in quiet:
-        outcome.succeeded(**{change.action: 1})
-    app.ledger.forget_attempts([str(done.item) for done in todo if done.result] + [str(change) for change in quiet])
-    return outcome
-
-
-def delete_rooms(app: App, room_ids: Sequence[str], *, project: str | None = None) -> Outcome:
-    """Delete rooms by id, in whichever project they are; one that no project has is as good as deleted."""
-    outcome = Outcome("rooms delete")
-
-    def delete(room_id: str) -> dict[str, int]:
-        try:
-            name, _ = provisioning.find_room(app, room_id, project)
-        except RoomMissing:
-            return {"already_gone": 1}
-        return {"deleted": 1} if provisioning.delete_room(app.clients[name], room_id) else {"already_gone": 1}
-
-    for done in app.each("delete rooms", room_ids, delete, at_once=app.settings.collect.concurrency):
-        _note(app, outcome, done, done.result)
-    return outcome
-
-
-def _planned_rooms(
-    app: App, outcome: Outcome, path: Path | None, project: str | None, *, prune: bool, replace: bool
-) -> tuple[rooms.RoomChanges, dict[str, frozenset[str]]]:
-    """The plan, and the ids of the rooms that there are, by project; a project that does not answer is left out."""
-    file = provisioning.read_file(app, path or Path(app.settings.rooms.file))
-    listed = list_rooms(app, outcome, project)
-    changes = rooms.plan_rooms(file, listed, app.clock(), prune=prune, replace=replace)
-    outcome.details["changes"] = [change.as_json() for change in changes.changes]
-    return changes, {name: frozenset(room["room_id"] for room in found) for name, found in listed.items()}
-
-
-def list_rooms(app: App, outcome: Outcome, project: str | None) -> dict[str, list[dict[str, Any]]]:
-    """The rooms of every project (or of one); a project that does not answer is noted as failed."""
-    names = chosen_projects(app.settings, project)
-    listed = {}
-    for done in app.each(
-        "list rooms", names, lambda name: provisioning.list_rooms(app.clients[name]), at_once=len(names), group=str
-    ):
-        if done.result is None:
-            _note(app, outcome, done, done.result)
-        else:
-            listed[done.item] = done.result
-    return listed
-
-
-def audit_rooms(app: App, path: Path | None = None, *, project: str | None = None, unused_days: int = 90) -> Outcome:
-    """Rooms with sessions that nobody pays for, rooms unused for so many days, recording against the file's policy."""
-    outcome = Outcome("rooms audit")
-    path = path or Path(app.settings.rooms.file)
-    file = provisioning.read_file(app, path) if path.exists() else None
-    findings = [
-        finding
-        for name, listed in list_rooms(app, outcome, project).items()
-        for finding in room_audit.audit_rooms(
-            name,
-            listed,
-            provisioning.room_use(app, name),
-            app.clock(),
-            unused_days=unused_days,
-            known_since=provisioning.known_since(app, name),
-            file=file,
-        )
-    ]
-    outcome.succeeded(1)
-    for finding in findings:
-        outcome.succeeded(**{finding.kind.replace(" ", "_"): 1})
-    outcome.details["findings"] = [finding.as_json() for finding in findings]
-    return outcome
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -587,14 +420,14 @@ def _files(app: App, project: str, media: copying.MediaPlan) -> dict[str, Any]:
 # --- what the flows share -----------------------------------------------------------------------------------------
 
 
-def _lookback(app: App) -> Period:
+def lookback(app: App) -> Period:
     today = app.clock().date()
     return Period(today - timedelta(days=app.settings.collect.lookback_days), today)
 
 
 def _build_chain(app: App, chain: Chain) -> list[Built | PipelineError]:
     results = []
-    for result in _builder(app).build(chain):
+    for result in builder_for(app).build(chain):
         results.append(result)
         if app.is_stopping() and len(results) < len(chain.stretches):
             raise Stopped(f"asked to stop; {chain}: built up to {chain.stretches[len(results) - 1].period.last}")
@@ -610,20 +443,3 @@ def _stretches(chain: Done[Chain, list[Built | PipelineError]]) -> Iterator[Done
             yield Done(stretch, result)
         else:
             yield Done(stretch, error=result, not_tried=chain.not_tried)
-
-
-def _builder(app: App) -> Builder:
-    privacy = app.settings.privacy
-    return Builder(
-        app.lake, app.vault, copying.retention(app), privacy.pseudonymise, privacy.key.get_secret_value().encode()
-    )
-
-
-def _note(app: App, outcome: Outcome, done: Done[Any, Any], counts: Mapping[str, int] | None) -> None:
-    """Take one item's result, or failure, into the outcome; secrets masked."""
-    if counts is not None:
-        outcome.succeeded(**counts)
-    elif done.error is not None:
-        outcome.fail(done.item, app.redact(str(done.error)))
-    else:
-        outcome.fail(done.item, _NOT_TRIED, was_tried=False)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.app import App
-    from pipeline.reports.billing_month import BillingMonth
+    from pipeline.billing.month import BillingMonth
 
 _MOST_LINES = 20
 """To ask about, on a screen."""
@@ -51,14 +51,14 @@ def export(
     When nothing changed since the last export, there is no new one. With --project: exports of that project alone,
     numbered by themselves.
     """
-    from pipeline import flows
+    from pipeline.billing.export import export_billing
 
     if form not in {None, "focus"}:
         raise ConfigError(f"--format {form}: there is focus; without it CSV and Parquet are written anyway")
     return _run(
         ctx,
         "billing export",
-        lambda app: flows.export_billing(
+        lambda app: export_billing(
             app, _month(app, month), project=project, provisional=provisional, focus=form == "focus"
         ),
         show_export,
@@ -90,16 +90,15 @@ def compare(
     Each line is equal, rounding, late, different, missing_here or missing_there; what these explain adds up to the
     difference exactly. Exit code 3 when there is anything that neither rounding nor lateness explains.
     """
-    from pipeline import flows, results
+    from pipeline import results
+    from pipeline.billing.reconcile import compare_invoice
     from pipeline.cli import show
 
     given: Options = ctx.obj
     form = _form(form, output, as_json=given.as_json)
     headers = dict(_named_header(text) for text in column or ())
     with _open(given, _loaded(given)) as app:
-        outcome, lines = flows.compare_invoice(
-            app, file, _month(app, month), headers=headers, unit=unit, project=project
-        )
+        outcome, lines = compare_invoice(app, file, _month(app, month), headers=headers, unit=unit, project=project)
     if output:
         outcome.details["output"] = str(output)
         with results.whole_file(output) as stream:
@@ -119,8 +118,8 @@ def show_comparison(console: Console, outcome: Outcome, lines: pa.Table) -> None
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from pipeline.billing.invoice import TO_ASK
     from pipeline.cli import show
-    from pipeline.reports.invoice import TO_ASK
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("verdict", "lines", "our minutes", "their minutes", "explains"):
@@ -150,8 +149,8 @@ def _named_header(text: str) -> tuple[str, str]:
 
 def show_export(console: Console, outcome: Outcome) -> None:
     """What was exported, per project, and where it is."""
+    from pipeline.billing.line_items import MEASURES
     from pipeline.cli import show
-    from pipeline.reports.billing import MEASURES
 
     show.show_failures(console, outcome)
     told = outcome.details
@@ -178,7 +177,7 @@ def show_export(console: Console, outcome: Outcome) -> None:
 
 
 def _month(app: App, text: str) -> BillingMonth:
-    from pipeline.reports.billing_month import billing_month
+    from pipeline.billing.month import billing_month
 
     try:
         return billing_month(text, app.settings.billing.time_zone)

@@ -53,11 +53,11 @@ ShowSecrets = Annotated[bool, typer.Option("--show-secrets", help="Show PINs, pa
 @rooms_cli.command("list", short_help="Every room there is.", epilog="Example: postroom rooms list --project acme")
 def list_(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSecrets = False) -> int:
     """Every room of every project, as EnableX tells it now."""
-    from pipeline import flows
+    from pipeline.rooms.apply import list_all_rooms
 
     def flow(app: App) -> Outcome:
         outcome = Outcome("rooms list")
-        listed = flows.list_rooms(app, outcome, project)
+        listed = list_all_rooms(app, outcome, project)
         outcome.details["rooms"] = [
             {"project": name, **_shown(room, show_secrets)} for name, found in listed.items() for room in found
         ]
@@ -70,10 +70,10 @@ def list_(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSec
 @rooms_cli.command("show", short_help="One room.", epilog="Example: postroom rooms show 65ec60000c3a9e0012ab0001")
 def show_(ctx: typer.Context, room_id: RoomId, project: ProjectName = None, show_secrets: ShowSecrets = False) -> int:
     """One room with every field; dial-in PINs and stream addresses masked."""
-    from pipeline import provisioning
+    from pipeline.rooms.apply import find_room
 
     def flow(app: App) -> Outcome:
-        name, room = provisioning.find_room(app, room_id, project)
+        name, room = find_room(app, room_id, project)
         return _told(Outcome("rooms show"), name, _shown(room, show_secrets))
 
     return _read(ctx, flow, _show_room)
@@ -93,13 +93,14 @@ def create(
     project: ProjectName = None,
 ) -> int:
     """Make one room. A lost reply does not make a second one. Times with any zone: 2026-12-01T14:00:00+01:00."""
-    from pipeline import provisioning, rooms
+    from pipeline.rooms.apply import create_single
+    from pipeline.rooms.plan import Room
 
     given = {"name": name, "owner_ref": owner_ref, "participants": participants, **_fields(fields, data)}
 
     def flow(app: App) -> Outcome:
         chosen = _one_project(app, project)
-        room = provisioning.create_single(app, chosen, rooms.Room(**_nested(given)))
+        room = create_single(app, chosen, Room(**_nested(given)))
         outcome = _told(Outcome("rooms create"), chosen, _shown(room, show_secrets=False))
         outcome.counts.update(created=1)
         return outcome
@@ -115,18 +116,18 @@ def update(
     ctx: typer.Context, room_id: RoomId, fields: Set = None, data: Data = None, project: ProjectName = None
 ) -> int:
     """Change fields of one room, from its next session on. Mode and type cannot be changed."""
-    from pipeline import provisioning
+    from pipeline.rooms.apply import find_room, update_single
 
     given = _fields(fields, data)
     if not given:
         raise ConfigError("nothing to change; name fields with --set FIELD=VALUE")
 
     def flow(app: App) -> Outcome:
-        name, room = provisioning.find_room(app, room_id, project)
+        name, room = find_room(app, room_id, project)
         outcome = _told(
             Outcome("rooms update"),
             name,
-            _shown(provisioning.update_single(app, name, room, given), show_secrets=False),
+            _shown(update_single(app, name, room, given), show_secrets=False),
         )
         outcome.counts.update(updated=1)
         return outcome
@@ -141,18 +142,18 @@ def delete(
     project: ProjectName = None,
 ) -> int:
     """Delete rooms. One that is gone already is a success; one with a running session is left, and named as failed."""
-    from pipeline import flows
+    from pipeline.rooms.apply import delete_rooms
 
-    return _run(ctx, "rooms delete", lambda app: flows.delete_rooms(app, room_ids, project=project), project=project)
+    return _run(ctx, "rooms delete", lambda app: delete_rooms(app, room_ids, project=project), project=project)
 
 
 @rooms_cli.command(short_help="Who is in a room now.", epilog="Example: postroom rooms users 65ec60000c3a9e0012ab0001")
 def users(ctx: typer.Context, room_id: RoomId, project: ProjectName = None) -> int:
     """Who is in a room now; nobody when no session is running."""
-    from pipeline import provisioning
+    from pipeline.rooms.apply import find_room
 
     def flow(app: App) -> Outcome:
-        name, _ = provisioning.find_room(app, room_id, project)
+        name, _ = find_room(app, room_id, project)
         found = told_users(app.clients[name].call(users_request(room_id)))
         outcome = Outcome("rooms users", details={"project": name, "users": found})
         outcome.succeeded(users=len(found))
@@ -175,12 +176,12 @@ def token(
     project: ProjectName = None,
 ) -> int:
     """Print a token for one entry within 15 minutes. It is printed here, and kept and logged nowhere."""
-    from pipeline import provisioning
+    from pipeline.rooms.apply import find_room
 
     request = token_request(room_id, name=name, role=role, user_ref=user_ref, data=_json_object(data))
 
     def flow(app: App) -> Outcome:
-        chosen, _ = provisioning.find_room(app, room_id, project)
+        chosen, _ = find_room(app, room_id, project)
         told = told_token(app.clients[chosen].call(request))
         outcome = Outcome("rooms token", details={"project": chosen, "room_id": room_id, "token": told})
         outcome.succeeded(tokens=1)
@@ -216,11 +217,9 @@ def plan(
     ctx: typer.Context, file: File = None, project: ProjectName = None, prune: Prune = False, replace: Replace = False
 ) -> int:
     """Compare the rooms file with the rooms there are: create, update, delete, unchanged; change nothing."""
-    from pipeline import flows
+    from pipeline.rooms.apply import plan_rooms
 
-    return _read(
-        ctx, lambda app: flows.plan_rooms(app, file, project=project, prune=prune, replace=replace), _show_changes
-    )
+    return _read(ctx, lambda app: plan_rooms(app, file, project=project, prune=prune, replace=replace), _show_changes)
 
 
 @rooms_cli.command(
@@ -230,12 +229,12 @@ def apply(
     ctx: typer.Context, file: File = None, project: ProjectName = None, prune: Prune = False, replace: Replace = False
 ) -> int:
     """Make, change and (with --prune) delete rooms as the rooms file says. It may be interrupted, and run again."""
-    from pipeline import flows
+    from pipeline.rooms.apply import apply_rooms
 
     return _run(
         ctx,
         "rooms apply",
-        lambda app: flows.apply_rooms(app, file, project=project, prune=prune, replace=replace),
+        lambda app: apply_rooms(app, file, project=project, prune=prune, replace=replace),
         project=project,
     )
 
@@ -248,11 +247,9 @@ def audit(
     unused_days: Annotated[int, typer.Option(min=1, help="A room without a session for so many days is unused.")] = 90,
 ) -> int:
     """Rooms with sessions but no owner or billing code, rooms nobody uses, and recording against the file's policy."""
-    from pipeline import flows
+    from pipeline.rooms.apply import audit_rooms
 
-    return _read(
-        ctx, lambda app: flows.audit_rooms(app, file, project=project, unused_days=unused_days), _show_findings
-    )
+    return _read(ctx, lambda app: audit_rooms(app, file, project=project, unused_days=unused_days), _show_findings)
 
 
 # --- arguments ---
@@ -260,16 +257,16 @@ def audit(
 
 def _fields(pairs: Iterable[str] | None, data: str | None) -> dict[str, Any]:
     """`--set` and `--data` as named fields."""
-    from pipeline import room_fields
+    from pipeline.rooms.fields import FIELDS, from_text, unknown
 
     found: dict[str, Any] = {}
     for pair in pairs or ():
         name, equals, text = pair.partition("=")
         if not equals:
             raise ConfigError(f"--set {pair}: write it as FIELD=VALUE")
-        if name not in room_fields.FIELDS:
-            raise ConfigError(f"--set {name}: {room_fields.unknown(name)}")
-        found[name] = room_fields.from_text(name, text)
+        if name not in FIELDS:
+            raise ConfigError(f"--set {name}: {unknown(name)}")
+        found[name] = from_text(name, text)
     given = _json_object(data)
     return found if given is None else {**found, "data": given}
 
@@ -287,10 +284,10 @@ def _json_object(text: str | None) -> dict[str, Any] | None:
 
 
 def _nested(named: dict[str, Any]) -> dict[str, Any]:
-    from pipeline import room_fields
+    from pipeline.rooms.fields import nested
 
     data = named.get("data")
-    found = room_fields.nested({tuple(name.split(".")): value for name, value in named.items() if name != "data"})
+    found = nested({tuple(name.split(".")): value for name, value in named.items() if name != "data"})
     return found if data is None else {**found, "data": data}
 
 
@@ -323,9 +320,9 @@ def _read(ctx: typer.Context, flow: Flow, tell: Tell) -> int:
 
 
 def _shown(document: dict[str, Any], show_secrets: bool) -> dict[str, Any]:
-    from pipeline import rooms
+    from pipeline.rooms.plan import masked
 
-    return document if show_secrets else rooms.masked(document)
+    return document if show_secrets else masked(document)
 
 
 def _told(outcome: Outcome, project: str, room: dict[str, Any]) -> Outcome:
@@ -344,10 +341,12 @@ def _table(console: Console, headings: Sequence[str], rows: Iterable[Sequence[An
 
 
 def _show_rooms(console: Console, found: Iterable[dict[str, Any]]) -> None:
-    from pipeline import room_fields, room_wanted, rooms
+    from pipeline.rooms import spec
+    from pipeline.rooms.fields import FIELDS
+    from pipeline.rooms.plan import mark_of
 
     headings = ("project", "room_id", "name", "owner_ref", "billing_code", "type", "recording", "key")
-    told = room_fields.FIELDS
+    told = FIELDS
     names = ("name", "owner_ref", "billing_code")
     rows = [
         (
@@ -356,7 +355,7 @@ def _show_rooms(console: Console, found: Iterable[dict[str, Any]]) -> None:
             *(told[name].told_in(room) for name in names),
             _when(room),
             {True: "auto", False: "by hand"}.get(told["auto_recording"].told_in(room), ""),
-            rooms.mark_of(room) if not str(rooms.mark_of(room)).startswith(f"{room_wanted.ONCE}/") else None,
+            mark_of(room) if not str(mark_of(room)).startswith(f"{spec.ONCE}/") else None,
         )
         for room in found
     ]
@@ -365,18 +364,19 @@ def _show_rooms(console: Console, found: Iterable[dict[str, Any]]) -> None:
 
 
 def _when(room: dict[str, Any]) -> str:
-    from pipeline import room_fields, rooms
+    from pipeline.rooms.fields import FIELDS
+    from pipeline.rooms.plan import room_type
 
-    begins_at = room_fields.FIELDS["scheduled_time"].told_in(room)
-    kind = rooms.room_type(room)
+    begins_at = FIELDS["scheduled_time"].told_in(room)
+    kind = room_type(room)
     return f"{kind} {begins_at:%Y-%m-%d %H:%M}" if kind == "scheduled" and begins_at else kind
 
 
 def _show_room(console: Console, outcome: Outcome) -> None:
-    from pipeline import room_fields
+    from pipeline.rooms.fields import leaves
 
     room = {"project": outcome.details["project"], **outcome.details["room"]}
-    _table(console, ("field", "value"), [(".".join(path), value) for path, value in room_fields.leaves(room, ())])
+    _table(console, ("field", "value"), [(".".join(path), value) for path, value in leaves(room, ())])
 
 
 def _show_users(console: Console, outcome: Outcome) -> None:
@@ -407,7 +407,7 @@ def _show_dialin(console: Console, outcome: Outcome) -> None:
 
 
 def _show_changes(console: Console, outcome: Outcome) -> None:
-    from pipeline import rooms
+    from pipeline.rooms.plan import Difference
 
     for change in outcome.details["changes"]:
         name = f"{change['project']}/{change['key']}"
@@ -415,7 +415,7 @@ def _show_changes(console: Console, outcome: Outcome) -> None:
         console.print(line + Text(f"  {change['why']}" if change["why"] else ""))
         told = [difference for difference in change["differences"] if "data.postroom_" not in difference["field"]]
         for difference in told:
-            console.print(Text(f"           {rooms.Difference(**difference)}"))
+            console.print(Text(f"           {Difference(**difference)}"))
     counts = [f"{number:,} {action}" for action, number in outcome.counts.items()]
     console.print(Text(f"rooms plan: {', '.join(counts) or 'nothing to do'}"))
 

@@ -24,6 +24,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import copying
+from pipeline.app import App
 from pipeline.core.concurrency import Lanes, keep_freed_memory, mapped
 from pipeline.core.errors import PipelineError, StoreUnavailable
 from pipeline.core.models import SOURCES, Period, Row
@@ -395,3 +397,10 @@ _KNOWN_SESSION = pa.schema(
 def _by_week(days: list[date]) -> Iterator[list[date]]:
     for _, of_week in groupby(days, key=week_pages):
         yield list(of_week)
+
+
+def builder_for(app: App) -> Builder:
+    privacy = app.settings.privacy
+    return Builder(
+        app.lake, app.vault, copying.retention(app), privacy.pseudonymise, privacy.key.get_secret_value().encode()
+    )

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.billing.line_items import CDR_COLUMNS
 from pipeline.core.arrow_types import BILLED
 from pipeline.core.models import Period
-from pipeline.reports.billing import CDR_COLUMNS
 from pipeline.storage import ObjectStore
 from pipeline.tables.parquet import DayFile, read_arrow, replace_day
 from pipeline.tables.schemas import SESSIONS

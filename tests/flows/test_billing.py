@@ -20,14 +20,14 @@ import pytest
 import zstandard
 
 from pipeline import flows
-from pipeline.billing import PRICES
-from pipeline.comparing import UNITS
+from pipeline.billing.export import PRICES, export_billing
+from pipeline.billing.line_items import LINE_KEY, MEASURES
+from pipeline.billing.month import billing_month
+from pipeline.billing.reconcile import UNITS
 from pipeline.core.models import Outcome, Period
 from pipeline.core.settings.prices import AMOUNTS
 from pipeline.enablex.simulator.server import Simulator
 from pipeline.enablex.simulator.world import Connection, World
-from pipeline.reports.billing import LINE_KEY, MEASURES
-from pipeline.reports.billing_month import billing_month
 from tests.conftest import Site
 from tests.flows.billing_truth import connection_sums, true_lines
 from tests.servers.focus import Validate
@@ -90,7 +90,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
 def export(site: Site, now: datetime, month: str = MONTH, *, project: str | None = None) -> Outcome:
     with site.app(now) as app:
         wanted = billing_month(month, app.settings.billing.time_zone)
-        return flows.export_billing(app, wanted, project=project, provisional=True)
+        return export_billing(app, wanted, project=project, provisional=True)
 
 
 def folder(site: Site, revision: int, month: str = MONTH) -> Path:
@@ -248,7 +248,7 @@ def test_what_was_collected_must_be_built(nights: Nights) -> None:
     site = nights.site(SETTLED)
     shutil.rmtree(site.folder / "lake")
     with site.app(SETTLED) as app:
-        refused = flows.export_billing(app, billing_month(MONTH, "UTC"))
+        refused = export_billing(app, billing_month(MONTH, "UTC"))
     assert "run `postroom build`" in refused.failed[0].error
 
 

@@ -26,11 +26,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import flows
 from pipeline.app import App, open_app
 from pipeline.core import retry
 from pipeline.enablex.simulator.server import RequestSeen, Simulator
 from pipeline.enablex.simulator.world import World
+from pipeline.rooms.apply import apply_rooms, plan_rooms
 from tests.conftest import NOW, Site
 from tests.environ import clean_environ
 
@@ -159,12 +159,12 @@ def test_any_two_files(first: dict[str, Any], second: dict[str, Any], other: str
             for mark in ("clinic-20/a", "once/a", f"x/{project}"):
                 client.send(request_for({"name": "mine", "owner_ref": "o", "data": {"postroom_key": mark}}))
         others = told(site)
-        assert flows.apply_rooms(app, write(site, "clinic", first)).failed == []
+        assert apply_rooms(app, write(site, "clinic", first)).failed == []
         after_first = told(site)
         path = write(site, other, second)
-        outcome = flows.apply_rooms(app, path, prune=True, replace=True)
+        outcome = apply_rooms(app, path, prune=True, replace=True)
         assert outcome.failed == []
-        plan = flows.plan_rooms(app, path, prune=True, replace=True)
+        plan = plan_rooms(app, path, prune=True, replace=True)
         assert set(plan.counts) <= {"unchanged"}, plan.details["changes"]
         now = told(site)
         untouched = others if other == "clinic" else after_first
@@ -227,11 +227,11 @@ def test_lost_replies_make_no_second_room(seed: int, monkeypatch: pytest.MonkeyP
                     site.simulator.faults.on(fault)
                 for _ in range(3):
                     with contextlib.suppress(Exception):
-                        flows.apply_rooms(app, path, prune=True)
+                        apply_rooms(app, path, prune=True)
                     assert max(keys(site).values(), default=0) <= 1
                 site.simulator.faults.clear()
-                assert flows.apply_rooms(app, path, prune=True).failed == []
-                assert set(flows.plan_rooms(app, path, prune=True).counts) <= {"unchanged"}
+                assert apply_rooms(app, path, prune=True).failed == []
+                assert set(plan_rooms(app, path, prune=True).counts) <= {"unchanged"}
                 assert keys(site) == Counter(f"clinic/{key}" for key in rooms)
         assert {place: told(site)[place] for place in before} == before
 
@@ -254,7 +254,7 @@ def test_a_refusal_before_anything_was_done_is_no_doubt(monkeypatch: pytest.Monk
     monkeypatch.setattr(retry, "_back_off", lambda _state: 0.0)
     with running(ONE) as site, open_app(site.settings(), now=NOW) as app:
         path = write(site, "clinic", {"a": {"name": "n", "owner_ref": "o", "participants": 2}})
-        flows.plan_rooms(app, path)
+        plan_rooms(app, path)
         site.simulator.on_request = lambda seen: site.simulator.faults.on("rate_limit_bare=1") if first(seen) else None
         asked: list[str] = []
 
@@ -262,7 +262,7 @@ def test_a_refusal_before_anything_was_done_is_no_doubt(monkeypatch: pytest.Monk
             asked.append(seen.method)
             return len(asked) == 1
 
-        assert flows.apply_rooms(app, path).counts == {"created": 1}
+        assert apply_rooms(app, path).counts == {"created": 1}
         assert asked == ["GET", "POST", "POST"]
 
 
@@ -271,7 +271,7 @@ def test_a_room_made_twice_behind_a_late_listing_is_found_and_undone(monkeypatch
     monkeypatch.setattr(retry, "_back_off", lambda _state: 0.0)
     with running(ONE, faults=("lost_reply=1", "late_listing=2")) as site, open_app(site.settings(), now=NOW) as app:
         path = write(site, "clinic", {"a": {"name": "n", "owner_ref": "o", "participants": 2}})
-        outcome = flows.apply_rooms(app, path)
+        outcome = apply_rooms(app, path)
         assert outcome.counts == {"created": 1, "doubles_deleted": 1}
         assert keys(site) == {"clinic/a": 1}
 
@@ -364,7 +364,7 @@ def test_apply_keeps_to_the_pace(make_site: Callable[..., Site]) -> None:
     site.simulator.faults.on("lost_reply=3")
     path = write(site, "clinic", many(50))
     with open_app(site.settings(), now=NOW) as app:
-        assert flows.apply_rooms(app, path).counts["created"] == 50
+        assert apply_rooms(app, path).counts["created"] == 50
     arrived.sort()
     assert len(arrived) >= 1 + 50 + 3
     assert arrived[-1] - arrived[0] >= (len(arrived) - 1) / 25 - 0.1
@@ -380,7 +380,7 @@ def test_two_thousand_rooms(make_site: Callable[..., Site]) -> None:
     rooms = many(2000)
     path = write(site, "clinic", rooms)
     with open_app(site.settings(), now=NOW) as app:
-        assert flows.apply_rooms(app, path).counts == {"created": 2000}
+        assert apply_rooms(app, path).counts == {"created": 2000}
         took_s = plan_took_s(site, app, path, {"unchanged": 2000})
         for n in range(0, 2000, 2):
             rooms[f"room-{n:04}"]["participants"] = 31
@@ -395,6 +395,6 @@ def plan_took_s(site: Site, app: App, path: Path, counts: dict[str, int]) -> flo
     """Seconds from the moment that the listing is sent to the end of the plan."""
     sent: list[float] = []
     site.simulator.on_request = lambda _seen: sent.append(time.monotonic())
-    assert flows.plan_rooms(app, path).counts == counts
+    assert plan_rooms(app, path).counts == counts
     site.simulator.on_request = None
     return time.monotonic() - sent[0]

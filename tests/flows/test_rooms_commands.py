@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from jobs.apply_rooms import apply_rooms
-from pipeline import flows
+from jobs import apply_rooms as rooms_job
 from pipeline.cli.commands import run_command
 from pipeline.core import retry
 from pipeline.core.errors import ApiError, RoomActive, RoomMissing
 from pipeline.enablex.protocol import Request, rooms_request
 from pipeline.enablex.rooms import MEANINGS, create_request, delete_request, room_request, token_request, update_request
 from pipeline.enablex.simulator.world import World
+from pipeline.rooms.apply import apply_rooms, plan_rooms
 from tests.conftest import NOW, Site
 from tests.simulator.test_simulator_rooms import CREATE, TOKEN
 
@@ -380,19 +380,19 @@ def test_the_job_applies_the_file_of_the_settings(site: Site) -> None:
     with site.config.open("a") as config:
         config.write(f'[rooms]\nfile = "{path}"\n')
     with site.app() as app:
-        assert (apply_rooms(app).exit_code, site.simulator.requests) == (0, [])
+        assert (rooms_job.apply_rooms(app).exit_code, site.simulator.requests) == (0, [])
         path.write_text('file = "clinic"\n')
-        assert (apply_rooms(app).exit_code, site.simulator.requests) == (0, [])
+        assert (rooms_job.apply_rooms(app).exit_code, site.simulator.requests) == (0, [])
         path.write_text(DESK)
-        assert dict(apply_rooms(app).counts) == {"created": 2}
+        assert dict(rooms_job.apply_rooms(app).counts) == {"created": 2}
         path.write_text(DESK.partition("[rooms.consultation]")[0])
-        assert dict(apply_rooms(app).counts) == {"unchanged": 1, "left": 1}
+        assert dict(rooms_job.apply_rooms(app).counts) == {"unchanged": 1, "left": 1}
     site.configure("[rooms]\n", "[rooms]\nprune = true\n")
     with site.app() as app:
-        assert dict(apply_rooms(app).counts) == {"deleted": 1, "unchanged": 1}
+        assert dict(rooms_job.apply_rooms(app).counts) == {"deleted": 1, "unchanged": 1}
         path.write_text('file = "clinic"\n')  # emptied by mistake, most likely: a person has to say so with --prune
         before = len(site.simulator.requests)
-        assert (apply_rooms(app).exit_code, len(site.simulator.requests)) == (0, before)
+        assert (rooms_job.apply_rooms(app).exit_code, len(site.simulator.requests)) == (0, before)
 
 
 def test_owner_and_billing_code_flow_into_usage(site: Site) -> None:
@@ -471,6 +471,6 @@ def test_flows_are_there_for_python(site: Site) -> None:
     """Plan and apply are two calls with an open app; a plan by itself sends nothing but one listing per project."""
     path = Path(write(site, DESK))
     with site.app() as app:
-        assert flows.plan_rooms(app, path).counts == {"create": 2}
+        assert plan_rooms(app, path).counts == {"create": 2}
         assert [str(seen.path) for seen in site.simulator.requests] == ["/video/v2/rooms"]
-        assert flows.apply_rooms(app, path).counts == {"created": 2}
+        assert apply_rooms(app, path).counts == {"created": 2}

@@ -16,8 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.arrow_types import BILLED, COUNT, TEXT
-from pipeline.reports.billing import (
+from pipeline.billing.line_items import (
     CDR_COLUMNS,
     MEDIA_COLUMNS,
     SESSION_COLUMNS,
@@ -28,7 +27,8 @@ from pipeline.reports.billing import (
     session_items,
     summed,
 )
-from pipeline.reports.billing_month import BillingMonth, billing_month
+from pipeline.billing.month import BillingMonth, billing_month
+from pipeline.core.arrow_types import BILLED, COUNT, TEXT
 from pipeline.tables.schemas import TABLES
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/billing.md").read_text()

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.billing.corrections import item_corrections, with_amounts
+from pipeline.billing.line_items import ITEMS, LINE_KEY, MEASURES, lines_of
+from pipeline.billing.month import billing_month
+from pipeline.billing.pricing import priced, prices_differ, prices_in_month
 from pipeline.core.settings.prices import AMOUNTS, Price, Prices, Tier
-from pipeline.prices import priced, prices_differ, prices_in_month
-from pipeline.reports.billing import ITEMS, LINE_KEY, MEASURES, lines_of
-from pipeline.reports.billing_month import billing_month
-from pipeline.reports.corrections import item_corrections, with_amounts
 
 NOVEMBER = billing_month("2026-11", "UTC")
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)

@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.billing.focus import as_text, focus_rows
+from pipeline.billing.line_items import LINES, MEASURES
+from pipeline.billing.month import billing_month
+from pipeline.billing.pricing import priced
 from pipeline.core.settings.prices import Prices
-from pipeline.prices import priced
-from pipeline.reports.billing import LINES, MEASURES
-from pipeline.reports.billing_month import billing_month
-from pipeline.reports.focus import as_text, focus_rows
 
 NOVEMBER = billing_month("2026-11", "America/New_York")
 PRICES = Prices.model_validate({"currency": "USD", "participant_min": "0.004", "storage_gb_months": "0.03"})

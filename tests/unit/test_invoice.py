@@ -11,9 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.arrow_types import TIME
-from pipeline.core.errors import ConfigError
-from pipeline.reports.invoice import (
+from pipeline.billing.invoice import (
     CAUSES,
     OURS,
     TO_ASK,
@@ -24,6 +22,8 @@ from pipeline.reports.invoice import (
     explained,
     read_invoice,
 )
+from pipeline.core.arrow_types import TIME
+from pipeline.core.errors import ConfigError
 
 DAY = date(2026, 11, 3)
 

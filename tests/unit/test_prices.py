@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pipeline.billing.line_items import LINES, MEASURES
+from pipeline.billing.month import billing_month
+from pipeline.billing.pricing import priced, prices_in_month
 from pipeline.core.errors import ConfigError
 from pipeline.core.settings.prices import AMOUNTS, Price, Prices, Tier
-from pipeline.prices import priced, prices_in_month
-from pipeline.reports.billing import LINES, MEASURES
-from pipeline.reports.billing_month import billing_month
 from tests.unit.test_billing_rules import DOCUMENT, documented
 
 NOVEMBER = billing_month("2026-11", "UTC")

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from pipeline.billing.invoice import OURS, compare, explained, read_invoice
 from pipeline.checks import Check
 from pipeline.cli import show
 from pipeline.cli.billing import show_comparison
 from pipeline.core.models import Outcome, Row
-from pipeline.reports.invoice import OURS, compare, explained, read_invoice
 
 EXPECTED = Path(__file__).parents[1] / "expected" / "show"
 WIDTH = 100

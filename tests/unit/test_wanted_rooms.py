@@ -13,11 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import room_fields
 from pipeline.core.errors import ConfigError
-from pipeline.room_audit import RoomUse, audit_rooms
-from pipeline.room_wanted import change_body
-from pipeline.rooms import Change, Room, RoomChanges, RoomsFile, by_mark, masked, plan_rooms, read_rooms_file
+from pipeline.rooms.audit import RoomUse, audit_rooms
+from pipeline.rooms.plan import (
+    Change,
+    Room,
+    RoomChanges,
+    RoomsFile,
+    by_mark,
+    fields,
+    masked,
+    plan_rooms,
+    read_rooms_file,
+)
+from pipeline.rooms.spec import change_body
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
@@ -54,7 +63,7 @@ def test_every_documented_field_is_there() -> None:
     """Each field of the contract's table can be said by its own name, and none that it does not know."""
     rows = re.findall(r"^\| (`.*?) \|", SECTION_9, re.M)
     told = {name.removeprefix("settings.") for row in rows for name in re.findall(r"`([a-z_.]+)`", row)}
-    known = {name.split(".")[0] for name in room_fields.FIELDS} | {"data"}
+    known = {name.split(".")[0] for name in fields.FIELDS} | {"data"}
     assert told - {"sip"} <= known
     assert known - told <= {"aor", "sip"}
     assert known == set(Room.__dataclass_fields__)
@@ -168,7 +177,7 @@ def test_a_body_is_as_the_samples_send_it() -> None:
 )
 def test_a_time_in_any_zone_becomes_utc(given: Any) -> None:
     """Offsets and IANA names, with or without seconds, all mean one moment."""
-    assert room_fields.moment(given) == LATER
+    assert fields.moment(given) == LATER
 
 
 @pytest.mark.parametrize(
@@ -187,7 +196,7 @@ def test_a_time_in_any_zone_becomes_utc(given: Any) -> None:
 def test_a_time_that_is_not_one_moment_is_refused(given: Any, why: str) -> None:
     """Nothing is guessed: no zone, an unknown one, an hour that clocks skip or show twice."""
     with pytest.raises(ValueError, match=why):
-        room_fields.moment(given)
+        fields.moment(given)
 
 
 @given(
@@ -197,8 +206,8 @@ def test_a_time_that_is_not_one_moment_is_refused(given: Any, why: str) -> None:
 def test_a_time_keeps_its_moment(wall: datetime, offset_min: int) -> None:
     """Whatever the offset, what is sent is the same moment in UTC."""
     moment = wall.replace(microsecond=0, tzinfo=timezone(timedelta(minutes=offset_min)))
-    assert room_fields.moment(moment.isoformat()) == moment
-    sent = room_fields.MOMENT.sent(room_fields.moment(moment))
+    assert fields.moment(moment.isoformat()) == moment
+    sent = fields.MOMENT.sent(fields.moment(moment))
     assert datetime.strptime(sent, "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC) == moment
 
 
@@ -214,7 +223,7 @@ def test_the_example_file_is_valid() -> None:
     assert [wanted.key for wanted in read.rooms] == ["front-desk", "consultation-118", "hotline"]
     assert [wanted.recording for wanted in read.rooms] == ["required", "required", "free"]
     assert str(read.rooms[1].room.begins_at()) == "2099-12-01 13:00:00+00:00"
-    for name in room_fields.FIELDS:
+    for name in fields.FIELDS:
         assert name.split(".")[0] in text
 
 
@@ -286,7 +295,7 @@ def test_a_room_is_made_and_then_nothing_is_to_be_done() -> None:
 )
 def test_a_type_that_drifts_is_no_difference(wanted: Any, told: Any) -> None:
     """ "30" for 30, "true" for true: an echo in another type is the same value, in settings and in data."""
-    assert room_fields.same_json(wanted, told)
+    assert fields.same_json(wanted, told)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +303,7 @@ def test_a_type_that_drifts_is_no_difference(wanted: Any, told: Any) -> None:
 )
 def test_another_value_is_a_difference(wanted: Any, told: Any) -> None:
     """Leniency about types hides no change."""
-    assert not room_fields.same_json(wanted, told)
+    assert not fields.same_json(wanted, told)
 
 
 DRIFTS: list[dict[str, Any]] = [

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from pipeline.core.models import Row
-from pipeline.room_fields import FIELDS, Document
-from pipeline.rooms import RoomsFile, mark_of, room_name
+from pipeline.rooms.fields import FIELDS, Document
+from pipeline.rooms.plan import RoomsFile, mark_of, room_name
 from pipeline.tables.normalize import values
 
 

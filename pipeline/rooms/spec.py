@@ -11,9 +11,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from pipeline import room_fields
 from pipeline.core.errors import ConfigError
-from pipeline.room_fields import FIELDS, Document, Path, leaves, nested
+from pipeline.rooms.fields import FIELDS, Document, Path, flat, leaves, moment, nested, problems, unknown_among
 from pipeline.tables.normalize import values
 
 Recording = Literal["required", "forbidden", "free"]
@@ -78,7 +77,7 @@ class Room:
     data: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        wrong = room_fields.problems(self.named())
+        wrong = problems(self.named())
         if wrong:
             raise ConfigError(_first(f"{name}: {why}" for name, why in wrong))
         for field in fields(self):
@@ -88,11 +87,11 @@ class Room:
 
     def named(self) -> dict[str, Any]:
         """Every field that says something, by its dotted name."""
-        return dict(room_fields.flat({field.name: getattr(self, field.name) for field in fields(self)}))
+        return dict(flat({field.name: getattr(self, field.name) for field in fields(self)}))
 
     def begins_at(self) -> datetime | None:
         """When a scheduled room starts, UTC."""
-        return room_fields.moment(self.scheduled_time) if self.scheduled else None
+        return moment(self.scheduled_time) if self.scheduled else None
 
     def leaves(self) -> dict[Path, Any]:
         """Every value as it is sent, by its place in the API's object."""
@@ -116,8 +115,8 @@ def change_body(room: Document, changes: Mapping[str, Any], now: datetime) -> Do
         if name in FIELDS and FIELDS[name].is_fixed:
             raise ConfigError(f"{name}: stays as the room was made; delete it and make it anew (10106)")
     told = _told(room)
-    before = room_fields.problems(told)  # what is odd already is not this change's fault
-    wrong = [problem for problem in room_fields.problems({**told, **changes}) if problem not in before]
+    before = problems(told)  # what is odd already is not this change's fault
+    wrong = [problem for problem in problems({**told, **changes}) if problem not in before]
     if wrong:
         raise ConfigError(_first(f"{name}: {why}" for name, why in wrong))
     begins_at = told.get("scheduled_time") if told.get("scheduled") else None
@@ -129,7 +128,7 @@ def change_body(room: Document, changes: Mapping[str, Any], now: datetime) -> Do
         for name, value in changes.items()
         if name in FIELDS
     }
-    check_future(room_fields.moment(changes["scheduled_time"]) if "scheduled_time" in changes else None, now)
+    check_future(moment(changes["scheduled_time"]) if "scheduled_time" in changes else None, now)
     return nested({**sent, **dict(leaves(data, ("data",)))})
 
 
@@ -220,7 +219,7 @@ def read_rooms_file(content: Mapping[str, Any], *, projects: Sequence[str], sour
 def _file_problems(content: Mapping[str, Any], projects: Sequence[str]) -> Iterator[tuple[str, str]]:
     for key in content:
         if key not in _TOP:
-            yield key, room_fields.unknown_among(key, _TOP)
+            yield key, unknown_among(key, _TOP)
     if not _is_word(content.get("file")) or content["file"] == ONCE:
         yield "file", 'must be this file\'s own name, such as "clinic": letters, digits, ".", "_", "-"; never change it'
     yield from _beside_problems("", content, projects)
@@ -250,8 +249,8 @@ def _room_problems(
     yield from _beside_problems(place, room, projects)
     if "project" not in room and "project" not in content and len(projects) != 1:
         yield f"{place}project", f"missing; there are {', '.join(projects)}"
-    named = dict(room_fields.flat({name: value for name, value in room.items() if name not in _BESIDE}))
-    for name, why in room_fields.problems(named):
+    named = dict(flat({name: value for name, value in room.items() if name not in _BESIDE}))
+    for name, why in problems(named):
         yield f"{place}{name}", why
 
 

@@ -8,7 +8,7 @@ its key.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,17 @@ from uuid import uuid4
 import pyarrow.compute as pc
 import structlog
 
-from pipeline import room_wanted
-from pipeline.app import App, chosen_projects
+from pipeline.app import App, chosen_projects, record_item
 from pipeline.core.errors import Refused, RoomMissing, Throttled, Transient
+from pipeline.core.models import Outcome
 from pipeline.core.settings.load import read_toml
-from pipeline.enablex import rooms
+from pipeline.enablex import rooms as requests
 from pipeline.enablex.client import EnablexClient
 from pipeline.enablex.protocol import rooms_request
 from pipeline.enablex.rooms import Document
-from pipeline.room_audit import RoomUse
-from pipeline.rooms import Change, Room, RoomsFile, by_mark, mark_of, marked_body, read_rooms_file
+from pipeline.rooms import audit, plan, spec
+from pipeline.rooms.audit import RoomUse
+from pipeline.rooms.plan import Change, Room, RoomsFile, by_mark, mark_of, marked_body, read_rooms_file
 from pipeline.storage import raw
 from pipeline.tables import parquet
 
@@ -45,7 +46,7 @@ def read_file(app: App, path: Path) -> RoomsFile:
 
 def list_rooms(client: EnablexClient) -> list[Document]:
     """Every room of a project as EnableX tells it, dial-in secrets included: mask before showing."""
-    return rooms.told_rooms(client.call(rooms_request()))
+    return requests.told_rooms(client.call(rooms_request()))
 
 
 def find_room(app: App, room_id: str, project: str | None) -> tuple[str, Document]:
@@ -53,7 +54,7 @@ def find_room(app: App, room_id: str, project: str | None) -> tuple[str, Documen
     missing: RoomMissing | None = None
     for name in chosen_projects(app.settings, project):
         try:
-            return name, rooms.told_room(app.clients[name].call(rooms.room_request(room_id)))
+            return name, requests.told_room(app.clients[name].call(requests.room_request(room_id)))
         except RoomMissing as error:
             missing = error
     raise missing or RoomMissing(f"{room_id}: no such room")
@@ -61,22 +62,22 @@ def find_room(app: App, room_id: str, project: str | None) -> tuple[str, Documen
 
 def create_single(app: App, project: str, room: Room) -> Document:
     """Make a room that no file names."""
-    room_wanted.check_future(room.begins_at(), app.clock())
-    mark = f"{room_wanted.ONCE}/{uuid4().hex}"
+    spec.check_future(room.begins_at(), app.clock())
+    mark = f"{spec.ONCE}/{uuid4().hex}"
     return _Creation(app.clients[project], mark, marked_body(room, mark)).room()
 
 
 def update_single(app: App, project: str, room: Document, changes: Mapping[str, Any]) -> Document:
     """Change some fields of a room; the room as it is then told."""
     client, room_id = app.clients[project], room["room_id"]
-    client.call(rooms.update_request(room_id, room_wanted.change_body(room, changes, app.clock())))
-    return rooms.told_room(client.call(rooms.room_request(room_id)))
+    client.call(requests.update_request(room_id, spec.change_body(room, changes, app.clock())))
+    return requests.told_room(client.call(requests.room_request(room_id)))
 
 
 def delete_room(client: EnablexClient, room_id: str) -> bool:
     """Delete a room; False when there was none any more, which is as good."""
     try:
-        client.call(rooms.delete_request(room_id))
+        client.call(requests.delete_request(room_id))
     except RoomMissing:
         return False
     return True
@@ -95,12 +96,12 @@ class _Creation:
 
     def _try(self) -> Document:
         if self.in_doubt:
-            found = by_mark(rooms.told_rooms(self._client.send(rooms_request()))).get(self._mark)
+            found = by_mark(requests.told_rooms(self._client.send(rooms_request()))).get(self._mark)
             if found:
                 _log.info("room.found", mark=self._mark, room_id=found[0]["room_id"])
                 return found[0]
         try:
-            return rooms.told_room(self._client.send(rooms.create_request(self._body)))
+            return requests.told_room(self._client.send(requests.create_request(self._body)))
         except Throttled:
             raise  # refused before anything was done
         except Transient:
@@ -132,7 +133,7 @@ class Applying:
                 self._create(change)
                 return {"created": 1}
             case "update", str(room_id):
-                client.call(rooms.update_request(room_id, change.body))
+                client.call(requests.update_request(room_id, change.body))
                 return {"updated": 1}
             case "replace", str(room_id):
                 delete_room(client, room_id)
@@ -175,7 +176,7 @@ class Applying:
         room_id = room["room_id"]
         if mark_of(room) == change.mark:
             return
-        if mark_of(rooms.told_room(client.call(rooms.room_request(room_id)))) == change.mark:
+        if mark_of(requests.told_room(client.call(requests.room_request(room_id)))) == change.mark:
             return
         why = "EnableX does not give back a room's data, so rooms cannot be known again; none are made from a file"
         self._no_keys[change.project] = why
@@ -212,3 +213,101 @@ def known_since(app: App, project: str) -> datetime | None:
     asked = raw.last_asked(app.vault, "cdr", project)
     first = min(asked, default=None)
     return None if first is None else datetime(first.year, first.month, first.day, tzinfo=UTC)
+
+
+def plan_rooms(
+    app: App, path: Path | None = None, *, project: str | None = None, prune: bool = False, replace: bool = False
+) -> Outcome:
+    """What the rooms file asks for, compared with the rooms that there are now; nothing is changed."""
+    outcome = Outcome("rooms plan")
+    changes, _ = _planned_rooms(app, outcome, path, project, prune=prune, replace=replace)
+    outcome.succeeded(len(changes.changes), **changes.counts())
+    return outcome
+
+
+def apply_rooms(
+    app: App, path: Path | None = None, *, project: str | None = None, prune: bool = False, replace: bool = False
+) -> Outcome:
+    """Make rooms as the rooms file says. What a session or a fixed field stands in the way of is named as failed."""
+    outcome = Outcome("rooms apply")
+    changes, before = _planned_rooms(app, outcome, path, project, prune=prune, replace=replace)
+    applying = Applying(app, before)
+    at_once = app.settings.collect.concurrency * len(app.settings.projects)
+    todo = app.each("apply rooms", changes.todo, applying.apply, at_once=at_once, group=lambda change: change.project)
+    for done in todo:
+        record_item(app, outcome, done, done.result)
+    for change in changes.blocked:
+        outcome.fail(change, change.why)
+    for settled in app.each("look again", applying.in_doubt, applying.settle, at_once=1, group=str):
+        record_item(app, outcome, settled, settled.result)
+    quiet = [change for change in changes.changes if change.action in ("unchanged", "left")]
+    for change in quiet:
+        outcome.succeeded(**{change.action: 1})
+    app.ledger.forget_attempts([str(done.item) for done in todo if done.result] + [str(change) for change in quiet])
+    return outcome
+
+
+def delete_rooms(app: App, room_ids: Sequence[str], *, project: str | None = None) -> Outcome:
+    """Delete rooms by id, in whichever project they are; one that no project has is as good as deleted."""
+    outcome = Outcome("rooms delete")
+
+    def delete(room_id: str) -> dict[str, int]:
+        try:
+            name, _ = find_room(app, room_id, project)
+        except RoomMissing:
+            return {"already_gone": 1}
+        return {"deleted": 1} if delete_room(app.clients[name], room_id) else {"already_gone": 1}
+
+    for done in app.each("delete rooms", room_ids, delete, at_once=app.settings.collect.concurrency):
+        record_item(app, outcome, done, done.result)
+    return outcome
+
+
+def _planned_rooms(
+    app: App, outcome: Outcome, path: Path | None, project: str | None, *, prune: bool, replace: bool
+) -> tuple[plan.RoomChanges, dict[str, frozenset[str]]]:
+    """The plan, and the ids of the rooms that there are, by project; a project that does not answer is left out."""
+    file = read_file(app, path or Path(app.settings.rooms.file))
+    listed = list_all_rooms(app, outcome, project)
+    changes = plan.plan_rooms(file, listed, app.clock(), prune=prune, replace=replace)
+    outcome.details["changes"] = [change.as_json() for change in changes.changes]
+    return changes, {name: frozenset(room["room_id"] for room in found) for name, found in listed.items()}
+
+
+def list_all_rooms(app: App, outcome: Outcome, project: str | None) -> dict[str, list[dict[str, Any]]]:
+    """The rooms of every project (or of one); a project that does not answer is noted as failed."""
+    names = chosen_projects(app.settings, project)
+    listed = {}
+    for done in app.each(
+        "list rooms", names, lambda name: list_rooms(app.clients[name]), at_once=len(names), group=str
+    ):
+        if done.result is None:
+            record_item(app, outcome, done, done.result)
+        else:
+            listed[done.item] = done.result
+    return listed
+
+
+def audit_rooms(app: App, path: Path | None = None, *, project: str | None = None, unused_days: int = 90) -> Outcome:
+    """Rooms with sessions that nobody pays for, rooms unused for so many days, recording against the file's policy."""
+    outcome = Outcome("rooms audit")
+    path = path or Path(app.settings.rooms.file)
+    file = read_file(app, path) if path.exists() else None
+    findings = [
+        finding
+        for name, listed in list_all_rooms(app, outcome, project).items()
+        for finding in audit.audit_rooms(
+            name,
+            listed,
+            room_use(app, name),
+            app.clock(),
+            unused_days=unused_days,
+            known_since=known_since(app, name),
+            file=file,
+        )
+    ]
+    outcome.succeeded(1)
+    for finding in findings:
+        outcome.succeeded(**{finding.kind.replace(" ", "_"): 1})
+    outcome.details["findings"] = [finding.as_json() for finding in findings]
+    return outcome

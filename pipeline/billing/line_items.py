@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.core.arrow_types import BILLED, COUNT, FLAG, TEXT, TIME
 from pipeline.core.models import STORED
 from pipeline.core.settings.sections import Rounding
-from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.tables.normalize.arrow_ops import Column, decimals, mask, repeats_before, unscaled
 
 SECONDS = pa.decimal128(18, 3)

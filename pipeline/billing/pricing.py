@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.billing.line_items import LINE_KEY, MEASURES
+from pipeline.billing.month import BillingMonth
 from pipeline.core.arrow_types import TEXT
 from pipeline.core.settings.prices import AMOUNTS, UNIT_AMOUNTS, Price, Prices
-from pipeline.reports.billing import LINE_KEY, MEASURES
-from pipeline.reports.billing_month import BillingMonth
 from pipeline.tables.normalize.arrow_ops import decimals, unscaled
 
 _SHARE_BITS = 31

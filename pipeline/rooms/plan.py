@@ -19,8 +19,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pipeline.core.models import SECRET_NAME, Row
-from pipeline.room_fields import FIELDS, Document, Path, nested, same_json
-from pipeline.room_wanted import LEAD, Recording, Room, RoomsFile, WantedRoom, read_rooms_file
+from pipeline.rooms.fields import FIELDS, Document, Path, nested, same_json
+from pipeline.rooms.spec import LEAD, Recording, Room, RoomsFile, WantedRoom, read_rooms_file
 from pipeline.tables.normalize.row_reader import value_at
 
 __all__ = [

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +21,28 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from pipeline.app import App
-from pipeline.core.concurrency import Lanes, ahead
-from pipeline.core.errors import FixityError, ObjectDiffers, PipelineError, StoreUnavailable
-from pipeline.core.models import DAILY_SOURCES, Period
+from pipeline.app import App, chosen_projects
+from pipeline.billing import corrections, focus, line_items
+from pipeline.billing.line_items import ITEMS, LINES, MEASURES
+from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth
+from pipeline.billing.month_reader import _BATCH_ROWS, _ITEMS_PARQUET, _PARQUET, Counted, _batches, _count
+from pipeline.billing.pricing import priced, prices_differ, prices_in_month
+from pipeline.core.errors import ConfigError, FixityError, ObjectDiffers, PipelineError, StoreUnavailable
+from pipeline.core.models import DAILY_SOURCES, Outcome
 from pipeline.core.settings.prices import AMOUNTS
 from pipeline.core.tempfiles import scratch_errors, scratch_folder
-from pipeline.prices import priced, prices_differ, prices_in_month
-from pipeline.reports import billing, corrections, focus
-from pipeline.reports.billing import ENCODED_ITEMS, ITEMS, LINES, MEASURES
-from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.reports.status import is_settled
 from pipeline.storage import raw
 from pipeline.storage.base import READ_BYTES, ObjectStore, Tally, read_bytes
-from pipeline.storage.keys import billing_key, billing_prefix, parse_billing_key, table_key
+from pipeline.storage.keys import billing_key, billing_prefix, parse_billing_key
 from pipeline.tables import parquet
-from pipeline.tables.build import Builder
+from pipeline.tables.build import Builder, builder_for
 from pipeline.tables.normalize.arrow_ops import mask
-from pipeline.tables.schemas import TABLES
 
 CONTROLS, ITEMS_FILE, USAGE = "controls.json", "items.parquet", "usage.parquet"
 PRICES = "prices"
 """Of the settings that controls tell; not there when nothing has a price."""
 _TABLES_READ = ("cdr", "sessions", "media", "rejects")
-_BATCH_ROWS = 256 * 1024
-"""Of `cdr` in memory at once: about 100 MB with what is made of them."""
 
 
 class WrittenFile(msgspec.Struct):
@@ -178,13 +174,13 @@ def export_month(
         counted = [_count(app, folder, project, month) for project in projects]
         if inputs != {project: _inputs(app.lake, project, month) for project in projects}:
             raise StoreUnavailable("tables were built again while the export read them; run it again")
-        lines = billing.lines_of(pa.concat_tables([LINES.empty_table(), *(one.lines for one in counted)]))
+        lines = line_items.lines_of(pa.concat_tables([LINES.empty_table(), *(one.lines for one in counted)]))
         if PRICES in settings:
             lines = priced(lines, app.settings.billing.prices, month)
-        usage = billing.marked(lines, is_provisional=is_provisional)
+        usage = line_items.marked(lines, is_provisional=is_provisional)
         if previous and usage.equals(numbered.lines(previous.revision)):
             return Export(previous, is_new=False)
-        owners = billing.summary(lines)
+        owners = line_items.summary(lines)
         corrected = _corrections(numbered, previous, lines, [one.path for one in counted], settings)
         controls = Controls(
             month=str(month),
@@ -204,8 +200,8 @@ def export_month(
         contents: dict[str, Callable[[], Iterator[bytes]]] = {
             USAGE: lambda: iter([_parquet(usage)]),
             "usage.csv": lambda: iter([_csv(usage)]),
-            "summary.csv": lambda: iter([_csv(billing.marked(owners, is_provisional=is_provisional))]),
-            "corrections.csv": lambda: iter([_csv(billing.marked(corrected, is_provisional=is_provisional))]),
+            "summary.csv": lambda: iter([_csv(line_items.marked(owners, is_provisional=is_provisional))]),
+            "corrections.csv": lambda: iter([_csv(line_items.marked(corrected, is_provisional=is_provisional))]),
             ITEMS_FILE: lambda: _merged(folder, [one.path for one in counted]),
         }
         return Export(_write(numbered, controls, contents), is_new=True)
@@ -251,139 +247,6 @@ def told(export: Export, series: str) -> dict[str, Any]:
 # --- reading a month ----------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Counted:
-    """One project's month: its items in a file, its lines, and the sums on the way."""
-
-    project: str
-    path: Path
-    lines: pa.Table = field(default_factory=LINES.empty_table)
-    known_until: datetime | None = None
-    pages: dict[str, int] = field(default_factory=dict)
-    rejects: int = 0
-    cdr_rows: int = 0
-    cdr_ms: int = 0
-    items: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Sessions:
-    """The sessions around a day, the nearest first, each day's read once while days go forward."""
-
-    lake: ObjectStore
-    project: str
-    days: dict[date, pa.Table] = field(default_factory=dict)
-
-    def around(self, day: date) -> pa.Table:
-        near = Period(day, day).widened(RECORD_REACH_DAYS)
-        for known in [known for known in self.days if known < near.first]:
-            del self.days[known]
-        return pa.concat_tables([self.of(one) for one in sorted(near, key=lambda one: abs(one - day))])
-
-    def of(self, day: date) -> pa.Table:
-        if day not in self.days:
-            parts = list(table_day(self.lake, "sessions", self.project, day, billing.SESSION_COLUMNS))
-            self.days[day] = pa.concat_tables([_empty("sessions", billing.SESSION_COLUMNS), *parts])
-        return self.days[day]
-
-
-@dataclass
-class _Lines:
-    """Lines of items that come in pieces; put together when as many wait as there are: few times each."""
-
-    merged: pa.Table = field(default_factory=LINES.empty_table)
-    waiting: list[pa.Table] = field(default_factory=list)
-
-    def add(self, items: pa.Table) -> None:
-        self.waiting.append(billing.lines_of(items))
-        if sum(lines.num_rows for lines in self.waiting) > max(self.merged.num_rows, _BATCH_ROWS):
-            self.all()
-
-    def all(self) -> pa.Table:
-        self.merged, self.waiting = billing.lines_of(pa.concat_tables([self.merged, *self.waiting])), []
-        return self.merged
-
-
-def _count(app: App, folder: Path, project: str, month: BillingMonth) -> Counted:
-    """Read one project's month once; write its items, add them up to lines."""
-    counted = Counted(project, folder / f"items-{project}.parquet")
-    rounding, sessions = app.settings.billing.rounding, Sessions(app.lake, project)
-    lines, sums = _Lines(), [counted.lines]
-    with pq.ParquetWriter(counted.path, ENCODED_ITEMS, **_ITEMS_PARQUET) as writer, Lanes() as lanes:
-
-        def write(items: pa.Table) -> None:
-            with scratch_errors():
-                writer.write_table(items, row_group_size=_BATCH_ROWS)
-
-        def take(items: pa.Table) -> None:
-            if items.num_rows:
-                lanes.give("items", write, items)
-                lines.add(items)
-                sums.append(pa.Table.from_pylist([billing.totals(items)], schema=_SUMS))
-                counted.known_until = _latest(counted.known_until, items)
-
-        for day in month.partitions:
-            around = sessions.around(day)
-            for rows in ahead(table_day(app.lake, "cdr", project, day, billing.CDR_COLUMNS, billing.REPEATED)):
-                counted.cdr_rows += rows.num_rows
-                counted.cdr_ms += int(billing.participant_ms(rows).sum())
-                partition = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
-                take(billing.connection_items(rows, partition, around, project, month, rounding))
-            take(billing.session_items(sessions.of(day), project, month, rounding))
-        sessions.days.clear()
-        for day in parquet.built_days(app.lake, "media", project):
-            if day <= month.ends_at.date():
-                for rows in table_day(app.lake, "media", project, day, billing.MEDIA_COLUMNS):
-                    take(billing.file_items(rows, sessions.around(day), project, month))
-    counted.lines = lines.all()
-    counted.items = billing.totals(pa.concat_tables([_SUMS.empty_table(), *sums[1:]]))
-    _note_hops_before(app, counted, month)
-    return counted
-
-
-_SUMS = pa.schema(
-    [(name, kind if kind == pa.int64() else pa.decimal128(38, kind.scale)) for name, kind in MEASURES.items()]
-)
-
-
-def _note_hops_before(app: App, counted: Counted, month: BillingMonth) -> None:
-    """What was collected on the days whose tables were read, and how much of it became no row."""
-    pages = list(raw.pages(app.vault, "cdr", counted.project, month.partitions))
-    counted.pages = {"pages": len(pages), "documents": sum(page.documents for page in pages)}
-    for day in month.partitions:
-        for rows in table_day(app.lake, "rejects", counted.project, day, ("source",)):
-            counted.rejects += pc.sum(pc.equal(rows["source"], "cdr"), min_count=0).as_py()
-
-
-def _latest(known: datetime | None, items: pa.Table) -> datetime | None:
-    moments = [pc.max(items[name]).as_py() for name in ("first_seen_at", "changed_at")]
-    return max((moment for moment in (known, *moments) if moment), default=None)
-
-
-def table_day(
-    lake: ObjectStore, table: str, project: str, day: date, columns: tuple[str, ...], encoded: tuple[str, ...] = ()
-) -> Iterator[pa.Table]:
-    """One day of a table, some hundred thousand rows at a time, columns of `encoded` encoded; nothing if not built."""
-    key = table_key(table, project, day)
-    if lake.stat(key) is not None:
-        with lake.open(key) as stream:
-            yield from _batches(stream, list(columns), encoded)
-
-
-def _batches(stream: Any, columns: list[str], encoded: tuple[str, ...] = ()) -> Iterator[pa.Table]:
-    """Whole row groups: of batches that are cut otherwise, encoded ones would end with every row group."""
-    with pq.ParquetFile(stream, read_dictionary=[name for name in encoded if name in columns]) as file:
-        groups = range(file.num_row_groups)
-        starts = [0, *accumulate(file.metadata.row_group(at).num_rows for at in groups)]
-        for _, some in groupby(groups, key=lambda at: starts[at] // _BATCH_ROWS):
-            yield file.read_row_groups(list(some), columns=columns).select(columns).combine_chunks()
-
-
-def _empty(table: str, columns: tuple[str, ...]) -> pa.Table:
-    schema = TABLES[table].schema
-    return pa.schema([schema.field(name) for name in columns]).empty_table()
-
-
 def _inputs(lake: ObjectStore, project: str, month: BillingMonth) -> dict[str, str]:
     """SHA-256 of every table's day that the export reads, as the notes beside the tables say."""
     media = [day for day in parquet.built_days(lake, "media", project) if day <= month.ends_at.date()]
@@ -413,7 +276,7 @@ def _corrections(
     if previous is None:
         return corrections.with_amounts(corrections.CORRECTIONS.empty_table(), lines, lines, ())
     lines_before = numbered.lines(previous.revision)
-    differing = billing.key_text(corrections.line_differences(lines_before, lines))
+    differing = line_items.key_text(corrections.line_differences(lines_before, lines))
     before = [_of_lines(items, differing) for items in numbered.items(previous.revision)]
     after = []
     for path in now:
@@ -428,7 +291,7 @@ def _corrections(
 
 
 def _of_lines(items: pa.Table, keys: pa.Array) -> pa.Table:
-    return items.filter(mask(pc.is_in(billing.key_text(items).combine_chunks(), keys.combine_chunks())))
+    return items.filter(mask(pc.is_in(line_items.key_text(items).combine_chunks(), keys.combine_chunks())))
 
 
 def _hops(counted: Counted, lines: pa.Table, owners: pa.Table) -> dict[str, dict[str, Any]]:
@@ -445,7 +308,7 @@ def _hops(counted: Counted, lines: pa.Table, owners: pa.Table) -> dict[str, dict
         },
         "items": counted.items,
         **{
-            name: {"rows": rows.num_rows, **billing.totals(rows, (*MEASURES, *AMOUNTS))}
+            name: {"rows": rows.num_rows, **line_items.totals(rows, (*MEASURES, *AMOUNTS))}
             for name, rows in zip(("lines", "summary"), of_project, strict=True)
         },
     }
@@ -489,20 +352,6 @@ def _tallied(chunks: Iterator[bytes], tally: Tally) -> Iterator[bytes]:
         yield chunk
 
 
-_PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
-_RARELY_TWICE = {"participant_s", "first_seen_at", "changed_at"}
-_ITEMS_PARQUET: dict[str, Any] = {
-    **_PARQUET,
-    "use_dictionary": [name for name in ITEMS.names if name not in {"item", *_RARELY_TWICE}],
-    "column_encoding": dict.fromkeys(_RARELY_TWICE, "DELTA_BINARY_PACKED"),
-    "store_decimal_as_integer": True,
-    "write_statistics": False,
-    "store_schema": False,
-}
-"""As cheap to write as may be, since only the next revision reads it, and whole. A dictionary of values that are nearly
-all different would be made and thrown away."""
-
-
 def _parquet(rows: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(rows, sink, **_PARQUET)
@@ -527,3 +376,31 @@ def _merged(folder: Path, paths: list[Path]) -> Iterator[bytes]:
     with scratch_errors(), path.open("rb") as stream:
         while chunk := stream.read(READ_BYTES):
             yield chunk
+
+
+def export_billing(
+    app: App, month: BillingMonth, *, project: str | None = None, provisional: bool = False, focus: bool = False
+) -> Outcome:
+    """Export a month as the next revision, unless nothing changed; one that may change only when `provisional`.
+
+    With `focus` the revision is written as FOCUS too, which needs prices: ConfigError without.
+    """
+    outcome = Outcome("billing export")
+    names = chosen_projects(app.settings, project)
+    if focus and not prices_in_month(app.settings.billing.prices, names, month):
+        raise ConfigError(
+            f"--format focus: FOCUS tells costs, and {month} has no prices; set [billing.prices] with a currency and a"
+            ' price, such as currency = "USD" and participant_min = "0.004" (docs/billing.md)'
+        )
+    states = {name: unsettled_days(app, builder_for(app), name, month) for name in names}
+    unsettled = {name: days for name, days in states.items() if days}
+    if unsettled and not provisional:
+        for name, days in unsettled.items():
+            outcome.fail(f"{name} {month}", unsettled_text(days))
+        return outcome
+    export = export_month(app, month, names, unsettled, series=project or "")
+    outcome.succeeded(1, revisions=int(export.is_new))
+    outcome.details = told(export, project or "")
+    if focus:
+        outcome.details["focus"] = write_focus(Series(app.lake, month, project or ""), export.controls)
+    return outcome

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.billing import Sessions, table_day
+from pipeline.app import App, chosen_projects
+from pipeline.billing.invoice import GRACE, OURS, TO_ASK, came_late, compare, explained, read_invoice
+from pipeline.billing.line_items import CDR_COLUMNS, ITEMS, connection_items, plain, session_items
+from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth
+from pipeline.billing.month_reader import Sessions, table_day
 from pipeline.core.arrow_types import BILLED, TEXT, TIME
+from pipeline.core.errors import ConfigError
+from pipeline.core.models import Outcome
 from pipeline.core.settings.sections import Rounding
-from pipeline.reports.billing import CDR_COLUMNS, ITEMS, connection_items, plain, session_items
-from pipeline.reports.billing_month import RECORD_REACH_DAYS, BillingMonth
-from pipeline.reports.invoice import GRACE, OURS, came_late
 from pipeline.storage.base import ObjectStore
 from pipeline.tables.normalize.arrow_ops import mask, unscaled
 
@@ -148,3 +152,37 @@ def _rows(items: pa.Table, **sums: np.ndarray) -> pa.Table:
     known = {name: items[name] for name in items.schema.names}
     known |= {"cdr_id": items["item"], **{name: pa.array(units) for name, units in sums.items()}}
     return pa.table([known.get(name, pa.array(none)) for name in OURS.names], schema=OURS)
+
+
+def compare_invoice(
+    app: App,
+    file: Path,
+    month: BillingMonth,
+    *,
+    headers: Mapping[str, str],
+    unit: str = "participant_min",
+    project: str | None = None,
+) -> tuple[Outcome, pa.Table]:
+    """The vendor's lines of a month against ours of a unit; lines that nothing explains are named as failed."""
+    outcome = Outcome("billing compare")
+    if unit not in UNITS:
+        raise ConfigError(f"--unit {unit}: there are {', '.join(UNITS)}")
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from None
+    invoice = read_invoice(content, file.name, headers)
+    names = chosen_projects(app.settings, project)
+    if unit == "transcoding_min" and invoice.by == ("cdr_id",):
+        raise ConfigError(f"{file.name}: transcoding is counted by session; it needs a column conf_num and no cdr_id")
+    ours = our_side(app.lake, names, month, app.settings.billing.rounding, unit)
+    lines = compare(ours, invoice)
+    found = explained(lines)
+    outcome.succeeded(max(1, lines.num_rows))
+    outcome.details = {"month": str(month), "projects": names, "unit": unit, "by": list(invoice.by), "explained": found}
+    open_lines = {row["verdict"]: row["lines"] for row in found if row["verdict"] in TO_ASK and row["lines"]}
+    if open_lines:
+        counts = ", ".join(f"{count:,} {verdict.replace('_', ' ')}" for verdict, count in open_lines.items())
+        minutes = sum(row["explains"] for row in found if row["verdict"] in TO_ASK)
+        outcome.fail(str(month), f"{counts}: {minutes:+,} minutes that neither rounding nor lateness explains")
+    return outcome, lines

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.billing.line_items import LINE_KEY, MEASURES, key_text, summed
 from pipeline.core.arrow_types import TEXT, TIME
 from pipeline.core.settings.prices import AMOUNTS, UNIT_AMOUNTS
-from pipeline.reports.billing import LINE_KEY, MEASURES, key_text, summed
 from pipeline.tables.normalize.arrow_ops import decimals, mask, unscaled
 
 CORRECTIONS = pa.schema(

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.billing.corrections import differences
+from pipeline.billing.line_items import LINE_KEY
+from pipeline.billing.month import BillingMonth
 from pipeline.core.arrow_types import COUNT, FLAG, TEXT
 from pipeline.core.settings.prices import MOST_DECIMALS, UNIT_AMOUNTS
-from pipeline.reports.billing import LINE_KEY
-from pipeline.reports.billing_month import BillingMonth
-from pipeline.reports.corrections import differences
 
 _TIME = pa.timestamp("s", "UTC")
 _QUANTITY, _COST = pa.decimal128(18, 9), pa.decimal128(18, MOST_DECIMALS)

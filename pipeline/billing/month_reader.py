@@ -1,0 +1,179 @@
+"""Reading a month for its export: sessions, lines and control totals, in batches of bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from itertools import accumulate, groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.app import App
+from pipeline.billing import line_items
+from pipeline.billing.line_items import ENCODED_ITEMS, ITEMS, LINES, MEASURES
+from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth
+from pipeline.core.concurrency import Lanes, ahead
+from pipeline.core.models import Period
+from pipeline.core.tempfiles import scratch_errors
+from pipeline.storage import raw
+from pipeline.storage.base import ObjectStore
+from pipeline.storage.keys import table_key
+from pipeline.tables import parquet
+from pipeline.tables.schemas import TABLES
+
+_BATCH_ROWS = 256 * 1024
+"""Of `cdr` in memory at once: about 100 MB with what is made of them."""
+
+
+@dataclass
+class Counted:
+    """One project's month: its items in a file, its lines, and the sums on the way."""
+
+    project: str
+    path: Path
+    lines: pa.Table = field(default_factory=LINES.empty_table)
+    known_until: datetime | None = None
+    pages: dict[str, int] = field(default_factory=dict)
+    rejects: int = 0
+    cdr_rows: int = 0
+    cdr_ms: int = 0
+    items: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Sessions:
+    """The sessions around a day, the nearest first, each day's read once while days go forward."""
+
+    lake: ObjectStore
+    project: str
+    days: dict[date, pa.Table] = field(default_factory=dict)
+
+    def around(self, day: date) -> pa.Table:
+        near = Period(day, day).widened(RECORD_REACH_DAYS)
+        for known in [known for known in self.days if known < near.first]:
+            del self.days[known]
+        return pa.concat_tables([self.of(one) for one in sorted(near, key=lambda one: abs(one - day))])
+
+    def of(self, day: date) -> pa.Table:
+        if day not in self.days:
+            parts = list(table_day(self.lake, "sessions", self.project, day, line_items.SESSION_COLUMNS))
+            self.days[day] = pa.concat_tables([_empty("sessions", line_items.SESSION_COLUMNS), *parts])
+        return self.days[day]
+
+
+@dataclass
+class _Lines:
+    """Lines of items that come in pieces; put together when as many wait as there are: few times each."""
+
+    merged: pa.Table = field(default_factory=LINES.empty_table)
+    waiting: list[pa.Table] = field(default_factory=list)
+
+    def add(self, items: pa.Table) -> None:
+        self.waiting.append(line_items.lines_of(items))
+        if sum(lines.num_rows for lines in self.waiting) > max(self.merged.num_rows, _BATCH_ROWS):
+            self.all()
+
+    def all(self) -> pa.Table:
+        self.merged, self.waiting = line_items.lines_of(pa.concat_tables([self.merged, *self.waiting])), []
+        return self.merged
+
+
+def _count(app: App, folder: Path, project: str, month: BillingMonth) -> Counted:
+    """Read one project's month once; write its items, add them up to lines."""
+    counted = Counted(project, folder / f"items-{project}.parquet")
+    rounding, sessions = app.settings.billing.rounding, Sessions(app.lake, project)
+    lines, sums = _Lines(), [counted.lines]
+    with pq.ParquetWriter(counted.path, ENCODED_ITEMS, **_ITEMS_PARQUET) as writer, Lanes() as lanes:
+
+        def write(items: pa.Table) -> None:
+            with scratch_errors():
+                writer.write_table(items, row_group_size=_BATCH_ROWS)
+
+        def take(items: pa.Table) -> None:
+            if items.num_rows:
+                lanes.give("items", write, items)
+                lines.add(items)
+                sums.append(pa.Table.from_pylist([line_items.totals(items)], schema=_SUMS))
+                counted.known_until = _latest(counted.known_until, items)
+
+        for day in month.partitions:
+            around = sessions.around(day)
+            for rows in ahead(table_day(app.lake, "cdr", project, day, line_items.CDR_COLUMNS, line_items.REPEATED)):
+                counted.cdr_rows += rows.num_rows
+                counted.cdr_ms += int(line_items.participant_ms(rows).sum())
+                partition = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
+                take(line_items.connection_items(rows, partition, around, project, month, rounding))
+            take(line_items.session_items(sessions.of(day), project, month, rounding))
+        sessions.days.clear()
+        for day in parquet.built_days(app.lake, "media", project):
+            if day <= month.ends_at.date():
+                for rows in table_day(app.lake, "media", project, day, line_items.MEDIA_COLUMNS):
+                    take(line_items.file_items(rows, sessions.around(day), project, month))
+    counted.lines = lines.all()
+    counted.items = line_items.totals(pa.concat_tables([_SUMS.empty_table(), *sums[1:]]))
+    _note_hops_before(app, counted, month)
+    return counted
+
+
+_SUMS = pa.schema(
+    [(name, kind if kind == pa.int64() else pa.decimal128(38, kind.scale)) for name, kind in MEASURES.items()]
+)
+
+
+def _note_hops_before(app: App, counted: Counted, month: BillingMonth) -> None:
+    """What was collected on the days whose tables were read, and how much of it became no row."""
+    pages = list(raw.pages(app.vault, "cdr", counted.project, month.partitions))
+    counted.pages = {"pages": len(pages), "documents": sum(page.documents for page in pages)}
+    for day in month.partitions:
+        for rows in table_day(app.lake, "rejects", counted.project, day, ("source",)):
+            counted.rejects += pc.sum(pc.equal(rows["source"], "cdr"), min_count=0).as_py()
+
+
+def _latest(known: datetime | None, items: pa.Table) -> datetime | None:
+    moments = [pc.max(items[name]).as_py() for name in ("first_seen_at", "changed_at")]
+    return max((moment for moment in (known, *moments) if moment), default=None)
+
+
+def table_day(
+    lake: ObjectStore, table: str, project: str, day: date, columns: tuple[str, ...], encoded: tuple[str, ...] = ()
+) -> Iterator[pa.Table]:
+    """One day of a table, some hundred thousand rows at a time, columns of `encoded` encoded; nothing if not built."""
+    key = table_key(table, project, day)
+    if lake.stat(key) is not None:
+        with lake.open(key) as stream:
+            yield from _batches(stream, list(columns), encoded)
+
+
+def _batches(stream: Any, columns: list[str], encoded: tuple[str, ...] = ()) -> Iterator[pa.Table]:
+    """Whole row groups: of batches that are cut otherwise, encoded ones would end with every row group."""
+    with pq.ParquetFile(stream, read_dictionary=[name for name in encoded if name in columns]) as file:
+        groups = range(file.num_row_groups)
+        starts = [0, *accumulate(file.metadata.row_group(at).num_rows for at in groups)]
+        for _, some in groupby(groups, key=lambda at: starts[at] // _BATCH_ROWS):
+            yield file.read_row_groups(list(some), columns=columns).select(columns).combine_chunks()
+
+
+def _empty(table: str, columns: tuple[str, ...]) -> pa.Table:
+    schema = TABLES[table].schema
+    return pa.schema([schema.field(name) for name in columns]).empty_table()
+
+
+_PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
+_RARELY_TWICE = {"participant_s", "first_seen_at", "changed_at"}
+
+
+_ITEMS_PARQUET: dict[str, Any] = {
+    **_PARQUET,
+    "use_dictionary": [name for name in ITEMS.names if name not in {"item", *_RARELY_TWICE}],
+    "column_encoding": dict.fromkeys(_RARELY_TWICE, "DELTA_BINARY_PACKED"),
+    "store_decimal_as_integer": True,
+    "write_statistics": False,
+    "store_schema": False,
+}
+"""As cheap to write as may be, since only the next revision reads it, and whole. A dictionary of values that are nearly
+all different would be made and thrown away."""
