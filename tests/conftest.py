@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 import pytest
 import structlog
 
-from pipeline.app import App, open_app
-from pipeline.cli.commands import run_command
+from jobs.runtime import open_app
+from pipeline.cli.main import run_command
+from pipeline.core.context import App
 from pipeline.core.settings.load import load
 from pipeline.core.settings.sections import Settings
 from pipeline.enablex.simulator.server import Simulator

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.commands import cli, run_command
+from pipeline.cli.main import run_command
+from pipeline.cli.options import cli
 from pipeline.tables.schemas import TABLES, document_tables
 from tests.environ import clean_environ
 

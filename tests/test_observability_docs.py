@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.reports.metrics import METRICS, metrics_table
+from jobs.monitoring.metrics import METRICS, metrics_table
 from tests.promtool import promtool
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +21,7 @@ def metrics_in(text: str) -> set[str]:
 
 
 def test_the_table_of_metrics_is_the_code() -> None:
-    """docs/observability.md has the table that `python -m pipeline.reports.metrics` prints."""
+    """docs/observability.md has the table that `python -m jobs.monitoring.metrics` prints."""
     assert metrics_table() in (ROOT / "docs/observability.md").read_text()
 
 

@@ -21,17 +21,17 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from pipeline.app import App, chosen_projects
 from pipeline.billing import corrections, focus, line_items
 from pipeline.billing.line_items import ITEMS, LINES, MEASURES
 from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.billing.month_reader import _BATCH_ROWS, _ITEMS_PARQUET, _PARQUET, Counted, _batches, _count
 from pipeline.billing.pricing import priced, prices_differ, prices_in_month
+from pipeline.core.context import App, chosen_projects
 from pipeline.core.errors import ConfigError, FixityError, ObjectDiffers, PipelineError, StoreUnavailable
 from pipeline.core.models import DAILY_SOURCES, Outcome
 from pipeline.core.settings.prices import AMOUNTS
 from pipeline.core.tempfiles import scratch_errors, scratch_folder
-from pipeline.reports.status import is_settled
+from pipeline.ingest.settlement import is_settled
 from pipeline.storage import raw
 from pipeline.storage.base import READ_BYTES, ObjectStore, Tally, read_bytes
 from pipeline.storage.keys import billing_key, billing_prefix, parse_billing_key

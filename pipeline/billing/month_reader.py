@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.app import App
 from pipeline.billing import line_items
 from pipeline.billing.line_items import ENCODED_ITEMS, ITEMS, LINES, MEASURES
 from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.core.concurrency import Lanes, ahead
+from pipeline.core.context import App
 from pipeline.core.models import Period
 from pipeline.core.tempfiles import scratch_errors
 from pipeline.storage import raw

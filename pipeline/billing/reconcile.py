@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.app import App, chosen_projects
 from pipeline.billing.invoice import GRACE, OURS, TO_ASK, came_late, compare, explained, read_invoice
 from pipeline.billing.line_items import CDR_COLUMNS, ITEMS, connection_items, plain, session_items
 from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.billing.month_reader import Sessions, table_day
 from pipeline.core.arrow_types import BILLED, TEXT, TIME
+from pipeline.core.context import App, chosen_projects
 from pipeline.core.errors import ConfigError
 from pipeline.core.models import Outcome
 from pipeline.core.settings.sections import Rounding

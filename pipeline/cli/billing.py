@@ -11,15 +11,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.commands import Options, ProjectName, RowsForm, _form, _loaded, _open, _print_json, _run
+from pipeline.cli.options import (
+    Options,
+    ProjectName,
+    RowsForm,
+    load_options_settings,
+    open_run,
+    output_format,
+    print_json,
+    run_flow,
+)
 from pipeline.core.errors import ConfigError
 from pipeline.core.models import Outcome
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipeline.app import App
     from pipeline.billing.month import BillingMonth
+    from pipeline.core.context import App
 
 _MOST_LINES = 20
 """To ask about, on a screen."""
@@ -55,7 +64,7 @@ def export(
 
     if form not in {None, "focus"}:
         raise ConfigError(f"--format {form}: there is focus; without it CSV and Parquet are written anyway")
-    return _run(
+    return run_flow(
         ctx,
         "billing export",
         lambda app: export_billing(
@@ -90,26 +99,26 @@ def compare(
     Each line is equal, rounding, late, different, missing_here or missing_there; what these explain adds up to the
     difference exactly. Exit code 3 when there is anything that neither rounding nor lateness explains.
     """
-    from pipeline import results
     from pipeline.billing.reconcile import compare_invoice
-    from pipeline.cli import show
+    from pipeline.cli import render
+    from pipeline.cli.output import whole_file, write_rows
 
     given: Options = ctx.obj
-    form = _form(form, output, as_json=given.as_json)
+    form = output_format(form, output, as_json=given.as_json)
     headers = dict(_named_header(text) for text in column or ())
-    with _open(given, _loaded(given)) as app:
+    with open_run(given, load_options_settings(given)) as app:
         outcome, lines = compare_invoice(app, file, _month(app, month), headers=headers, unit=unit, project=project)
     if output:
         outcome.details["output"] = str(output)
-        with results.whole_file(output) as stream:
-            results.write_rows(lines.to_reader(), form, stream)
+        with whole_file(output) as stream:
+            write_rows(lines.to_reader(), form, stream)
     if given.as_json:
         unequal = [line for line in lines.to_pylist() if line["verdict"] != "equal"]
-        _print_json({**outcome.as_json(), "lines": unequal})
+        print_json({**outcome.as_json(), "lines": unequal})
     elif form == "table" or output:
-        show_comparison(show.console_for(), outcome, lines)
+        show_comparison(render.console_for(), outcome, lines)
     else:
-        results.write_rows(lines.to_reader(), form, sys.stdout.buffer)
+        write_rows(lines.to_reader(), form, sys.stdout.buffer)
     return outcome.exit_code
 
 
@@ -119,7 +128,7 @@ def show_comparison(console: Console, outcome: Outcome, lines: pa.Table) -> None
     import pyarrow.compute as pc
 
     from pipeline.billing.invoice import TO_ASK
-    from pipeline.cli import show
+    from pipeline.cli import render
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("verdict", "lines", "our minutes", "their minutes", "explains"):
@@ -134,8 +143,8 @@ def show_comparison(console: Console, outcome: Outcome, lines: pa.Table) -> None
     if to_ask.num_rows:
         shown = to_ask.select(names).slice(0, _MOST_LINES)
         console.print(Text(f"\nto ask about, the largest first, {shown.num_rows:,} of {to_ask.num_rows:,}:"))
-        show.show_table(console, shown)
-    show.show_failures(console, outcome)
+        render.show_table(console, shown)
+    render.show_failures(console, outcome)
     if output := outcome.details.get("output"):
         console.print(Text(f"every line is in {output}"))
 
@@ -150,9 +159,9 @@ def _named_header(text: str) -> tuple[str, str]:
 def show_export(console: Console, outcome: Outcome) -> None:
     """What was exported, per project, and where it is."""
     from pipeline.billing.line_items import MEASURES
-    from pipeline.cli import show
+    from pipeline.cli import render
 
-    show.show_failures(console, outcome)
+    render.show_failures(console, outcome)
     told = outcome.details
     if not told:
         return

@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from pipeline import flows
-from pipeline.app import App, open_app
-from pipeline.cli import show
+from jobs.nightly import nightly
+from jobs.runtime import open_app
+from pipeline.cli import render
+from pipeline.cli.day_report.page import report
+from pipeline.core.context import App
 from pipeline.core.errors import ConfigError
 from pipeline.core.models import Outcome, Period
 from pipeline.core.progress import Progress
@@ -26,6 +28,7 @@ from pipeline.core.settings.load import load
 from pipeline.core.settings.sections import Settings
 from pipeline.enablex.simulator.server import Simulator
 from pipeline.enablex.simulator.world import SimFile, World
+from pipeline.media.audit import audit_media
 from pipeline.tables.parquet import dataset, read_arrow
 from pipeline.tables.schemas import TABLES
 
@@ -57,12 +60,12 @@ def run_demo(folder: Path, now: datetime, progress: Progress, say: Console | Non
             outcome.absorb(night)
             outcome.at_risk = night.at_risk
             if say:
-                say.print(f"  {show.counts_text(night.counts)}")
+                say.print(f"  {render.counts_text(night.counts)}")
     outcome.failed = [failure for failure in outcome.failed if staged.path.rpartition("/")[2] not in failure.item]
     with open_app(settings, now=now, progress=progress) as app:
-        flows.audit_media(app)
+        audit_media(app)
         page = folder / "report.html"
-        page.write_text(flows.report(app, now.date() - timedelta(days=1)), encoding="utf-8")
+        page.write_text(report(app, now.date() - timedelta(days=1)), encoding="utf-8")
         outcome.details = {**_facts(app, world, now, config), "report": str(page)}
     if say:
         _summary(say, outcome, staged, config)
@@ -71,7 +74,7 @@ def run_demo(folder: Path, now: datetime, progress: Progress, say: Console | Non
 
 def _run_night(settings: Settings, moment: datetime, progress: Progress) -> Outcome:
     with open_app(settings, now=moment, progress=progress) as app:
-        return app.ledger.record_run("nightly", app.clock, lambda: flows.nightly(app), projects=list(settings.projects))
+        return app.ledger.record_run("nightly", app.clock, lambda: nightly(app), projects=list(settings.projects))
 
 
 def _nights(now: datetime) -> list[datetime]:
@@ -143,12 +146,12 @@ def _summary(say: Console, outcome: Outcome, staged: SimFile, config: Path) -> N
     grid.add_row("", f"{facts['sessions']:,} sessions, {facts['participant_min']:,} participant minutes")
     grid.add_row(
         "archived",
-        f"{counts['files_copied']:,} files, {show.bytes_text(counts['bytes_copied'])}, each with SHA-256 in a manifest"
+        f"{counts['files_copied']:,} files, {render.bytes_text(counts['bytes_copied'])}, a manifest with SHA-256 each"
         + (f"; {counts['unreadable']} do not open at the source either" if counts["unreadable"] else ""),
     )
     for file in outcome.at_risk:
         name = f"{file['project']}/{file['conf_num']}/{file['kind']}/{file['name']}"
-        grid.add_row("[yellow]at risk[/]", f"{name}: {show.hours_text(file['hours_left'])}")
+        grid.add_row("[yellow]at risk[/]", f"{name}: {render.hours_text(file['hours_left'])}")
     grid.add_row(
         "", "[dim]staged: the host sends an error page instead of the video, which is not counted as stored[/]"
     )

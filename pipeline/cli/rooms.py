@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.commands import Options, ProjectName, _loaded, _open, _print_json, _run
+from pipeline.cli.options import Options, ProjectName, load_options_settings, open_run, print_json, run_flow
 from pipeline.core.errors import ConfigError
 from pipeline.core.models import Outcome
 from pipeline.enablex.rooms import ROLES, dialin_request, token_request, told_token, told_users, users_request
 
 if TYPE_CHECKING:
-    from pipeline.app import App
+    from pipeline.core.context import App
 
 rooms_cli = typer.Typer(
     name="rooms",
@@ -105,7 +105,7 @@ def create(
         outcome.counts.update(created=1)
         return outcome
 
-    return _run(ctx, "rooms create", flow, _show_room, project=project)
+    return run_flow(ctx, "rooms create", flow, _show_room, project=project)
 
 
 @rooms_cli.command(
@@ -132,7 +132,7 @@ def update(
         outcome.counts.update(updated=1)
         return outcome
 
-    return _run(ctx, "rooms update", flow, _show_room, project=project)
+    return run_flow(ctx, "rooms update", flow, _show_room, project=project)
 
 
 @rooms_cli.command(short_help="Delete rooms.", epilog="Example: postroom rooms delete 65ec60000c3a9e0012ab0001")
@@ -144,7 +144,7 @@ def delete(
     """Delete rooms. One that is gone already is a success; one with a running session is left, and named as failed."""
     from pipeline.rooms.apply import delete_rooms
 
-    return _run(ctx, "rooms delete", lambda app: delete_rooms(app, room_ids, project=project), project=project)
+    return run_flow(ctx, "rooms delete", lambda app: delete_rooms(app, room_ids, project=project), project=project)
 
 
 @rooms_cli.command(short_help="Who is in a room now.", epilog="Example: postroom rooms users 65ec60000c3a9e0012ab0001")
@@ -195,7 +195,7 @@ def dialin(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSe
     """Telephone numbers and the SIP account of every project; keys and passwords masked."""
 
     def flow(app: App) -> Outcome:
-        from pipeline.app import chosen_projects
+        from pipeline.core.context import chosen_projects
 
         outcome = Outcome("rooms dialin", details={"dialin": {}})
         for name in chosen_projects(app.settings, project):
@@ -231,7 +231,7 @@ def apply(
     """Make, change and (with --prune) delete rooms as the rooms file says. It may be interrupted, and run again."""
     from pipeline.rooms.apply import apply_rooms
 
-    return _run(
+    return run_flow(
         ctx,
         "rooms apply",
         lambda app: apply_rooms(app, file, project=project, prune=prune, replace=replace),
@@ -292,7 +292,7 @@ def _nested(named: dict[str, Any]) -> dict[str, Any]:
 
 
 def _one_project(app: App, project: str | None) -> str:
-    from pipeline.app import chosen_projects
+    from pipeline.core.context import chosen_projects
 
     names = chosen_projects(app.settings, project)
     if len(names) > 1:
@@ -305,17 +305,17 @@ def _one_project(app: App, project: str | None) -> str:
 
 def _read(ctx: typer.Context, flow: Flow, tell: Tell) -> int:
     """A command that changes nothing, and leaves no run in the ledger."""
-    from pipeline.cli import show
+    from pipeline.cli import render
 
     given: Options = ctx.obj
-    with _open(given, _loaded(given)) as app:
+    with open_run(given, load_options_settings(given)) as app:
         outcome = flow(app)
     if given.as_json:
-        _print_json(outcome.as_json())
+        print_json(outcome.as_json())
     else:
-        console = show.console_for()
+        console = render.console_for()
         tell(console, outcome)
-        show.show_failures(console, outcome)
+        render.show_failures(console, outcome)
     return outcome.exit_code
 
 

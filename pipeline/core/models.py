@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
@@ -261,3 +261,18 @@ def utc_text(moment: datetime) -> str:
 def end_of_day(day: date) -> datetime:
     """The first moment after a UTC day."""
     return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+
+
+def good_projects(outcome: Outcome, projects: Sequence[str]) -> list[str]:
+    """For which of its projects a run did its work: those that no failure is of, unless nothing worked."""
+    failed = failures_by_project(projects, outcome.failed)
+    return [] if outcome.is_broken else [project for project in projects if not failed[project]]
+
+
+def failures_by_project(projects: Sequence[str], failures: Iterable[Failure]) -> dict[str, list[Failure]]:
+    by_project: dict[str, list[Failure]] = {project: [] for project in projects}
+    for failure in failures:
+        project = failure.project or (failure.item if failure.item in by_project else None)
+        for name in [project] if project in by_project else projects:
+            by_project[name].append(failure)
+    return by_project

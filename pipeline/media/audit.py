@@ -1,318 +1,277 @@
-"""What an audit makes of what it saw: manifests against each other, files against manifests, whom to re-read (pure).
+"""One project's audit: its days, their manifests and files, the sample that is re-read, and the record of it all.
 
-A finding is a row of `audits`, whose `audited_at` is set when the audit is written. What an earlier audit saw of a
-session's newest manifest is held against the chain as well: so it shows when the end of a chain, or all of it, is gone.
+Nothing is mended and nothing overwritten. The record is written once to the vault; table `audits` is a function of the
+records. When a file was last re-read, and what each session's newest manifest was, is known from earlier records.
 """
 
 from __future__ import annotations
 
-import hashlib
-import heapq
-import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from fractions import Fraction
-from typing import Protocol
+from datetime import date, datetime, timedelta
+from functools import partial
+from itertools import groupby
 
-from pipeline.core.errors import FixityError
-from pipeline.core.models import Row, utc_text
-from pipeline.storage.keys import ManifestName, clean_name, manifest_key, parse_media_key
-from pipeline.storage.manifests import Entry, Manifest, read_manifest
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.core.arrow_types import TIME
+from pipeline.core.context import App, chosen_projects, record_item
+from pipeline.core.errors import FixityError, ObjectMissing
+from pipeline.core.models import Outcome, Period, Row
+from pipeline.core.tempfiles import scratch_folder
+from pipeline.media import audit_checks
+from pipeline.media.audit_checks import Named, Seen, problem_text
+from pipeline.media.copy import lock
+from pipeline.storage.audit_records import audit_keys
+from pipeline.storage.base import ObjectStore, Retention, read_back, read_bytes
+from pipeline.storage.keys import audit_key, manifest_prefix, media_day, media_prefix, page_stem, parse_manifest_key
+from pipeline.tables import parquet
+from pipeline.tables.build import build
 from pipeline.tables.schemas import AUDITS
+from pipeline.tables.sources import read_audit
 
-MANIFEST_KIND = "manifest"
-"""`kind` of the rows that speak of a session's manifests; no file's kind is called so (normalise/archives.py)."""
-
-_NEVER = datetime.min.replace(tzinfo=UTC)
-_RESTORE = "restore it from a copy"
-_NEXT_STEP = {
-    "missing": _RESTORE,
-    "size_differs": _RESTORE,
-    "checksum_differs": f"{_RESTORE}, or audit with --sample 100 if it was written again on purpose",
-    "digest_differs": _RESTORE,
-    "unreadable": f"check the disk, then {_RESTORE}",
-    "manifest_broken": _RESTORE,
-}
-"""By verdict, of those that are problems."""
-
-PROBLEMS = tuple(_NEXT_STEP)
-
-
-class Stated(Protocol):
-    """What a store says about an object (store/base.py)."""
-
-    @property
-    def size_bytes(self) -> int: ...
-
-    @property
-    def crc64nvme(self) -> str | None: ...
-
-    @property
-    def etag(self) -> str | None: ...
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A manifest as an earlier audit saw it."""
-
-    sha256: str
-    at: datetime
-
-
-@dataclass(frozen=True)
-class Named:
-    """A file that a session's manifests name, as the newest of them does."""
-
-    entry: Entry
-    conf_num: str
-    revision: int
-
-    def __str__(self) -> str:
-        return f"manifest {self.revision:04d} of session {self.conf_num}"
-
-
-@dataclass(frozen=True)
-class Chain:
-    """What is to be said of a session's manifests, and every file that any of them names, by key."""
-
-    rows: list[Row]
-    named: dict[str, Named]
-
-
-def check_chain(
-    project: str, day: date, conf_num: str, contents: Mapping[int, bytes], seen: Mapping[int, Seen]
-) -> Chain:
-    """Hold all manifests of a session, by revision, against each other, their keys, and what earlier audits saw.
-
-    `conf_num` is the one of the keys. Rows: one for each manifest that is broken or missing (for several missing in a
-    row, the first), and one for the newest if it is well.
-    """
-    return _ChainCheck(project, day, conf_num, contents, seen).run()
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass
-class _ChainCheck:
+class Earlier:
+    """What earlier audits of a project recorded."""
+
+    moments: set[datetime] = field(default_factory=set)
+    last_read: dict[str, datetime] = field(default_factory=dict)
+    manifests: dict[date, dict[str, dict[int, Seen]]] = field(default_factory=dict)
+    """The newest manifests that were well, by day, `conf_num` of the key, and revision."""
+
+    broken_records: list[Row] = field(default_factory=list)
+
+
+@dataclass
+class Audit:
+    """One project's audit under way; `found` and `reread` are filled by threads, each its own keys."""
+
     project: str
+    audited_at: datetime
+    earlier: Earlier
+    days: list[DayToAudit] = field(default_factory=list)
+    found: dict[date, pa.Table] = field(default_factory=dict)
+    reread: dict[str, Row] = field(default_factory=dict)
+
+    def sample(self, percent: float) -> list[FileToRead]:
+        """Files that seem well and are to be read from beginning to end."""
+        files: dict[str, date] = {}
+        doubtful = []
+        for day, found in self.found.items():
+            for row in _rows(found, ["key", "kind", "verdict", "compared", "expected_sha256", "expected_size_bytes"]):
+                if audit_checks.can_reread(row):
+                    files[row["key"]] = day
+                    doubtful += [row["key"]] if audit_checks.is_doubtful(row) else []
+        chosen = audit_checks.choose_sample(files, doubtful, self.earlier.last_read, percent)
+        by_day = defaultdict(list)
+        for key in chosen:
+            by_day[files[key]].append(key)
+        rows: dict[str, Row] = {}
+        for day, keys in by_day.items():
+            of_day = self.found[day]
+            rows |= {row["key"]: row for row in _rows(of_day.filter(pc.is_in(of_day["key"], pa.array(keys))))}
+        return [FileToRead(self, rows[key]) for key in chosen]
+
+    def rows(self) -> pa.Table:
+        """Everything found, in order of key."""
+        late = [*self.reread.values(), *self.earlier.broken_records]
+        reread = pa.array(list(self.reread), pa.string())
+        parts = [found.filter(pc.invert(pc.is_in(found["key"], reread))) for found in self.found.values()]
+        rows = pa.concat_tables([*parts, parquet.table_of_rows(AUDITS, late)]).sort_by("key")
+        at = pa.repeat(pa.scalar(self.audited_at, TIME), rows.num_rows)
+        return rows.set_column(AUDITS.schema.get_field_index("audited_at"), AUDITS.schema.field("audited_at"), at)
+
+
+@dataclass(frozen=True)
+class DayToAudit:
+    """One day of media whose manifests and files are checked."""
+
+    audit: Audit
     day: date
-    conf_num: str
-    contents: Mapping[int, bytes]
-    seen: Mapping[int, Seen]
-    problems: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
-    named: dict[str, Named] = field(default_factory=dict)
 
-    def run(self) -> Chain:
-        digests = {revision: hashlib.sha256(content).hexdigest() for revision, content in self.contents.items()}
-        for first, last in _missing(self.contents, max([*self.contents, *self.seen], default=0)):
-            self._say_missing(first, last)
-        for revision in sorted(self.contents):
-            if manifest := self._read(revision):
-                self._compare_with_previous(manifest, digests.get(revision - 1))
-                self._name_files(manifest)
-        for revision, earlier in self.seen.items():
-            if digests.get(revision, earlier.sha256) != earlier.sha256:
-                self.problems[revision].append(f"it is not as the audit of {utc_text(earlier.at)} saw it")
-        told = {*self.problems, *([max(self.contents)] if self.contents else [])}
-        return Chain([self._row(revision, digests.get(revision)) for revision in sorted(told)], self.named)
+    @property
+    def project(self) -> str:
+        return self.audit.project
 
-    def _say_missing(self, first: int, last: int) -> None:
-        which = f"{first:04d} is" if first == last else f"{first:04d} to {last:04d} are"
-        saw = [self.seen[revision].at for revision in self.seen if first <= revision <= last]
-        when = f"; the audit of {utc_text(max(saw))} saw {'it' if first == last else 'them'}" if saw else ""
-        self.problems[first].append(f"{which} missing{when}")
-
-    def _read(self, revision: int) -> Manifest | None:
-        try:
-            manifest = read_manifest(self.contents[revision], self._key(revision))
-        except (FixityError, RecursionError):
-            self.problems[revision].append("it cannot be read")
-            return None
-        said = ManifestName(manifest.project, manifest.day, clean_name(manifest.conf_num), manifest.revision)
-        if revision < 1 or said != (self.project, self.day, self.conf_num, revision):
-            self.problems[revision].append(
-                f"it says that it is {said.revision:04d} of session {said.conf_num} of {said.project} on {said.day}"
-            )
-            return None
-        return manifest
-
-    def _compare_with_previous(self, manifest: Manifest, previous_sha256: str | None) -> None:
-        revision = manifest.revision
-        if revision == 1:
-            if manifest.previous_sha256 is not None:
-                self.problems[revision].append("it follows another one, and is the first")
-        elif previous_sha256 is not None and manifest.previous_sha256 != previous_sha256:
-            self.problems[revision - 1].append(
-                f"it is not the one that {revision:04d} follows: one of them was altered"
-            )
-
-    def _name_files(self, manifest: Manifest) -> None:
-        problems = []
-        for version in (version for entry in manifest.files for version in entry.versions):
-            key = version.key or ""
-            place = parse_media_key(key)
-            if place is None or (place.project, place.day, place.conf_num) != (self.project, self.day, self.conf_num):
-                problems.append(f"it names {key!r}, which is no place for a file of this session")
-                continue
-            if version.size_bytes is None or version.sha256 is None:
-                problems.append(f"it names {key} without size or SHA-256")
-            known = self.named.get(key)
-            if known and (known.entry.size_bytes, known.entry.sha256) != (version.size_bytes, version.sha256):
-                problems.append(f"it names other bytes for {key} than {known.revision:04d}")
-            self.named[key] = Named(version, manifest.conf_num, manifest.revision)
-        if problems:
-            self.problems[manifest.revision] += problems
-
-    def _key(self, revision: int) -> str:
-        return manifest_key(self.project, self.day, self.conf_num, revision)
-
-    def _row(self, revision: int, sha256: str | None) -> Row:
-        problems = self.problems.get(revision)
-        earlier = self.seen.get(revision)
-        return _row(
-            self._key(revision),
-            self.day,
-            "manifest_broken" if problems else "ok",
-            conf_num=self.conf_num,
-            kind=MANIFEST_KIND,
-            name=f"{revision:04d}",
-            size_bytes=len(self.contents[revision]) if revision in self.contents else None,
-            sha256=sha256,
-            expected_sha256=earlier.sha256 if earlier else None,
-            detail="; ".join(problems) if problems else None,
-        )
+    def __str__(self) -> str:
+        return f"{self.audit.project} {self.day}"
 
 
-def _missing(present: Collection[int], last: int) -> Iterator[tuple[int, int]]:
-    """The stretches of 1 to `last` that are not there."""
-    following = 1
-    for number in [*sorted(present), last + 1]:
-        if number > following:
-            yield following, number - 1
-        following = number + 1
+@dataclass(frozen=True)
+class FileToRead:
+    """One file to read from beginning to end, and what was found of it so far."""
+
+    audit: Audit
+    row: Row
+
+    @property
+    def project(self) -> str:
+        return self.audit.project
+
+    @property
+    def day(self) -> date:
+        day: date = self.row["media_day"]
+        return day
+
+    def __str__(self) -> str:
+        return str(self.row["key"])
 
 
-def file_row(key: str, day: date, named: Named, stated: Stated | None) -> Row:
-    """Hold what the store says about a file against its manifest: there, size, and the best checksum both know."""
-    entry = named.entry
-    compared, found, expected = _checksums(entry, stated)
-    if stated is None:
-        verdict, detail = "missing", f"{named} names it ({entry.kind} {entry.name})"
-    elif entry.size_bytes not in {None, stated.size_bytes}:
-        verdict, detail = "size_differs", f"it has {stated.size_bytes:,} bytes, {named} says {entry.size_bytes:,}"
-    elif found != expected:
-        verdict, detail = "checksum_differs", f"the store states {compared} {found}, {named} says {expected}"
-    else:
-        verdict, detail = "ok", None
-    return _row(
-        key,
-        day,
-        verdict,
-        conf_num=named.conf_num,
-        kind=entry.kind,
-        name=entry.name,
-        compared=compared,
-        size_bytes=stated.size_bytes if stated else None,
-        expected_size_bytes=entry.size_bytes,
-        expected_sha256=entry.sha256,
-        detail=detail,
-    )
+def begin(app: App, project: str, period: Period | None) -> Audit:
+    """An audit of these days, by default of all that have, or by earlier audits had, media or manifests.
 
-
-def _checksums(entry: Entry, stated: Stated | None) -> tuple[str | None, str | None, str | None]:
-    """What can be compared without reading, what the store says of it, and what the manifest says."""
-    if stated is None:
-        return None, None, None
-    if stated.crc64nvme and entry.crc64nvme:
-        return "crc64nvme", stated.crc64nvme, entry.crc64nvme
-    if stated.etag and entry.store_etag:
-        return "etag", stated.etag, entry.store_etag
-    return "size", None, None
-
-
-def reread_row(row: Row, size_bytes: int, sha256: str) -> Row:
-    """A file's row after it was read from beginning to end: its SHA-256 has the last word."""
-    session = f"the manifest of session {row['conf_num']} says"
-    if size_bytes != row["expected_size_bytes"]:
-        verdict, detail = "size_differs", f"it gave {size_bytes:,} bytes, {session} {row['expected_size_bytes']:,}"
-    elif sha256 != row["expected_sha256"]:
-        verdict, detail = "digest_differs", f"its SHA-256 is {sha256}, {session} {row['expected_sha256']}"
-    elif row["verdict"] == "ok":
-        verdict, detail = "ok", None
-    else:
-        verdict, detail = "ok", f"the store's {row['compared']} is another one, and the bytes are the same"
-    return row | {
-        "verdict": verdict,
-        "detail": detail,
-        "is_reread": True,
-        "size_bytes": size_bytes,
-        "sha256": sha256,
-    }
-
-
-def unreadable_row(row: Row, reason: str) -> Row:
-    """A file's row when it could not be read to its end."""
-    detail = f"reading {row['kind']} {row['name']} of session {row['conf_num']} broke off ({reason})"
-    return row | {"verdict": "unreadable", "detail": detail, "is_reread": True}
-
-
-def vanished_row(row: Row) -> Row:
-    """A file's row when it was no longer there to be read."""
-    detail = f"the manifest of session {row['conf_num']} names it ({row['kind']} {row['name']})"
-    return row | {"verdict": "missing", "detail": detail, "size_bytes": None}
-
-
-def unexpected_row(key: str, day: date, size_bytes: int, detail: str) -> Row:
-    """An object that no manifest names, or that stands among manifests and is none."""
-    place = parse_media_key(key)
-    return _row(
-        key,
-        day,
-        "unexpected",
-        conf_num=place.conf_num if place else None,
-        kind=place.kind if place else None,
-        name=place.name if place else key.rpartition("/")[2],
-        size_bytes=size_bytes,
-        detail=detail,
-    )
-
-
-def record_row(key: str, detail: str) -> Row:
-    """An earlier audit's own record that is not what was written."""
-    return _row(key, None, "digest_differs", kind="audit", name=key.rpartition("/")[2], detail=detail)
-
-
-def _row(key: str, day: date | None, verdict: str, **values: object) -> Row:
-    row: Row = dict.fromkeys(column.name for column in AUDITS.columns)
-    return row | {"key": key, "media_day": day, "verdict": verdict, "is_reread": False} | values
-
-
-def can_reread(row: Row) -> bool:
-    """Whether reading would tell more of a file: it seems well, or has only another ETag."""
-    is_known = row["expected_sha256"] is not None and row["expected_size_bytes"] is not None
-    return row["kind"] != MANIFEST_KIND and is_known and (row["verdict"] == "ok" or is_doubtful(row))
-
-
-def is_doubtful(row: Row) -> bool:
-    """An ETag depends on how an object was sent; of one that is another, only reading tells whether the bytes are."""
-    return bool(row["verdict"] == "checksum_differs" and row["compared"] == "etag")
-
-
-def choose_sample(
-    keys: Collection[str], doubtful: Iterable[str], last_read: Mapping[str, datetime], percent: float
-) -> list[str]:
-    """Which files to re-read: so many percent of them, rounded up; never re-read ones first, then the longest ago.
-
-    With the same percentage each time, every file is re-read within 100/percent audits (rounded up). Files in doubt
-    (a part of `keys`) come on top, unless nothing is to be read at all.
+    Its moment is one that no audit of the project has yet: it is part of the table's key.
     """
-    if percent == 0:
-        return []
-    count = math.ceil(Fraction(str(percent)) * len(keys) / 100)
-    chosen = heapq.nsmallest(count, keys, key=lambda key: (last_read.get(key, _NEVER), key))
-    return [*chosen, *sorted(set(doubtful) - set(chosen))]
+    earlier = _earlier(app.vault, project)
+    at = app.clock()
+    at = at.replace(microsecond=at.microsecond // 1000 * 1000)
+    while at in earlier.moments:
+        at += _MILLISECOND
+    begun = Audit(project, at, earlier)
+    days = period or sorted({*_days(app.vault, project), *earlier.manifests})
+    begun.days += [DayToAudit(begun, day) for day in days]
+    return begun
 
 
-def problem_text(row: Row) -> str:
-    """What is wrong with an object, where, and the next step: one line."""
-    return f"{row['verdict'].replace('_', ' ')}: {row['detail']}; {_NEXT_STEP[row['verdict']]}"
+def _days(vault: ObjectStore, project: str) -> Iterator[date]:
+    for prefix in (manifest_prefix(project), media_prefix(project)):
+        for day, _ in groupby(media_day(stored.key) for stored in vault.list(prefix)):
+            if day:
+                yield day
+
+
+def _earlier(vault: ObjectStore, project: str) -> Earlier:
+    """Read all records of a project; one that was altered is noted and passed over."""
+    earlier = Earlier()
+    for keys in audit_keys(vault, project).values():
+        for key, at in keys.items():
+            earlier.moments.add(at)
+            try:
+                for rows in read_audit(vault, key):
+                    _remember(earlier, at, rows)
+            except FixityError as error:
+                detail = f"this audit's record was altered: expected {error.expected}, found {error.found}"
+                earlier.broken_records.append(audit_checks.record_row(key, detail))
+    return earlier
+
+
+def _remember(earlier: Earlier, at: datetime, rows: pa.Table) -> None:
+    for key in rows.filter(rows["is_reread"])["key"].to_pylist():
+        earlier.last_read[key] = max(at, earlier.last_read.get(key, at))
+    is_manifest = pc.and_(pc.equal(rows["kind"], audit_checks.MANIFEST_KIND), pc.equal(rows["verdict"], "ok"))
+    for row in _rows(rows.filter(is_manifest), ["key", "sha256"]):
+        if name := parse_manifest_key(row["key"]):
+            of_day = earlier.manifests.setdefault(name.day, {})
+            of_day.setdefault(name.conf_num, {})[name.revision] = Seen(row["sha256"], at)
+
+
+def check_day(vault: ObjectStore, item: DayToAudit) -> dict[str, int]:
+    """Check the manifests of a day against each other, and the files of the day against them; what it amounts to.
+
+    Memory: the keys and findings of one day. Media are listed first: what appears later may not be named yet.
+    """
+    project, day = item.audit.project, item.day
+    media = list(vault.list(media_prefix(project, day)))
+    sessions: dict[str, dict[int, bytes]] = {conf_num: {} for conf_num in item.audit.earlier.manifests.get(day, {})}
+    rows = []
+    for stored in vault.list(manifest_prefix(project, day)):
+        if name := parse_manifest_key(stored.key):
+            sessions.setdefault(name.conf_num, {})[name.revision] = _content(vault, stored.key)
+        else:
+            rows.append(audit_checks.unexpected_row(stored.key, day, stored.size_bytes, "it is no manifest"))
+    named: dict[str, Named] = {}
+    for conf_num, contents in sessions.items():
+        seen = item.audit.earlier.manifests.get(day, {}).get(conf_num, {})
+        chain = audit_checks.check_chain(project, day, conf_num, contents, seen)
+        rows += chain.rows
+        named |= chain.named
+    rows += [audit_checks.file_row(key, day, one, vault.state(key)) for key, one in named.items()]
+    strangers = [stored for stored in media if stored.key not in named]
+    rows += [audit_checks.unexpected_row(one.key, day, one.size_bytes, "no manifest names it") for one in strangers]
+    item.audit.found[day] = parquet.table_of_rows(AUDITS, rows)
+    return {"sessions_audited": len(sessions), "files_audited": len(named)}
+
+
+def _content(vault: ObjectStore, key: str) -> bytes:
+    """A manifest's bytes; none, which is no manifest, when the disk does not give them."""
+    try:
+        return read_bytes(vault, key)
+    except OSError:
+        return b""
+
+
+def read_again(vault: ObjectStore, item: FileToRead) -> dict[str, int]:
+    """Read a file from beginning to end and compare it with its manifest. Memory: one chunk."""
+    key = str(item)
+    try:
+        found = read_back(vault, key)
+    except ObjectMissing:
+        item.audit.reread[key] = audit_checks.vanished_row(item.row)
+        return {}
+    except OSError as error:  # a sector that the disk cannot read
+        item.audit.reread[key] = audit_checks.unreadable_row(item.row, error.strerror or str(error))
+        return {"files_reread": 1}
+    item.audit.reread[key] = audit_checks.reread_row(item.row, found.size_bytes, found.sha256)
+    return {"files_reread": 1, "bytes_reread": found.size_bytes}
+
+
+def problems(rows: pa.Table) -> Iterator[Row]:
+    """The rows that say that something is wrong."""
+    yield from _rows(rows.filter(pc.is_in(rows["verdict"], pa.array(audit_checks.PROBLEMS))))
+
+
+def unexpected(rows: pa.Table) -> list[str]:
+    """Keys of objects that no manifest names."""
+    keys: list[str] = rows.filter(pc.equal(rows["verdict"], "unexpected"))["key"].to_pylist()
+    return keys
+
+
+def write_record(vault: ObjectStore, begun: Audit, rows: pa.Table, retention: Retention | None = None) -> Period | None:
+    """Keep what an audit found; the day to build of it, or None when there was nothing to audit."""
+    if not rows.num_rows:
+        return None
+    day = begun.audited_at.date()
+    with scratch_folder() as folder:
+        file = parquet.DayFile(folder, AUDITS, day)
+        file.add(rows)
+        file.close()
+        stem = page_stem(begun.audited_at, file.sha256())
+        vault.put_new(audit_key(begun.project, day, stem), file.chunks(), retention=retention)
+    return Period(day, day)
+
+
+def _rows(rows: pa.Table, columns: Iterable[str] | None = None) -> Iterator[Row]:
+    for batch in (rows.select(list(columns)) if columns else rows).to_batches():
+        yield from batch.to_pylist()
+
+
+def audit_media(
+    app: App, period: Period | None = None, *, sample_percent: float = 1, project: str | None = None
+) -> Outcome:
+    """Hold manifests and files of the period (by default all) against each other; re-read so many percent of the files.
+
+    What was found is kept in the vault, and table `audits` built of it. Nothing is mended.
+    """
+    outcome = Outcome("audit-media")
+    at_once = app.settings.media.concurrency
+    audits = [begin(app, name, period) for name in chosen_projects(app.settings, project)]
+    days = [day for audit in audits for day in audit.days]
+    for checked in app.each("audit", days, partial(check_day, app.vault), at_once=at_once, group=str):
+        record_item(app, outcome, checked, checked.result)
+    sample = [file for audit in audits for file in audit.sample(sample_percent)]
+    for read in app.each("read again", sample, partial(read_again, app.vault), at_once=at_once, group=str):
+        record_item(app, outcome, read, read.result)
+    for audit in audits:
+        rows = audit.rows()
+        for problem in problems(rows):
+            outcome.fail(problem["key"], problem_text(problem), project=audit.project)
+            outcome.counts["problems"] += 1
+        outcome.notice("unexpected", *unexpected(rows))
+        if day := write_record(app.vault, audit, rows, lock(app, app.clock())):
+            outcome.failed += build(app, day, wanted=(AUDITS.name,), project=audit.project).failed
+    return outcome

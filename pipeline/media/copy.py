@@ -1,216 +1,263 @@
-"""One file: URL to vault as a stream, digests on the way; stored only when it is whole and really the file.
-
-A copy that broke off is gone on with where the store kept whole parts of it and the file host still has the same file
-and sends the rest. Nothing is remembered for that but in the store itself.
-"""
+"""Which files are to be copied or looked at again, and doing it: the file host's answer decides what becomes of one."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from datetime import datetime
-from itertools import count
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
-from pipeline.core.errors import FileError, FileUnavailable, ObjectDiffers
-from pipeline.core.models import AT_RISK, ListedFile, MediaItem, StoredMedia
-from pipeline.enablex.file_host import Body, FileHost, WrongPart
-from pipeline.media.content import ErrorPage, Inspector, Verdict
+import structlog
+
+from pipeline.core.context import App, chosen_projects, record_item
+from pipeline.core.errors import FileError, FileGone, FileRefused
+from pipeline.core.models import ListedFile, MediaItem, Outcome, Period
+from pipeline.core.retry import retrying
+from pipeline.ingest.collect import Ask, collect_tasks
 from pipeline.media.delivery import Delivery
-from pipeline.media.probe import is_media, probe
-from pipeline.storage import keys
-from pipeline.storage.base import ObjectStore, Retention, Tally, Upload, Written, read_whole
-from pipeline.storage.manifests import Entry
+from pipeline.media.plan import Recheck, plan_media, plan_rechecks
+from pipeline.media.transfer import Copier, NotTheFile
+from pipeline.storage import Retention
+from pipeline.storage.manifests import (
+    Entry,
+    checked_entry,
+    gone_entry,
+    lost_entry,
+    read_entries,
+    stored_entry,
+    write_entry,
+)
+from pipeline.tables import parquet
+from pipeline.tables.normalize.values import timestamp
+from pipeline.tables.sources import REACH_DAYS, ArchiveMemory, read_archives
 
+_log = structlog.get_logger()
 
-class NotTheFile(FileUnavailable):
-    """An error page with status 200."""
+_FILE_ATTEMPTS = 3
+"""Within one run; the next run, a quarter of an hour later, tries again until the server says that a file is gone."""
 
+_DOUBT = timedelta(hours=24)
+"""So long after its deadline a refusal is not held against the credentials any more, if no fresh file was refused."""
 
-class _Unproved(FileError):
-    """Neither the protocol nor the content says that these were all the bytes."""
+_NEWS = timedelta(hours=24)
+"""So long `status` speaks of a lost file by name."""
 
-    def __init__(self, message: str, sha256: str) -> None:
-        super().__init__(message)
-        self.sha256 = sha256
+_MEMORY = ArchiveMemory()
+"""The scheduler plans every quarter of an hour, from pages of which few are new."""
+
+_UPLOADS = ("media/", "raw/", "manifests/", "audits/")
+"""Where uploads that broke off may lie."""
 
 
 @dataclass(frozen=True)
-class Copier:
-    """Copies one project's files into the vault; threads may share it."""
+class MediaPlan:
+    """What there is to copy, and which copies to compare with the file host; earliest deadline first.
 
-    host: FileHost
-    vault: ObjectStore
-    now: datetime
-    retention: Retention | None = None
-    delivery: Delivery | None = None
+    `lost`: files that were found to be gone in the last `_NEWS`.
+    """
 
-    def copy(self, item: MediaItem, known: Entry | None = None) -> StoredMedia:
-        """Copy one file into the vault. Memory: two parts in a bucket, one chunk in a folder.
-
-        A body whose length the server states is stored as it is; if it does not open, it is marked unreadable. A body
-        without a length must be whole by its own account, or come twice with the same SHA-256, and so must empty JSON;
-        one that ends too early by its own account is taken, as unreadable, only when little time is left. Objects of
-        other bytes under the key stay, and the file takes a numbered name; `known` says which ones a manifest names.
-
-        Raises:
-            FileError: nothing was stored, or nothing that a manifest will name.
-            StoreError: the vault did not take it.
-        """
-        taken = {version.key for version in known.versions} if known else set()
-        for number in count(1):
-            key = _media_key(item.file, number)
-            if key in taken:
-                continue
-            try:
-                return self._copy_to(key, item)
-            except ObjectDiffers:
-                continue
-        raise AssertionError("unreachable")
-
-    def has_changed(self, item: MediaItem, entry: Entry) -> bool:
-        """Whether the file host now has other bytes for a stored file: by what it says, or else by reading them all.
-
-        Raises FileError as `FileHost.open`; FileGone when it has none.
-        """
-        with self.host.open(item.file.url) as body:
-            if body.total_bytes not in {None, entry.size_bytes}:
-                return True
-            if body.label and (body.etag, body.last_modified) == (entry.etag, entry.last_modified):
-                return False
-            found = Tally()
-            for chunk in body.chunks:
-                found.feed(chunk)
-            return found.sha256 != entry.sha256
-
-    def _copy_to(self, key: str, item: MediaItem) -> StoredMedia:
-        try:
-            try:
-                return _Transfer(self, key, item).run()
-            except _Unproved as unproved:
-                return _Transfer(self, key, item, expected_sha256=unproved.sha256).run()
-        except ErrorPage as page:
-            raise NotTheFile(f"an error page instead of the file: {page}") from None
+    waiting: list[MediaItem]
+    rechecks: list[Recheck]
+    lost: list[MediaItem]
 
 
-def _media_key(file: ListedFile, number: int) -> str:
-    name = keys.numbered_name(file.name, number)
-    return keys.media_key(file.project, file.day, file.room_id, file.conf_num, file.kind, name)
+def media_days(app: App) -> Period:
+    """Days whose files may still be there: retention, and a day more for sessions that began the day before."""
+    now = app.clock()
+    return Period((now - app.retention - timedelta(days=1)).date(), now.date())
 
 
-@dataclass
-class _Transfer:
-    """One try to bring one file under one key."""
+def older_waiting(app: App, project: str) -> list[Period]:
+    """Days before those of fresh listings with files that no server's answer has settled yet, by the `media` table."""
+    fresh = media_days(app)
+    media = parquet.read_arrow("media", columns=["day", "state"], project=project, lake=app.lake)
+    days = {row["day"] for row in media.to_pylist() if row["state"] == "waiting" and row["day"] < fresh.first}
+    return [Period(day, day) for day in sorted(days)]
 
-    copier: Copier
-    key: str
-    item: MediaItem
-    expected_sha256: str | None = None
-    """Of an earlier download, when that one could not be told to be whole."""
 
-    inspector: Inspector = field(init=False)
+def plan(app: App, project: str) -> MediaPlan:
+    """Files that are listed and not settled, or to be looked at again: of the days that files live, and older ones."""
+    files: dict[tuple[str, str, str], ListedFile] = {}
+    for period in (*older_waiting(app, project), media_days(app)):
+        pages = period.widened(REACH_DAYS)
+        files |= {file.identity: file for file in read_archives(app.vault, project, pages, _MEMORY).files}
+    if not files:
+        return MediaPlan([], [], [])
+    days = Period(min(file.day for file in files.values()), max(file.day for file in files.values()))
+    entries = read_entries(app.vault, project, days)
+    began = _first_connected(app, project, days)
+    ages = [timedelta(hours=hours) for hours in app.settings.media.recheck_hours]
+    now = app.clock()
+    lost = {identity for identity, entry in entries.items() if entry.state == "lost" and _is_news(entry, now)}
+    return MediaPlan(
+        plan_media(files.values(), entries, began, app.retention),
+        plan_rechecks(files.values(), entries, began, app.retention, ages, now),
+        plan_media([file for file in files.values() if file.identity in lost], {}, began, app.retention),
+    )
 
-    def __post_init__(self) -> None:
-        self.inspector = Inspector(self.item.file.kind)
 
-    def run(self) -> StoredMedia:
-        with ExitStack() as opened:
-            body = opened.enter_context(self.copier.host.open(self.item.file.url))
-            is_there = self._is_left_whole(body)
-            adopted_from = None if is_there else self._adopt(body)
-            if is_there and self.copier.retention:
-                self.copier.vault.lock(self.key, self.copier.retention)  # the run before may not have come to it
-            if is_there or adopted_from:
-                written = read_whole(self.copier.vault, self.key, self.inspector.feed)
-            else:
-                written = self._stream(body, opened)
-        return self._stored(body, written, adopted_from)
+def _is_news(entry: Entry, now: datetime) -> bool:
+    at = timestamp(entry.at)
+    return at is not None and now - at < _NEWS
 
-    def _is_left_whole(self, body: Body) -> bool:
-        """Whether an earlier run stored these very bytes and did not come to write the manifest.
 
-        Raises ObjectDiffers for an object of another size: the file need not be downloaded to know that it differs.
-        """
-        there = self.copier.vault.stat(self.key)
-        if there is None:
-            return False
-        if body.total_bytes not in {None, there.size_bytes}:
-            raise ObjectDiffers(f"{self.key}: other bytes are already there", key=self.key)
-        return bool(body.label) and self.copier.vault.left_whole(self.key, body.label) is not None
+def _first_connected(app: App, project: str, days: Period) -> Mapping[str, datetime]:
+    sessions = parquet.read_arrow(
+        "sessions", days.widened(1), ["conf_num", "first_connected_at"], project=project, lake=app.lake
+    ).to_pylist()
+    return {session["conf_num"]: session["first_connected_at"].astimezone(UTC) for session in sessions}
 
-    def _adopt(self, body: Body) -> str | None:
-        """Copy the file inside S3 if EnableX has already delivered it there; from where."""
-        found = self.copier.delivery and self.copier.delivery.find(self.item.file, body, self.copier.host)
-        if not found:
-            return None
-        self.copier.vault.copy_from(
-            found.url, self.key, label=body.label, etag=found.etag, retention=self.copier.retention
-        )
-        return found.url
 
-    def _stream(self, body: Body, opened: ExitStack) -> Written:
-        upload = self.copier.vault.upload(
-            self.key,
-            label=body.label,
-            observe=self.inspector.feed,
-            size_bytes=body.total_bytes,
-            content_type=body.content_type,
-            retention=self.copier.retention,
-        )
-        with upload:
-            chunks = self._rest(body, upload, opened).chunks if upload.size_bytes else body.chunks
-            for chunk in chunks:
-                upload.write(chunk)
-            is_empty = body.total_bytes == 0
-            if is_empty or not body.is_framed:
-                self._require_whole(upload.sha256, is_empty=is_empty)
-            elif upload.size_bytes == 0:  # else it is inspected when it is read back
-                self.inspector.verdict()
-            return upload.finish()
+def copy_item(app: App, item: MediaItem) -> Entry | FileError:
+    """Copy one file and write its manifest; or, when the server says that it is gone for good, write that.
 
-    def _rest(self, body: Body, upload: Upload, opened: ExitStack) -> Body:
-        """The bytes that the upload lacks, from the file that the first answer spoke of."""
-        opened.close()
-        host, url, at = self.copier.host, self.item.file.url, upload.size_bytes
-        try:
-            rest = opened.enter_context(host.open(url, first_byte=at, validator=body.validator))
-        except WrongPart:
-            rest = opened.enter_context(host.open(url))
-        if rest.first_byte != at:
-            upload.restart()
-        if rest.total_bytes != body.total_bytes or (rest.first_byte == 0 and rest.label != body.label):
-            raise FileUnavailable("the file changed while it was read; it is read anew")
-        return rest
+    Returns the refusal where, after its deadline, it may mean either that the file is gone or that credentials or host
+    are at fault: `settle_doubt` knows more when all others have had their turn.
+    """
+    now = app.clock()
+    try:
+        stored = retrying(_FILE_ATTEMPTS)(_copier(app, item, now).copy, item)
+    except FileGone as gone:
+        if now < item.expires_at:
+            raise
+        return _lose(app, item, gone)
+    except (FileRefused, NotTheFile) as error:
+        if now < item.expires_at or (isinstance(error, FileRefused) and error.status is None):
+            raise
+        return error
+    return _settle(app, item, stored_entry(item.file, stored, now))
 
-    def _require_whole(self, sha256: str, *, is_empty: bool) -> None:
-        """Raises when a body without a length, or an empty one, is not known to be all of the file."""
-        verdict = self.inspector.verdict()
-        if verdict is Verdict.WHOLE:
-            return
-        if verdict is Verdict.BROKEN and not is_empty and self.item.expires_at - self.copier.now >= AT_RISK:
-            raise FileUnavailable("the body came without a length and was cut short, or the file is damaged")
-        if self.expected_sha256 is None:
-            raise _Unproved("empty, or without a length and with a content that does not show its end", sha256)
-        if self.expected_sha256 != sha256:
-            raise FileUnavailable("two downloads without a length gave different bytes")
 
-    def _stored(self, body: Body, written: Written, adopted_from: str | None) -> StoredMedia:
-        file, vault, retention = self.item.file, self.copier.vault, self.copier.retention
-        is_readable, seen = self.inspector.verdict() is not Verdict.BROKEN, None
-        if is_media(file.kind, file.name):
-            seen = probe(vault, self.key)
-            is_readable = is_readable and seen is not None
-        return StoredMedia(
-            key=self.key,
-            size_bytes=written.size_bytes,
-            sha256=written.sha256,
-            crc64nvme=written.crc64nvme,
-            proof=written.proof,
-            store_etag=written.etag,
-            content_type=body.content_type,
-            etag=body.etag,
-            last_modified=body.last_modified,
-            locked_until=retention.until if retention else None,
-            adopted_from=adopted_from,
-            is_readable=is_readable,
-            probe=seen,
-        )
+def settle_doubt(
+    app: App, item: MediaItem, refusal: FileError, *, is_host_well: bool, is_fresh_refused: bool
+) -> Entry | None:
+    """A file that was refused after its deadline: lost if the file host is well or it is long past, else still waiting.
+
+    `is_host_well`, `is_fresh_refused`: another file of the project was stored in this run, or one that must still be
+    there was refused.
+    """
+    is_long_past = app.clock() >= item.expires_at + _DOUBT and not is_fresh_refused
+    return _lose(app, item, refusal) if is_host_well or is_long_past else None
+
+
+def recheck_item(app: App, recheck: Recheck) -> Entry:
+    """Look at a stored file's source again; other bytes there are stored beside the ones that we have."""
+    item, entry, now = recheck.item, recheck.entry, app.clock()
+    copier = _copier(app, item, now)
+    try:
+        if retrying(_FILE_ATTEMPTS)(copier.has_changed, item, entry):
+            stored = retrying(_FILE_ATTEMPTS)(copier.copy, item, entry)
+            return _settle(app, item, stored_entry(item.file, stored, now))
+    except FileGone:
+        return _settle(app, item, gone_entry(entry, now))
+    return _settle(app, item, checked_entry(entry, now))
+
+
+def abort_old_uploads(app: App) -> list[str]:
+    """Give up uploads to the vault whose source is surely gone; their keys."""
+    older_than = app.retention + timedelta(days=1)
+    return [key for prefix in _UPLOADS for key in app.vault.abort_uploads(prefix, older_than)]
+
+
+def _copier(app: App, item: MediaItem, now: datetime) -> Copier:
+    delivery = Delivery(app.delivery_bucket) if app.delivery_bucket else None
+    return Copier(app.file_hosts[item.file.project], app.vault, now, lock(app, now), delivery)
+
+
+def lock(app: App, now: datetime) -> Retention | None:
+    """Until when what is written to the vault now is to be kept from deletion, and how; None without a lock."""
+    chosen = app.settings.vault.lock
+    return None if chosen.mode == "off" else Retention(chosen.mode, now + timedelta(days=chosen.days))
+
+
+def _lose(app: App, item: MediaItem, refusal: FileError) -> Entry:
+    return _settle(app, item, lost_entry(item.file, f"{refusal}, after its deadline", refusal.status, app.clock()))
+
+
+def _settle(app: App, item: MediaItem, entry: Entry) -> Entry:
+    written = write_entry(app.vault, item.file, entry, lock(app, app.clock()))
+    _log.debug("media.settled", item=str(item), state=written.state, size_bytes=written.size_bytes)
+    return written
+
+
+def copy_media(app: App, *, limit: int | None = None, fresh: bool = True, patient: bool = False) -> Outcome:
+    """Copy every listed file that no manifest names, earliest deadline first; then look again at what was copied.
+
+    With `fresh`, archive listings are asked for again first, for as long as their files may live. `patient` as the
+    scheduler is, it leaves alone what failed a short while ago; never a file at risk.
+    """
+    outcome = Outcome("copy-media")
+    projects = chosen_projects(app.settings, None)
+    if app.settings.vault.lock.mode != "off":
+        app.vault.require_lock()
+    outcome.notice("aborted_uploads", *abort_old_uploads(app))
+    if fresh:
+        days = media_days(app)
+        outcome.absorb(collect_tasks(app, [Ask("archive", name, day) for day in days for name in projects]))
+    plans = [plan(app, name) for name in projects]
+    waiting = sorted((item for plan in plans for item in plan.waiting), key=lambda item: (item.expires_at, str(item)))
+    resting = app.ledger.resting(app.clock()) if patient else set()
+    due = [item for item in waiting if str(item) not in resting or item.is_at_risk(app.clock())]
+    settled = _copy_waiting(app, outcome, due[:limit])
+    _recheck(app, outcome, [recheck for plan in plans for recheck in plan.rechecks])
+    now = app.clock()
+    outcome.at_risk = [item.deadline(now) for item in waiting if item not in settled and item.is_at_risk(now)]
+    return outcome
+
+
+def _copy_waiting(app: App, outcome: Outcome, waiting: Sequence[MediaItem]) -> set[MediaItem]:
+    """Copy files in order of deadline; those that are stored or lost now."""
+    settled: dict[MediaItem, Entry] = {}
+    refused: set[str] = set()
+    doubts: list[tuple[MediaItem, FileError]] = []
+    copy, at_once = app.dispatch(copy_item), app.settings.media.concurrency
+    for done in app.each("copy media", waiting, copy, at_once=at_once, group=lambda item: item.file.project):
+        if isinstance(done.result, FileError):
+            doubts.append((done.item, done.result))
+        elif done.result:
+            settled[done.item] = done.result
+        else:
+            record_item(app, outcome, done, None)
+            if isinstance(done.error, FileRefused):
+                refused.add(done.item.file.project)
+    well = {item.file.project for item, entry in settled.items() if entry.key}
+    for item, doubt in doubts:
+        project = item.file.project
+        if entry := settle_doubt(app, item, doubt, is_host_well=project in well, is_fresh_refused=project in refused):
+            settled[item] = entry
+        else:
+            outcome.fail(
+                item, app.redact(f"{doubt}; gone, or the credentials are at fault: nothing else was to be had")
+            )
+    for item, entry in settled.items():
+        outcome.succeeded(**_amounts(entry))
+        if entry.state == "unreadable":
+            outcome.notice("unreadable", str(item))
+        if entry.state == "lost":
+            outcome.lost.append(item.deadline(app.clock()))
+    app.ledger.forget_attempts([str(item) for item in settled])
+    return set(settled)
+
+
+def _amounts(entry: Entry) -> dict[str, int]:
+    return {
+        "files_copied": int(entry.key is not None),
+        "bytes_copied": entry.size_bytes or 0,
+        "files_adopted": int(entry.adopted_from is not None),
+        "unreadable": int(entry.state == "unreadable"),
+        "lost": int(entry.state == "lost"),
+    }
+
+
+def _recheck(app: App, outcome: Outcome, rechecks: Sequence[Recheck]) -> None:
+    """Compare copies with what the file host has now; other bytes there are stored as well."""
+    recheck, at_once = partial(recheck_item, app), app.settings.media.concurrency
+    done_all = app.each("look again", rechecks, recheck, at_once=at_once, group=lambda one: one.item.file.project)
+    for done in done_all:
+        if done.result is None:
+            record_item(app, outcome, done, None)
+            continue
+        has_changed, is_gone = done.result.key != done.item.entry.key, done.result.gone_at is not None
+        outcome.succeeded(files_rechecked=1, files_changed=int(has_changed), files_gone=int(is_gone))
+        if has_changed:
+            outcome.notice("changed", str(done.item.item))

@@ -17,7 +17,7 @@ from uuid import uuid4
 import pyarrow.compute as pc
 import structlog
 
-from pipeline.app import App, chosen_projects, record_item
+from pipeline.core.context import App, chosen_projects, record_item
 from pipeline.core.errors import Refused, RoomMissing, Throttled, Transient
 from pipeline.core.models import Outcome
 from pipeline.core.settings.load import read_toml

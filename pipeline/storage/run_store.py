@@ -21,8 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipeline.core.errors import ConfigError, LeaseLost, StoreUnavailable
-from pipeline.core.models import Failure, Outcome, utc_text
-from pipeline.reports.news import good_projects
+from pipeline.core.models import Failure, Outcome, good_projects, utc_text
 
 _METADATA = sa.MetaData()
 

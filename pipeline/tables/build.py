@@ -24,11 +24,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import copying
-from pipeline.app import App
 from pipeline.core.concurrency import Lanes, keep_freed_memory, mapped
-from pipeline.core.errors import PipelineError, StoreUnavailable
-from pipeline.core.models import SOURCES, Period, Row
+from pipeline.core.context import App, Done, chosen_projects, record_item
+from pipeline.core.errors import PipelineError, Stopped, StoreUnavailable
+from pipeline.core.models import SOURCES, Outcome, Period, Row
 from pipeline.core.tempfiles import scratch_folder
 from pipeline.storage import ObjectStore, raw
 from pipeline.storage.audit_records import audit_keys
@@ -401,6 +400,44 @@ def _by_week(days: list[date]) -> Iterator[list[date]]:
 
 def builder_for(app: App) -> Builder:
     privacy = app.settings.privacy
-    return Builder(
-        app.lake, app.vault, copying.retention(app), privacy.pseudonymise, privacy.key.get_secret_value().encode()
-    )
+    return Builder(app.lake, app.vault, app.retention, privacy.pseudonymise, privacy.key.get_secret_value().encode())
+
+
+def build(
+    app: App,
+    period: Period | None = None,
+    *,
+    wanted: Sequence[str] = tuple(TABLES),
+    project: str | None = None,
+) -> Outcome:
+    """Build every stale day of the period (by default of all that was ever landed), each table's day replaced whole."""
+    builder = builder_for(app)
+    outcome = Outcome("build")
+    stale = [builder.stale(name, period, wanted) for name in chosen_projects(app.settings, project)]
+    todo = [chain for stretches in stale if stretches for chain in chains(stretches, app.engine.workers)]
+    at_once = app.engine.at_once if todo else 1
+    for built in app.each("build", todo, app.dispatch(_build_chain), at_once=at_once, group=str):
+        for done in _stretches(built):
+            record_item(app, outcome, done, done.result.counts if done.result else None)
+            outcome.unknown_fields.update(done.result.unknown_fields if done.result else {})
+    return outcome
+
+
+def _build_chain(app: App, chain: Chain) -> list[Built | PipelineError]:
+    results = []
+    for result in builder_for(app).build(chain):
+        results.append(result)
+        if app.is_stopping() and len(results) < len(chain.stretches):
+            raise Stopped(f"asked to stop; {chain}: built up to {chain.stretches[len(results) - 1].period.last}")
+    return results
+
+
+def _stretches(chain: Done[Chain, list[Built | PipelineError]]) -> Iterator[Done[Stretch, Built]]:
+    """What came of each stretch of a chain."""
+    stretches = chain.item.stretches
+    results: Sequence[Built | PipelineError | None] = chain.result or [chain.error] * len(stretches)
+    for stretch, result in zip(stretches, results, strict=True):
+        if isinstance(result, Built):
+            yield Done(stretch, result)
+        else:
+            yield Done(stretch, error=result, not_tried=chain.not_tried)

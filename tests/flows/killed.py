@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.cli.commands import run_command
+from pipeline.cli.main import run_command
 
 kill_at = int(sys.argv[1])
 lock = threading.Lock()

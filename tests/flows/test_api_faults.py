@@ -7,11 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline import flows
 from pipeline.core.errors import Refused
 from pipeline.enablex import client
 from pipeline.enablex.protocol import rooms_request
 from pipeline.enablex.simulator.world import World
+from pipeline.ingest.collect import collect
 from pipeline.storage import LocalStore
 from pipeline.tables import parquet
 from tests.conftest import NOW, Site
@@ -95,5 +95,5 @@ def test_a_reply_has_an_end(site: Site, monkeypatch: pytest.MonkeyPatch, limit: 
             with pytest.raises(Refused, match="goes on after 100 bytes"):
                 app.clients["acme"].call(rooms_request())
         else:
-            failed = flows.collect(app).failed
+            failed = collect(app).failed
             assert any("goes on after 100 bytes" in failure.error for failure in failed)

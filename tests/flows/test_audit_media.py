@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 from awscrt.checksums import crc64nvme
 
-from pipeline import flows
 from pipeline.core.errors import StoreUnavailable
 from pipeline.core.models import Outcome, Period
 from pipeline.enablex.simulator.world import World
+from pipeline.media.audit import audit_media
+from pipeline.media.copy import copy_media
 from pipeline.storage import LocalStore, read_bytes
 from pipeline.storage.base import Tally, crc_text, read_back
 from pipeline.storage.keys import parse_audit_key
 from pipeline.tables import parquet
+from pipeline.tables.build import build
 from pipeline.tables.query import run_query
 from tests.conftest import NOW, Site
 from tests.flows.buckets import in_buckets
@@ -36,14 +38,14 @@ def vault(make_site: Callable[..., Site]) -> Site:
     """A site whose files were copied into the vault."""
     site = make_site(WORLD)
     with site.app(NOW) as app:
-        assert flows.copy_media(app).ok
+        assert copy_media(app).ok
     return site
 
 
 def audited(site: Site, period: Period | None = None, percent: float = 0, weeks: int = 0) -> Outcome:
     """An audit so many weeks later."""
     with site.app(NOW + weeks * WEEK) as app:
-        return flows.audit_media(app, period, sample_percent=percent)
+        return audit_media(app, period, sample_percent=percent)
 
 
 def files(site: Site) -> list[Path]:
@@ -206,7 +208,7 @@ def test_an_audit_of_a_period_is_of_its_days_only(make_site: Callable[..., Site]
     """With --from and --to only manifests and media of those days are looked at, and only they can fail."""
     site = make_site(World(projects=("acme",), sessions_per_day=4, begin=(NOW - timedelta(days=2)).date()))
     with site.app(NOW) as app:
-        flows.copy_media(app)
+        copy_media(app)
     days = sorted({manifest.day for manifest in manifests(site)})
     assert len(days) > 1
     for path in files(site):
@@ -248,9 +250,9 @@ def test_the_table_comes_from_the_vault(vault: Site) -> None:
     assert len(before) == 2
     shutil.rmtree(vault.folder / "lake")
     with vault.app(NOW) as app:
-        assert flows.build(app).ok
+        assert build(app).ok
         assert vault.objects("lake/tables/audits/").items() >= before.items()
-        assert flows.build(app).counts == {}
+        assert build(app).counts == {}
         asked = run_query(
             app.lake, "SELECT count(DISTINCT audited_at) AS audits, bool_and(verdict = 'ok') AS ok FROM audits"
         )
@@ -273,7 +275,7 @@ def test_a_record_that_was_altered_is_a_problem(vault: Site) -> None:
     assert the_problem(outcome)[0] == key_of(vault, record)
     shutil.rmtree(vault.folder / "lake")
     with vault.app(NOW) as app:
-        failed = flows.build(app, Period(NOW.date(), NOW.date()), wanted=("audits",)).failed
+        failed = build(app, Period(NOW.date(), NOW.date()), wanted=("audits",)).failed
     assert [record.name in failure.error for failure in failed] == [True]
 
 
@@ -298,7 +300,7 @@ def test_a_file_that_the_disk_cannot_read_is_a_problem(vault: Site, monkeypatch:
             raise OSError(5, "Input/output error")
         return read_back(store, key)
 
-    monkeypatch.setattr("pipeline.auditing.read_back", read)
+    monkeypatch.setattr("pipeline.media.audit.read_back", read)
     outcome = audited(vault, percent=100)
     key, said = the_problem(outcome)
     assert key == bad
@@ -324,21 +326,21 @@ def test_an_object_put_over_in_the_bucket_is_found_unread(make_site: Callable[..
     site = make_site(WORLD)
     in_buckets(site, s3)
     with site.app(NOW) as app:
-        flows.copy_media(app)
-        assert flows.audit_media(app, sample_percent=0).ok
+        copy_media(app)
+        assert audit_media(app, sample_percent=0).ok
         key = next(stored.key for stored in app.vault.list("media/"))
         bucket, _, prefix = app.vault.url.removeprefix("s3://").partition("/")
         content = bytearray(read_bytes(app.vault, key))
         content[-1] ^= 1
         stated = {} if s3.name == "ceph" else {"ChecksumCRC64NVME": crc_text(crc64nvme(bytes(content)))}
         s3.client.put_object(Bucket=bucket, Key=f"{prefix}/{key}".lstrip("/"), Body=bytes(content), **stated)
-        outcome = flows.audit_media(app, sample_percent=0)
+        outcome = audit_media(app, sample_percent=0)
         assert the_problem(outcome)[0] == key
         assert the_problem(outcome)[1].startswith("checksum differs: the store states ")
         row = next(row for row in parquet.read_arrow("audits", lake=app.lake).to_pylist() if row["verdict"] != "ok")
         assert (row["compared"], row["is_reread"]) == ("etag" if s3.name == "ceph" else "crc64nvme", False)
         assert (
-            flows.audit_media(app, sample_percent=1)
+            audit_media(app, sample_percent=1)
             .failed[0]
             .error.startswith("digest differs" if s3.name == "ceph" else "checksum differs")
         )

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from pipeline import flows
 from pipeline.billing.export import PRICES, export_billing
 from pipeline.billing.line_items import LINE_KEY, MEASURES
 from pipeline.billing.month import billing_month
@@ -28,6 +27,8 @@ from pipeline.core.models import Outcome, Period
 from pipeline.core.settings.prices import AMOUNTS
 from pipeline.enablex.simulator.server import Simulator
 from pipeline.enablex.simulator.world import Connection, World
+from pipeline.ingest.collect import collect
+from pipeline.tables.build import build
 from tests.conftest import Site
 from tests.flows.billing_truth import connection_sums, true_lines
 from tests.servers.focus import Validate
@@ -81,8 +82,8 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
         for now in (MID, SETTLED):
             simulator.clock.set(now)
             with site.app(now) as app:
-                assert flows.collect(app, Period(BEGIN, now.date()), sources=("cdr", "archive")).ok
-                assert flows.build(app).ok
+                assert collect(app, Period(BEGIN, now.date()), sources=("cdr", "archive")).ok
+                assert build(app).ok
             shutil.copytree(site.folder, folder / now.date().isoformat())
         yield Nights(simulator, folder, text)
 
@@ -217,7 +218,7 @@ def test_the_same_again_is_no_new_revision(nights: Nights) -> None:
     assert site.objects("lake/reports") == before
     shutil.rmtree(site.folder / "lake")
     with site.app(SETTLED) as app:
-        flows.build(app)
+        build(app)
     assert export(site, SETTLED).details["is_new"]
     assert site.objects("lake/reports") == before
 
@@ -529,4 +530,4 @@ def rebuild(site: Site) -> None:
     """As after a repair: nothing is known of what the day's tables were built from."""
     (site.folder / f"lake/builds/project=acme/day={SPOILT}.json").unlink()
     with site.app(SETTLED) as app:
-        assert flows.build(app, Period(SPOILT, SPOILT), project="acme").ok
+        assert build(app, Period(SPOILT, SPOILT), project="acme").ok

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from pipeline import flows
-from pipeline.collecting import Ask, collect_day
 from pipeline.core.errors import TimedOut
 from pipeline.core.models import Outcome, Period
 from pipeline.enablex.protocol import Request
 from pipeline.enablex.simulator.world import World
+from pipeline.ingest.collect import Ask, collect_day
+from pipeline.ingest.collect import collect as run_collect
 from pipeline.storage import LocalStore, raw
 from pipeline.tables import parquet
+from pipeline.tables.build import build as run_build
 from tests.conftest import NOW, Site
 from tests.flows.lakes import ASKED, DAY, PROJECT, Lake
 from tests.unit.cdrs import NEW, changed
@@ -49,13 +50,13 @@ def last_asked(site: Site) -> set[date]:
 def collect(site: Site, *, hours: int = 0) -> Outcome:
     """Collect the CDRs of yesterday, some hours later by our own clock."""
     with site.app(NOW + timedelta(hours=hours)) as app:
-        return flows.collect(app, ONE_DAY, sources=("cdr",))
+        return run_collect(app, ONE_DAY, sources=("cdr",))
 
 
 def build(site: Site) -> list[dict]:
     """Build; the rows of `cdr` then."""
     with site.app() as app:
-        assert flows.build(app).ok
+        assert run_build(app).ok
     return cdr_rows(site)
 
 

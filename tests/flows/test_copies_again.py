@@ -8,13 +8,15 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline import copying, flows
-from pipeline.app import App
+from jobs.status import status
+from pipeline.core.context import App
 from pipeline.core.models import Outcome
 from pipeline.enablex.simulator.world import World
+from pipeline.media.copy import copy_media, plan
 from pipeline.storage import read_bytes
 from pipeline.storage.manifests import Entry, current_manifests
 from pipeline.tables import parquet
+from pipeline.tables.build import build
 from tests.conftest import NOW, Site
 from tests.flows.test_copy_media import DAYS, WORLD
 
@@ -23,13 +25,13 @@ HOUR = timedelta(hours=1)
 
 def copy(site: Site) -> Outcome:
     with site.app() as app:
-        return flows.copy_media(app)
+        return copy_media(app)
 
 
 def noted_copy(site: Site) -> Outcome:
     """As the command does it: failures are noted in the ledger."""
     with site.app() as app:
-        return app.ledger.record_run("copy-media", app.clock, lambda: flows.copy_media(app))
+        return app.ledger.record_run("copy-media", app.clock, lambda: copy_media(app))
 
 
 def entries(app: App) -> list[Entry]:
@@ -85,7 +87,7 @@ def test_other_bytes_of_the_same_size_are_noticed(fresh: Site) -> None:
         changed = [entry for entry in entries(app) if entry.earlier]
         assert {entry.kind for entry in changed} == {"transcoded"}
         assert all(entry.sha256 != entry.earlier[0].sha256 and entry.key != entry.earlier[0].key for entry in changed)
-        flows.build(app)
+        build(app)
         rows = parquet.read_arrow("media", columns=["kind", "versions"], lake=app.lake).to_pylist()
         assert {row["versions"] for row in rows if row["kind"] == "transcoded"} == {2}
 
@@ -115,7 +117,7 @@ def test_what_is_gone_after_it_was_stored_is_no_loss(fresh: Site) -> None:
     assert again.lost == []
     assert copy(fresh).counts["files_rechecked"] == 0
     with fresh.app() as app:
-        flows.build(app)
+        build(app)
         rows = parquet.read_arrow("media", columns=["state", "gone_at"], lake=app.lake).to_pylist()
     assert sum(row["gone_at"] is not None for row in rows) == copied
     assert {row["state"] for row in rows if row["gone_at"]} == {"stored"}
@@ -140,9 +142,9 @@ def test_wrong_credentials_lose_nothing(make_site: Callable[..., Site]) -> None:
     settled = copy(site)
     assert settled.lost
     with site.app() as app:
-        assert flows.status(app).lost == sorted(settled.lost, key=lambda file: file["expires_at"])
+        assert status(app).lost == sorted(settled.lost, key=lambda file: file["expires_at"])
     with site.app(site.simulator.clock.now() + 25 * HOUR) as app:
-        assert flows.status(app).lost == []
+        assert status(app).lost == []
     assert copy(site).lost == []
 
 
@@ -167,7 +169,7 @@ def test_what_does_not_open_is_stored_and_named(fresh: Site) -> None:
     outcome = copy(fresh)
     assert outcome.notices.get("unreadable", []) == []
     with fresh.app() as app:
-        flows.build(app)
+        build(app)
         rows = parquet.read_arrow("media", lake=app.lake).to_pylist()
     media = [row for row in rows if row["kind"] in ("recording", "transcoded")]
     assert media
@@ -185,7 +187,7 @@ def test_the_network_is_not_taken_whole(fresh: Site) -> None:
         assert bandwidth is not None
         bandwidth._sleep = waits.append  # time is injected: nobody really waits
         bandwidth._monotonic = lambda: 0.0
-        flows.copy_media(app)
+        copy_media(app)
         assert max(waits) == pytest.approx(total / (0.25 * 2**20), rel=0.3)
 
 
@@ -195,14 +197,14 @@ def test_only_the_patient_wait(fresh: Site) -> None:
     assert noted_copy(fresh).failed
     fresh.simulator.faults.clear()
     with fresh.app() as app:
-        waiting = {str(item) for item in copying.plan(app, "acme").waiting}
+        waiting = {str(item) for item in plan(app, "acme").waiting}
         resting = app.ledger.resting(app.clock()) & waiting
         assert resting
-        flows.copy_media(app, patient=True)
-        assert {str(item) for item in copying.plan(app, "acme").waiting} == resting
+        copy_media(app, patient=True)
+        assert {str(item) for item in plan(app, "acme").waiting} == resting
     with fresh.app(fresh.simulator.clock.now() + timedelta(minutes=16)) as app:
-        flows.copy_media(app, patient=True)
-        assert not copying.plan(app, "acme").waiting
+        copy_media(app, patient=True)
+        assert not plan(app, "acme").waiting
 
 
 def test_nobody_waits_with_a_file_at_risk(fresh: Site) -> None:
@@ -212,7 +214,7 @@ def test_nobody_waits_with_a_file_at_risk(fresh: Site) -> None:
     assert noted_copy(fresh).failed
     fresh.simulator.faults.clear()
     with fresh.app() as app:
-        at_risk = {str(item) for item in copying.plan(app, "acme").waiting if item.is_at_risk(app.clock())}
+        at_risk = {str(item) for item in plan(app, "acme").waiting if item.is_at_risk(app.clock())}
         assert at_risk & app.ledger.resting(app.clock())
-        flows.copy_media(app, patient=True)
-        assert not at_risk & {str(item) for item in copying.plan(app, "acme").waiting}
+        copy_media(app, patient=True)
+        assert not at_risk & {str(item) for item in plan(app, "acme").waiting}

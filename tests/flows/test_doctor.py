@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import flows
+from pipeline.cli.doctor import doctor
 from pipeline.core.models import Period
 from pipeline.enablex.simulator.world import World
+from pipeline.ingest.collect import collect
 from pipeline.storage import LocalStore
 from pipeline.tables import parquet
+from pipeline.tables.build import build
 from tests.conftest import Site
 from tests.flows.buckets import in_buckets
 from tests.servers.s3 import S3Server
@@ -34,7 +36,7 @@ def site(make_site: Callable[..., Site]) -> Site:
 def checks(site: Site) -> dict[str, dict[str, Any]]:
     """What `doctor` found, by name; its failures are those that have a next step and are named in the outcome."""
     with site.app() as app:
-        outcome = flows.doctor(app)
+        outcome = doctor(app)
     found = {check["name"]: check for check in outcome.details["checks"]}
     assert {failure.item for failure in outcome.failed} == failed(found)
     assert all(found[name]["next_step"] for name in failed(found))
@@ -47,7 +49,7 @@ def failed(found: dict[str, dict[str, Any]]) -> set[str]:
 
 def answers(site: Site) -> dict[str, str]:
     with site.app() as app:
-        told = flows.doctor(app, probe=True).details["answers"]
+        told = doctor(app, probe=True).details["answers"]
     return {one["question"]: one["answer"] for one in told}
 
 
@@ -227,8 +229,8 @@ def test_the_answer_is_a_setting_that_is_used_and_looked_at_again(site: Site) ->
     site.configure("[projects.acme]\n", "[projects.acme]\nto_date_is_inclusive = true\n")
     day = (NOON - timedelta(days=2)).date()
     with site.app() as app:
-        flows.collect(app, Period(day, day), sources=("cdr",))
-        flows.build(app)
+        collect(app, Period(day, day), sources=("cdr",))
+        build(app)
     assert f"/video/v2/cdr/period/{day}/{day}" in {request.path for request in site.simulator.requests}
     rows = parquet.read_arrow("cdr", Period(day, day), lake=LocalStore(site.folder / "lake"))
     assert rows["cdr_id"].to_pylist() == sorted(

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import flows
-from pipeline.cli.commands import run_command
+from jobs.nightly import nightly as run_nightly
+from jobs.workers import Kit, settings_for_workers
+from pipeline.cli.main import run_command
 from pipeline.core.errors import DigestDiffers, PipelineError, RecordError
 from pipeline.enablex.simulator.world import World
 from pipeline.storage import read_bytes
 from pipeline.tables import parquet
-from pipeline.workers import Kit, settings_for_workers
 from tests.conftest import NOW, Site
 from tests.environ import clean_environ
 from tests.flows.buckets import in_buckets
@@ -45,7 +45,7 @@ def nightly(site: Site) -> dict[str, object]:
     Where a file is stored says how it was proved: these rows go without that, and are compared instead of their bytes.
     """
     with site.app() as app:
-        assert flows.nightly(app).failed == []
+        assert run_nightly(app).failed == []
         media = parquet.read_arrow("media", lake=app.lake).drop_columns(["etag", "proof"]).to_pylist()
         return {"media": media} | {
             f"{root}/{stored.key}": hashlib.sha256(read_bytes(store, stored.key)).hexdigest()

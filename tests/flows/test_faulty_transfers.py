@@ -18,7 +18,7 @@ from pipeline.core.models import ListedFile, MediaItem
 from pipeline.enablex.file_host import FileHost
 from pipeline.enablex.simulator.server import Simulator
 from pipeline.enablex.simulator.world import SimFile, World
-from pipeline.media.copy import Copier
+from pipeline.media.transfer import Copier
 from pipeline.storage import LocalStore, ObjectStore, read_bytes
 from tests.conftest import NOW
 from tests.servers.s3 import S3Server

@@ -17,9 +17,10 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 
-from pipeline import flows
+from jobs.nightly import nightly
 from pipeline.enablex.simulator.server import Simulator
 from pipeline.enablex.simulator.world import World
+from pipeline.media.audit import audit_media
 from pipeline.tables.query import run_query
 from tests.conftest import NOW, Site
 from tests.servers.browser import browse
@@ -40,8 +41,8 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         site = Site(simulator, folder)
         site.config.write_text(simulator.settings_toml(str(folder)))
         with site.app() as app:
-            flows.nightly(app)
-            flows.audit_media(app)
+            nightly(app)
+            audit_media(app)
         yield site
 
 

@@ -18,10 +18,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from jobs.timetable import ALARM_CLOCK, JOBS
-from jobs.turn import Turn, take_turn
-from pipeline.alarms import Alarm, alarms
-from pipeline.app import open_app
+from jobs.lease import Turn, take_turn
+from jobs.runtime import open_app
+from jobs.schedule import ALARM_CLOCK, JOBS, Alarm, alarms
 from pipeline.core.errors import Stopped
 from pipeline.enablex.simulator.world import World
 from pipeline.storage.run_store import Ledger
@@ -230,7 +229,7 @@ def test_the_scheduler_stops_cleanly_on_sigterm(site: Site, tmp_path: Path) -> N
 def test_what_takes_too_long_is_parked(site: Site) -> None:
     """An item that does not end in time is left where it is, and the exit code is 0 all the same."""
     site.simulator.faults.on("slow=60")
-    process = start(["-c", "import sys, jobs.__main__ as m; m._GRACE_S = 0.2; sys.exit(m.main())"], site)
+    process = start(["-c", "import sys, jobs.scheduler as m; m._GRACE_S = 0.2; sys.exit(m.main())"], site)
     wait_for(process, "job.planned")
     while not site.simulator.requests:
         assert process.poll() is None

@@ -21,7 +21,7 @@ import pytest
 import zstandard
 from pydantic import BaseModel, SecretStr
 
-from pipeline.cli.commands import run_command
+from pipeline.cli.main import run_command
 from pipeline.core.errors import PipelineError
 from pipeline.core.settings.load import load
 from pipeline.core.settings.sections import Settings

@@ -26,8 +26,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.app import App, open_app
+from jobs.runtime import open_app
 from pipeline.core import retry
+from pipeline.core.context import App
 from pipeline.enablex.simulator.server import RequestSeen, Simulator
 from pipeline.enablex.simulator.world import World
 from pipeline.rooms.apply import apply_rooms, plan_rooms

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from jobs import apply_rooms as rooms_job
-from pipeline.cli.commands import run_command
+from jobs import rooms as rooms_job
+from pipeline.cli.main import run_command
 from pipeline.core import retry
 from pipeline.core.errors import ApiError, RoomActive, RoomMissing
 from pipeline.enablex.protocol import Request, rooms_request

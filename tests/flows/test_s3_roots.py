@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from urllib.parse import unquote, urlsplit
 
-from pipeline import flows
+from jobs.nightly import nightly
 from pipeline.core.models import Period
 from pipeline.enablex.simulator.world import World
 from pipeline.storage import read_bytes
@@ -34,8 +34,8 @@ def test_a_night_in_buckets_is_a_night_in_folders(make_site: Callable[..., Site]
     buckets.config.write_text(folders.config.read_text().replace(str(folders.folder), str(buckets.folder)))
     in_buckets(buckets, s3)
     with folders.app(NOW) as here, buckets.app(NOW) as there:
-        assert flows.nightly(here).failed == []
-        outcome = flows.nightly(there)
+        assert nightly(here).failed == []
+        outcome = nightly(there)
         assert (outcome.failed, outcome.exit_code) == ([], 0)
         for stored in here.lake.list("tables/"):
             if "/media/" not in stored.key:  # says why each store can be believed
@@ -48,7 +48,7 @@ def test_a_night_in_buckets_is_a_night_in_folders(make_site: Callable[..., Site]
         assert {entry.proof for entry in files} == {"md5" if s3.name == "ceph" else "crc64nvme"}
         assert parquet.read_arrow("cdr", lake=there.lake).equals(parquet.read_arrow("cdr", lake=here.lake))
         before = {stored.key: there.lake.state(stored.key) for stored in there.lake.list("")}
-        assert flows.nightly(there).counts["tables_written"] == 0
+        assert nightly(there).counts["tables_written"] == 0
         assert {stored.key: there.lake.state(stored.key) for stored in there.lake.list("")} == before
 
 
@@ -58,11 +58,11 @@ def test_a_night_with_nothing_new_asks_a_bucket_little(make_site: Callable[..., 
     in_buckets(site, ceph)
     asked: Counter[str] = Counter()
     with site.app(NOW) as app:
-        flows.nightly(app)
+        nightly(app)
         for store in (app.lake, app.vault):
             assert isinstance(store, S3Store)
             store.client.meta.events.register("before-call.s3", lambda model, **_: asked.update([model.name]))
-        assert flows.nightly(app).counts["tables_written"] == 0
+        assert nightly(app).counts["tables_written"] == 0
     assert asked["ListObjectsV2"] < 160
     assert asked.total() < 260
 

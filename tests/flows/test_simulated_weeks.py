@@ -18,14 +18,15 @@ import pytest
 import structlog
 from botocore.retries.standard import ExponentialBackoff
 
-from jobs.turn import Turn
-from pipeline import flows
+from jobs.lease import Turn
 from pipeline.core.models import Period
 from pipeline.enablex.simulator.world import World
+from pipeline.media.audit import audit_media
 from pipeline.storage import LocalStore, read_bytes
 from pipeline.storage.keys import BODY_SUFFIX, RECEIPT_SUFFIX
 from pipeline.storage.manifests import read_entries
 from pipeline.tables import parquet
+from pipeline.tables.build import build
 from tests.conftest import NOW, Site
 from tests.flows.buckets import in_buckets
 from tests.flows.test_observing import Receiver
@@ -130,7 +131,7 @@ def check_files(weeks: Weeks) -> None:
 def check_nothing_else(weeks: Weeks) -> None:
     """Nothing in the vault is missing, altered, left over or half there; every file was read again for that."""
     with weeks.site.app() as app:
-        audit = flows.audit_media(app, sample_percent=100)
+        audit = audit_media(app, sample_percent=100)
         assert (audit.failed, audit.notices.get("unexpected", [])) == ([], [])
         names = [stored.key for stored in app.vault.list("raw/")]
     stems = {
@@ -144,9 +145,9 @@ def check_tables(weeks: Weeks) -> None:
     """A lake built of the same vault from nothing has the same tables, to the byte."""
     site = weeks.site
     with site.app() as app:
-        assert flows.build(app).failed == []
+        assert build(app).failed == []
         clean = replace(app, lake=LocalStore(site.folder / "clean"))
-        assert flows.build(clean).failed == []
+        assert build(clean).failed == []
         as_they_are, anew = (
             {stored.key: read_bytes(store, stored.key) for stored in store.list("")} for store in (app.lake, clean.lake)
         )

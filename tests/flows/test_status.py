@@ -9,11 +9,14 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline import flows, observing
+from jobs import run
+from jobs.status import status
 from pipeline.core.models import Outcome
 from pipeline.enablex.simulator.world import World
+from pipeline.ingest.collect import collect
 from pipeline.storage import LocalStore
 from pipeline.tables import parquet
+from pipeline.tables.build import build
 from pipeline.tables.query import run_query
 from tests.conftest import NOW, Site
 
@@ -64,10 +67,10 @@ def test_a_backfill_is_not_lateness(make_site: Callable[..., Site]) -> None:
 def test_status_says_how_everything_stands(site: Site) -> None:
     """Files waiting and at risk with hours left, when EnableX last answered, what the stores hold; exit code 4."""
     with site.app() as app:
-        flows.collect(app)
-        flows.build(app)
+        collect(app)
+        build(app)
     with site.app(NOW + timedelta(hours=26)) as app:
-        outcome = flows.status(app)
+        outcome = status(app)
     told = outcome.details["projects"]["acme"]
     assert told["waiting"] == len(site.truth_files()) > 0
     assert told["hours_left"] == min(file["hours_left"] for file in outcome.at_risk) < 24
@@ -83,17 +86,17 @@ def test_status_says_how_everything_stands(site: Site) -> None:
 def test_recordings_that_nobody_lists_are_named(site: Site) -> None:
     """Sessions of rooms that record by themselves, over for a day and without a listed file, are named."""
     with site.app() as app:
-        flows.collect(app, sources=("cdr",))
-        flows.build(app)
+        collect(app, sources=("cdr",))
+        build(app)
         recorded = run_query(app.lake, "SELECT DISTINCT conf_num FROM cdr WHERE room_auto_recording").to_pylist()
-        assert flows.status(app).details["projects"]["acme"]["unlisted"] != []
+        assert status(app).details["projects"]["acme"]["unlisted"] != []
     site.simulator.clock.set(NOW + timedelta(hours=26))
     with site.app() as app:
-        unlisted = flows.status(app).details["projects"]["acme"]["unlisted"]
+        unlisted = status(app).details["projects"]["acme"]["unlisted"]
         assert {name.split()[1] for name in unlisted} == {row["conf_num"] for row in recorded}
-        flows.collect(app, sources=("archive",))
-        flows.build(app)
-        assert flows.status(app).details["projects"]["acme"]["unlisted"] == []
+        collect(app, sources=("archive",))
+        build(app)
+        assert status(app).details["projects"]["acme"]["unlisted"] == []
 
 
 def test_new_fields_are_named_once_a_build(make_site: Callable[..., Site]) -> None:
@@ -174,13 +177,13 @@ def test_each_project_has_its_last_good_runs(make_site: Callable[..., Site]) -> 
         return outcome
 
     with site.app() as app:
-        observing.run(app, "nightly", lambda _app: Outcome("nightly"), is_unattended=False)
+        run.run(app, "nightly", lambda _app: Outcome("nightly"), is_unattended=False)
     with site.app(NOW + timedelta(days=1)) as app:
-        observing.run(app, "nightly", failing_for_acme, is_unattended=False)
-        observing.run(app, "nightly acme", lambda _app: Outcome("nightly"), is_unattended=False, projects=["acme"])
-        observing.run(app, "audit-media", lambda _app: Outcome("audit-media"), is_unattended=False, projects=["acme"])
+        run.run(app, "nightly", failing_for_acme, is_unattended=False)
+        run.run(app, "nightly acme", lambda _app: Outcome("nightly"), is_unattended=False, projects=["acme"])
+        run.run(app, "audit-media", lambda _app: Outcome("audit-media"), is_unattended=False, projects=["acme"])
     with site.app(NOW + timedelta(days=2)) as app:
-        observing.run(app, "nightly", failing_for_acme, is_unattended=False)
+        run.run(app, "nightly", failing_for_acme, is_unattended=False)
     said = site.outcome("build", "--project", "umbrella", now=NOW + timedelta(days=3))
     assert said["ok"]
     told = {name: project["last_good_runs"] for name, project in site.outcome("status")["projects"].items()}

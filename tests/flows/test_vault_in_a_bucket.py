@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from pipeline import flows
+from jobs.nightly import nightly
 from pipeline.core.errors import ConfigError, StoreUnavailable
 from pipeline.enablex.simulator import media
 from pipeline.enablex.simulator.delivery import delivered_files
 from pipeline.enablex.simulator.world import SimFile, World
+from pipeline.media.copy import copy_media
 from pipeline.storage import MIB
 from pipeline.tables.query import run_query
 from tests.conftest import NOW, Site
@@ -52,7 +53,7 @@ def test_what_is_locked_cannot_be_deleted(make_site: Callable[..., Site], ceph: 
     site = make_site(WORLD)
     bucket = in_buckets(site, ceph, lock=f"{lock}\ndays = 30")
     with site.app() as app:
-        assert flows.copy_media(app).failed == []
+        assert copy_media(app).failed == []
         assert all(entry.locked_until == "2026-12-23T02:15:00.000Z" for entry in entries(app))
     locked = [*versions(ceph, bucket, "the/vault/media/"), *versions(ceph, bucket, "the/vault/manifests/")]
     assert len(locked) > 5
@@ -72,7 +73,7 @@ def test_a_lock_needs_a_bucket_that_can_lock(make_site: Callable[..., Site], cep
     for site in (bucket, folder):
         site.config.write_text(site.config.read_text() + '\n[vault.lock]\nmode = "governance"\ndays = 1\n')
         with site.app() as app, pytest.raises(ConfigError, match=r"vault\.lock"):
-            flows.copy_media(app)
+            copy_media(app)
         assert site.downloads() == 0
 
 
@@ -96,7 +97,7 @@ def test_a_delivered_file_is_copied_inside_the_bucket(make_site: Callable[..., S
     site = make_site(replace(WORLD, file_bytes=400_000))
     in_buckets(site, s3, media=f'adopt = "{deliver(site, s3)}"')
     with site.app() as app:
-        outcome = flows.copy_media(app)
+        outcome = copy_media(app)
         assert (outcome.failed, outcome.counts["files_adopted"]) == ([], outcome.counts["files_copied"])
         assert digests(app) == [entry.sha256 for entry in entries(app)]
         assert sorted(digests(app)) == sorted(file.sha256 for file in site.truth_files().values())
@@ -110,7 +111,7 @@ def test_a_delivered_file_is_not_believed_by_its_name(make_site: Callable[..., S
     url = deliver(site, ceph, but=lambda file, body: body[:-1] if file.kind == "chat" else body[:-1] + b"?")
     in_buckets(site, ceph, media=f'adopt = "{url}"')
     with site.app() as app:
-        outcome = flows.copy_media(app)
+        outcome = copy_media(app)
         assert (outcome.failed, outcome.counts["files_adopted"]) == ([], 0)
         assert sorted(digests(app)) == sorted(file.sha256 for file in site.truth_files().values())
 
@@ -199,18 +200,18 @@ def test_after_an_outage_nothing_is_lost_that_could_be_had(make_site: Callable[.
     in_buckets(site, ceph, media="concurrency = 1")
     for _ in range(5):
         with site.app() as app:
-            assert flows.copy_media(app).failed
+            assert copy_media(app).failed
         site.simulator.clock.advance(12 * HOUR)
     site.simulator.faults.clear()
     site.configure(ceph.endpoint_url, "http://127.0.0.1:9")
     for _ in range(2):
         with site.app() as app, pytest.raises(StoreUnavailable):
-            flows.copy_media(app)
+            copy_media(app)
         site.simulator.clock.advance(4 * HOUR)
     site.configure("http://127.0.0.1:9", ceph.endpoint_url)
     with site.app() as app:
         asked_before = len(site.simulator.requests)
-        outcome = flows.nightly(app)
+        outcome = nightly(app)
         assert outcome.failed == []
         settled = {(entry.url.partition("/path/")[2]): entry for entry in entries(app)}
         for file in site.truth_files().values():

@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from jobs.timetable import JOBS
-from jobs.turn import Turn, take_turn
-from pipeline.alarms import alarms, trigger
-from pipeline.app import App
+from jobs.lease import Turn, take_turn
+from jobs.schedule import JOBS, alarms, trigger
+from pipeline.core.context import App
 from pipeline.core.models import AT_RISK, Outcome
 from pipeline.core.settings.sections import Settings
 from pipeline.enablex.simulator.server import RequestSeen

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.alarms import is_due, next_runs
+from jobs.schedule import is_due, next_runs
 from pipeline.core.errors import ConfigError
 from pipeline.core.settings.load import load
 from pipeline.core.settings.sections import Settings

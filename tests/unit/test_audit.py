@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pipeline.core.models import Row, StoredMedia
-from pipeline.media import audit
-from pipeline.media.audit import Named, Seen, check_chain, choose_sample, file_row, reread_row
+from pipeline.media import audit_checks
+from pipeline.media.audit_checks import Named, Seen, check_chain, choose_sample, file_row, reread_row
 from pipeline.storage.base import Statement, Tally
 from pipeline.storage.keys import media_key
 from pipeline.storage.manifests import Entry, Manifest, next_manifest, read_manifest, stored_entry, write_manifest
@@ -232,20 +232,22 @@ def test_a_missing_or_cut_file_is_found(content: bytes, data: st.DataObject, sta
 def test_another_etag_is_a_doubt_that_reading_settles() -> None:
     """An object restored in parts of another size has another ETag: read again, it is ok, and it is said why."""
     row = seen_file(b"same", b"same", etag="yes") | {"verdict": "checksum_differs"}
-    assert audit.can_reread(row)
-    assert audit.is_doubtful(row)
+    assert audit_checks.can_reread(row)
+    assert audit_checks.is_doubtful(row)
     assert read_row(row, b"same")["verdict"] == "ok"
     assert read_row(row, b"same")["detail"] == "the store's etag is another one, and the bytes are the same"
-    assert not audit.can_reread(row | {"compared": "crc64nvme"})
+    assert not audit_checks.can_reread(row | {"compared": "crc64nvme"})
 
 
 def test_a_problem_says_what_where_and_the_next_step() -> None:
     """One line names the verdict, the manifest that says otherwise, and what to do."""
-    assert audit.problem_text(seen_file(b"x", None)) == (
+    assert audit_checks.problem_text(seen_file(b"x", None)) == (
         f"missing: manifest 0003 of session {CONF_NUM} names it (recording a1.mkv); restore it from a copy"
     )
-    unreadable = audit.unreadable_row(seen_file(b"x", b"x"), "Input/output error")
-    assert audit.problem_text(unreadable).endswith("(Input/output error); check the disk, then restore it from a copy")
+    unreadable = audit_checks.unreadable_row(seen_file(b"x", b"x"), "Input/output error")
+    assert audit_checks.problem_text(unreadable).endswith(
+        "(Input/output error); check the disk, then restore it from a copy"
+    )
 
 
 # --- the sample ---

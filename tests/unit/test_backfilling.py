@@ -7,9 +7,9 @@ from datetime import date, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.backfilling import portions
-from pipeline.collecting import Ask
 from pipeline.core.models import Period
+from pipeline.ingest.backfill import portions
+from pipeline.ingest.collect import Ask
 from pipeline.tables.build import week_pages
 
 FIRST = date(2024, 1, 1)

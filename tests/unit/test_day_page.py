@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.day_report.html import columns, el, number_text
+from pipeline.cli.day_report.page import DayFacts, day_page
+from pipeline.cli.day_report.style import CSS
 from pipeline.core.models import Row
-from pipeline.reports.day import DayFacts, day_page
-from pipeline.reports.html import columns, el, number_text
-from pipeline.reports.style import CSS
 
 EXPECTED = Path(__file__).parents[1] / "expected" / "report.html"
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)

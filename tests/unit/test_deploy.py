@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipeline.cli.commands import run_command
+from pipeline.cli.main import run_command
 from pipeline.core.settings.load import load
 
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy"

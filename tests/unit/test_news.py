@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.monitoring.notifications import FAILED, OK, State, job_states, news, status_states
 from pipeline.core.models import Failure, Outcome
-from pipeline.reports.news import FAILED, OK, State, job_states, news, status_states
 
 STATES = st.lists(st.dictionaries(st.sampled_from("abc"), st.sampled_from([OK, FAILED, "3"]), max_size=3), max_size=8)
 

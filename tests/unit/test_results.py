@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cli.commands import run_command
+from pipeline.cli.main import run_command
+from pipeline.cli.output import FORMS, first_rows, whole_file, write_rows
 from pipeline.core.errors import ConfigError
-from pipeline.results import FORMS, first_rows, whole_file, write_rows
 
 ROWS = st.lists(
     st.fixed_dictionaries(

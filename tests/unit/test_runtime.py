@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.app import load_settings
+from jobs.runtime import load_settings
 from pipeline.core.errors import ConfigError
 
 

@@ -18,9 +18,9 @@ import pytest
 from rich.console import Console
 
 from pipeline.billing.invoice import OURS, compare, explained, read_invoice
-from pipeline.checks import Check
-from pipeline.cli import show
+from pipeline.cli import render
 from pipeline.cli.billing import show_comparison
+from pipeline.cli.doctor_checks import Check
 from pipeline.core.models import Outcome, Row
 
 EXPECTED = Path(__file__).parents[1] / "expected" / "show"
@@ -53,7 +53,7 @@ def deadline(name: str, hours_left: float) -> Row:
 
 
 def outcome_quiet(console: Console) -> None:
-    show.show_outcome(console, Outcome("build"))
+    render.show_outcome(console, Outcome("build"))
 
 
 def outcome_good(console: Console) -> None:
@@ -61,7 +61,7 @@ def outcome_good(console: Console) -> None:
     outcome.succeeded(
         3, replies=8, new_pages=5, documents=1234, rejects=0, files_copied=2, bytes_copied=1_234_567_890, days_built=3
     )
-    show.show_outcome(console, outcome)
+    render.show_outcome(console, outcome)
 
 
 def outcome_bad(console: Console) -> None:
@@ -72,7 +72,7 @@ def outcome_bad(console: Console) -> None:
     outcome.fail("acme/9/chat/[b]chat[/b].json", "not whole: [red]look[/red] :boom:")
     outcome.lost.append(deadline("gone.mkv", -30.5))
     outcome.at_risk += [deadline("late.mkv", -0.0), deadline("soon.mkv", 0.5), deadline("next.mkv", 23.9)]
-    show.show_outcome(console, outcome)
+    render.show_outcome(console, outcome)
 
 
 def outcome_audit(console: Console) -> None:
@@ -82,7 +82,7 @@ def outcome_audit(console: Console) -> None:
     )
     outcome.fail("media/a.mkv", "missing: manifest 0003 of session 284 names it (recording a.mkv); restore it")
     outcome.notice("unexpected", "media/b.mkv")
-    show.show_outcome(console, outcome)
+    render.show_outcome(console, outcome)
 
 
 def _status() -> Outcome:
@@ -141,13 +141,13 @@ def _status() -> Outcome:
 def status_busy(console: Console) -> None:
     outcome = _status()
     outcome.at_risk.append(deadline("soon.mkv", 1.5))
-    show.show_status(console, outcome)
+    render.show_status(console, outcome)
 
 
 def status_fresh(console: Console) -> None:
     outcome = Outcome("status")
     outcome.details |= {"projects": {}, "stores": {"lake": {}, "vault": {}}, "next_runs": {}}
-    show.show_status(console, outcome)
+    render.show_status(console, outcome)
 
 
 def doctor_bad(console: Console) -> None:
@@ -160,11 +160,11 @@ def doctor_bad(console: Console) -> None:
     outcome = Outcome("doctor", details={"checks": [asdict(check) for check in found]})
     outcome.fail("acme API", "credentials refused")
     outcome.details["toml"] = ["[projects.acme]", "# is to_date inclusive? yes (9 of the 9 CDRs came)"]
-    show.show_doctor(console, outcome)
+    render.show_doctor(console, outcome)
 
 
 def settings_list(console: Console) -> None:
-    show.show_settings(
+    render.show_settings(
         console,
         [
             ("lake.url", "file:./data/lake", "default"),
@@ -175,12 +175,12 @@ def settings_list(console: Console) -> None:
 
 
 def simulator_plain(console: Console) -> None:
-    show.show_simulator(console, "http://127.0.0.1:8080/video/v2", "http://127.0.0.1:8081", [], None)
+    render.show_simulator(console, "http://127.0.0.1:8080/video/v2", "http://127.0.0.1:8081", [], None)
 
 
 def simulator_faulty(console: Console) -> None:
     config = Path("/tmp/[mine]/sim.toml")
-    show.show_simulator(
+    render.show_simulator(
         console, "http://127.0.0.1:8080/video/v2", "http://127.0.0.1:8081", ["throttle", "short_body"], config
     )
 
@@ -202,25 +202,25 @@ def _result() -> pa.Table:
 
 def table_fits(console: Console) -> None:
     console.width = 130
-    show.show_table(console, _result())
+    render.show_table(console, _result())
 
 
 def table_too_wide(console: Console) -> None:
     console.width = 60
-    show.show_table(console, _result())
+    render.show_table(console, _result())
 
 
 def table_of_one(console: Console) -> None:
-    show.show_table(console, pa.table({"count_star()": [1]}))
+    render.show_table(console, pa.table({"count_star()": [1]}))
 
 
 def table_empty(console: Console) -> None:
-    show.show_table(console, _result().slice(0, 0))
+    render.show_table(console, _result().slice(0, 0))
 
 
 def table_odd_names(console: Console) -> None:
     names = ["a", "a", "tags[x]", "[/b]"]
-    show.show_table(console, pa.Table.from_arrays([pa.array([number]) for number in range(4)], names=names))
+    render.show_table(console, pa.Table.from_arrays([pa.array([number]) for number in range(4)], names=names))
 
 
 def comparison(console: Console) -> None:
@@ -293,10 +293,10 @@ def test_urgent_things_are_loud_and_last() -> None:
 def test_a_file_gets_whole_lines() -> None:
     """Output into a file is not wrapped: a long name with its hash stays in one piece, for grep."""
     stream = io.StringIO()
-    console = show.console_for(stream)
+    console = render.console_for(stream)
     outcome = Outcome("copy-media")
     outcome.fail("acme/" + "x" * 300, "because")
-    show.show_outcome(console, outcome)
+    render.show_outcome(console, outcome)
     assert console.width == 160
     assert stream.getvalue().splitlines()[1] == f"failed acme/{'x' * 300}: because"
 
@@ -306,7 +306,7 @@ def test_no_cell_is_cut(width: int) -> None:
     """However narrow the terminal, every value is shown whole, wide characters too: as a table or as records."""
     console = plain_console(width, soft_wrap=True)
     value, key = "日本語の部屋の名前", "0123456789abcdef"
-    show.show_table(console, pa.table({"room_name": [value], "sha": [key]}))
+    render.show_table(console, pa.table({"room_name": [value], "sha": [key]}))
     assert value in text_of(console)
     assert key in text_of(console)
     assert "…" not in text_of(console)
@@ -329,7 +329,7 @@ def test_no_cell_is_cut(width: int) -> None:
 )
 def test_sizes_are_rounded_into_their_unit(size_bytes: int, text: str) -> None:
     """Decimal units, one place, and never a thousand of the smaller one."""
-    assert show.bytes_text(size_bytes) == text
+    assert render.bytes_text(size_bytes) == text
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_sizes_are_rounded_into_their_unit(size_bytes: int, text: str) -> None:
 )
 def test_a_deadline_is_told_in_hours(hours_left: float, text: str) -> None:
     """Before the deadline hours are left; after it, it says so, and that the file is still tried."""
-    assert show.hours_text(hours_left) == text
+    assert render.hours_text(hours_left) == text
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from tests.environ import clean_environ
 
 _RUN = """
 import contextlib, io, json, sys
-from pipeline.cli.commands import run_command
+from pipeline.cli.main import run_command
 import pipeline.cli
 told = []
 for arguments in json.loads(sys.argv[1]):

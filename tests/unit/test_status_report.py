@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.status import media_states, store_sizes
 from pipeline.core.arrow_types import COUNT, TEXT
-from pipeline.reports.status import day_states, is_settled, media_states, store_sizes
+from pipeline.ingest.settlement import day_states, is_settled
 
 TODAY = date(2026, 11, 23)
 DAYS = st.integers(0, 20).map(lambda back: TODAY - timedelta(days=back))

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import ConfigError
+from pipeline.rooms import fields
 from pipeline.rooms.audit import RoomUse, audit_rooms
 from pipeline.rooms.plan import (
     Change,
@@ -21,7 +22,6 @@ from pipeline.rooms.plan import (
     RoomChanges,
     RoomsFile,
     by_mark,
-    fields,
     masked,
     plan_rooms,
     read_rooms_file,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -19,16 +19,16 @@ from zoneinfo import ZoneInfo, available_timezones
 import msgspec
 from sqlalchemy.engine import make_url
 
-from pipeline import checks
-from pipeline.app import App
-from pipeline.checks import Answer, Check, FileFacts
-from pipeline.copying import media_days
+from pipeline.cli import doctor_checks
+from pipeline.cli.doctor_checks import Answer, Check, FileFacts, as_toml
+from pipeline.core.context import App
 from pipeline.core.errors import ApiError, ConfigError, FileError, FileUnavailable, FixityError, RecordError, StoreError
-from pipeline.core.models import ListedFile, Page, Period
+from pipeline.core.models import ListedFile, Outcome, Page, Period
 from pipeline.core.urls import public_url
 from pipeline.enablex.file_host import Body, FileHost, WrongPart
 from pipeline.enablex.protocol import Request, period_request
 from pipeline.media.content import ErrorPage, Inspector
+from pipeline.media.copy import media_days
 from pipeline.storage import LocalStore, ObjectStore, Retention
 from pipeline.storage.selftest import try_lock, try_store
 from pipeline.tables.normalize import archives, cdr
@@ -50,7 +50,7 @@ _LOCKED_FOR = timedelta(days=1)
 def examine(app: App) -> Iterator[Check]:
     """Every part of the set-up: this machine, ledger, stores, and each project's API, clock and files."""
     yield _time_zones(app)
-    yield checks.reader_check(is_compiled())
+    yield doctor_checks.reader_check(is_compiled())
     yield from _disks(app)
     yield _tried("ledger", app.ledger.try_out, f"a run can be noted in {app.ledger.where}", "set ledger.url")
     yield from _store("lake", app.lake)
@@ -62,7 +62,7 @@ def examine(app: App) -> Iterator[Check]:
     for name, project in app.settings.projects.items():
         yield from _project(app, name)
         if project.to_date_is_inclusive:
-            yield checks.to_date_check(_probe_to_date(app, name))
+            yield doctor_checks.to_date_check(_probe_to_date(app, name))
 
 
 def ask_open_questions(app: App) -> list[Answer]:
@@ -95,7 +95,7 @@ def _disks(app: App) -> Iterator[Check]:
         places["ledger"] = str(Path(ledger.database).absolute().parent)
     for name, path in places.items():
         there = next(place for place in (Path(path), *Path(path).parents) if place.exists())
-        yield checks.disk_check(f"{name} disk", path, shutil.disk_usage(there).free)
+        yield doctor_checks.disk_check(f"{name} disk", path, shutil.disk_usage(there).free)
 
 
 # --- stores --------------------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def _disks(app: App) -> Iterator[Check]:
 
 def _store(name: str, store: ObjectStore) -> Iterable[Check]:
     try:
-        return checks.store_checks(name, try_store(store))
+        return doctor_checks.store_checks(name, try_store(store))
     except (StoreError, FixityError) as error:
         return [
             Check(f"{name} writable", False, str(error), f"see {name}.url and [s3] in the settings (docs/vault.md)")
@@ -151,11 +151,11 @@ def _project(app: App, name: str) -> Iterator[Check]:
     try:
         answer = app.clients[name].fetch(period_request("archive", today), _Documents)
         dated = answer.head.headers.get("date")
-        clock = checks.clock_check(f"{name} clock", dated, before, app.clock())
+        clock = doctor_checks.clock_check(f"{name} clock", dated, before, app.clock())
         files = _newest_by_host(app, name)
     except ApiError as error:
-        yield Check(f"{name} API", False, app.redact(str(error)), checks.api_step(error, name))
-        yield checks.clock_check(f"{name} clock", None, before, before)
+        yield Check(f"{name} API", False, app.redact(str(error)), doctor_checks.api_step(error, name))
+        yield doctor_checks.clock_check(f"{name} clock", None, before, before)
         yield Check(f"{name} files", None, "without the API no file is known to try")
         return
     yield Check(
@@ -177,7 +177,7 @@ def _files(app: App, name: str, files: dict[str, list[ListedFile]]) -> Iterator[
     for host, newest in sorted(files.items()) if project.files_user else ():
         _, error = _opened(app.file_hosts[name], newest)
         shown = f"{host}/…/{newest[0].name}"
-        yield checks.file_check(f"{name} files", error, shown, name)
+        yield doctor_checks.file_check(f"{name} files", error, shown, name)
 
 
 def _newest_by_host(app: App, name: str) -> dict[str, list[ListedFile]]:
@@ -253,10 +253,10 @@ def _probe_to_date(app: App, name: str) -> Answer:
         for day in reversed(list(Period(today - timedelta(days=_PROBED_DAYS), today - timedelta(days=1)))):
             if whole := _connections(day, _ask(app, name, period_request("cdr", day))):
                 alone = _connections(day, _ask(app, name, period_request("cdr", day, to_date_is_inclusive=True)))
-                return checks.to_date_answer(name, str(day), len(whole), len(whole & alone))
+                return doctor_checks.to_date_answer(name, str(day), len(whole), len(whole & alone))
     except ApiError as error:
-        return checks.to_date_unknown(name, app.redact(str(error)))
-    return checks.to_date_answer(name, "", 0, 0)
+        return doctor_checks.to_date_unknown(name, app.redact(str(error)))
+    return doctor_checks.to_date_answer(name, "", 0, 0)
 
 
 def _connections(day: date, documents: Iterable[msgspec.Raw]) -> set[str]:
@@ -277,7 +277,7 @@ def _probe_files(app: App, name: str) -> list[Answer]:
     try:
         hosts = _newest_by_host(app, name)
     except ApiError as error:
-        return checks.no_file_answers(name, app.redact(str(error)))
+        return doctor_checks.no_file_answers(name, app.redact(str(error)))
     host, failure = app.file_hosts[name], None
     for files in hosts.values():
         opened, failure = _opened(host, files)
@@ -285,8 +285,8 @@ def _probe_files(app: App, name: str) -> list[Answer]:
             body = opened.body
             length = "yes" if body.total_bytes is not None else "no, but cuts show" if body.is_framed else "no"
             facts = FileFacts(length, body.etag, body.last_modified, _range_said(host, opened))
-            return checks.file_answers(name, public_url(opened.file.url), facts)
-    return checks.no_file_answers(name, str(failure) if failure else "no file is listed now")
+            return doctor_checks.file_answers(name, public_url(opened.file.url), facts)
+    return doctor_checks.no_file_answers(name, str(failure) if failure else "no file is listed now")
 
 
 def _range_said(host: FileHost, opened: _Opened) -> str:
@@ -294,8 +294,25 @@ def _range_said(host: FileHost, opened: _Opened) -> str:
         with host.open(opened.file.url, first_byte=_RANGE_FROM, validator=opened.body.validator) as part:
             if part.first_byte == 0:
                 return "no: it sends the whole file"
-            return checks.range_answer(opened.sample, next(iter(part.chunks), b""), _RANGE_FROM)
+            return doctor_checks.range_answer(opened.sample, next(iter(part.chunks), b""), _RANGE_FROM)
     except WrongPart as error:
         return f"no: {error}"
     except FileError as error:
         return f"unknown: {error}"
+
+
+def doctor(app: App, *, probe: bool = False) -> Outcome:
+    """Try every part of the set-up; with `probe` also ask the live account what EnableX's documents leave open."""
+    outcome = Outcome("doctor")
+    found = list(examine(app))
+    for check in found:
+        if check.ok is False:
+            outcome.fail(check.name, f"{check.said}; {check.next_step}")
+        else:
+            outcome.succeeded(checks_passed=int(check.ok is True), not_tried=int(check.ok is None))
+    outcome.details["checks"] = [asdict(check) for check in found]
+    if probe:
+        answers = ask_open_questions(app)
+        outcome.details["answers"] = [asdict(answer) for answer in answers]
+        outcome.details["toml"] = as_toml(answers, app.clock())
+    return outcome

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import partial
 
 import structlog
 
-from pipeline.app import App
+from pipeline.core.context import App, chosen_projects, record_item
 from pipeline.core.errors import ApiError, CredentialsRefused, Refused, TimedOut, UnreadableReply
-from pipeline.core.models import DAILY_SOURCES, Period, Source
+from pipeline.core.models import DAILY_SOURCES, SOURCES, Outcome, Period, Source
 from pipeline.enablex.client import UnreadableAnswer
 from pipeline.enablex.protocol import Request, period_request, room_period_requests, rooms_request
 from pipeline.storage import raw
@@ -107,3 +107,43 @@ def _known_rooms(app: App, ask: Ask) -> list[str]:
         seen = parquet.read_arrow(table, period, ["room_id"], project=ask.project, lake=app.lake)["room_id"]
         found |= set(seen.unique().to_pylist())
     return sorted(found - {None})
+
+
+_ASKED_BY_ROOM = (
+    "no answer in time; asked room by room, which misses rooms that nobody lists any more; the next run asks for the"
+    " whole day again; raise collect.timeout_s if that does not help"
+)
+
+
+def collect(
+    app: App, period: Period | None = None, *, project: str | None = None, sources: Sequence[Source] = SOURCES
+) -> Outcome:
+    """Ask EnableX for every day of the period (by default lookback and today) and land each reply.
+
+    Rooms are a snapshot of now: they are asked for when today is in the period.
+    """
+    period = period or lookback(app)
+    today = app.clock().date()
+    asks = [
+        Ask(source, name, day)
+        for day in period
+        for name in chosen_projects(app.settings, project)
+        for source in sources
+        if source in DAILY_SOURCES or day == today
+    ]
+    return collect_tasks(app, asks)
+
+
+def collect_tasks(app: App, asks: Iterable[Ask], label: str = "collect") -> Outcome:
+    outcome = Outcome("collect")
+    at_once = app.settings.collect.concurrency * len(app.settings.projects)  # each client holds its project to its own
+    for done in app.each(label, asks, partial(collect_day, app), at_once=at_once, group=lambda ask: ask.project):
+        record_item(app, outcome, done, done.result)
+        if done.result and "days_split" in done.result:
+            outcome.fail(done.item, _ASKED_BY_ROOM)
+    return outcome
+
+
+def lookback(app: App) -> Period:
+    today = app.clock().date()
+    return Period(today - timedelta(days=app.settings.collect.lookback_days), today)

@@ -14,17 +14,17 @@ from pathlib import Path
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from pipeline import flows
-from pipeline.app import App
+from jobs.monitoring.exporter import Exposed, write_textfile
+from jobs.monitoring.metrics import COUNTS, read_metrics
+from jobs.monitoring.notifications import FAILED, State, job_states, news, status_states
+from jobs.monitoring.webhook import ping, post_text
+from jobs.status import status
+from pipeline.core.context import App
 from pipeline.core.errors import LeaseLost, PipelineError, Stopped
 from pipeline.core.models import Failure, Outcome
 from pipeline.core.retry import counted_retries
 from pipeline.core.tracing import run_span
-from pipeline.exposition import Exposed, write_textfile
-from pipeline.reports.metrics import COUNTS, read_metrics
-from pipeline.reports.news import FAILED, State, job_states, news, status_states
 from pipeline.storage.run_store import Lease, Ledger, new_run_id
-from pipeline.webhook import ping, post_text
 
 _TELLING_S = 15.0
 """Longer than a webhook may take."""
@@ -88,14 +88,14 @@ def run(
 
 def expose(app: App, exposed: Exposed | None) -> Outcome:
     """Read the stores and the ledger, and give Prometheus what they say; the status that it came from."""
-    status = flows.status(app, in_full=False)
-    readings = read_metrics(status, app.ledger.run_totals(COUNTS), app.ledger.run_ends())
+    current = status(app, in_full=False)
+    readings = read_metrics(current, app.ledger.run_totals(COUNTS), app.ledger.run_ends())
     if exposed:
         exposed.replace(readings)
     if app.settings.metrics.textfile:
         with _never_failing("metrics.unwritten"):
             write_textfile(Path(app.settings.metrics.textfile), readings)
-    return status
+    return current
 
 
 def _tell(app: App, jobs: list[State], *, is_good: bool, is_unattended: bool, exposed: Exposed | None) -> None:

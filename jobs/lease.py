@@ -11,13 +11,13 @@ from enum import Enum
 
 import structlog
 
-from jobs.timetable import JOBS
-from pipeline import observing
-from pipeline.alarms import Alarm, is_due
-from pipeline.app import App, open_app
+from jobs import run
+from jobs.monitoring.exporter import Exposed
+from jobs.runtime import open_app
+from jobs.schedule import JOBS, Alarm, is_due
+from pipeline.core.context import App
 from pipeline.core.errors import LeaseLost, PipelineError, Stopped, StoreUnavailable
 from pipeline.core.settings.sections import Settings
-from pipeline.exposition import Exposed
 from pipeline.storage.run_store import Lease, Ledger
 
 LEASE_S = 60.0
@@ -69,7 +69,7 @@ def _is_due(alarm: Alarm, ledger: Ledger, now: datetime | None) -> bool:
 def _do(app: App, alarm: Alarm, lease: Lease, exposed: Exposed | None) -> Turn:
     job = JOBS[alarm.job]
     try:
-        outcome = observing.run(
+        outcome = run.run(
             app,
             alarm.name,
             lambda app: job(app.only(alarm.projects)),

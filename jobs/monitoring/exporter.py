@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.monitoring.metrics import Reading
 from pipeline.core.errors import ConfigError, StoreUnavailable
-from pipeline.reports.metrics import Reading
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 
+from pipeline.cli.day_report.html import Bar, Html, bars, columns, el, join, number_text, table
+from pipeline.cli.day_report.style import CSS
+from pipeline.core.context import App, chosen_projects
 from pipeline.core.models import AT_RISK, Row
-from pipeline.reports.html import Bar, Html, bars, columns, el, join, number_text, table
-from pipeline.reports.style import CSS
+from pipeline.ingest.settlement import is_settled
+from pipeline.storage import raw
+from pipeline.tables.query import run_query
 
 _LATE_H = (
     ("within 1 h", 0),
@@ -299,3 +303,14 @@ def _size(size_bytes: int) -> str:
 
 def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def report(app: App, day: date) -> str:
+    """One day as a page of HTML: usage, hours, lateness, media with deadlines, audits; of every project."""
+    lookback_days = app.settings.collect.lookback_days
+    settled: dict[str, bool | None] = {}
+    for name in chosen_projects(app.settings, None):
+        asked = raw.last_asked(app.vault, "cdr", name).get(day)
+        settled[name] = is_settled(day, asked, lookback_days) if asked else None
+    answers = {name: run_query(app.lake, sql.format(day=day)).to_pylist() for name, sql in DAY_SQL.items()}
+    return day_page(DayFacts(day, app.clock(), settled, **answers))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from pipeline.core.models import Failure, Outcome, Row
+from pipeline.core.models import Failure, Outcome, Row, failures_by_project
 
 OK = "ok"
 FAILED = "failed"
@@ -24,22 +24,7 @@ class State:
 
 def job_states(command: str, projects: Sequence[str], failures: Iterable[Failure]) -> list[State]:
     """One state per project: whether a run of the command worked for it. Failures of no project are every project's."""
-    return [_job_state(command, project, failed) for project, failed in _by_project(projects, failures).items()]
-
-
-def good_projects(outcome: Outcome, projects: Sequence[str]) -> list[str]:
-    """For which of its projects a run did its work: those that no failure is of, unless nothing worked."""
-    failed = _by_project(projects, outcome.failed)
-    return [] if outcome.is_broken else [project for project in projects if not failed[project]]
-
-
-def _by_project(projects: Sequence[str], failures: Iterable[Failure]) -> dict[str, list[Failure]]:
-    by_project: dict[str, list[Failure]] = {project: [] for project in projects}
-    for failure in failures:
-        project = failure.project or (failure.item if failure.item in by_project else None)
-        for name in [project] if project in by_project else projects:
-            by_project[name].append(failure)
-    return by_project
+    return [_job_state(command, project, failed) for project, failed in failures_by_project(projects, failures).items()]
 
 
 def _job_state(command: str, project: str, failed: Sequence[Failure]) -> State:

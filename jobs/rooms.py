@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.app import App
+from pipeline.core.context import App
 from pipeline.core.models import Outcome
 from pipeline.rooms import apply
 

@@ -1,21 +1,18 @@
-"""`open_app`: the real clients, stores, ledger, clock and executor, opened together and closed together."""
+"""`App`: everything that a run needs, and how it runs its items. `jobs.runtime` opens one."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import takewhile
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from structlog.contextvars import bound_contextvars
 
-from pipeline.core.concurrency import Threads
 from pipeline.core.errors import (
     ConfigError,
     CredentialsRefused,
@@ -27,18 +24,14 @@ from pipeline.core.errors import (
     Unreachable,
 )
 from pipeline.core.executor import Engine
-from pipeline.core.log import Redact, item_fields
+from pipeline.core.log import item_fields
 from pipeline.core.models import Outcome
-from pipeline.core.progress import Progress, Silent
-from pipeline.core.rate_limit import Pacer
-from pipeline.core.retry import retrying
-from pipeline.core.settings.load import Loaded, load
+from pipeline.core.progress import Progress
 from pipeline.core.settings.sections import Settings
 from pipeline.core.tracing import span
 from pipeline.enablex.client import EnablexClient
 from pipeline.enablex.file_host import FileHost
-from pipeline.media.delivery import Delivery
-from pipeline.storage import MIB, ObjectStore, open_store
+from pipeline.storage import ObjectStore
 from pipeline.storage.run_store import Ledger
 
 Item = TypeVar("Item")
@@ -50,10 +43,6 @@ _FAILURES_IN_A_ROW = {Unreachable: 3, Throttled: 3, FileRefused: 2}
 """So many of a kind in a row mean that the service, not the item, is at fault (enablex-api.md section 6, point 4)."""
 
 
-_WAITING_FOR_ENGINE = 512
-"""Most items that can be with other processes at the same time; a thread here waits for each."""
-
-
 @dataclass(frozen=True)
 class Done(Generic[Item, Result]):
     """One item after its turn: a result, or an error; `not_tried` when its group had been given up before."""
@@ -62,6 +51,10 @@ class Done(Generic[Item, Result]):
     result: Result | None = None
     error: PipelineError | None = None
     not_tried: bool = False
+
+
+def _here(app: App, action: Callable[[App, Any], Any]) -> Callable[[Any], Any]:
+    return partial(action, app)
 
 
 @dataclass(frozen=True)
@@ -79,9 +72,22 @@ class App:
     redact: Callable[[str], str]
     clients: dict[str, EnablexClient]
     file_hosts: dict[str, FileHost]
-    delivery: Delivery | None = None
+    delivery_bucket: ObjectStore | None = None
+    dispatcher: Callable[[App, Callable[[App, Any], Any]], Callable[[Any], Any]] = _here
     is_stopping: Callable[[], bool] = lambda: False
     now: datetime | None = None
+
+    @property
+    def retention(self) -> timedelta:
+        """How long EnableX keeps a file after its session began."""
+        return timedelta(hours=self.settings.media.retention_hours)
+
+    def dispatch(self, action: Callable[[App, Item], Result]) -> Callable[[Item], Result]:
+        """The action for one item, run with this app or with that of another process, as `open_app` decided.
+
+        `action` is a function of a module; item, result and errors are pickled on the way to another process.
+        """
+        return self.dispatcher(self, action)
 
     def only(self, projects: Iterable[str]) -> App:
         """The same for some of the projects."""
@@ -169,68 +175,6 @@ def _step(label: str) -> str:
     return "".join(takewhile(lambda letter: letter.isalpha() or letter == " ", label)).strip()
 
 
-def load_settings(config: Path | None, environ: Mapping[str, str]) -> Loaded:
-    """`load`, and what of the settings only the tables can check.
-
-    Raises:
-        ConfigError: naming the key, where it stands, and what would be valid.
-    """
-    loaded = load(config, environ)
-    if names := loaded.settings.privacy.pseudonymise:
-        from pipeline.tables.schemas import PERSONAL_COLUMNS  # noqa: PLC0415 - Arrow is slow to load
-
-        if unknown := [name for name in names if name not in PERSONAL_COLUMNS]:
-            key = "privacy.pseudonymise"
-            raise ConfigError(
-                f'{key} ({loaded.origin(key)}): "{unknown[0]}" is not a personal column;'
-                f" those are {', '.join(PERSONAL_COLUMNS)}"
-            )
-    return loaded
-
-
-@contextmanager
-def open_app(
-    settings: Settings,
-    *,
-    now: datetime | None = None,
-    progress: Progress | None = None,
-    is_stopping: Callable[[], bool] = lambda: False,
-) -> Iterator[App]:
-    """Open what the settings name; `now` makes it that moment for the whole run (rehearsal, replay, tests)."""
-    clock: Clock = (lambda: now) if now is not None else (lambda: datetime.now(UTC))
-    with ExitStack() as stack:
-        ledger = Ledger(settings.ledger.url)
-        stack.callback(ledger.close)
-        engine = Engine(**settings.engine.model_dump())
-        stack.callback(engine.close)
-        waiting = 0 if engine.is_here else _WAITING_FOR_ENGINE
-        workers = max(waiting, settings.media.concurrency, settings.collect.concurrency * len(settings.projects), 1)
-        executor = stack.enter_context(Threads(workers, thread_name_prefix="postroom"))
-        clients = {name: _client(settings, name, clock) for name in settings.projects}
-        per_second = settings.media.max_mib_per_s * MIB
-        bandwidth = Pacer(per_second) if per_second else None
-        hosts = {name: _file_host(settings, name, bandwidth) for name in settings.projects}
-        for name in settings.projects:
-            stack.callback(clients[name].close)
-            stack.callback(hosts[name].close)
-        yield App(
-            settings=settings,
-            lake=_store(settings, settings.lake.url),
-            vault=_store(settings, settings.vault.url),
-            ledger=ledger,
-            clock=clock,
-            executor=executor,
-            engine=engine,
-            progress=progress or Silent(),
-            redact=Redact(settings.secrets()).text,
-            clients=clients,
-            file_hosts=hosts,
-            delivery=Delivery(_store(settings, settings.media.adopt)) if settings.media.adopt else None,
-            is_stopping=is_stopping,
-            now=now,
-        )
-
-
 def chosen_projects(settings: Settings, project: str | None) -> list[str]:
     """The one project asked for, or all; ConfigError when there is none such, or none at all."""
     if not settings.projects:
@@ -241,36 +185,6 @@ def chosen_projects(settings: Settings, project: str | None) -> list[str]:
     if project is not None and project not in settings.projects:
         raise ConfigError(f"--project {project}: not configured; there are {', '.join(settings.projects)}")
     return [project] if project else list(settings.projects)
-
-
-def _store(settings: Settings, url: str) -> ObjectStore:
-    s3, media = settings.s3, settings.media
-    return open_store(url, endpoint_url=s3.endpoint_url, region=s3.region, part_bytes=media.part_mib * MIB)
-
-
-def _client(settings: Settings, name: str, clock: Clock) -> EnablexClient:
-    project, collect = settings.projects[name], settings.collect
-    return EnablexClient(
-        base_url=project.base_url,
-        app_id=project.app_id,
-        app_key=project.app_key.get_secret_value(),
-        pacer=Pacer(collect.requests_per_second),
-        concurrency=collect.concurrency,
-        timeout_s=collect.timeout_s,
-        retrying=partial(retrying, collect.max_attempts),
-        clock=clock,
-    )
-
-
-def _file_host(settings: Settings, name: str, bandwidth: Pacer | None) -> FileHost:
-    project = settings.projects[name]
-    return FileHost(
-        project=name,
-        user=project.files_user,
-        password=project.files_password.get_secret_value(),
-        hosts=project.file_hosts,
-        bandwidth=bandwidth,
-    )
 
 
 NOT_TRIED = "not tried: given up after the failures before it"

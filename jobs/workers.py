@@ -6,7 +6,7 @@ import logging
 import pickle
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
@@ -15,13 +15,16 @@ from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
-from pipeline.app import App, open_app
 from pipeline.core import tracing
+from pipeline.core.context import App
 from pipeline.core.log import set_up_logging
 from pipeline.core.settings.sections import Engine, Ledger, Settings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+OpenApp = Callable[..., AbstractContextManager[App]]
+"""`runtime.open_app`, passed by name: that module imports this one."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,8 @@ class Kit:
     now: datetime | None
 
 
-def on_engine(app: App, action: Callable[[App, Item], Result]) -> Callable[[Item], Result]:
-    """The action for one item where the engine runs it: with this app, or with the App of another process.
-
-    `action` is a function of a module; item, result and errors are pickled on the way.
-    """
+def dispatch(open_app: OpenApp, app: App, action: Callable[[App, Item], Result]) -> Callable[[Item], Result]:
+    """The action for one item where the engine runs it: with this app, or with the App of another process."""
     if app.engine.is_here:
         return partial(action, app)
 
@@ -44,7 +44,7 @@ def on_engine(app: App, action: Callable[[App, Item], Result]) -> Callable[[Item
     def kit() -> Kit:
         return Kit(settings_for_workers(app.settings, app.engine.workers), app.now)
 
-    return lambda item: app.engine.run(_act, kit(), tracing.carried(), action, item)
+    return lambda item: app.engine.run(_act, open_app, kit(), tracing.carried(), action, item)
 
 
 def settings_for_workers(settings: Settings, workers: int) -> Settings:
@@ -76,13 +76,15 @@ _opened = ExitStack()
 _opening = threading.Lock()
 
 
-def _act(kit: Kit, carrier: Mapping[str, Any], action: Callable[[App, Item], Result], item: Item) -> Result:
-    app = _app(kit)
+def _act(
+    open_app: OpenApp, kit: Kit, carrier: Mapping[str, Any], action: Callable[[App, Item], Result], item: Item
+) -> Result:
+    app = _app(open_app, kit)
     with tracing.continued(carrier):
         return action(app, item)
 
 
-def _app(kit: Kit) -> App:
+def _app(open_app: OpenApp, kit: Kit) -> App:
     """The App of this process for these settings; open until the process ends."""
     known_as = pickle.dumps(kit)
     with _opening:

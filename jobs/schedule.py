@@ -1,13 +1,33 @@
-"""When each job is due: cron texts from the settings, moments in UTC. What a job does is in `jobs.timetable`."""
+"""Every job: what it runs, and when it is due (UTC cron expressions of `[schedule]` and `projects.*.nightly`).
+
+| job            | by default         | runs |
+|----------------|--------------------|---|
+| copy-media     | every 15 minutes   | listed files not yet stored, earliest deadline first; failed files back off |
+| nightly        | 02:15 UTC          | every missing day, tables, media; for a project at its own time if it has one |
+| rooms apply    | hourly             | rooms as the rooms file has them |
+| rooms snapshot | 23:50 UTC          | rooms at the end of the day, before ad-hoc rooms disappear |
+| audit-media    | Sundays 03:30 UTC  | the vault against its manifests |
+
+The work of a job is computed from the stores when it runs. A missed fire time is run late (no misfire limit), several
+missed ones run once (coalesce), and a job never runs beside itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
+from jobs.nightly import nightly
+from jobs.rooms import apply_rooms
+from pipeline.core.context import App
+from pipeline.core.models import Outcome
 from pipeline.core.settings.sections import Settings
+from pipeline.ingest.collect import collect
+from pipeline.media.audit import audit_media
+from pipeline.media.copy import copy_media
 
 
 @dataclass(frozen=True)
@@ -53,3 +73,13 @@ def is_due(cron: str, last_done: datetime | None, now: datetime) -> bool:
 def next_runs(settings: Settings, now: datetime) -> Mapping[str, datetime | None]:
     """The next moment of each alarm; None for one that never comes."""
     return {alarm.name: trigger(alarm.cron).get_next_fire_time(None, now) for alarm in alarms(settings)}
+
+
+JOBS: Mapping[str, Callable[[App], Outcome]] = {
+    "copy-media": partial(copy_media, patient=True),
+    "nightly": nightly,
+    "rooms apply": apply_rooms,
+    "rooms snapshot": partial(collect, sources=("rooms",)),
+    "audit-media": audit_media,
+}
+ALARM_CLOCK: dict[str, Any] = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}

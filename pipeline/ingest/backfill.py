@@ -8,10 +8,10 @@ from datetime import date, timedelta
 from itertools import groupby, product
 from typing import Any
 
-from pipeline.app import App
-from pipeline.collecting import Ask
+from pipeline.core.context import App
 from pipeline.core.models import DAILY_SOURCES, Period, Source
-from pipeline.reports.status import is_settled
+from pipeline.ingest.collect import Ask, lookback
+from pipeline.ingest.settlement import is_settled
 from pipeline.storage import raw
 from pipeline.tables.build import week_of, week_pages
 
@@ -115,3 +115,16 @@ def _mean_reply_bytes(app: App, source: Source, project: str) -> float | None:
     newest: Sequence[tuple[date, str]] = [(day, found[-1]) for day, found in sorted(stems.items())][-_SAMPLE_PAGES:]
     sizes = [raw.read_page(app.vault, source, project, day, stem).size_bytes for day, stem in newest]
     return sum(sizes) / len(sizes) if sizes else None
+
+
+def nightly_asks(app: App, project: str) -> list[Ask]:
+    """Lookback, today, and every day since the project began that was never asked for after it had settled."""
+    covered = lookback(app)
+    asks = [Ask("rooms", project, app.clock().date())]
+    for source in DAILY_SOURCES:
+        asked = raw.last_asked(app.vault, source, project)
+        since = app.settings.projects[project].since or min([*asked, covered.first])
+        for day in Period(min(since, covered.last), covered.last):
+            if day in covered or not is_settled(day, asked.get(day), app.settings.collect.lookback_days):
+                asks.append(Ask(source, project, day))
+    return asks

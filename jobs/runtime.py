@@ -1,0 +1,121 @@
+"""`open_app`: the clients, stores, run store, clock and executor of a run, opened and closed together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from jobs.workers import dispatch
+from pipeline.core.concurrency import Threads
+from pipeline.core.context import App, Clock
+from pipeline.core.errors import ConfigError
+from pipeline.core.executor import Engine
+from pipeline.core.log import Redact
+from pipeline.core.progress import Progress, Silent
+from pipeline.core.rate_limit import Pacer
+from pipeline.core.retry import retrying
+from pipeline.core.settings.load import Loaded, load
+from pipeline.core.settings.sections import Settings
+from pipeline.enablex.client import EnablexClient
+from pipeline.enablex.file_host import FileHost
+from pipeline.storage import MIB, ObjectStore, open_store
+from pipeline.storage.run_store import Ledger
+
+_WAITING_FOR_ENGINE = 512
+"""Most items that can be with other processes at the same time; a thread here waits for each."""
+
+
+def load_settings(config: Path | None, environ: Mapping[str, str]) -> Loaded:
+    """`load`, and what of the settings only the tables can check.
+
+    Raises:
+        ConfigError: naming the key, where it stands, and what would be valid.
+    """
+    loaded = load(config, environ)
+    if names := loaded.settings.privacy.pseudonymise:
+        from pipeline.tables.schemas import PERSONAL_COLUMNS  # noqa: PLC0415 - Arrow is slow to load
+
+        if unknown := [name for name in names if name not in PERSONAL_COLUMNS]:
+            key = "privacy.pseudonymise"
+            raise ConfigError(
+                f'{key} ({loaded.origin(key)}): "{unknown[0]}" is not a personal column;'
+                f" those are {', '.join(PERSONAL_COLUMNS)}"
+            )
+    return loaded
+
+
+@contextmanager
+def open_app(
+    settings: Settings,
+    *,
+    now: datetime | None = None,
+    progress: Progress | None = None,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[App]:
+    """Open what the settings name; `now` makes it that moment for the whole run (rehearsal, replay, tests)."""
+    clock: Clock = (lambda: now) if now is not None else (lambda: datetime.now(UTC))
+    with ExitStack() as stack:
+        ledger = Ledger(settings.ledger.url)
+        stack.callback(ledger.close)
+        engine = Engine(**settings.engine.model_dump())
+        stack.callback(engine.close)
+        waiting = 0 if engine.is_here else _WAITING_FOR_ENGINE
+        workers = max(waiting, settings.media.concurrency, settings.collect.concurrency * len(settings.projects), 1)
+        executor = stack.enter_context(Threads(workers, thread_name_prefix="postroom"))
+        clients = {name: _client(settings, name, clock) for name in settings.projects}
+        per_second = settings.media.max_mib_per_s * MIB
+        bandwidth = Pacer(per_second) if per_second else None
+        hosts = {name: _file_host(settings, name, bandwidth) for name in settings.projects}
+        for name in settings.projects:
+            stack.callback(clients[name].close)
+            stack.callback(hosts[name].close)
+        yield App(
+            settings=settings,
+            lake=_store(settings, settings.lake.url),
+            vault=_store(settings, settings.vault.url),
+            ledger=ledger,
+            clock=clock,
+            executor=executor,
+            engine=engine,
+            progress=progress or Silent(),
+            redact=Redact(settings.secrets()).text,
+            clients=clients,
+            file_hosts=hosts,
+            delivery_bucket=_store(settings, settings.media.adopt) if settings.media.adopt else None,
+            dispatcher=partial(dispatch, open_app),
+            is_stopping=is_stopping,
+            now=now,
+        )
+
+
+def _store(settings: Settings, url: str) -> ObjectStore:
+    s3, media = settings.s3, settings.media
+    return open_store(url, endpoint_url=s3.endpoint_url, region=s3.region, part_bytes=media.part_mib * MIB)
+
+
+def _client(settings: Settings, name: str, clock: Clock) -> EnablexClient:
+    project, collect = settings.projects[name], settings.collect
+    return EnablexClient(
+        base_url=project.base_url,
+        app_id=project.app_id,
+        app_key=project.app_key.get_secret_value(),
+        pacer=Pacer(collect.requests_per_second),
+        concurrency=collect.concurrency,
+        timeout_s=collect.timeout_s,
+        retrying=partial(retrying, collect.max_attempts),
+        clock=clock,
+    )
+
+
+def _file_host(settings: Settings, name: str, bandwidth: Pacer | None) -> FileHost:
+    project = settings.projects[name]
+    return FileHost(
+        project=name,
+        user=project.files_user,
+        password=project.files_password.get_secret_value(),
+        hosts=project.file_hosts,
+        bandwidth=bandwidth,
+    )

@@ -1,0 +1,117 @@
+"""`python -m jobs`, `postroom schedule`: the scheduler, until SIGTERM or Ctrl-C.
+
+APScheduler is an alarm clock only. Settings come from POSTROOM_CONFIG and the environment, as for `postroom`. When it
+starts, every job that is due runs, the most urgent first. Several schedulers share a ledger: what one of them runs, or
+has done, the others leave.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.date import DateTrigger
+
+from jobs import run
+from jobs.lease import LEASE_S, Turn, take_turn
+from jobs.monitoring import exporter
+from jobs.monitoring.exporter import Exposed
+from jobs.runtime import load_settings, open_app
+from jobs.schedule import ALARM_CLOCK, Alarm, alarms, next_runs, trigger
+from jobs.systemd import notify, watchdog_s
+from pipeline.core import tracing
+from pipeline.core.context import chosen_projects
+from pipeline.core.errors import ConfigError
+from pipeline.core.log import Redact, set_up_logging
+from pipeline.core.settings.sections import Settings
+
+_GRACE_S = 20
+"""So long a running item may take to end after SIGTERM: systemd and Kubernetes kill after 30 seconds or more."""
+
+_LOOK_AGAIN = {Turn.HELD: timedelta(seconds=LEASE_S), Turn.BROKEN: timedelta(minutes=15)}
+"""What another scheduler runs is looked at again when its lease would have expired; what broke off is tried again."""
+
+_LOOK_UP_S = 5.0
+"""A signal that comes just before the main thread begins to wait does not end the wait: Python runs its handler only
+when the thread looks up next."""
+
+_log = structlog.get_logger()
+
+
+def serve(settings: Settings, stop: threading.Event) -> bool:
+    """Run the timetable until `stop` is set; then wait for what is under way. False when that takes too long.
+
+    Metrics are served meanwhile, if wanted.
+    """
+    chosen_projects(settings, None)
+    exposed = Exposed()
+    with ExitStack() as served:
+        if settings.metrics.port:
+            served.callback(exporter.serve(exposed, settings.metrics.address, settings.metrics.port))
+            with open_app(settings) as app:
+                run.expose(app, exposed)
+        return _run_timetable(settings, stop, exposed)
+
+
+def _run_timetable(settings: Settings, stop: threading.Event, exposed: Exposed) -> bool:
+    scheduler = BackgroundScheduler(
+        timezone="UTC", executors={"default": ThreadPoolExecutor(1)}, job_defaults=ALARM_CLOCK
+    )
+
+    def ring(alarm: Alarm) -> None:
+        turn = take_turn(alarm, settings, is_stopping=stop.is_set, exposed=exposed)
+        if turn in _LOOK_AGAIN and not stop.is_set():
+            again = DateTrigger(datetime.now(UTC) + _LOOK_AGAIN[turn])
+            scheduler.add_job(ring, again, (alarm,), id=f"{alarm.name}, again", replace_existing=True)
+
+    begun_at = datetime.now(UTC)
+    for rank, alarm in enumerate(alarms(settings)):
+        at_once = begun_at + timedelta(milliseconds=rank)  # in this order
+        scheduler.add_job(ring, trigger(alarm.cron), (alarm,), id=alarm.name, next_run_time=at_once)
+    for name, moment in next_runs(settings, begun_at).items():
+        _log.info("job.planned", job=name, next_run_at=str(moment))
+    scheduler.start()
+    notify(os.environ, "READY=1")
+    while not stop.wait(min(watchdog_s(os.environ) or _LOOK_UP_S, _LOOK_UP_S)):
+        notify(os.environ, "WATCHDOG=1")
+    notify(os.environ, "STOPPING=1")
+    _log.info("scheduler.stopping")
+    stopping = threading.Thread(target=scheduler.shutdown, daemon=True)
+    stopping.start()
+    stopping.join(_GRACE_S)
+    return not stopping.is_alive()
+
+
+def run_scheduler(settings: Settings) -> int:
+    """Run every job when it is due until SIGTERM or SIGINT; the exit code.
+
+    An item that does not end in time is left as after a kill: the next run resumes it.
+    """
+    stop = threading.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, lambda *_: stop.set())
+    set_up_logging(level=logging.INFO, secrets=tuple(settings.secrets()))
+    with tracing.sending(Redact(settings.secrets()).text):
+        has_stopped = serve(settings, stop)
+    if not has_stopped:
+        _log.info("job.parked", why="the next run goes on where it is now, as after a kill")
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+def main() -> int:
+    """Run with the settings of POSTROOM_CONFIG and the environment; a wrong one is one line and exit code 2."""
+    try:
+        return run_scheduler(load_settings(None, os.environ).settings)
+    except ConfigError as error:
+        print(f"postroom: {error}", file=sys.stderr)
+        return 2

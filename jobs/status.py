@@ -1,0 +1,178 @@
+"""The state of every project from the stores and the run store: days, files, lateness, sizes, next runs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.schedule import next_runs
+from pipeline.core.context import App, chosen_projects
+from pipeline.core.models import SOURCES, Outcome, utc_text
+from pipeline.ingest.settlement import day_states
+from pipeline.media.copy import MediaPlan, plan
+from pipeline.storage import raw
+from pipeline.storage.audit_records import audit_keys
+from pipeline.tables import parquet
+from pipeline.tables.query import run_query
+
+LATENESS_SQL = """
+WITH lately AS (SELECT * FROM cdr WHERE day >= DATE '{first}'),
+     days AS (SELECT project, day, min(first_seen_at) AS began FROM lately GROUP BY ALL),
+     seen AS (
+        SELECT project, coalesce(trans_at, signal_disconnected_at, room_disconnected_at) AS written_at,
+               first_seen_at, changed_at
+        FROM lately JOIN days USING (project, day) WHERE began < day + INTERVAL 2 DAY),
+     late AS (
+        SELECT project, epoch(first_seen_at - written_at) / 3600 AS known_h,
+               epoch(greatest(first_seen_at, changed_at) - written_at) / 3600 AS settled_h
+        FROM seen WHERE written_at IS NOT NULL)
+SELECT project, count(*) AS rows, max(known_h) AS latest_h, max(settled_h) AS settled_h,
+       {shares}
+FROM late GROUP BY project
+"""
+"""Days that were first asked for long after their end (a backfill) say nothing about EnableX's lateness."""
+
+LATENESS_DAYS = 31
+_LATENESS_STEPS_H = {"1 h": 1, "6 h": 6, "1 day": 24, "2 days": 48, "3 days": 72}
+
+
+def lateness_sql(today: date) -> str:
+    """One row per project: how long after they were written the rows of the last month were first collected."""
+    shares = ", ".join(f"avg((known_h <= {hours})::INT) AS within_{hours}_h" for hours in _LATENESS_STEPS_H.values())
+    return LATENESS_SQL.format(first=today - timedelta(days=LATENESS_DAYS), shares=shares)
+
+
+def lateness(row: Mapping[str, Any], lookback_days: int) -> dict[str, Any]:
+    """One row of `lateness_sql` as `status` tells it; `hint` when rows still came or changed as lookback ended."""
+    is_short = row["settled_h"] > (lookback_days - 1) * 24
+    return {
+        "rows": row["rows"],
+        "known_after": {step: round(row[f"within_{hours}_h"], 4) for step, hours in _LATENESS_STEPS_H.items()},
+        "latest_h": round(row["latest_h"], 1),
+        "settled_h": round(row["settled_h"], 1),
+        "hint": f"rows still came or changed {row['settled_h'] / 24:.1f} days after they were written;"
+        f" collect.lookback_days = {lookback_days} may be too short"
+        if is_short
+        else None,
+    }
+
+
+UNLISTED_SQL = """
+WITH recorded AS (
+        SELECT project, conf_num, min(day) AS day,
+               max(coalesce(signal_disconnected_at, room_disconnected_at, trans_at)) AS ended_at
+        FROM cdr WHERE room_auto_recording AND day >= DATE '{first}' GROUP BY project, conf_num),
+     listed AS (SELECT DISTINCT project, conf_num FROM media WHERE day >= DATE '{first}')
+SELECT project, day, conf_num FROM recorded ANTI JOIN listed USING (project, conf_num)
+WHERE ended_at < TIMESTAMPTZ '{ended_before}' ORDER BY project, day, conf_num
+"""
+
+_LISTED_WITHIN = timedelta(hours=24)
+"""An archive record may appear hours after its session (docs/enablex-api.md section 12)."""
+
+
+def unlisted_sql(now: datetime) -> str:
+    """Sessions of the last month in rooms that record by themselves, a day after which no file is listed yet."""
+    first = now.date() - timedelta(days=LATENESS_DAYS)
+    return UNLISTED_SQL.format(first=first, ended_before=(now - _LISTED_WITHIN).isoformat())
+
+
+def store_sizes(listing: Iterable[tuple[str, int]]) -> dict[str, dict[str, int]]:
+    """Objects and bytes per kind, which is the first part of their key, from (key, size) in any order."""
+    sizes: dict[str, dict[str, int]] = defaultdict(lambda: {"objects": 0, "bytes": 0})
+    for key, size_bytes in listing:
+        kind = sizes[key.partition("/")[0]]
+        kind["objects"] += 1
+        kind["bytes"] += size_bytes
+    return dict(sorted(sizes.items()))
+
+
+def media_states(media: pa.Table) -> dict[str, dict[str, int]]:
+    """Files and bytes per state, from columns `state` and `size_bytes` of `media`."""
+    counted = {}
+    for state in sorted(media["state"].unique().to_pylist()):
+        sizes = media["size_bytes"].filter(pc.equal(media["state"], state))
+        counted[state] = {"files": len(sizes), "bytes": pc.sum(sizes).as_py() or 0}
+    return counted
+
+
+def status(app: App, *, in_full: bool = True) -> Outcome:
+    """What is done, missing, at risk, lost: from the stores; the last good runs: from the ledger.
+
+    Lateness and files that are not listed are read from many days of rows, and sizes from the names of all objects: too
+    much for every quarter of an hour, so that what is not wanted `in_full` goes without.
+    """
+    now = app.clock()
+    outcome = Outcome("status")
+    tries = app.ledger.tries()
+    late_rows = run_query(app.lake, lateness_sql(now.date())).to_pylist() if in_full else []
+    late = {row["project"]: row for row in late_rows}
+    unlisted = run_query(app.lake, unlisted_sql(now)).to_pylist() if in_full else []
+    projects = {}
+    for name in chosen_projects(app.settings, None):
+        media = plan(app, name)
+        outcome.lost += [item.deadline(now) for item in media.lost]
+        outcome.at_risk += [
+            {**item.deadline(now), "failed_tries": tries.get(str(item), 0)}
+            for item in media.waiting
+            if item.is_at_risk(now)
+        ]
+        projects[name] = {
+            **_days_and_answers(app, name),
+            **_files(app, name, media),
+            "last_good_runs": _good_runs(app, name),
+            "lateness": lateness(late[name], app.settings.collect.lookback_days) if name in late else None,
+            "unlisted": [f"{row['day']} {row['conf_num']}" for row in unlisted if row["project"] == name],
+        }
+    outcome.details = {
+        "now": now.isoformat(),
+        "projects": projects,
+        "stores": {
+            name: store_sizes((stored.key, stored.size_bytes) for stored in store.list(""))
+            for name, store in (("lake", app.lake), ("vault", app.vault))
+            if in_full
+        },
+        "last_good_runs": dict(app.ledger.last_good_runs()),
+        "next_runs": {name: utc_text(moment) for name, moment in next_runs(app.settings, now).items() if moment},
+    }
+    return outcome
+
+
+def _days_and_answers(app: App, project: str) -> dict[str, Any]:
+    """How the days of a project stand, and when EnableX last answered each question, and the last audit was."""
+    asked = {source: raw.last_asked(app.vault, source, project) for source in SOURCES}
+    last: dict[str, datetime] = {source: max(moments.values()) for source, moments in asked.items() if moments}
+    if audits := audit_keys(app.vault, project):
+        last["audit"] = max(audits[max(audits)].values())
+    since, lookback_days = app.settings.projects[project].since, app.settings.collect.lookback_days
+    return {
+        "days": day_states(asked["cdr"], since, app.clock().date(), lookback_days),
+        "last_done": {what: moment.isoformat() for what, moment in last.items()},
+    }
+
+
+def _good_runs(app: App, project: str) -> dict[str, str]:
+    """When each command last did its work for a project; the `nightly` of its own is one like that of all."""
+    newest: dict[str, str] = {}
+    for command, ended_at in app.ledger.good_runs(project).items():
+        name = command.removesuffix(f" {project}")
+        newest[name] = max(ended_at, newest.get(name, ended_at))
+    return newest
+
+
+def _files(app: App, project: str, media: MediaPlan) -> dict[str, Any]:
+    """How many files of a project stand how, and the nearest deadline."""
+    now, waiting = app.clock(), media.waiting
+    columns = ["state", "size_bytes"]
+    return {
+        "media": media_states(parquet.read_arrow("media", columns=columns, project=project, lake=app.lake)),
+        "waiting": len(waiting),
+        "at_risk": sum(item.is_at_risk(now) for item in waiting),
+        "next_deadline": waiting[0].expires_at.isoformat() if waiting else None,
+        "hours_left": waiting[0].deadline(now)["hours_left"] if waiting else None,
+    }

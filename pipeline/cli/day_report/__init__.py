@@ -1,0 +1,1 @@
+"""One day as one HTML page: facts, page, style."""

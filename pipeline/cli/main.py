@@ -1,0 +1,63 @@
+"""One command per flow: arguments, flow, printed outcome, exit code.
+
+Exit codes: 0 done, 1 failed, 2 usage or settings, 3 some items failed, 4 files at risk or newly lost.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from pipeline.cli.options import cli, print_json
+from pipeline.core.errors import ConfigError, PipelineError
+from pipeline.core.models import Failure, Outcome
+
+_INTERRUPTED = 130
+_BROKEN_OFF = "interrupted; nothing is half-written, run it again to go on"
+
+
+def main() -> None:
+    """The `postroom` command."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line; every expected error is one line on standard error and an exit code."""
+    verbose = "--verbose" in arguments
+    try:
+        return _exit_code(arguments, cli(args=arguments, prog_name="postroom", standalone_mode=False))
+    except typer.TyperException as error:
+        return _refuse(arguments, error.format_message(), 2)
+    except ConfigError as error:
+        return _refuse(arguments, str(error), 2)
+    except PipelineError as error:
+        if verbose:
+            raise
+        return _refuse(arguments, str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return _refuse(arguments, _BROKEN_OFF, _INTERRUPTED)
+    except Exception as error:
+        if verbose:
+            raise
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        return _refuse(arguments, f"unexpected: {what}; run again with --verbose and report it", 1)
+
+
+def _exit_code(arguments: list[str], code: object) -> int:
+    if code == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
+        return _refuse(arguments, _BROKEN_OFF, _INTERRUPTED)
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(arguments: list[str], message: str, code: int) -> int:
+    """One line for people; with `--json` an outcome for programs too."""
+    print(f"postroom: {message}", file=sys.stderr)
+    if "--json" in arguments:
+        known = {info.name or info.callback.__name__ for info in cli.registered_commands if info.callback}
+        groups = {group.typer_instance.info.name for group in cli.registered_groups if group.typer_instance}
+        command = next((argument for argument in arguments if argument in known | groups), "postroom")
+        if command in groups:
+            command = " ".join(arguments[arguments.index(command) :][:2])
+        print_json(Outcome(command, failed=[Failure(command, message)]).as_json())
+    return code

@@ -1,0 +1,194 @@
+"""What every command shares: the root Typer app, its options, and the parsing of days, periods and choices."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline import __version__
+from pipeline.core.errors import ConfigError
+from pipeline.core.models import Outcome, Period
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.core.context import App
+    from pipeline.core.progress import Progress
+    from pipeline.core.settings.load import Loaded
+
+
+cli = typer.Typer(
+    name="postroom",
+    help="Keep what EnableX knows about finished video sessions: CDRs to Parquet, recordings to a vault, with proof.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What stands before the command."""
+
+    config: Path | None
+    now: datetime | None
+    as_json: bool
+    verbose: bool
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"postroom {__version__}")
+        raise typer.Exit
+
+
+@cli.callback(epilog="Example: postroom demo")
+def options(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings file; else POSTROOM_CONFIG, else config/default.toml.")
+    ] = None,
+    now: Annotated[str | None, typer.Option(help="Act as if it were this moment, e.g. 2026-11-23T02:15:00Z.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON outcome on standard output.")] = False,
+    verbose: Annotated[bool, typer.Option(help="Log every step; show tracebacks.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    ctx.obj = Options(config, parse_moment(now), as_json, verbose)
+
+
+From = Annotated[str | None, typer.Option("--from", metavar="DAY", help="First UTC day, YYYY-MM-DD.")]
+To = Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last UTC day, inclusive; today when left out.")]
+ProjectName = Annotated[str | None, typer.Option("--project", metavar="NAME", help="Only this project.")]
+RowsForm = Annotated[
+    str | None, typer.Option("--format", help="table, csv, json or parquet; else by the ending of --output.")
+]
+
+
+def output_format(form: str | None, output: Path | None, *, as_json: bool) -> str:
+    """The form of a query's answer: as asked for, else by the ending of its file."""
+    from pipeline.cli.output import FORMS
+
+    if as_json and not output:
+        known: tuple[str, ...] = ("json",)
+    elif output:
+        known = tuple(FORMS)
+        form = form or output.suffix.removeprefix(".")
+    else:
+        known = ("table", *FORMS)
+        if form == "parquet":
+            raise ConfigError("--format parquet: not for a screen; add --output FILE")
+    chosen: str = parse_choice("--format", form or known[0], known)[0]
+    return chosen
+
+
+def run_flow(
+    ctx: typer.Context,
+    command: str,
+    flow: Callable[[App], Outcome],
+    tell: Callable[[Console, Outcome], None] | None = None,
+    *,
+    project: str | None = None,
+) -> int:
+    """Open the app, run a flow (for all projects, or one), keep the run in the ledger, show the outcome."""
+    from jobs import run
+    from pipeline.cli import render
+
+    given: Options = ctx.obj
+    with open_run(given, load_options_settings(given)) as app:
+        only = [project] if project in app.settings.projects else None
+        outcome = run.run(app, command, flow, is_unattended=not sys.stderr.isatty(), projects=only)
+    if given.as_json:
+        print_json(outcome.as_json())
+    else:
+        (tell or render.show_outcome)(render.console_for(), outcome)
+    return outcome.exit_code
+
+
+def load_options_settings(given: Options) -> Loaded:
+    from jobs.runtime import load_settings
+
+    return load_settings(given.config, os.environ)
+
+
+@contextmanager
+def open_run(given: Options, loaded: Loaded) -> Iterator[App]:
+    from jobs.runtime import open_app
+    from pipeline.core.tracing import sending
+
+    configure_logging(given, secrets=tuple(loaded.settings.secrets()))
+    with open_app(loaded.settings, now=given.now, progress=choose_progress(given)) as app, sending(app.redact):
+        yield app
+
+
+def configure_logging(given: Options, *, secrets: tuple[str, ...] = (), quiet: bool = False) -> None:
+    from pipeline.core.log import set_up_logging
+
+    level = logging.DEBUG if given.verbose else logging.ERROR if quiet else logging.WARNING
+    set_up_logging(level=level, secrets=secrets)
+
+
+def choose_progress(given: Options) -> Progress:
+    from pipeline.cli import render
+    from pipeline.core.progress import Bars, Lines, Silent
+
+    if given.as_json:
+        return Silent()
+    return Bars(render.console_for(sys.stderr)) if sys.stderr.isatty() else Lines()
+
+
+def print_json(outcome: Any) -> None:
+    import msgspec
+
+    encoded = msgspec.json.encode(outcome, enc_hook=str)
+    sys.stdout.write(msgspec.json.format(encoded, indent=2).decode() + "\n")
+
+
+def parse_choice(option: str, chosen: str | None, known: tuple[Any, ...]) -> tuple[Any, ...]:
+    if chosen is not None and chosen not in known:
+        raise ConfigError(f"{option} {chosen}: unknown; there are {', '.join(known)}")
+    return known if chosen is None else (chosen,)
+
+
+def optional_period(from_: str | None, to: str | None, app: App) -> Period | None:
+    if from_ is None:
+        if to is not None:
+            raise ConfigError("--to needs --from as well")
+        return None
+    return required_period(from_, to, app)
+
+
+def required_period(from_: str, to: str | None, app: App) -> Period:
+    first = parse_day("--from", from_)
+    last = parse_day("--to", to) if to else max(first, app.clock().date())
+    try:
+        return Period(first, last)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def parse_day(option: str, text: str) -> date:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).date()
+    except ValueError:
+        raise ConfigError(f"{option} {text}: not a date; write it as 2026-11-22") from None
+
+
+def parse_moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--now {text}: not a moment; write it as 2026-11-22T02:15:00Z") from None
+    return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)

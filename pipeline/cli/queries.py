@@ -1,0 +1,139 @@
+"""Commands that read what is there: query, report, status, doctor, settings."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.options import (
+    Options,
+    RowsForm,
+    cli,
+    load_options_settings,
+    open_run,
+    output_format,
+    parse_day,
+    print_json,
+)
+from pipeline.core.models import Outcome
+
+
+@cli.command(
+    short_help="Ask the tables, in SQL.",
+    epilog='Example: postroom query "SELECT day, sum(participant_min) FROM usage_daily GROUP BY day ORDER BY day"',
+)
+def query(
+    ctx: typer.Context,
+    sql: Annotated[str, typer.Argument(help="One SQL statement; every table is a view.")],
+    form: RowsForm = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write rows there, whole or not at all.")] = None,
+) -> int:
+    """Ask the tables something, in SQL (DuckDB), reading only."""
+    from pipeline.cli import render
+    from pipeline.cli.output import checked, first_rows, whole_file, write_rows
+    from pipeline.tables.query import open_query
+
+    given: Options = ctx.obj
+    form = output_format(form, output, as_json=given.as_json)
+    outcome = Outcome("query")
+    with open_run(given, load_options_settings(given)) as app, open_query(app.lake, sql) as rows:
+        outcome.details["columns"] = rows.schema.names
+        if output:
+            with whole_file(output) as stream:
+                outcome.succeeded(rows=write_rows(rows, form, stream))
+            outcome.details["output"] = str(output)
+        elif given.as_json:
+            outcome.details["rows"] = checked(rows, "json").read_all().to_pylist()
+            outcome.succeeded(rows=len(outcome.details["rows"]))
+        elif form == "table":
+            render.show_table(render.console_for(), *first_rows(rows, render.MOST_ROWS))
+        else:
+            write_rows(rows, form, sys.stdout.buffer)
+    if given.as_json:
+        print_json(outcome.as_json())
+    elif output:
+        print(f"{render.counts_text(outcome.counts)} in {output}")
+    return 0
+
+
+@cli.command(short_help="A day as a page with charts.", epilog="Example: postroom report --day 2026-11-22")
+def report(
+    ctx: typer.Context,
+    day: Annotated[
+        str | None, typer.Option(metavar="DAY", help="UTC day, YYYY-MM-DD; yesterday when left out.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Instead of report-DAY.html here.")] = None,
+) -> int:
+    """One day as a page to look at: usage, hours, lateness, media and deadlines, audits; one HTML file, no network."""
+    from pipeline.cli.day_report.page import report as report_flow
+    from pipeline.cli.output import whole_file
+
+    given: Options = ctx.obj
+    with open_run(given, load_options_settings(given)) as app:
+        wanted = parse_day("--day", day) if day else app.clock().date() - timedelta(days=1)
+        output = output or Path(f"report-{wanted}.html")
+        with whole_file(output) as stream:
+            stream.write(report_flow(app, wanted).encode())
+    if given.as_json:
+        print_json(Outcome("report", details={"day": str(wanted), "output": str(output)}).as_json())
+    else:
+        print(f"{wanted} is in {output}")
+    return 0
+
+
+@cli.command(short_help="Done, missing, late, at risk.", epilog="Example: postroom --json status")
+def status(ctx: typer.Context) -> int:
+    """What is settled, missing, waiting, at risk, lost; exit code 4 when a file is at risk."""
+    from jobs.status import status as status_flow
+    from pipeline.cli import render
+
+    given: Options = ctx.obj
+    with open_run(given, load_options_settings(given)) as app:
+        outcome = status_flow(app)
+    if given.as_json:
+        print_json(outcome.as_json())
+    else:
+        render.show_status(render.console_for(), outcome)
+    return outcome.exit_code
+
+
+@cli.command(short_help="Whether this set-up can work.", epilog="Example: postroom doctor --probe")
+def doctor(
+    ctx: typer.Context,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Also ask the live account what EnableX's documents leave open.")
+    ] = False,
+) -> int:
+    """Try every part of the set-up for real; say for each failure what to do. Exit code 1 when one does not work."""
+    from pipeline.cli import render
+    from pipeline.cli.doctor import doctor as doctor_flow
+
+    given: Options = ctx.obj
+    with open_run(given, load_options_settings(given)) as app:
+        outcome = doctor_flow(app, probe=probe)
+    if given.as_json:
+        print_json(outcome.as_json())
+    else:
+        render.show_doctor(render.console_for(), outcome)
+    return 1 if outcome.failed else 0
+
+
+@cli.command(
+    short_help="What is configured, and where.", epilog="Example: postroom --config config/local.toml settings"
+)
+def settings(ctx: typer.Context) -> int:
+    """Every setting, its value and where it came from; secrets masked."""
+    from pipeline.cli import render
+
+    given: Options = ctx.obj
+    rows = load_options_settings(given).rows()
+    if given.as_json:
+        named = [{"setting": key, "value": value, "from": origin} for key, value, origin in rows]
+        print_json(Outcome("settings", details={"settings": named}).as_json())
+    else:
+        render.show_settings(render.console_for(), rows)
+    return 0

@@ -1,0 +1,32 @@
+"""When a day is settled: the rule, and the states of a project's days by it (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from pipeline.core.models import Period
+
+
+def is_settled(day: date, last_asked: datetime | None, lookback_days: int) -> bool:
+    """Whether a day was asked for so long after its end that nothing late is expected any more."""
+    return last_asked is not None and last_asked.date() >= day + timedelta(days=max(1, lookback_days))
+
+
+def day_states(
+    last_asked: Mapping[date, datetime], since: date | None, today: date, lookback_days: int
+) -> dict[str, Any]:
+    """Which days are missing (never collected), provisional (may still change), and how many are settled."""
+    first = min((day for day in (since, *last_asked) if day is not None), default=None)
+    if first is None:
+        return {"first": None, "missing": [], "provisional": [], "settled": 0}
+    states: dict[str, list[str]] = {"missing": [], "provisional": [], "settled": []}
+    for day in Period(first, max(first, today)):
+        if day not in last_asked:
+            states["missing"].append(str(day))
+        elif is_settled(day, last_asked[day], lookback_days):
+            states["settled"].append(str(day))
+        else:
+            states["provisional"].append(str(day))
+    return {"first": str(first), **states, "settled": len(states["settled"])}
