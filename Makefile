@@ -52,6 +52,7 @@ soak: install servers
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --quiet
 
 types: install
 	$(BIN)/mypy

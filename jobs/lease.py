@@ -11,8 +11,8 @@ from enum import Enum
 
 import structlog
 
-from jobs import run
 from jobs.monitoring.exporter import Exposed
+from jobs.run import record_run
 from jobs.runtime import open_app
 from jobs.schedule import JOBS, Alarm, is_due
 from pipeline.core.context import App
@@ -69,7 +69,7 @@ def _is_due(alarm: Alarm, ledger: Ledger, now: datetime | None) -> bool:
 def _do(app: App, alarm: Alarm, lease: Lease, exposed: Exposed | None) -> Turn:
     job = JOBS[alarm.job]
     try:
-        outcome = run.run(
+        outcome = record_run(
             app,
             alarm.name,
             lambda app: job(app.only(alarm.projects)),

@@ -32,7 +32,7 @@ _TELLING_S = 15.0
 _log = structlog.get_logger()
 
 
-def run(
+def record_run(
     app: App,
     command: str,
     flow: Callable[[App], Outcome],
@@ -65,7 +65,7 @@ def run(
         except Exception as error:
             why = app.redact(f"{error}" if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
             _log.log(logging.ERROR if lease else logging.INFO, "run.broken", error=why)  # else the caller says it
-            _tell(
+            _announce(
                 app,
                 job_states(command, names, [Failure(command, why)]),
                 is_good=False,
@@ -82,11 +82,11 @@ def run(
             counts=dict(outcome.counts),
         )
         states = job_states(command, names, outcome.failed)
-        _tell(app, states, is_good=not outcome.failed, is_unattended=is_unattended, exposed=exposed)
+        _announce(app, states, is_good=not outcome.failed, is_unattended=is_unattended, exposed=exposed)
     return outcome
 
 
-def expose(app: App, exposed: Exposed | None) -> Outcome:
+def publish_metrics(app: App, exposed: Exposed | None) -> Outcome:
     """Read the stores and the ledger, and give Prometheus what they say; the status that it came from."""
     current = status(app, in_full=False)
     readings = read_metrics(current, app.ledger.run_totals(COUNTS), app.ledger.run_ends())
@@ -98,26 +98,26 @@ def expose(app: App, exposed: Exposed | None) -> Outcome:
     return current
 
 
-def _tell(app: App, jobs: list[State], *, is_good: bool, is_unattended: bool, exposed: Exposed | None) -> None:
+def _announce(app: App, jobs: list[State], *, is_good: bool, is_unattended: bool, exposed: Exposed | None) -> None:
     settings = app.settings
     has_readers = is_unattended and bool(settings.notify.webhook or settings.notify.heartbeat)
     if not settings.projects or not (has_readers or settings.metrics.textfile or exposed):
         return
     states = [*jobs]
     with _never_failing("metrics.unread"):
-        states += status_states(expose(app, exposed), settings.notify.missing_days)
+        states += status_states(publish_metrics(app, exposed), settings.notify.missing_days)
     if has_readers:
         with _never_failing("notify.failed"):
             _notify(app, states)
         with _never_failing("heartbeat.failed"):
-            _sign_of_life(app, is_good=is_good)
+            _send_heartbeat(app, is_good=is_good)
 
 
 def _notify(app: App, states: Sequence[State]) -> None:
     """Tell what is new; what was told is remembered, what could not be told is news again after the next run."""
     if not news(states, app.ledger.told()):
         return
-    with _alone(app.ledger):
+    with _notification_lock(app.ledger):
         fresh = news(states, app.ledger.told())
         if fresh and app.settings.notify.webhook:
             post_text(app.settings.notify.webhook, app.redact("\n".join(state.sentence for state in fresh)))
@@ -125,7 +125,7 @@ def _notify(app: App, states: Sequence[State]) -> None:
 
 
 @contextmanager
-def _alone(ledger: Ledger) -> Iterator[None]:
+def _notification_lock(ledger: Ledger) -> Iterator[None]:
     """Runs that end at the same time tell one after the other: what one has told is no news to the next.
 
     Whoever was killed while telling is waited for until its lease ends.
@@ -139,7 +139,7 @@ def _alone(ledger: Ledger) -> Iterator[None]:
             ledger.release(lease)
 
 
-def _sign_of_life(app: App, *, is_good: bool) -> None:
+def _send_heartbeat(app: App, *, is_good: bool) -> None:
     """One after a good run, unless another job is failed: a quarter-hourly success must not hide a nightly failure."""
     if is_good and app.settings.notify.heartbeat and FAILED not in app.ledger.told().values():
         ping(app.settings.notify.heartbeat)

@@ -20,10 +20,10 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.date import DateTrigger
 
-from jobs import run
 from jobs.lease import LEASE_S, Turn, take_turn
 from jobs.monitoring import exporter
 from jobs.monitoring.exporter import Exposed
+from jobs.run import publish_metrics
 from jobs.runtime import load_settings, open_app
 from jobs.schedule import ALARM_CLOCK, Alarm, alarms, next_runs, trigger
 from jobs.systemd import notify, watchdog_s
@@ -57,7 +57,7 @@ def serve(settings: Settings, stop: threading.Event) -> bool:
         if settings.metrics.port:
             served.callback(exporter.serve(exposed, settings.metrics.address, settings.metrics.port))
             with open_app(settings) as app:
-                run.expose(app, exposed)
+                publish_metrics(app, exposed)
         return _run_timetable(settings, stop, exposed)
 
 

@@ -101,13 +101,13 @@ def run_flow(
     project: str | None = None,
 ) -> int:
     """Open the app, run a flow (for all projects, or one), keep the run in the ledger, show the outcome."""
-    from jobs import run
+    from jobs.run import record_run
     from pipeline.cli import render
 
     given: Options = ctx.obj
     with open_run(given, load_options_settings(given)) as app:
         only = [project] if project in app.settings.projects else None
-        outcome = run.run(app, command, flow, is_unattended=not sys.stderr.isatty(), projects=only)
+        outcome = record_run(app, command, flow, is_unattended=not sys.stderr.isatty(), projects=only)
     if given.as_json:
         print_json(outcome.as_json())
     else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import takewhile
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from structlog.contextvars import bound_contextvars
 
@@ -29,10 +29,12 @@ from pipeline.core.models import Outcome
 from pipeline.core.progress import Progress
 from pipeline.core.settings.sections import Settings
 from pipeline.core.tracing import span
-from pipeline.enablex.client import EnablexClient
-from pipeline.enablex.file_host import FileHost
-from pipeline.storage import ObjectStore
-from pipeline.storage.run_store import Ledger
+
+if TYPE_CHECKING:
+    from pipeline.enablex.client import EnablexClient
+    from pipeline.enablex.file_host import FileHost
+    from pipeline.storage import ObjectStore
+    from pipeline.storage.run_store import Ledger
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

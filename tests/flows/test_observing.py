@@ -20,8 +20,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from jobs import run
 from jobs.monitoring.exporter import Exposed
+from jobs.run import record_run
 from jobs.status import status
 from pipeline.core.errors import StoreUnavailable
 from pipeline.core.log import MASK
@@ -78,7 +78,7 @@ def test_a_night_is_in_the_log_the_ledger_and_the_textfile(make_site: Callable[.
     check_metrics(textfile.read_text())
 
     with site.app() as app:
-        run.run(app, "nightly", good, is_unattended=False)
+        record_run(app, "nightly", good, is_unattended=False)
     again = samples(textfile.read_text())
     assert again["postroom_runs_total", (("command", "nightly"), ("exit_code", "0"))] == 2
     assert again["postroom_retries_total", (("command", "nightly"),)] == counts["retries"]
@@ -182,7 +182,7 @@ def test_news_is_told_once_per_change(site: Site, receiver: Receiver) -> None:
 
     def run(flow: Callable[..., Outcome], command: str = "nightly", *, unattended: bool = True) -> None:
         with site.app() as app:
-            run.run(app, command, flow, is_unattended=unattended)
+            record_run(app, command, flow, is_unattended=unattended)
 
     broken = ["acme: nightly failed: acme/cdr/2026-11-22: it broke"]
     run(good)
@@ -214,14 +214,14 @@ def test_a_webhook_that_fails_is_one_line(site: Site, receiver: Receiver) -> Non
     with site.app() as app:
         receiver.status = 500
         with capture_logs() as lines:
-            assert run.run(app, "nightly", failing(), is_unattended=True).exit_code == 1
+            assert record_run(app, "nightly", failing(), is_unattended=True).exit_code == 1
         warned = [line for line in lines if line["log_level"] == "warning"]
         assert [line["event"] for line in warned] == ["notify.failed"]
         assert "status 500" in warned[0]["error"]
         assert "sEcReT" not in str(lines)
         receiver.status = 200
         with pytest.raises(StoreUnavailable):
-            run.run(app, "nightly", breaking, is_unattended=True)
+            record_run(app, "nightly", breaking, is_unattended=True)
         assert receiver.heard() == ([f"acme: nightly failed: nightly: no disk; see {MASK}"], 0)
 
 
@@ -232,7 +232,7 @@ def test_a_textfile_that_cannot_be_written_stops_no_news(site: Site, receiver: R
     more = f'[metrics]\ntextfile = "{textfile}"\n\n[notify]\nwebhook_url = "{receiver.url}/hook"\n\n[collect]\n'
     site.configure("[collect]\n", more)
     with site.app() as app, capture_logs() as lines:
-        run.run(app, "nightly", failing(), is_unattended=True, exposed=Exposed())
+        record_run(app, "nightly", failing(), is_unattended=True, exposed=Exposed())
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["metrics.unwritten"]
     assert len(receiver.heard()[0]) == 1
 
@@ -248,7 +248,7 @@ def test_runs_that_end_together_tell_once(site: Site, receiver: Receiver) -> Non
 
     def run(number: int) -> None:
         with site.app(NOW + timedelta(days=9)) as app:
-            run.run(app, f"job {number}", flow, is_unattended=True)
+            record_run(app, f"job {number}", flow, is_unattended=True)
 
     with ThreadPoolExecutor(4) as hosts:
         list(hosts.map(run, range(4)))

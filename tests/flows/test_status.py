@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from jobs import run
+from jobs.run import record_run
 from jobs.status import status
 from pipeline.core.models import Outcome
 from pipeline.enablex.simulator.world import World
@@ -177,13 +177,13 @@ def test_each_project_has_its_last_good_runs(make_site: Callable[..., Site]) -> 
         return outcome
 
     with site.app() as app:
-        run.run(app, "nightly", lambda _app: Outcome("nightly"), is_unattended=False)
+        record_run(app, "nightly", lambda _app: Outcome("nightly"), is_unattended=False)
     with site.app(NOW + timedelta(days=1)) as app:
-        run.run(app, "nightly", failing_for_acme, is_unattended=False)
-        run.run(app, "nightly acme", lambda _app: Outcome("nightly"), is_unattended=False, projects=["acme"])
-        run.run(app, "audit-media", lambda _app: Outcome("audit-media"), is_unattended=False, projects=["acme"])
+        record_run(app, "nightly", failing_for_acme, is_unattended=False)
+        record_run(app, "nightly acme", lambda _app: Outcome("nightly"), is_unattended=False, projects=["acme"])
+        record_run(app, "audit-media", lambda _app: Outcome("audit-media"), is_unattended=False, projects=["acme"])
     with site.app(NOW + timedelta(days=2)) as app:
-        run.run(app, "nightly", failing_for_acme, is_unattended=False)
+        record_run(app, "nightly", failing_for_acme, is_unattended=False)
     said = site.outcome("build", "--project", "umbrella", now=NOW + timedelta(days=3))
     assert said["ok"]
     told = {name: project["last_good_runs"] for name, project in site.outcome("status")["projects"].items()}
