@@ -1,4 +1,4 @@
-"""Faults: each one can be seen from outside, heals when told to, and strikes the same way in every run."""
+"""Each fault is visible over HTTP, stops when it is switched off, and strikes the same requests in every run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -68,6 +68,98 @@ def case(test: Callable[[Bench], None]) -> Callable[[Bench], None]:
     return test
 
 
+# Faults that show in the answer to one request
+
+HTML, BASIC = "<!DOCTYPE html>", 'Basic realm="Recordings"'
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a request while the fault is on, with the promise it keeps.
+
+    `body`: items of a JSON object, the beginning of a text, or all bytes. A header that is None is absent. `error`: the
+    client's exception instead of an answer. The simulator logs a dropped connection with status 0.
+    """
+
+    name: str
+    promise: str
+    status: int
+    body: dict[str, Any] | str | bytes = ""
+    headers: dict[str, str | None] = field(default_factory=dict)
+    ask: Callable[[Bench], httpx.Response] = Bench.empty
+    error: type[httpx.HTTPError] | None = None
+
+    def check(self, bench: Bench) -> None:
+        bench.on(self.name)
+        if self.error:
+            with pytest.raises(self.error):
+                self.ask(bench)
+        else:
+            reply = self.ask(bench)
+            assert reply.status_code == self.status, self.promise
+            assert {name: reply.headers.get(name) for name in self.headers} == self.headers
+            if isinstance(self.body, dict):
+                assert {name: reply.json()[name] for name in self.body} == self.body
+            elif isinstance(self.body, str):
+                assert reply.text.startswith(self.body)
+            else:
+                assert reply.content == self.body
+        assert bench.simulator.requests[-1].status == self.status
+
+
+def get(route: str) -> Callable[[Bench], httpx.Response]:
+    return lambda bench: bench.api.get(route)
+
+
+def get_period(bench: Bench) -> httpx.Response:
+    return bench.api.get(bench.period())
+
+
+def get_redirected(bench: Bench) -> httpx.Response:
+    return bench.files.get(bench.file().path, follow_redirects=True)
+
+
+def make_hd_room(bench: Bench) -> httpx.Response:
+    return bench.api.post("/rooms", json={"name": "n", "owner_ref": "o", "settings": {"quality": "HD"}})
+
+
+DROPPED, ENDLESS = httpx.RemoteProtocolError, httpx.TooManyRedirects
+ANSWERS = (
+    Answer("api_down", "the API closes the connection without an answer", 0, error=DROPPED),
+    Answer("api_500", "500 with result 50000", 500, {"result": 50000}),
+    Answer("api_503_html", "503 with an HTML page", 503, HTML),
+    Answer("api_502_text", "502 with one line of plain text", 502, b"Bad Gateway\n"),
+    Answer("api_empty_body", "200 with an empty body", 200, b""),
+    Answer("rate_limit", "429 with Retry-After", 429, {"error_code": "RATE_LIMITED"}, {"Retry-After": "1"}),
+    Answer("rate_limit_bare", "429 without Retry-After", 429, headers={"Retry-After": None}),
+    Answer("unauthorized_a", "401 with result 10000 for the right credentials", 401, {"result": 10000}),
+    Answer("key_rotated", "401 with CREDENTIAL_EXPIRED", 401, {"error_code": "CREDENTIAL_EXPIRED"}),
+    Answer("suspended", "403 with PROJECT_SUSPENDED", 403, {"error_code": "PROJECT_SUSPENDED"}),
+    Answer("error_on_200", "200 with an error in the body", 200, {"result": 50000}),
+    Answer(
+        "errors_as_200", "an error in shape A comes with status 200", 200, {"result": 40001}, ask=get("/rooms/unknown")
+    ),
+    Answer("truncated_body", "the connection closes within the body", 200, ask=get_period, error=DROPPED),
+    Answer("result_number", "`result` is a number", 200, {"result": 0}),
+    Answer("result_missing", "there is no `result`", 200, b'{"cdr":[]}'),
+    Answer("empty_missing_key", "no records: no list either", 200, b'{"result":"0"}', ask=get("/archive/conf/1")),
+    Answer("empty_404", "no records: 404 with result 40001", 404, {"result": 40001}),
+    Answer("plan_quality_sd", "a room in HD is refused with 10021", 400, {"result": 10021}, ask=make_hd_room),
+    Answer("files_down", "the file host closes the connection without an answer", 0, ask=Bench.get, error=DROPPED),
+    Answer("files_500", "500 for a file", 500, ask=Bench.get),
+    Answer("files_503", "503 with an HTML page for a file", 503, HTML, ask=Bench.get),
+    Answer("files_429", "429 with Retry-After for a file", 429, headers={"Retry-After": "1"}, ask=Bench.get),
+    Answer("files_403", "403 for a file with the right credentials", 403, ask=Bench.get),
+    Answer("files_401", "401 with a Basic challenge", 401, headers={"WWW-Authenticate": BASIC}, ask=Bench.get),
+    Answer("redirect_loop", "a file redirects to its own URL", 302, ask=get_redirected, error=ENDLESS),
+    Answer("expired_403", "403 for an expired file", 403, ask=Bench.get_expired),
+    Answer("expired_410", "410 for an expired file", 410, ask=Bench.get_expired),
+    Answer("expired_html", "200 with an HTML page for an expired file", 200, HTML, ask=Bench.get_expired),
+    Answer("html_200", "200 with an HTML page instead of the file", 200, HTML, ask=Bench.get),
+    Answer("json_error_200", "200 with a JSON error instead of the file", 200, {"result": 50000}, ask=Bench.get),
+)
+
+
 # Whole API
 
 
@@ -87,97 +179,12 @@ def date_skew(bench: Bench) -> None:
 
 
 @case
-def api_down(bench: Bench) -> None:
-    bench.on("api_down")
-    with pytest.raises(httpx.RemoteProtocolError):
-        bench.empty()
-    assert bench.simulator.requests[-1].status == 0
-
-
-@case
-def api_500(bench: Bench) -> None:
-    bench.on("api_500")
-    assert (bench.empty().status_code, bench.empty().json()["result"]) == (500, 50000)
-
-
-@case
-def api_503_html(bench: Bench) -> None:
-    bench.on("api_503_html")
-    assert bench.empty().status_code == 503
-    assert bench.empty().text.startswith("<!DOCTYPE html>")
-
-
-@case
-def api_502_text(bench: Bench) -> None:
-    bench.on("api_502_text")
-    assert (bench.empty().status_code, bench.empty().text) == (502, "Bad Gateway\n")
-
-
-@case
-def api_empty_body(bench: Bench) -> None:
-    bench.on("api_empty_body")
-    assert (bench.empty().status_code, bench.empty().content) == (200, b"")
-
-
-@case
-def rate_limit(bench: Bench) -> None:
-    bench.on("rate_limit")
-    reply = bench.empty()
-    assert (reply.status_code, reply.json()["error_code"], reply.headers["Retry-After"]) == (429, "RATE_LIMITED", "1")
-
-
-@case
-def rate_limit_bare(bench: Bench) -> None:
-    bench.on("rate_limit_bare")
-    assert bench.empty().status_code == 429
-    assert "Retry-After" not in bench.empty().headers
-
-
-@case
 def retry_after_date(bench: Bench) -> None:
     bench.on("retry_after_date")
     reply = bench.empty()
     assert reply.status_code == 429
     wait = parsedate_to_datetime(reply.headers["Retry-After"]) - parsedate_to_datetime(reply.headers["Date"])
     assert wait == timedelta(seconds=2)
-
-
-@case
-def unauthorized_a(bench: Bench) -> None:
-    bench.on("unauthorized_a")
-    assert (bench.empty().status_code, bench.empty().json()["result"]) == (401, 10000)
-
-
-@case
-def key_rotated(bench: Bench) -> None:
-    bench.on("key_rotated")
-    assert (bench.empty().status_code, bench.empty().json()["error_code"]) == (401, "CREDENTIAL_EXPIRED")
-
-
-@case
-def suspended(bench: Bench) -> None:
-    bench.on("suspended")
-    assert (bench.empty().status_code, bench.empty().json()["error_code"]) == (403, "PROJECT_SUSPENDED")
-
-
-@case
-def error_on_200(bench: Bench) -> None:
-    bench.on("error_on_200")
-    assert (bench.empty().status_code, bench.empty().json()["result"]) == (200, 50000)
-
-
-@case
-def errors_as_200(bench: Bench) -> None:
-    bench.on("errors_as_200")
-    reply = bench.api.get("/rooms/unknown")
-    assert (reply.status_code, reply.json()["result"]) == (200, 40001)
-
-
-@case
-def truncated_body(bench: Bench) -> None:
-    bench.on("truncated_body")
-    with pytest.raises(httpx.RemoteProtocolError):
-        bench.api.get(bench.period())
 
 
 @case
@@ -193,34 +200,10 @@ def truncated_json(bench: Bench) -> None:
 
 
 @case
-def result_number(bench: Bench) -> None:
-    bench.on("result_number")
-    assert bench.empty().json()["result"] == 0
-
-
-@case
-def result_missing(bench: Bench) -> None:
-    bench.on("result_missing")
-    assert bench.empty().json() == {"cdr": []}
-
-
-@case
 def empty_null(bench: Bench) -> None:
     bench.on("empty_null")
     assert bench.empty().json() == {"result": "0", "cdr": None}
     assert bench.cdrs()
-
-
-@case
-def empty_missing_key(bench: Bench) -> None:
-    bench.on("empty_missing_key")
-    assert bench.api.get("/archive/conf/1").json() == {"result": "0"}
-
-
-@case
-def empty_404(bench: Bench) -> None:
-    bench.on("empty_404")
-    assert (bench.empty().status_code, bench.empty().json()["result"]) == (404, 40001)
 
 
 @case
@@ -441,13 +424,6 @@ def room_failure(bench: Bench) -> None:
 
 
 @case
-def plan_quality_sd(bench: Bench) -> None:
-    bench.on("plan_quality_sd")
-    body = {"name": "n", "owner_ref": "o", "settings": {"quality": "HD"}}
-    assert bench.api.post("/rooms", json=body).json()["result"] == 10021
-
-
-@case
 def sparse_room(bench: Bench) -> None:
     bench.on("sparse_room")
     room = bench.api.get("/rooms").json()["rooms"][0]
@@ -477,76 +453,12 @@ def late_listing(bench: Bench) -> None:
 
 
 @case
-def files_down(bench: Bench) -> None:
-    bench.on("files_down")
-    with pytest.raises(httpx.RemoteProtocolError):
-        bench.get()
-
-
-@case
-def files_500(bench: Bench) -> None:
-    bench.on("files_500")
-    assert bench.get().status_code == 500
-
-
-@case
-def files_403(bench: Bench) -> None:
-    bench.on("files_403")
-    assert bench.get().status_code == 403
-
-
-@case
-def files_401(bench: Bench) -> None:
-    bench.on("files_401")
-    assert bench.get().status_code == 401
-    assert bench.get().headers["WWW-Authenticate"].startswith("Basic ")
-
-
-@case
 def redirect_foreign(bench: Bench) -> None:
     bench.on("redirect_foreign")
     reply = bench.get()
     assert reply.status_code == 302
     assert reply.headers["Location"] == bench.simulator.foreign_url + bench.file().path
     assert hashlib.sha256(httpx.get(reply.headers["Location"]).content).hexdigest() == bench.file().sha256
-
-
-@case
-def redirect_loop(bench: Bench) -> None:
-    bench.on("redirect_loop")
-    with pytest.raises(httpx.TooManyRedirects):
-        bench.files.get(bench.file().path, follow_redirects=True)
-
-
-@case
-def expired_403(bench: Bench) -> None:
-    bench.on("expired_403")
-    assert bench.get_expired().status_code == 403
-
-
-@case
-def expired_410(bench: Bench) -> None:
-    bench.on("expired_410")
-    assert bench.get_expired().status_code == 410
-
-
-@case
-def expired_html(bench: Bench) -> None:
-    bench.on("expired_html")
-    reply = bench.get_expired()
-    assert (reply.status_code, reply.text[:15]) == (200, "<!DOCTYPE html>")
-
-
-@case
-def html_200(bench: Bench) -> None:
-    bench.on("html_200")
-    assert (bench.get().status_code, bench.get().text[:15]) == (200, "<!DOCTYPE html>")
-
-
-@case
-def json_error_200(bench: Bench) -> None:
-    bench.on("json_error_200")
-    assert (bench.get().status_code, bench.get().json()["result"]) == (200, 50000)
 
 
 @case
@@ -624,20 +536,6 @@ def chunked(bench: Bench) -> None:
     assert reply.headers["Transfer-Encoding"] == "chunked"
     assert hashlib.sha256(reply.content).hexdigest() == bench.file().sha256
     assert bench.get({"Range": "bytes=1-4"}).content == reply.content[1:5]
-
-
-@case
-def files_503(bench: Bench) -> None:
-    """A file host under maintenance says so in HTML, with 503."""
-    bench.on("files_503")
-    assert (bench.get().status_code, bench.get().text[:15]) == (503, "<!DOCTYPE html>")
-
-
-@case
-def files_429(bench: Bench) -> None:
-    """A file host that is asked too often wants to be left alone for a second."""
-    bench.on("files_429")
-    assert (bench.get().status_code, bench.get().headers["Retry-After"]) == (429, "1")
 
 
 @case
@@ -810,17 +708,20 @@ def bad_length(bench: Bench) -> None:
 # All of them
 
 
+CHECKS = CASES | {answer.name: answer.check for answer in ANSWERS}
+
+
 def test_every_fault_has_its_case() -> None:
-    """The table of faults and the cases here name the same faults."""
-    assert set(CASES) == set(FAULTS)
+    """Each fault of the simulator has exactly one case, in the table or as a function; no case lacks its fault."""
+    assert sorted([*CASES, *(answer.name for answer in ANSWERS)]) == sorted(FAULTS)
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("name", sorted(CHECKS))
 def test_a_fault_shows_and_heals(name: str, bench: Bench) -> None:
     """Switched on, the fault is seen over the socket; switched off, everything is as before."""
     asked = [bench.period(), bench.period("archive"), "/rooms", "/cdr/conf/1"]
     usual = [bench.api.get(route).content for route in asked]
-    CASES[name](bench)
+    CHECKS[name](bench)
     bench.simulator.faults.off(name)
     assert bench.simulator.faults.active() == ()
     bench.simulator.clock.set(parsedate_to_datetime("Sun, 22 Nov 2026 12:00:00 GMT"))
