@@ -1,17 +1,21 @@
-# make demo    seven nights of simulated traffic, from an empty folder
-# make check   everything is right: lint, types, tests
-# make servers the S3 servers and PostgreSQL that tests run, where they can be installed (tests/servers/README.md); part of make test
-# make bench   CDRs to Parquet and files to a bucket, ours against their peers, and a year backfilled (docs/benchmarks.md)
-# make soak    what random tests, faults and kills find in some hours: rooms twenty times as long, 10,000 faulty transfers,
-#              fifty kills, six fortnights of two schedulers in bad weather
+# make demo     seven nights of simulated traffic, from an empty folder
+# make check    lint and all tests; CI runs this
+# make servers  the S3 servers and PostgreSQL that tests start, where they can be installed (tests/support/servers/README.md)
+# make bench    benchmarks against other tools (docs/benchmarks.md)
+# make soak     random tests, faults, kills and simulated weeks, for hours
+# make mutants  mutation tests of the pure modules (docs/contributing/mutants.md)
+# make docs     the documentation site, in site/
 PYTHON ?= python3
 BIN := .venv/bin
+EXTRAS := dask,notebooks,otel,postgres
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 RECORDS ?= 200000
 ROUNDS ?= 3
 MIB ?= 512
 DAYS ?= 365
 
-.PHONY: install demo test servers bench soak lint types check lock clean
+.PHONY: install demo test test-unit test-integration coverage servers bench soak mutants docs lint check lock clean
 .DEFAULT_GOAL := check
 
 install: .venv/.installed
@@ -20,48 +24,63 @@ install: .venv/.installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Postroom needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(PIP) --group dev --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: install
 	$(BIN)/postroom demo
 
-test: install servers
-	$(BIN)/python -m pytest -n 2 --dist worksteal
-
-servers: install
-	@tests/servers/install $(BIN)/python
-
-bench: install servers .venv/.bench
-	$(BIN)/python -m tests.bench --records $(RECORDS) --rounds $(ROUNDS)
-	$(BIN)/python -m tests.bench.second_nightly
-	$(BIN)/python -m tests.bench.backfill --days $(DAYS)
-	$(BIN)/python -m tests.bench.query
-	$(BIN)/python -m tests.bench.vault --mib $(MIB) --rounds $(ROUNDS)
-	$(BIN)/python -m tests.bench.billing
-
-.venv/.bench: pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
-	@touch $@
-
-soak: install servers
-	SOAK_TIMES=20 $(BIN)/python -m pytest -n 2 tests/flows/test_rooms_bars.py tests/flows/test_faulty_transfers.py \
-		tests/flows/test_killed.py \
-		tests/flows/test_vault_in_a_bucket.py tests/flows/test_simulated_weeks.py
-
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports --quiet
-
-types: install
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
-check: lint types test
+test: install servers
+	$(PYTEST)
+
+test-unit: install
+	$(PYTEST) -m unit
+
+test-integration: install
+	$(PYTEST) -m integration
+
+check: lint test
+
+coverage: install
+	$(PYTEST) -m "unit or integration" --cov --cov-report=
+	$(BIN)/python -m tests.support.coverage_floors
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+servers: install
+	@tests/support/servers/install $(BIN)/python
+
+bench: install servers .venv/.bench
+	$(BIN)/python -m tests.benchmarks --records $(RECORDS) --rounds $(ROUNDS)
+	$(BIN)/python -m tests.benchmarks.second_nightly
+	$(BIN)/python -m tests.benchmarks.backfill --days $(DAYS)
+	$(BIN)/python -m tests.benchmarks.query
+	$(BIN)/python -m tests.benchmarks.vault --mib $(MIB) --rounds $(ROUNDS)
+	$(BIN)/python -m tests.benchmarks.billing
+
+.venv/.bench: pyproject.toml constraints.txt
+	$(PIP) --group bench --editable .
+	@touch $@
+
+soak: install servers
+	SOAK_TIMES=20 $(BIN)/python -m pytest -n 2 tests/integration/rooms/test_plan_apply.py \
+		tests/integration/media/test_faulty_transfers.py tests/integration/media/test_killed.py \
+		tests/integration/media/test_s3_vault.py tests/integration/jobs/test_simulated_weeks.py
+
+mutants: install
+	$(BIN)/python -m tests.support.mutants
 
 lock: install
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links --upgrade pyproject.toml --output-file constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --group bench --no-header \
+		--no-annotate --no-emit-index-url --no-emit-find-links --upgrade pyproject.toml --output-file constraints.txt
 
 clean:
-	rm -rf .venv data/demo build pipeline/tables/normalize/_scanner.c pipeline/tables/normalize/_scanner.*.so
+	rm -rf .venv data/demo build site pipeline/tables/normalize/_scanner.c pipeline/tables/normalize/_scanner.*.so

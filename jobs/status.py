@@ -73,7 +73,7 @@ WHERE ended_at < TIMESTAMPTZ '{ended_before}' ORDER BY project, day, conf_num
 """
 
 _LISTED_WITHIN = timedelta(hours=24)
-"""An archive record may appear hours after its session (docs/enablex-api.md section 12)."""
+"""An archive record may appear hours after its session (enablex-api.md section 12)."""
 
 
 def unlisted_sql(now: datetime) -> str:

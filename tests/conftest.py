@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from jobs.runtime import open_app
 from pipeline.cli.main import run_command
@@ -27,16 +28,38 @@ from pipeline.core.settings.load import load
 from pipeline.core.settings.sections import Settings
 from pipeline.enablex.simulator.server import Simulator
 from pipeline.enablex.simulator.world import SimFile, World
-from tests.environ import clean_environ
-from tests.servers.ceph import ceph_server
-from tests.servers.children import NotInstalled
-from tests.servers.focus import Validate, focus_validator
-from tests.servers.localstack import localstack_server
-from tests.servers.postgres import PostgresServer, postgres_server
-from tests.servers.s3 import ENVIRON, S3Server
+from tests.support.environ import clean_environ
+from tests.support.paths import ROOT
+from tests.support.servers.ceph import ceph_server
+from tests.support.servers.children import NotInstalled
+from tests.support.servers.focus import Validate, focus_validator
+from tests.support.servers.localstack import localstack_server
+from tests.support.servers.postgres import PostgresServer, postgres_server
+from tests.support.servers.s3 import ENVIRON, S3Server
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
-NO_SERVER = "no real server to test with: `make servers` says why (tests/servers/README.md)"
+NO_SERVER = "no real server to test with: `make servers` says why (tests/support/servers/README.md)"
+
+
+settings.register_profile("suite", max_examples=60, deadline=None, derandomize=True, database=None)
+settings.register_profile("explore", max_examples=2000, deadline=None, database=None)
+settings.load_profile("suite")
+
+SERVER_FIXTURES = {"ceph", "localstack", "s3", "postgres", "validate_focus", "cluster"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their folder, or as `servers` when a fixture of theirs starts a real server."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if {"servers", "soak"} & {mark.name for mark in item.iter_markers()}:
+            continue
+        if folder == "contract" or SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("servers")
+        elif folder in {"unit", "meta"}:
+            item.add_marker("unit")
+        else:
+            item.add_marker("integration")
 
 
 @dataclass
@@ -221,7 +244,7 @@ def validate_focus(tmp_path_factory: pytest.TempPathFactory) -> Validate:
     try:
         return focus_validator(tmp_path_factory.mktemp("focus"))
     except NotInstalled:
-        pytest.skip("no FOCUS validator: see tests/servers/README.md")
+        pytest.skip("no FOCUS validator: see tests/support/servers/README.md")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Metrics as Prometheus has them: their names, and their values from what `status` and the ledger say (pure).
 
-`python -m jobs.monitoring.metrics` prints the table of docs/observability.md.
+`python -m jobs.monitoring.metrics` prints the table of docs/guide/observability.md.
 """
 
 from __future__ import annotations

@@ -390,7 +390,7 @@ def export_billing(
     if focus and not prices_in_month(app.settings.billing.prices, names, month):
         raise ConfigError(
             f"--format focus: FOCUS tells costs, and {month} has no prices; set [billing.prices] with a currency and a"
-            ' price, such as currency = "USD" and participant_min = "0.004" (docs/billing.md)'
+            ' price, such as currency = "USD" and participant_min = "0.004" (docs/guide/billing.md)'
         )
     states = {name: unsettled_days(app, builder_for(app), name, month) for name in names}
     unsettled = {name: days for name, days in states.items() if days}

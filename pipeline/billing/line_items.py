@@ -1,4 +1,4 @@
-"""Connections, transcoded sessions and stored files to what is billed (pure). docs/billing.md explains every rule.
+"""Connections, transcoded sessions and stored files to what is billed (pure). The rules: docs/guide/billing.md.
 
 Each *item* (a connection, a session, a file) adds to one *line*: a project, billing day, owner, billing code and room.
 All measures are decimals, made of whole milliseconds, thousandths of a minute and bytes: sums are exact in any order.

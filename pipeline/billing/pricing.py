@@ -1,4 +1,4 @@
-"""What a unit costs, and a month's lines with their amounts (pure). docs/billing.md explains every rule.
+"""What a unit costs, and a month's lines with their amounts (pure). docs/guide/billing.md explains every rule.
 
 Numbers are decimals, fractions and whole numbers of the smallest unit, never floats: amounts add up exactly, in
 whatever order the lines come.

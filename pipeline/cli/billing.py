@@ -1,4 +1,4 @@
-"""`postroom billing …`: numbered exports of what is billed, and invoices held against it (docs/billing.md)."""
+"""`postroom billing …`: numbered exports of what is billed, and invoices held against it (docs/guide/billing.md)."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def examine(app: App) -> Iterator[Check]:
 
 
 def ask_open_questions(app: App) -> list[Answer]:
-    """For each project: what the live account answers to the open questions of docs/enablex-api.md section 12."""
+    """For each project: what the live account answers to the open questions of enablex-api.md section 12."""
     return [
         answer for name in app.settings.projects for answer in (_probe_to_date(app, name), *_probe_files(app, name))
     ]
@@ -106,7 +106,9 @@ def _store(name: str, store: ObjectStore) -> Iterable[Check]:
         return doctor_checks.store_checks(name, try_store(store))
     except (StoreError, FixityError) as error:
         return [
-            Check(f"{name} writable", False, str(error), f"see {name}.url and [s3] in the settings (docs/vault.md)")
+            Check(
+                f"{name} writable", False, str(error), f"see {name}.url and [s3] in the settings (docs/guide/vault.md)"
+            )
         ]
 
 
@@ -118,7 +120,7 @@ def _lock(app: App) -> Iterator[Check]:
             "vault lock",
             lambda: try_lock(app.vault, retention),
             f"Object Lock holds: {lock.mode}, a probe until tomorrow",
-            "make a bucket with Object Lock, or give the rights that docs/vault.md lists",
+            "make a bucket with Object Lock, or give the rights that docs/guide/vault.md lists",
         )
 
 

@@ -20,7 +20,7 @@ SECRET_NAME = re.compile(r"token|passw|secret|app_key|meeting_id|authorization|c
 """Whatever is called so stays out of tables, logs and what is shown, also where nobody expects it."""
 
 AT_RISK = timedelta(hours=24)
-"""A file with less than this left and no copy of ours is at risk (design.md section 6)."""
+"""A file with less than this left and no copy of ours is at risk (stores.md)."""
 
 STORED = frozenset({"stored", "unreadable"})
 """States of media that are in the vault."""

@@ -1,6 +1,6 @@
 """The host that EnableX keeps files on, over HTTP: who may see the credentials, where a redirect may lead, what came.
 
-Source: docs/enablex-api.md section 6. Basic authentication goes out pre-emptively, to allowed hosts only; redirects are
+Source: enablex-api.md section 6. Basic authentication goes out pre-emptively, to allowed hosts only; redirects are
 followed by hand, at most three, and lose the credentials when they leave those hosts.
 """
 

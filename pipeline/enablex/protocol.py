@@ -1,7 +1,7 @@
 """EnableX's wire, without I/O: a request per endpoint; status, headers and body to documents, or an error.
 
 `ReplyReader` judges a reply while it streams by; `read_documents` does the same for one that is already there.
-Source: docs/enablex-api.md sections 1 to 5 and 9. Success is HTTP 2xx and a `result` that is absent or numerically 0
+Source: enablex-api.md sections 1 to 5 and 9. Success is HTTP 2xx and a `result` that is absent or numerically 0
 (both documented and observed as `0` and `"0"`); errors come in three shapes and may ride on HTTP 200 (observed).
 """
 

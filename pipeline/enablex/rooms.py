@@ -1,6 +1,6 @@
 """The wire of rooms, users, tokens and dial-in, without I/O: a request per route, what its reply means, and every code.
 
-Source: docs/enablex-api.md sections 2.5, 2.6 and 9. A reply that says "error" becomes an error that has the API's code,
+Source: enablex-api.md sections 2.5, 2.6 and 9. A reply that says "error" becomes an error that has the API's code,
 its documented meaning, and what to do next.
 """
 

@@ -1,6 +1,6 @@
 """Files that EnableX's Recording Delivery has put into a bucket already: copied inside S3 instead of downloaded.
 
-Source: docs/enablex-api.md section 7: keys are `<room_id>/<conf_num>/<file>`, the file names differ from those of the
+Source: enablex-api.md section 7: keys are `<room_id>/<conf_num>/<file>`, the file names differ from those of the
 listed URLs, and nothing says when or whether a delivery is complete. So a delivered file is not believed by its name:
 it is the listed one when it has the size that the file host states and the same bytes in several places.
 """

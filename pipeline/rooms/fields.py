@@ -1,6 +1,6 @@
 """Every field that a room can have: what it may be, how EnableX spells it, and when two spellings mean the same (pure).
 
-Source: docs/enablex-api.md sections 2.5 and 9.2 to 9.5. Echoes drift (observed): numbers come back as text, text as
+Source: enablex-api.md sections 2.5 and 9.2 to 9.5. Echoes drift (observed): numbers come back as text, text as
 numbers, flags as "true"; so what is told is read by `normalise.values`, which forgives, and what is wanted by the
 checks below, which do not.
 """

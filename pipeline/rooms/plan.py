@@ -4,7 +4,7 @@ A room is known by a key of ours in its `data`: `postroom_key = "<file>/<key>"`.
 all that the file said when the room was last written, and `postroom_fields`, the fields it named then: so a listing
 that leaves fields out (observed) hides no change, and a field that the file names no longer goes back to its default.
 
-Source: docs/enablex-api.md section 9; docs/rooms.md shows the use.
+Source: enablex-api.md section 9; docs/guide/rooms.md shows the use.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rooms as they shall be: one room with typed, checked fields, and a rooms file of many (pure).
 
-Source: docs/enablex-api.md section 9; docs/rooms.md shows the use.
+Source: enablex-api.md section 9; docs/guide/rooms.md shows the use.
 """
 
 from __future__ import annotations

@@ -22,12 +22,12 @@ from pipeline.storage.base import MIB, READ_BYTES, Retention, Statement, StoredO
 _CONNECTIONS = 64
 MISSING = frozenset({"404", "NoSuchKey", "NotFound", "NoSuchVersion"})
 CHANGED = frozenset({"412", "PreconditionFailed"})
-_NO_RIGHT = "these credentials may not do that: give them the right (docs/vault.md lists which), or take others"
+_NO_RIGHT = "these credentials may not do that: give them the right (docs/guide/vault.md lists which), or take others"
 _NOT_ALONE = "another process was at the same upload, which was given up: run again"
 _NEXT_STEP = {
     "NoSuchBucket": "there is no such bucket: make it, or name another one in the settings",
     "AccessDenied": _NO_RIGHT,
-    "403": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the profile, and their rights (docs/vault.md)",
+    "403": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the profile, and their rights (docs/guide/vault.md)",
     "InvalidAccessKeyId": "the server does not know this access key: check AWS_ACCESS_KEY_ID or the profile",
     "SignatureDoesNotMatch": "the secret key is wrong: check AWS_SECRET_ACCESS_KEY or the profile",
     "ExpiredToken": "the session token has expired: renew it",

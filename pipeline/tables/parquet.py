@@ -203,7 +203,7 @@ def read_arrow(
     empty = no_rows(table)
     unknown = set(columns or ()) - set(empty.schema.names)
     if unknown:
-        raise ConfigError(f"{table} has no column {', '.join(sorted(unknown))}; see docs/tables.md")
+        raise ConfigError(f"{table} has no column {', '.join(sorted(unknown))}; see docs/reference/tables.md")
     lake = open_store(lake) if isinstance(lake, str) else lake
     keys = table_keys(lake, table)
     if not keys:

@@ -33,7 +33,7 @@ _BUILT_EARLIER = (
     " builds them again"
 )
 _DAMAGED = "`postroom build` builds damaged days again"
-_SEE_TABLES = "tables and columns are in docs/tables.md"
+_SEE_TABLES = "tables and columns are in docs/reference/tables.md"
 _GLOB = frozenset("*?[")
 
 

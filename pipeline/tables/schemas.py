@@ -1,6 +1,6 @@
 """Every table and column, once: type, meaning, where it comes from, whether it speaks about a person.
 
-`docs/tables.md` is written from here (`python -m pipeline.tables.schemas > docs/tables.md`); a test keeps it so.
+`python -m pipeline.tables.schemas > docs/reference/tables.md` writes the reference page; a test compares it.
 No stored type is inferred from data. Flags are booleans, times are UTC milliseconds, measured seconds and
 minutes are float64, whatever is billed is decimal. `project` and `day` are partition columns: they stand in the
 path, not in the file.
@@ -352,11 +352,11 @@ PERSONAL_COLUMNS = tuple(
 
 
 def document_tables() -> str:
-    """`docs/tables.md`: every table and column as Markdown."""
+    """`docs/reference/tables.md`: every table and column as Markdown."""
     lines = [
         "# Tables",
         "",
-        "Written by `python -m pipeline.tables.schemas > docs/tables.md`; do not edit.",
+        "Written by `python -m pipeline.tables.schemas > docs/reference/tables.md`; do not edit.",
         "Every table has two more columns from its path: `project` (text) and `day` (date, UTC).",
     ]
     for spec in TABLES.values():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.storage import LocalStore, ObjectStore
-from tests.servers.s3 import S3Server
+from tests.support.servers.s3 import S3Server
 
 
 @pytest.fixture(params=["local", "ceph", "localstack"])

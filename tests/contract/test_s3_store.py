@@ -30,9 +30,9 @@ from pipeline.storage import MIB, LocalStore, ObjectStore, Retention, StoredObje
 from pipeline.storage import s3 as s3_module
 from pipeline.storage.base import Statement
 from pipeline.storage.s3 import S3Store
-from tests.servers.children import free_port
-from tests.servers.proxy import Exchange, between
-from tests.servers.s3 import ENVIRON, PART_BYTES, SECRET_KEY, S3Server
+from tests.support.servers.children import free_port
+from tests.support.servers.proxy import Exchange, between
+from tests.support.servers.s3 import ENVIRON, PART_BYTES, SECRET_KEY, S3Server
 
 KEY = "media/day=2026-11-22/a 1-é+%.mkv"
 CONTENT = Random(1).randbytes(PART_BYTES + 12_345)

@@ -26,8 +26,8 @@ from pipeline.storage import MIB, ObjectStore, read_bytes
 from pipeline.storage.base import Statement, Tally, Upload, Written, crc_text
 from pipeline.storage.s3 import S3Store
 from pipeline.storage.s3_multipart import MOST_PART_BYTES, MOST_PARTS, part_bytes
-from tests.servers.proxy import Exchange, between
-from tests.servers.s3 import PART_BYTES, S3Server
+from tests.support.servers.proxy import Exchange, between
+from tests.support.servers.s3 import PART_BYTES, S3Server
 
 KEY = "media/project=acme/day=2026-11-22/r1/284/recording/a 1-é+%.mkv"
 LABEL = '"etag of the source" 12345'

@@ -24,8 +24,9 @@ from pipeline.storage.run_store import RunStore  # Ledger; tries -> attempts, to
 from pipeline.tables import read_arrow
 from pipeline.tables.schemas import TABLES
 from tests.conftest import Site
+from tests.support.paths import ROOT
 
-SAMPLE = Path(__file__).parents[1] / "samples" / "written-by-54a657d"
+SAMPLE = ROOT / "tests/samples" / "written-by-54a657d"
 BEGIN = date(2026, 8, 29)
 WORLD = World(seed=3415, projects=("acme",), sessions_per_day=1, file_bytes=1, begin=BEGIN)
 DAYS = Period(BEGIN, date(2026, 9, 1))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 PURE = [
     "jobs/monitoring/metrics.py",
     "jobs/monitoring/notifications.py",
@@ -43,38 +44,14 @@ PURE = [
     "pipeline/tables/normalize/*.py",
     "pipeline/tables/schemas.py",
 ]
-IMPURE_MODULES = set(
-    [
-        "boto3",
-        "botocore",
-        "duckdb",
-        "httpx",
-        "os",
-        "requests",
-        "socket",
-        "sqlalchemy",
-        "sqlite3",
-        "subprocess",
-        "tempfile",
-        "time",
-        "urllib3",
-    ]
-)
-IMPURE_CALLS = set(
-    [
-        "getenv",
-        "monotonic",
-        "now",
-        "open",
-        "perf_counter",
-        "read_bytes",
-        "read_text",
-        "today",
-        "utcnow",
-        "write_bytes",
-        "write_text",
-    ]
-)
+IMPURE_MODULES = {
+    *("boto3", "botocore", "duckdb", "httpx", "os", "requests", "socket"),
+    *("sqlalchemy", "sqlite3", "subprocess", "tempfile", "time", "urllib3"),
+}
+IMPURE_CALLS = {
+    *("getenv", "monotonic", "now", "open", "perf_counter", "read_bytes"),
+    *("read_text", "today", "utcnow", "write_bytes", "write_text"),
+}
 READ_THE_ENVIRONMENT = {"jobs/scheduler.py", "pipeline/cli/options.py", "pipeline/core/tracing.py"}
 """OpenTelemetry's standard variables are read where they are used (tracing)."""
 

@@ -1,17 +1,12 @@
-"""Hypothesis settings that make every run the same (`--hypothesis-profile=explore` looks farther), and the finders."""
+"""The compiled field scanner and its replacement."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
 
 from pipeline.tables.normalize import field_scanner
-
-settings.register_profile("unit", max_examples=60, deadline=None, derandomize=True, database=None)
-settings.register_profile("explore", max_examples=2000, deadline=None, database=None)
-settings.load_profile("unit")
 
 
 @pytest.fixture(params=["compiled", "decoding"], scope="module")

@@ -192,7 +192,7 @@ class Ledger(_Section):
 
 
 class Billing(_Section):
-    """How days are cut, minutes are rounded and units are priced for billing (docs/billing.md)."""
+    """How days are cut, minutes are rounded and units are priced for billing (docs/guide/billing.md)."""
 
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
     rounding: Rounding = "connection_up"

@@ -1,6 +1,6 @@
 """Archive documents to listed files (pure).
 
-Source: docs/enablex-api.md section 5. Every payload key may be missing, null, empty, a URL, an object with `url`, or a
+Source: enablex-api.md section 5. Every payload key may be missing, null, empty, a URL, an object with `url`, or a
 list of either (11.10); unknown keys that hold URLs are files of kind `other-<key>`.
 """
 

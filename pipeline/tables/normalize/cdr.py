@@ -1,6 +1,6 @@
 """One CDR document to one row of `cdr` (pure). `cdr_columns` does the same for thousands at once.
 
-Source: docs/enablex-api.md section 4 (both documented shapes), 11 and 12 (observed habits).
+Source: enablex-api.md section 4 (both documented shapes), 11 and 12 (observed habits).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SECRETS: tuple[Path, ...] = (
     ("room", "room_details", "settings", "live_recording", "url"),
     ("room", "room_details", "settings", "hls_view_url"),
 )
-"""Never in a table (design.md section 4); stream addresses carry a token."""
+"""Never in a table (docs/reference/tables.md); stream addresses carry a token."""
 
 QUALITY: Path = ("stats_quality",)
 """Has a table of its own."""

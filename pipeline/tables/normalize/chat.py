@@ -1,6 +1,6 @@
 """Chat files to rows of `chat` (pure, best effort).
 
-Source: docs/enablex-api.md section 5.2: no schema is published; by the in-session event a message has at least
+Source: enablex-api.md section 5.2: no schema is published; by the in-session event a message has at least
 `sender` and `message`. The bytes themselves stay in the vault.
 """
 

@@ -1,6 +1,6 @@
 """Listed files and manifest entries to rows of `media` (pure).
 
-Source: docs/enablex-api.md section 6.1: files are deleted 72 hours after creation, counted from file creation, session
+Source: enablex-api.md section 6.1: files are deleted 72 hours after creation, counted from file creation, session
 end or recording depending on the page; so the clock starts at the earliest known moment of the session.
 """
 

@@ -1,6 +1,6 @@
 """`stats_quality` of connections to rows of `cdr_quality` (pure).
 
-Source: docs/enablex-api.md section 4.4: `send` and `receive`, each with `audio`, `video` and `sharing`, any of which
+Source: enablex-api.md section 4.4: `send` and `receive`, each with `audio`, `video` and `sharing`, any of which
 may be `{}`; the published sample was cut, so more measures are expected and go to `extra`.
 """
 

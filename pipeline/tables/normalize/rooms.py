@@ -1,6 +1,6 @@
 """Room documents to rows of `rooms` (pure).
 
-Source: docs/enablex-api.md section 9.4. Numbers come back as text and the reverse (observed); dial-in secrets
+Source: enablex-api.md section 9.4. Numbers come back as text and the reverse (observed); dial-in secrets
 (`sip.pin`, `sip.meeting_id`) and stream addresses never reach a table.
 """
 

@@ -1,0 +1,533 @@
+"""Billing exports: what is in them is true, what changed is told to the last connection, and none is half there."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from pipeline.billing.export import PRICES, export_billing
+from pipeline.billing.line_items import LINE_KEY, MEASURES
+from pipeline.billing.month import billing_month
+from pipeline.billing.reconcile import UNITS
+from pipeline.core.models import Outcome, Period
+from pipeline.core.settings.prices import AMOUNTS
+from pipeline.enablex.simulator.server import Simulator
+from pipeline.enablex.simulator.world import Connection, World
+from pipeline.ingest.collect import collect
+from pipeline.tables.build import build
+from tests.conftest import Site
+from tests.support.billing_oracle import connection_sums, true_lines
+from tests.support.servers.focus import Validate
+
+MONTH = "2026-10"
+BEGIN = date(2026, 10, 27)
+MID = datetime(2026, 10, 31, 13, tzinfo=UTC)
+SETTLED = datetime(2026, 11, 6, 2, 15, tzinfo=UTC)
+"""Past the lookback of every day of October; clocks go back in New York on 1 November, at 06:00 UTC."""
+
+COUNTED = [name for name in MEASURES if name != "storage_gb_months"]
+FILES = {"controls.json", "corrections.csv", "items.parquet", "summary.csv", "usage.csv", "usage.parquet"}
+
+Key = tuple[Any, ...]
+
+
+@dataclass
+class Nights:
+    """Two nights' stores of one company: when the month was under way, and when it had settled."""
+
+    simulator: Simulator
+    folder: Path
+    config: str
+
+    def site(self, now: datetime, *, prices: str = "", **billing: str) -> Site:
+        """A site of its own, with the stores of that night."""
+        site = Site(self.simulator, self.folder / f"site-{len(list(self.folder.iterdir()))}")
+        site.folder.mkdir()
+        lines = "".join(f'{name} = "{value}"\n' for name, value in billing.items())
+        text = self.config.replace(str(self.folder / "work"), str(site.folder))
+        site.config.write_text(text.replace("[collect]\n", f"[billing]\n{lines}{prices}[collect]\n"))
+        self.move_on(site, now)
+        return site
+
+    def move_on(self, site: Site, now: datetime) -> None:
+        """The stores of that night in place of those before; reports stay."""
+        for root in ("lake", "vault"):
+            shutil.copytree(self.folder / now.date().isoformat() / root, site.folder / root, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
+    """What was collected and built at `MID`, and again at `SETTLED`."""
+    folder = tmp_path_factory.mktemp("billing")
+    world = World(projects=("acme", "globex"), sessions_per_day=20, begin=BEGIN, file_bytes=2_000)
+    with Simulator(world, now=MID) as simulator:
+        text = simulator.settings_toml(str(folder / "work"))
+        site = Site(simulator, folder / "work")
+        site.folder.mkdir()
+        site.config.write_text(text)
+        for now in (MID, SETTLED):
+            simulator.clock.set(now)
+            with site.app(now) as app:
+                assert collect(app, Period(BEGIN, now.date()), sources=("cdr", "archive")).ok
+                assert build(app).ok
+            shutil.copytree(site.folder, folder / now.date().isoformat())
+        yield Nights(simulator, folder, text)
+
+
+def export(site: Site, now: datetime, month: str = MONTH, *, project: str | None = None) -> Outcome:
+    with site.app(now) as app:
+        wanted = billing_month(month, app.settings.billing.time_zone)
+        return export_billing(app, wanted, project=project, provisional=True)
+
+
+def folder(site: Site, revision: int, month: str = MONTH) -> Path:
+    return site.folder / f"lake/reports/billing/month={month}/revision={revision:04d}"
+
+
+def usage(site: Site, revision: int, month: str = MONTH) -> dict[Key, dict[str, Any]]:
+    rows = pq.read_table(folder(site, revision, month) / "usage.parquet").to_pylist()
+    lines = {tuple(row[name] for name in LINE_KEY): row for row in rows}
+    assert len(lines) == len(rows)
+    return lines
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def as_key(row: dict[str, str]) -> Key:
+    texts = {name: row[name] or None for name in LINE_KEY}
+    return tuple(date.fromisoformat(row["day"]) if name == "day" else text for name, text in texts.items())
+
+
+def sums(row: dict[str, Any], names: list[str]) -> dict[str, Decimal]:
+    return {name: Decimal(row[name] or 0) for name in names if Decimal(row[name] or 0)}
+
+
+def assert_true(site: Site, now: datetime, revision: int, month: str = MONTH, **how: str) -> None:
+    truth = true_lines(site.world, now, month, **how)
+    found = usage(site, revision, month)
+    told = {key: sums(row, COUNTED) for key, row in found.items() if row["connections"] or row["transcoding_min"]}
+    assert told == {key: {name: value for name, value in line.items() if value} for key, line in truth.items()}
+    assert len(told) > 20
+
+
+def assert_adds_up(site: Site, revision: int) -> list[dict[str, str]]:
+    """The revision before and the corrections are this revision, in every line; gives the corrections."""
+    changes: dict[Key, Counter[str]] = defaultdict(Counter)
+    corrections = read_csv(folder(site, revision) / "corrections.csv")
+    before, after = usage(site, revision - 1), usage(site, revision)
+    names = [name for name in (*MEASURES, *AMOUNTS) if name in corrections[0]]
+    for row in corrections:
+        changes[as_key(row)].update(sums(row, names))
+    for key in before.keys() | after.keys() | changes.keys():
+        total = Counter(sums(before[key], names) if key in before else {})
+        total.update(changes.get(key, {}))
+        expected = sums(after[key], names) if key in after else {}
+        assert {name: value for name, value in total.items() if value} == expected, key
+    return corrections
+
+
+@pytest.mark.parametrize("rounding", ["connection_up", "exact", "vendor"])
+def test_revision_and_corrections_are_the_next_revision(nights: Nights, rounding: str) -> None:
+    """Revision 1 + corrections = revision 2, per line and in total; both are true; late and corrected are named."""
+    site = nights.site(MID, rounding=rounding)
+    first = export(site, MID)
+    assert first.ok
+    assert first.details["is_provisional"]
+    assert_true(site, MID, 1, rounding=rounding)
+    nights.move_on(site, SETTLED)
+    second = export(site, SETTLED)
+    assert (second.details["revision"], second.details["is_provisional"]) == (2, False)
+    assert_true(site, SETTLED, 2, rounding=rounding)
+
+    corrections = assert_adds_up(site, 2)
+    of_month = [
+        one
+        for project in site.world.projects
+        for session in site.world.sessions_between(project, BEGIN, date(2026, 10, 31))
+        for one in session.connections
+        if one.signal_connected_at < datetime(2026, 11, 1, tzinfo=UTC)
+    ]
+    named = {cause: {row["item"] for row in corrections if row["cause"] == cause} for cause in ("late", "corrected")}
+    late = {one.cdr_id for one in of_month if one.visible_at > MID}
+    assert late
+    assert late == {row["item"] for row in corrections if row["cause"] == "late" and row["kind"] == "connection"}
+    corrected = {
+        one.cdr_id
+        for one in of_month
+        if one.corrected_at and one.visible_at <= MID < one.corrected_at and not one.old_shape
+    }
+    assert corrected
+    assert named["corrected"] >= corrected
+    assert {row["is_provisional"] for row in corrections} == {"false"}
+
+
+def test_the_sums_are_the_same_at_every_hop(nights: Nights) -> None:
+    """Controls, lines, summary and CSV tell the same seconds and minutes; who came back counts twice."""
+    site = nights.site(SETTLED)
+    assert export(site, SETTLED, "2026-11").ok
+    controls = json.loads((folder(site, 1, "2026-11") / "controls.json").read_bytes())
+    lines = usage(site, 1, "2026-11")
+    text = read_csv(folder(site, 1, "2026-11") / "usage.csv")
+    summary = read_csv(folder(site, 1, "2026-11") / "summary.csv")
+    assert {as_key(row): sums(row, list(MEASURES)) for row in text} == {
+        key: sums(row, list(MEASURES)) for key, row in lines.items()
+    }
+    for project, hops in controls["hops"].items():
+        assert hops["rejects"] == {"rows": 0}
+        assert hops["cdr"]["rows"] == hops["items"]["connections"] + hops["other_months"]["rows"]
+        for name in MEASURES:
+            total = sum(Decimal(row[name]) for row in summary if row["project"] == project)
+            assert total == sum(Decimal(row[name]) for row in text if row["project"] == project)
+            assert Decimal(hops["items"][name]) == Decimal(hops["lines"][name]) == total, name
+    rejoined = [
+        session
+        for session in site.world.sessions_between("acme", date(2026, 11, 1), date(2026, 11, 5))
+        if len({one.user_name for one in session.connections}) < len(session.connections)
+    ]
+    assert rejoined
+    assert {path.name for path in folder(site, 1, "2026-11").iterdir()} == FILES
+    assert not {*AMOUNTS, "currency"} & {*text[0], *summary[0]}, "without prices there are no amounts"
+    assert PRICES not in controls["settings"]
+
+
+def test_the_same_again_is_no_new_revision(nights: Nights) -> None:
+    """Same inputs, no new revision, not one byte written; another lake from the same vault has the same bytes."""
+    site = nights.site(SETTLED)
+    assert export(site, SETTLED).details["is_new"]
+    before = site.objects("lake/reports")
+    assert len(before) == len(FILES)
+    again = export(site, SETTLED + timedelta(days=9))
+    assert (again.details["is_new"], again.details["revision"]) == (False, 1)
+    assert site.objects("lake/reports") == before
+    shutil.rmtree(site.folder / "lake")
+    with site.app(SETTLED) as app:
+        build(app)
+    assert export(site, SETTLED).details["is_new"]
+    assert site.objects("lake/reports") == before
+
+
+def test_a_month_that_may_change_is_exported_only_when_that_is_wanted(nights: Nights) -> None:
+    """Without --provisional it is refused, with the days and the cure; with it every file says so, the final not."""
+    site = nights.site(MID)
+    refused = site.outcome("billing", "export", "--month", MONTH, now=MID)
+    assert not refused["ok"]
+    assert {failure["item"] for failure in refused["failed"]} == {"acme 2026-10", "globex 2026-10"}
+    for said in ("never collected", "`postroom nightly`", "may still change", "--provisional"):
+        assert said in refused["failed"][0]["error"]
+    assert site.objects("lake/reports") == {}
+    shown = site.postroom("billing", "export", "--month", MONTH, "--provisional", now=MID)
+    assert shown.returncode == 0, shown.stderr
+    assert "revision 1 of 2026-10" in shown.stdout
+    for name in ("usage.csv", "summary.csv"):
+        assert {row["is_provisional"] for row in read_csv(folder(site, 1) / name)} == {"true"}
+    assert {row["is_provisional"] for row in usage(site, 1).values()} == {True}
+    assert json.loads((folder(site, 1) / "controls.json").read_bytes())["is_provisional"]
+    nights.move_on(site, SETTLED)
+    final = site.outcome("billing", "export", "--month", MONTH, now=SETTLED)
+    assert (final["revision"], final["is_provisional"], final["unsettled"]) == (2, False, {})
+
+
+def test_what_was_collected_must_be_built(nights: Nights) -> None:
+    """A reply that no table knows of yet stands in the way of a final export."""
+    site = nights.site(SETTLED)
+    shutil.rmtree(site.folder / "lake")
+    with site.app(SETTLED) as app:
+        refused = export_billing(app, billing_month(MONTH, "UTC"))
+    assert "run `postroom build`" in refused.failed[0].error
+
+
+def test_a_killed_export_leaves_nothing_that_counts(nights: Nights) -> None:
+    """Controls name every file with its SHA-256; files without them are no revision: the same export goes on under its
+    number, another under the next."""
+    site = nights.site(MID)
+    export(site, MID)
+    controls = json.loads((folder(site, 1) / "controls.json").read_bytes())
+    written = {name: (folder(site, 1) / name).read_bytes() for name in FILES - {"controls.json"}}
+    told = {name: {"size_bytes": len(one), "sha256": hashlib.sha256(one).hexdigest()} for name, one in written.items()}
+    assert controls["files"] == told
+    (folder(site, 1) / "controls.json").unlink()
+    whole = export(site, MID)
+    assert (whole.details["revision"], whole.details["is_new"]) == (1, True)
+    (folder(site, 1) / "controls.json").unlink()
+    nights.move_on(site, SETTLED)
+    other = export(site, SETTLED)
+    assert (other.details["revision"], other.details["is_provisional"]) == (2, False)
+    assert json.loads((folder(site, 2) / "controls.json").read_bytes())["previous_revision"] is None
+
+
+def test_one_project_has_numbers_of_its_own(nights: Nights) -> None:
+    """`--project` makes a series beside that of all projects, with that project's lines only."""
+    site = nights.site(SETTLED)
+    export(site, SETTLED)
+    one = export(site, SETTLED, project="acme")
+    assert one.details["under"] == "reports/billing/project=acme/month=2026-10/revision=0001/"
+    alone = pq.read_table(site.folder / "lake" / one.details["under"] / "usage.parquet").to_pylist()
+    assert alone == [row for row in usage(site, 1).values() if row["project"] == "acme"]
+
+
+def test_months_of_other_zones_add_up_to_the_same(nights: Nights) -> None:
+    """Over three months every zone has the same sums; each day is the zone's own, also when clocks change."""
+    totals: dict[str, Counter[str]] = {}
+    for zone in ("UTC", "Asia/Kolkata", "America/New_York"):
+        site = nights.site(SETTLED, time_zone=zone)
+        totals[zone] = Counter(dict.fromkeys(COUNTED, 0))
+        for month in ("2026-09", "2026-10", "2026-11"):
+            outcome = export(site, SETTLED, month)
+            for told in outcome.details["projects"].values():
+                totals[zone].update({name: Decimal(told[name]) for name in COUNTED})
+            if month != "2026-09":
+                assert_true(site, SETTLED, 1, month, zone=zone)
+    assert totals["UTC"]["connections"] > 1000
+    assert totals["UTC"] == totals["Asia/Kolkata"] == totals["America/New_York"]
+
+
+PRICED = """[billing.prices]
+currency = "USD"
+recording_min = "0.0125"
+[[billing.prices.participant_min]]
+tiers = [{ up_to = 500, price = "0.01" }, { price = "0.0037" }]
+[[billing.prices.participant_min]]
+project = "globex"
+price = "0.02"
+"""
+
+
+def cost(project: str, minutes: Decimal) -> Decimal:
+    """What `PRICED` asks for a month's participant minutes."""
+    if project == "globex":
+        return minutes * Decimal("0.02")
+    return min(minutes, Decimal(500)) * Decimal("0.01") + max(minutes - 500, Decimal(0)) * Decimal("0.0037")
+
+
+def test_amounts_are_true_and_are_corrected(nights: Nights) -> None:
+    """Lines add up to what the simulator's minutes cost, at any hop; late connections say what they cost; a new price
+    makes a revision whose cause is the price, and one for another month makes none."""
+    site = nights.site(MID, prices=PRICED)
+    export(site, MID)
+    nights.move_on(site, SETTLED)
+    told = site.outcome("billing", "export", "--month", MONTH, now=SETTLED)
+    corrections = assert_adds_up(site, 2)
+    assert any(row["cause"] == "late" and Decimal(row["participant_amount"]) for row in corrections)
+    assert {row["cause"] for row in corrections if row["kind"] == "amount"} == {"apportioned"}
+
+    truth, lines = true_lines(site.world, SETTLED, MONTH), usage(site, 2)
+    summary = read_csv(folder(site, 2) / "summary.csv")
+    for project in site.world.projects:
+        of_project = [line for key, line in truth.items() if key[0] == project]
+        used, recorded = (
+            sum((line.get(name, Decimal(0)) for line in of_project), Decimal(0))
+            for name in ("participant_min", "recording_min")
+        )
+        assert used > 500, "both tiers are needed"
+        amounts = [(cost(project, used)).quantize(Decimal("0.01"), ROUND_HALF_UP)]
+        amounts += [(recorded * Decimal("0.0125")).quantize(Decimal("0.01"), ROUND_HALF_UP)]
+        assert sum(row["amount"] for key, row in lines.items() if key[0] == project) == sum(amounts)
+        assert sum(Decimal(row["amount"]) for row in summary if row["project"] == project) == sum(amounts)
+        assert Decimal(told["projects"][project]["amount"]) == sum(amounts)
+    assert {row["currency"] for row in [*summary, *corrections]} == {"USD"}
+    assert {row["storage_amount"] for row in lines.values()} == {None}
+
+    controls = json.loads((folder(site, 2) / "controls.json").read_bytes())
+    in_force = controls["settings"][PRICES]["projects"]
+    assert in_force["globex"] == {"participant_min": [{"price": "0.02"}], "recording_min": [{"price": "0.0125"}]}
+    site.config.write_text(site.config.read_text().replace('"0.02"', '"0.03"'))
+    assert export(site, SETTLED).details["corrections"].keys() == {"repriced"}
+    assert {row["project"] for row in assert_adds_up(site, 3)} == {"globex"}
+    later = '[[billing.prices.sip_min]]\nvalid_from = 2026-12-01\nprice = "1"\n'
+    site.config.write_text(site.config.read_text().replace("[collect]\n", f"{later}[collect]\n"))
+    assert not export(site, SETTLED).details["is_new"]
+    site.config.write_text(site.config.read_text().replace("2026-12-01", "2026-10-20"))
+    refused = site.outcome("billing", "export", "--month", MONTH, now=SETTLED)
+    assert "billing.prices.sip_min: acme has no price on 19 days from 2026-10-01" in refused["failed"][0]["error"]
+
+
+CONTRADICTION = "InvoiceId-C-005-C"
+"""The validator tells a failure of each of two rules of which one must hold: InvoiceId is null, InvoiceId is not null.
+The rule above them, that one of them does, holds."""
+
+
+def test_the_validator_of_focus_accepts_the_export(nights: Nights, validate_focus: Validate) -> None:
+    """By the FinOps Foundation's own validator a revision is FOCUS 1.2, without corrections and with; another class is
+    not. Its costs are those of the revision; what was final before is charged, what a new price changes corrected."""
+    without = nights.site(SETTLED).outcome("billing", "export", "--month", MONTH, "--format", "focus", now=SETTLED)
+    assert "[billing.prices]" in without["failed"][0]["error"]
+    site = nights.site(SETTLED, prices=PRICED)
+    command = ["billing", "export", "--month", MONTH, "--format", "focus"]
+    first = site.outcome(*command, now=SETTLED)
+    assert first["focus"]["usage"] > 20
+    assert first["focus"]["corrections"] == 0
+    site.config.write_text(site.config.read_text().replace('"0.02"', '"0.03"'))
+    second = site.outcome(*command, now=SETTLED)
+    assert second["focus"]["usage"] == first["focus"]["usage"]
+    assert second["focus"]["corrections"] > 10
+    rows = pq.read_table(folder(site, 2) / "focus.parquet")
+    assert {row["x_Revision"] for row in rows.to_pylist() if row["ChargeClass"] == "Correction"} == {2}
+    assert sum(rows["BilledCost"].to_pylist()) == sum(row["amount"] or 0 for row in usage(site, 2).values())
+    assert len(read_csv(folder(site, 1) / "focus.csv")) == first["focus"]["usage"]
+    written = site.objects("lake/reports")
+    site.outcome(*command, now=SETTLED)
+    assert site.objects("lake/reports") == written
+
+    for file in (folder(site, 1) / "focus.csv", folder(site, 2) / "focus.parquet"):
+        assert [told.split(" ")[0] for told in validate_focus(file)] == [CONTRADICTION]
+    wrong = site.folder / "wrong.parquet"
+    place = rows.schema.get_field_index("ChargeClass")
+    pq.write_table(rows.set_column(place, "ChargeClass", pa.array(["Corrected"] * rows.num_rows)), wrong)
+    assert any(told.startswith("ChargeClass-C-005-C") for told in validate_focus(wrong))
+
+
+def invoice_of(site: Site, seen_at: datetime) -> dict[str, tuple[str, int]]:
+    """What the vendor bills for October: owner and minutes of each connection, as its records were at that moment."""
+    month_over = datetime(2026, 11, 1, tzinfo=UTC)
+    return {
+        one.cdr_id: (session.room.owner_ref, int(minutes_told(one, seen_at)))
+        for project in site.world.projects
+        for session in site.world.sessions_between(project, BEGIN, date(2026, 10, 31))
+        for one in session.connections
+        if one.visible_at <= seen_at and one.signal_connected_at < month_over
+    }
+
+
+def minutes_told(one: Connection, now: datetime) -> Decimal:
+    """EnableX's own count; of old records, which have none, the begun minutes."""
+    sums = connection_sums(one, now, "connection_up", is_recorded=False)
+    return sums["connect_billed_min"] or sums["participant_min"]
+
+
+def test_an_invoice_is_explained_to_the_last_line(nights: Nights) -> None:
+    """An invoice made when the month was over lacks what came late; what somebody took out, made up or doubled is found
+    by its id, and all that explains the difference adds up to it. The command says so with exit code 3."""
+    site = nights.site(SETTLED)
+    as_it_was, made = datetime(2026, 11, 2, tzinfo=UTC), site.folder / "invoice.csv"
+    whole = invoice_of(site, SETTLED)
+    lines = invoice_of(site, as_it_was)
+    late = whole.keys() - lines.keys()
+    dropped, doubled = sorted(lines)[:2]
+    del lines[dropped]
+    lines |= {doubled: (lines[doubled][0], 2 * lines[doubled][1] + 2), "made-up": ("north", 7)}
+    made.write_text("".join(f"{cdr_id};{told}\n" for cdr_id, (_, told) in [("CDR ID", ("", "Billed")), *lines.items()]))
+
+    command = ["billing", "compare", str(made), "--month", MONTH, "--column", "minutes=billed"]
+    told = site.outcome(*command, now=SETTLED)
+    by_verdict = {row["verdict"]: row for row in told["explained"]}
+    ours = sum((line["participant_min"] for line in true_lines(site.world, SETTLED, MONTH).values()), Decimal(0))
+    difference = sum(minutes for _, minutes in lines.values()) - ours
+    assert Decimal(by_verdict["total"]["explains"]) == difference
+    assert sum(Decimal(row["explains"]) for row in told["explained"][:-1]) == difference
+    found = {verdict: {row["cdr_id"] for row in told["lines"] if row["verdict"] == verdict} for verdict in by_verdict}
+    assert late
+    assert found["late"] >= late
+    assert found["missing_there"] == {dropped}
+    assert found["missing_here"] == {"made-up"}
+    assert doubled in found["different"]
+    shown = site.run(*command, "--output", str(site.folder / "lines.csv"), now=SETTLED)
+    assert shown.returncode == 3
+    assert "to ask about, the largest first" in shown.stdout
+    assert {row["cdr_id"] for row in read_csv(site.folder / "lines.csv")} == lines.keys() | whole.keys()
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_an_invoice_by_owner_that_agrees_is_good(nights: Nights, unit: str) -> None:
+    """Sums by day and owner of any unit that are ours are equal, line by line, and the exit code is 0."""
+    site = nights.site(SETTLED)
+    sums: Counter[tuple[date, str | None]] = Counter()
+    for (_, day, owner, _, _), line in true_lines(site.world, SETTLED, MONTH).items():
+        sums[day, owner] += line.get(unit, Decimal(0))
+    made = site.folder / "invoice.csv"
+    text = "".join(f"{day},{owner or ''},{minutes}\n" for (day, owner), minutes in sums.items() if minutes)
+    made.write_text(f"Day,Owner Ref,Minutes\n{text}")
+    shown = site.run("billing", "compare", str(made), "--month", MONTH, "--unit", unit, now=SETTLED)
+    assert shown.returncode == 0, shown.stdout
+    billed = [minutes for minutes in sums.values() if minutes]
+    total = f"{sum(billed):,}.000"
+    assert billed
+    assert shown.stdout.splitlines()[-1].split() == ["total", str(len(billed)), total, total, "+0.000"]
+
+
+@pytest.mark.parametrize(
+    ("header", "arguments", "told"),
+    [
+        (None, [], "{path}: cannot be read: No such file or directory"),
+        ("cdr_id,minutes", ["--unit", "hours"], f"--unit hours: there are {', '.join(UNITS)}"),
+        (
+            "cdr_id,minutes",
+            ["--unit", "transcoding_min"],
+            "invoice.csv: transcoding is counted by session; it needs a column conf_num and no cdr_id",
+        ),
+    ],
+)
+def test_an_invoice_that_cannot_be_compared_is_said_in_one_line(
+    nights: Nights, header: str | None, arguments: list[str], told: str
+) -> None:
+    """What, where, what to do: exit code 2."""
+    site = nights.site(SETTLED)
+    made = site.folder / "invoice.csv"
+    made.unlink(missing_ok=True)
+    if header:
+        made.write_text(f"{header}\n")
+    shown = site.run("billing", "compare", str(made), "--month", MONTH, *arguments, now=SETTLED)
+    assert (shown.returncode, shown.stderr) == (2, f"postroom: {told.format(path=made)}\n")
+
+
+SPOILT = date(2026, 10, 29)
+
+
+def test_a_repaired_reject_is_no_late_connection(nights: Nights) -> None:
+    """A record that was collected and could not be read, and now can be, is a correction whose cause is `repaired`."""
+    site = nights.site(SETTLED)
+    pages = [path for path in site.folder.glob("vault/raw/source=cdr/project=acme/*/*") if path.is_file()]
+    whole = {path: path.read_bytes() for path in pages}
+    wanted = spoil_one_record(pages)
+    rebuild(site)
+    export(site, SETTLED)
+    assert json.loads((folder(site, 1) / "controls.json").read_bytes())["hops"]["acme"]["rejects"]["rows"] > 0
+    for path, content in whole.items():
+        path.write_bytes(content)
+    rebuild(site)
+    export(site, SETTLED)
+    corrections = assert_adds_up(site, 2)
+    assert {row["item"]: row["cause"] for row in corrections if row["kind"] == "connection"} == {wanted: "repaired"}
+
+
+def spoil_one_record(paths: list[Path]) -> str:
+    """A record that no other of its session depends on loses its `conf_num` in every reply; gives its `cdr_id`."""
+    wanted = ""
+    for path in sorted(path for path in paths if path.name.endswith(".json.zst")):
+        reply = json.loads(zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes()))
+        sessions = Counter(record["conf_num"] for record in reply["cdr"])
+        for record in reply["cdr"]:
+            is_of_many = sessions[record["conf_num"]] > 3 and record["trans_date"].startswith(str(SPOILT))
+            if record.get("cdr_id") and record["cdr_id"] == (wanted or record["cdr_id"]) and (wanted or is_of_many):
+                wanted = record["cdr_id"]
+                record["conf_num"] = None
+        body = json.dumps(reply).encode()
+        receipt_path = path.with_name(path.name.replace(".json.zst", ".receipt.json"))
+        receipt = json.loads(receipt_path.read_bytes())
+        receipt |= {"size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+        path.write_bytes(zstandard.compress(body))
+        receipt_path.write_text(json.dumps(receipt))
+    return wanted
+
+
+def rebuild(site: Site) -> None:
+    """As after a repair: nothing is known of what the day's tables were built from."""
+    (site.folder / f"lake/builds/project=acme/day={SPOILT}.json").unlink()
+    with site.app(SETTLED) as app:
+        assert build(app, Period(SPOILT, SPOILT), project="acme").ok

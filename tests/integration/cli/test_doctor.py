@@ -1,0 +1,243 @@
+"""`doctor`: every part of a set-up is tried for real, and what is broken on purpose is named with its next step."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from pipeline.cli.doctor import doctor
+from pipeline.core.models import Period
+from pipeline.enablex.simulator.world import World
+from pipeline.ingest.collect import collect
+from pipeline.storage import LocalStore
+from pipeline.tables import parquet
+from pipeline.tables.build import build
+from tests.conftest import Site
+from tests.support.buckets import in_buckets
+from tests.support.servers.s3 import S3Server
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+WORLD = World(projects=("acme",), sessions_per_day=6, begin=(NOON - timedelta(days=4)).date())
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    """A set-up that works. Nothing is asked twice, so that what is broken on purpose is soon told."""
+    site = make_site(WORLD, now=NOON)
+    site.configure("max_attempts = 2", "max_attempts = 1")
+    return site
+
+
+def checks(site: Site) -> dict[str, dict[str, Any]]:
+    """What `doctor` found, by name; its failures are those that have a next step and are named in the outcome."""
+    with site.app() as app:
+        outcome = doctor(app)
+    found = {check["name"]: check for check in outcome.details["checks"]}
+    assert {failure.item for failure in outcome.failed} == failed(found)
+    assert all(found[name]["next_step"] for name in failed(found))
+    return found
+
+
+def failed(found: dict[str, dict[str, Any]]) -> set[str]:
+    return {name for name, check in found.items() if check["ok"] is False}
+
+
+def answers(site: Site) -> dict[str, str]:
+    with site.app() as app:
+        told = doctor(app, probe=True).details["answers"]
+    return {one["question"]: one["answer"] for one in told}
+
+
+def test_a_set_up_that_works_has_nothing_to_fail(site: Site) -> None:
+    """Every part is ok, exit code 0, and people read one line for each; a second look writes nothing new."""
+    done = site.postroom("doctor")
+    assert done.returncode == 0, done.stdout
+    assert "this set-up can work" in done.stdout
+    before = site.objects()
+    assert set(before) == {
+        f"{root}/doctor/{name}.txt" for root in ("lake", "vault") for name in ("probe", "conditions")
+    }
+    found = checks(site)
+    assert failed(found) == set()
+    assert {"ledger", "lake writable", "vault writable", "acme API", "acme clock", "acme files"} <= set(found)
+    assert {"time zones", "CDR reader", "scratch disk", "lake disk", "vault disk", "ledger disk"} <= set(found)
+    assert site.objects() == before
+
+
+def test_a_failure_is_exit_code_1_and_json_says_the_same(site: Site) -> None:
+    """What fails is named for programs too, with exit code 1; without any project that is what fails."""
+    text = site.config.read_text()
+    site.config.write_text(text[: text.index("[projects.acme]")])
+    done = site.postroom("--json", "doctor")
+    outcome = json.loads(done.stdout)
+    assert (done.returncode, outcome["ok"]) == (1, False)
+    assert [failure["item"] for failure in outcome["failed"]] == ["projects"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "broken", "step"),
+    [
+        ("key_rotated", "acme API", "projects.acme.app_id and app_key"),
+        ("unauthorized_a", "acme API", "projects.acme.app_id and app_key"),
+        ("api_down", "acme API", "projects.acme.base_url"),
+        ("api_503_html", "acme API", "try again later"),
+        ("api_502_text", "acme API", "try again later"),
+        ("rate_limit_bare", "acme API", "lower collect.requests_per_second"),
+        ("truncated_json", "acme API", "projects.acme.base_url"),
+        ("date_skew=600", "acme clock", "set the clock"),
+        ("files_401", "acme files", "projects.acme.files_user and files_password"),
+        ("files_403", "acme files", "projects.acme.files_user and files_password"),
+        ("files_503", "acme files", "try again later"),
+        ("html_200", "acme files", "try again later"),
+        ("empty_file", "acme files", "try again later"),
+        ("foreign_url", "acme files", 'add "localhost" to projects.acme.file_hosts'),
+    ],
+)
+def test_what_is_broken_at_enablex_is_named(site: Site, fault: str, broken: str, step: str) -> None:
+    """Each fault of API or file host fails just its own check, with the step that helps; the command ends with 1."""
+    site.simulator.faults.on(fault)
+    found = checks(site)
+    assert failed(found) == {broken}
+    assert step in found[broken]["next_step"]
+
+
+def test_wrong_credentials_are_told_apart(site: Site) -> None:
+    """A wrong app_key fails the API check, a wrong files_password the files check, none at all says so."""
+    config = site.config.read_text()
+    project = WORLD.project("acme")
+    site.configure(project.app_key, "wrong")
+    assert failed(checks(site)) == {"acme API"}
+    site.config.write_text(config.replace(project.files_password, "wrong"))
+    assert failed(checks(site)) == {"acme files"}
+    site.config.write_text(config.replace(project.files_user, ""))
+    assert "files_user" in checks(site)["acme files"]["next_step"]
+
+
+def test_without_a_file_nothing_is_claimed(make_site: Callable[..., Site]) -> None:
+    """Before the first session no file can be tried: that is neither ok nor a failure, and exit code 0."""
+    site = make_site(World(projects=("acme",), sessions_per_day=3, begin=NOON.date()), now=NOON - timedelta(days=2))
+    found = checks(site)
+    assert found["acme files"]["ok"] is None
+    assert failed(found) == set()
+    assert set(answers(site).values()) == {"unknown"}
+
+
+def test_a_root_that_cannot_be_written_is_named(site: Site) -> None:
+    """A file where the vault's folder should be fails the vault, and nothing else."""
+    (site.folder / "vault").write_text("in the way")
+    found = checks(site)
+    assert failed(found) == {"vault writable"}
+    assert "vault.url" in found["vault writable"]["next_step"]
+
+
+def test_a_ledger_that_cannot_be_used_is_named(site: Site) -> None:
+    """A ledger that is no database fails its own check; all others are made all the same."""
+    (site.folder / "ledger.db").write_text("this is not a database, and long enough to be taken for one" * 20)
+    found = checks(site)
+    assert failed(found) == {"ledger"}
+    assert "ledger.url" in found["ledger"]["next_step"]
+    assert found["acme API"]["ok"]
+
+
+def test_buckets_are_tried_for_real(make_site: Callable[..., Site], s3: S3Server) -> None:
+    """In buckets, conditions and checksums are told as each server has them; twice, and no upload is left over."""
+    site = make_site(WORLD, now=NOON)
+    bucket = in_buckets(site, s3)
+    for _ in range(2):
+        found = checks(site)
+        assert failed(found) == set()
+    states = "CRC64NVME of whole objects" if s3.name == "localstack" else "MD5 as ETag"
+    assert states in found["vault checksums"]["said"]
+    heeded = "a second writer is refused" if s3.name == "localstack" else "not heeded by parts"
+    assert heeded in found["vault conditions"]["said"]
+    assert s3.unfinished(bucket) == []
+
+
+def test_missing_buckets_and_wrong_keys_are_named(
+    make_site: Callable[..., Site], ceph: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket that is not there, and a key that the server does not know, fail both roots with what to do."""
+    site = make_site(WORLD, now=NOON)
+    vault = in_buckets(site, ceph)
+    site.configure(f"s3://{vault}/", "s3://nobody-made-this/")
+    assert failed(found := checks(site)) == {"vault writable"}
+    assert "make it, or name another one" in found["vault writable"]["said"]
+    monkeypatch.setitem(os.environ, "AWS_ACCESS_KEY_ID", "unknown")
+    assert failed(found := checks(site)) == {"lake writable", "vault writable"}
+    assert "AWS_ACCESS_KEY_ID" in found["lake writable"]["said"]
+
+
+def test_a_lock_is_tried_with_a_lock(make_site: Callable[..., Site], ceph: S3Server) -> None:
+    """With vault.lock on, a probe is locked until tomorrow; a bucket without Object Lock, or a folder, fails."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    site = make_site(WORLD, now=now)
+    bucket = in_buckets(site, ceph, lock='mode = "governance"\ndays = 30')
+    assert checks(site)["vault lock"]["ok"]
+    held = ceph.client.get_object_retention(Bucket=bucket, Key="the/vault/doctor/locked.txt")["Retention"]
+    assert held == {"Mode": "GOVERNANCE", "RetainUntilDate": now + timedelta(days=1)}
+    for other in (make_site(WORLD, now=now), make_site(WORLD, now=now)):
+        if other.folder.name.endswith("1"):
+            in_buckets(other, ceph)
+        other.config.write_text(other.config.read_text() + '\n[vault.lock]\nmode = "governance"\ndays = 1\n')
+        assert failed(checks(other)) == {"vault lock"}
+
+
+# --- the open questions ---
+
+
+def test_a_healthy_account_answers(site: Site) -> None:
+    """The simulator as it is: to_date inclusive, Range, lengths, strong ETags; shown as settings."""
+    assert answers(site) == {
+        "is to_date inclusive": "yes",
+        "does the file host honour Range": "yes",
+        "does the file host send lengths": "yes",
+        "does the file host send ETags": "ETag strong, Last-Modified",
+    }
+    shown = site.postroom("doctor", "--probe").stdout
+    assert "[projects.acme]\n# seen on 2026-11-23" in shown
+    assert "\nto_date_is_inclusive = true\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("fault", "question", "answer"),
+    [
+        ("to_date_exclusive", "is to_date inclusive", "no"),
+        ("no_range", "does the file host honour Range", "no: it sends the whole file"),
+        ("wrong_range", "does the file host honour Range", "no: "),
+        ("lying_range", "does the file host honour Range", "no: it says so, and sends other bytes"),
+        ("no_length", "does the file host send lengths", "no"),
+        ("chunked", "does the file host send lengths", "no, but cuts show"),
+        ("no_validators", "does the file host send ETags", "no"),
+        ("weak_etag", "does the file host send ETags", "ETag weak"),
+        ("files_down", "does the file host honour Range", "unknown"),
+        ("api_down", "is to_date inclusive", "unknown"),
+    ],
+)
+def test_the_account_is_asked_and_not_the_documents(site: Site, fault: str, question: str, answer: str) -> None:
+    """Each answer is what the account does, whichever way that is."""
+    site.simulator.faults.on(fault)
+    assert answers(site)[question].startswith(answer)
+
+
+def test_the_answer_is_a_setting_that_is_used_and_looked_at_again(site: Site) -> None:
+    """With `to_date_is_inclusive` a day is asked for alone and has all its rows; `doctor` says when that changes."""
+    site.configure("[projects.acme]\n", "[projects.acme]\nto_date_is_inclusive = true\n")
+    day = (NOON - timedelta(days=2)).date()
+    with site.app() as app:
+        collect(app, Period(day, day), sources=("cdr",))
+        build(app)
+    assert f"/video/v2/cdr/period/{day}/{day}" in {request.path for request in site.simulator.requests}
+    rows = parquet.read_arrow("cdr", Period(day, day), lake=LocalStore(site.folder / "lake"))
+    assert rows["cdr_id"].to_pylist() == sorted(
+        document["cdr_id"] for document in site.world.cdr_documents("acme", NOON, day, day)
+    )
+    assert checks(site)["acme to_date"]["ok"]
+    site.simulator.faults.on("to_date_exclusive")
+    found = checks(site)
+    assert failed(found) == {"acme to_date"}
+    assert "take to_date_is_inclusive out of projects.acme" in found["acme to_date"]["next_step"]

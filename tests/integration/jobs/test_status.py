@@ -1,0 +1,195 @@
+"""What `status` and `build` say about lateness and novelty."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+
+import duckdb
+
+from jobs.run import record_run
+from jobs.status import status
+from pipeline.core.models import Outcome
+from pipeline.enablex.simulator.world import World
+from pipeline.ingest.collect import collect
+from pipeline.storage import LocalStore
+from pipeline.tables import parquet
+from pipeline.tables.build import build
+from pipeline.tables.query import run_query
+from tests.conftest import NOW, Site
+from tests.support.paths import ROOT
+
+WORLD = World(projects=("acme",), sessions_per_day=40, begin=(NOW - timedelta(days=1)).date())
+
+
+def nights(site: Site, count: int) -> None:
+    """Collect and build on so many nights in a row."""
+    for days in range(count):
+        site.simulator.clock.set(NOW + timedelta(days=days))
+        site.outcome("collect")
+        site.outcome("build")
+
+
+def test_lateness_is_the_share_of_rows_known_in_time(make_site: Callable[..., Site]) -> None:
+    """`status` says for each project which share of rows was known after 1 h, 6 h, 1, 2 and 3 days: as in the table."""
+    site = make_site(WORLD)
+    nights(site, 5)
+    late = site.outcome("status")["projects"]["acme"]["lateness"]
+    rows = parquet.read_arrow("cdr", lake=LocalStore(site.folder / "lake")).to_pylist()
+    lateness = [row["first_seen_at"] - row["trans_at"] for row in rows]
+    assert late["rows"] == len(rows)
+    for step, hours in {"1 h": 1, "6 h": 6, "1 day": 24, "2 days": 48, "3 days": 72}.items():
+        share = sum(late <= timedelta(hours=hours) for late in lateness) / len(lateness)
+        assert late["known_after"][step] == round(share, 4)
+    assert 0 < late["known_after"]["1 day"] < late["known_after"]["3 days"] <= 1
+
+
+def test_a_short_lookback_is_hinted_at(make_site: Callable[..., Site]) -> None:
+    """Rows that still come or change in the last day of lookback are a hint; with more lookback there is none."""
+    site = make_site(WORLD)
+    nights(site, 5)
+    hint = site.outcome("status")["projects"]["acme"]["lateness"]["hint"]
+    assert "collect.lookback_days = 3 may be too short" in hint
+    assert hint in site.run("status").stdout
+    site.configure("[collect]\n", "[collect]\nlookback_days = 6\n")
+    assert site.outcome("status")["projects"]["acme"]["lateness"]["hint"] is None
+
+
+def test_a_backfill_is_not_lateness(make_site: Callable[..., Site]) -> None:
+    """Days first asked for long after their end say nothing about EnableX: they do not count."""
+    site = make_site(World(projects=("acme",), sessions_per_day=3, begin=(NOW - timedelta(days=20)).date()))
+    site.outcome("collect", "--from", "2026-11-05", "--to", "2026-11-10")
+    site.outcome("build")
+    assert site.outcome("status")["projects"]["acme"]["lateness"] is None
+
+
+def test_status_says_how_everything_stands(site: Site) -> None:
+    """Files waiting and at risk with hours left, when EnableX last answered, what the stores hold; exit code 4."""
+    with site.app() as app:
+        collect(app)
+        build(app)
+    with site.app(NOW + timedelta(hours=26)) as app:
+        outcome = status(app)
+    told = outcome.details["projects"]["acme"]
+    assert told["waiting"] == len(site.truth_files()) > 0
+    assert told["hours_left"] == min(file["hours_left"] for file in outcome.at_risk) < 24
+    assert told["at_risk"] == len(outcome.at_risk) > 0
+    assert outcome.exit_code == 4
+    assert told["last_done"] == dict.fromkeys(("cdr", "archive", "rooms"), NOW.isoformat())
+    for root, kinds in outcome.details["stores"].items():
+        files = [path for path in (site.folder / root).rglob("*") if path.is_file()]
+        assert sum(kind["objects"] for kind in kinds.values()) == len(files)
+        assert sum(kind["bytes"] for kind in kinds.values()) == sum(path.stat().st_size for path in files)
+
+
+def test_recordings_that_nobody_lists_are_named(site: Site) -> None:
+    """Sessions of rooms that record by themselves, over for a day and without a listed file, are named."""
+    with site.app() as app:
+        collect(app, sources=("cdr",))
+        build(app)
+        recorded = run_query(app.lake, "SELECT DISTINCT conf_num FROM cdr WHERE room_auto_recording").to_pylist()
+        assert status(app).details["projects"]["acme"]["unlisted"] != []
+    site.simulator.clock.set(NOW + timedelta(hours=26))
+    with site.app() as app:
+        unlisted = status(app).details["projects"]["acme"]["unlisted"]
+        assert {name.split()[1] for name in unlisted} == {row["conf_num"] for row in recorded}
+        collect(app, sources=("archive",))
+        build(app)
+        assert status(app).details["projects"]["acme"]["unlisted"] == []
+
+
+def test_new_fields_are_named_once_a_build(make_site: Callable[..., Site]) -> None:
+    """A field that no documentation names is kept in `extra`, and the build says so once, with how often."""
+    site = make_site(WORLD, faults=("unknown_field",))
+    site.outcome("collect", "--source", "cdr")
+    built = site.outcome("build")
+    rows = parquet.read_arrow("cdr", lake=LocalStore(site.folder / "lake")).to_pylist()
+    assert set(built["unknown_fields"]) == {"beta"}
+    assert built["unknown_fields"]["beta"] >= len(rows) > 0
+    assert all('"beta":{"score":0.5' in row["extra"] for row in rows)
+    assert "unknown_fields" not in site.outcome("build")
+
+
+def test_history_md_asks_what_it_says(make_site: Callable[..., Site]) -> None:
+    """The queries of docs/guide/as-known-on.md run: as known on a day is what was in the table on that day."""
+    site = make_site(WORLD)
+    nights(site, 2)
+    lake = LocalStore(site.folder / "lake")
+    day, moment = NOW.date(), NOW + timedelta(days=1, hours=1)
+    columns = ["cdr_id", "revision", "participant_min"]
+    wanted = f"SELECT {', '.join(columns)} FROM cdr WHERE day = DATE '{day}' ORDER BY cdr_id"
+    then = run_query(lake, wanted).to_pylist()
+    for days in (2, 3, 4):
+        site.simulator.clock.set(NOW + timedelta(days=days))
+        site.outcome("collect")
+        site.outcome("build")
+    assert run_query(lake, wanted).to_pylist() != then
+    text = (ROOT / "docs/guide/as-known-on.md").read_text()
+    as_known, since = (
+        query.replace("2026-11-20", str(day)).replace("2026-11-23 06:00:00Z", moment.isoformat())
+        for query in re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    )
+    assert run_query(lake, as_known).to_pylist() == then
+    changed = run_query(lake, since).to_pylist()
+    assert changed
+    assert all(row["changed_at"] > moment for row in changed)
+
+
+def test_usage_is_what_the_cdrs_say(make_site: Callable[..., Site]) -> None:
+    """`sessions` and `usage_daily` equal an independent computation in SQL over `cdr`, to the last connection."""
+    site = make_site(WORLD)
+    nights(site, 3)
+    lake = site.folder / "lake/tables"
+    connection = duckdb.connect()
+    for table in ("cdr", "sessions", "usage_daily"):
+        connection.execute(f"CREATE VIEW {table} AS FROM read_parquet('{lake}/{table}/*/*/*.parquet')")
+    independent = """
+        WITH newest AS (
+            SELECT conf_num,
+                   arg_max(owner_ref, (day, cdr_id)) FILTER (owner_ref IS NOT NULL) AS owner_ref,
+                   arg_max(billing_code, (day, cdr_id)) FILTER (billing_code IS NOT NULL) AS billing_code
+            FROM cdr GROUP BY conf_num)
+        SELECT day, room_id, coalesce(cdr.owner_ref, newest.owner_ref) AS owner,
+               coalesce(cdr.billing_code, newest.billing_code) AS code, count(*) AS connections,
+               count(DISTINCT user_ref) + count(*) FILTER (user_ref IS NULL) AS people,
+               coalesce(sum(participant_min), 0) AS minutes
+        FROM cdr JOIN newest USING (conf_num) GROUP BY ALL ORDER BY ALL"""
+    ours = """
+        SELECT day, room_id, owner_ref AS owner, billing_code AS code, connections, people, participant_min AS minutes
+        FROM usage_daily WHERE connections > 0 ORDER BY ALL"""
+    expected = connection.execute(independent).fetchall()
+    assert len(expected) > 20
+    assert connection.execute(ours).fetchall() == expected
+    assert connection.execute("SELECT sum(participant_min), sum(connections) FROM sessions").fetchall() == (
+        connection.execute("SELECT sum(participant_min), count(*) FROM cdr").fetchall()
+    )
+
+
+def test_each_project_has_its_last_good_runs(make_site: Callable[..., Site]) -> None:
+    """When each job last did its work is told per project: not of one that failed, and not of one that was left out."""
+    site = make_site(World(projects=("acme", "umbrella"), sessions_per_day=1, begin=NOW.date()))
+
+    def failing_for_acme(_app: object) -> Outcome:
+        outcome = Outcome("nightly")
+        outcome.succeeded()
+        outcome.fail("acme/cdr/2026-11-22", "it broke", project="acme")
+        return outcome
+
+    with site.app() as app:
+        record_run(app, "nightly", lambda _app: Outcome("nightly"), is_unattended=False)
+    with site.app(NOW + timedelta(days=1)) as app:
+        record_run(app, "nightly", failing_for_acme, is_unattended=False)
+        record_run(app, "nightly acme", lambda _app: Outcome("nightly"), is_unattended=False, projects=["acme"])
+        record_run(app, "audit-media", lambda _app: Outcome("audit-media"), is_unattended=False, projects=["acme"])
+    with site.app(NOW + timedelta(days=2)) as app:
+        record_run(app, "nightly", failing_for_acme, is_unattended=False)
+    said = site.outcome("build", "--project", "umbrella", now=NOW + timedelta(days=3))
+    assert said["ok"]
+    told = {name: project["last_good_runs"] for name, project in site.outcome("status")["projects"].items()}
+    day = "2026-11-{}T02:15:00.000Z".format
+    assert told == {
+        "acme": {"audit-media": day(24), "nightly": day(24)},
+        "umbrella": {"build": day(26), "nightly": day(25)},
+    }
+    assert "  good run audit-media 2026-11-24 02:15, nightly 2026-11-24 02:15\n" in site.run("status").stdout

@@ -1,0 +1,220 @@
+"""Files that grow, change or go after they were copied, refusals that may mean two things, damaged files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from jobs.status import status
+from pipeline.core.context import App
+from pipeline.core.models import Outcome
+from pipeline.enablex.simulator.world import World
+from pipeline.media.copy import copy_media, plan
+from pipeline.storage import read_bytes
+from pipeline.storage.manifests import Entry, current_manifests
+from pipeline.tables import parquet
+from pipeline.tables.build import build
+from tests.conftest import NOW, Site
+from tests.integration.media.test_copy import DAYS, WORLD
+
+HOUR = timedelta(hours=1)
+
+
+def copy(site: Site) -> Outcome:
+    with site.app() as app:
+        return copy_media(app)
+
+
+def noted_copy(site: Site) -> Outcome:
+    """As the command does it: failures are noted in the ledger."""
+    with site.app() as app:
+        return app.ledger.record_run("copy-media", app.clock, lambda: copy_media(app))
+
+
+def entries(app: App) -> list[Entry]:
+    return [entry for manifest in current_manifests(app.vault, "acme", DAYS) for entry in manifest.files]
+
+
+def digests(app: App) -> list[str]:
+    """SHA-256 of all that the manifests name, read from the vault."""
+    return [
+        hashlib.sha256(read_bytes(app.vault, version.key or "")).hexdigest()
+        for entry in entries(app)
+        for version in entry.versions
+    ]
+
+
+def media_only(site: Site) -> dict[str, str]:
+    return {file.path: file.sha256 for file in site.truth_files().values() if file.format != "json"}
+
+
+@pytest.fixture
+def fresh(make_site: Callable[..., Site]) -> Site:
+    """Two sessions a day, of yesterday: everything is hours old."""
+    return make_site(WORLD)
+
+
+def test_a_part_at_first_sight_becomes_whole(fresh: Site) -> None:
+    """A file that was still growing when it was copied is copied again, whole, and both versions are kept."""
+    fresh.simulator.faults.on("growing=2000")
+    first = copy(fresh)
+    parts = media_only(fresh)
+    assert parts
+    fresh.simulator.faults.clear()
+    fresh.simulator.clock.advance(2 * HOUR)
+    again = copy(fresh)
+    assert again.counts["files_changed"] == len(parts)
+    assert len(again.notices["changed"]) == len(parts)
+    with fresh.app() as app:
+        grown = [entry for entry in entries(app) if entry.earlier]
+        assert sorted(str(entry.sha256) for entry in grown) == sorted(parts.values())
+        assert digests(app) == [version.sha256 for entry in entries(app) for version in entry.versions]
+        assert all(entry.size_bytes and entry.size_bytes > (entry.earlier[0].size_bytes or 0) for entry in grown)
+    assert first.failed == again.failed == []
+
+
+def test_other_bytes_of_the_same_size_are_noticed(fresh: Site) -> None:
+    """A file that EnableX makes again under the same URL is stored beside the one that we have."""
+    copy(fresh)
+    fresh.simulator.faults.on("wrong_bytes@/t1")
+    fresh.simulator.clock.advance(2 * HOUR)
+    again = copy(fresh)
+    assert again.counts["files_changed"] > 0
+    with fresh.app() as app:
+        changed = [entry for entry in entries(app) if entry.earlier]
+        assert {entry.kind for entry in changed} == {"transcoded"}
+        assert all(entry.sha256 != entry.earlier[0].sha256 and entry.key != entry.earlier[0].key for entry in changed)
+        build(app)
+        rows = parquet.read_arrow("media", columns=["kind", "versions"], lake=app.lake).to_pylist()
+        assert {row["versions"] for row in rows if row["kind"] == "transcoded"} == {2}
+
+
+@pytest.mark.parametrize("fault", ["", "no_validators", "no_length", "weak_etag"])
+def test_a_file_that_is_the_same_is_only_looked_at(fresh: Site, fault: str) -> None:
+    """An unchanged file is seen to be so, also where the host says little of it: no second version, once an age."""
+    if fault:
+        fresh.simulator.faults.on(fault)
+    copied = copy(fresh).counts["files_copied"]
+    fresh.simulator.clock.advance(2 * HOUR)
+    again = copy(fresh)
+    assert again.counts["files_rechecked"] == copied
+    assert again.counts["files_changed"] == 0
+    with fresh.app() as app:
+        assert all(entry.checked_at and not entry.earlier for entry in entries(app) if entry.checked_at)
+    assert copy(fresh).counts["files_rechecked"] == 0
+
+
+def test_what_is_gone_after_it_was_stored_is_no_loss(fresh: Site) -> None:
+    """A stored file whose source is gone is `gone`, stays stored, and is not asked for again; exit code 0."""
+    copied = copy(fresh).counts["files_copied"]
+    fresh.simulator.faults.on("gone_early")
+    fresh.simulator.clock.advance(2 * HOUR)
+    again = copy(fresh)
+    assert again.counts["files_gone"] == copied
+    assert again.lost == []
+    assert copy(fresh).counts["files_rechecked"] == 0
+    with fresh.app() as app:
+        build(app)
+        rows = parquet.read_arrow("media", columns=["state", "gone_at"], lake=app.lake).to_pylist()
+    assert sum(row["gone_at"] is not None for row in rows) == copied
+    assert {row["state"] for row in rows if row["gone_at"]} == {"stored"}
+
+
+def test_wrong_credentials_lose_nothing(make_site: Callable[..., Site]) -> None:
+    """While files that must still be there are refused, a refusal after a deadline is no proof that a file is gone;
+    once others open it is, and `status` says so by name for a day."""
+    world = World(projects=("acme",), sessions_per_day=3, begin=(NOW - timedelta(days=4)).date())
+    site = make_site(world, faults=("files_down",))
+    copy(site)
+    site.simulator.faults.clear()
+    site.simulator.faults.on("files_403")
+    site.simulator.clock.advance(60 * HOUR)
+    refused = copy(site)
+    assert refused.lost == []
+    assert any("credentials" in failure.error or "files_password" in failure.error for failure in refused.failed)
+    with site.app() as app:
+        assert entries(app) == []
+    site.simulator.faults.clear()
+    site.simulator.faults.on("expired_403")
+    settled = copy(site)
+    assert settled.lost
+    with site.app() as app:
+        assert status(app).lost == sorted(settled.lost, key=lambda file: file["expires_at"])
+    with site.app(site.simulator.clock.now() + 25 * HOUR) as app:
+        assert status(app).lost == []
+    assert copy(site).lost == []
+
+
+def test_a_damaged_file_is_kept_when_time_is_short(fresh: Site) -> None:
+    """A file that always ends too early, and says no length, is refused at first and kept on its last day."""
+    fresh.simulator.faults.on("cut_no_length@.mkv")
+    fresh.simulator.faults.on("cut_no_length@.mov")
+    first = copy(fresh)
+    assert first.failed
+    fresh.simulator.clock.advance(30 * HOUR)
+    last = copy(fresh)
+    assert last.counts["unreadable"] > 0
+    assert last.notices["unreadable"]
+    with fresh.app() as app:
+        damaged = [entry for entry in entries(app) if entry.name.endswith((".mkv", ".mov"))]
+        assert {entry.state for entry in damaged} == {"unreadable"}
+        assert digests(app)
+
+
+def test_what_does_not_open_is_stored_and_named(fresh: Site) -> None:
+    """A probe fills in what is known of a recording, and what it finds unreadable is in the outcome by name."""
+    outcome = copy(fresh)
+    assert outcome.notices.get("unreadable", []) == []
+    with fresh.app() as app:
+        build(app)
+        rows = parquet.read_arrow("media", lake=app.lake).to_pylist()
+    media = [row for row in rows if row["kind"] in ("recording", "transcoded")]
+    assert media
+    assert all(row["container"] and row["duration_s"] and row["width_px"] for row in media)
+    assert all(row["video_codec"] and row["audio_codec"] and row["proof"] == "synced" for row in media)
+
+
+def test_the_network_is_not_taken_whole(fresh: Site) -> None:
+    """With media.max_mib_per_s all downloads together are no faster than that."""
+    fresh.config.write_text(fresh.config.read_text() + "\n[media]\nmax_mib_per_s = 0.25\n")
+    total = sum(file.size_bytes for file in fresh.truth_files().values())
+    waits: list[float] = []
+    with fresh.app() as app:
+        bandwidth = app.file_hosts["acme"]._bandwidth
+        assert bandwidth is not None
+        bandwidth._sleep = waits.append  # time is injected: nobody really waits
+        bandwidth._monotonic = lambda: 0.0
+        copy_media(app)
+        assert max(waits) == pytest.approx(total / (0.25 * 2**20), rel=0.3)
+
+
+def test_only_the_patient_wait(fresh: Site) -> None:
+    """A file that failed is left alone by the scheduler's media job until its next-try time, not by who asks for it."""
+    fresh.simulator.faults.on("files_403@/a1.mkv")
+    assert noted_copy(fresh).failed
+    fresh.simulator.faults.clear()
+    with fresh.app() as app:
+        waiting = {str(item) for item in plan(app, "acme").waiting}
+        resting = app.ledger.resting(app.clock()) & waiting
+        assert resting
+        copy_media(app, patient=True)
+        assert {str(item) for item in plan(app, "acme").waiting} == resting
+    with fresh.app(fresh.simulator.clock.now() + timedelta(minutes=16)) as app:
+        copy_media(app, patient=True)
+        assert not plan(app, "acme").waiting
+
+
+def test_nobody_waits_with_a_file_at_risk(fresh: Site) -> None:
+    """Within a day of its deadline a file is tried by every run, and by whoever asks, however lately it failed."""
+    fresh.simulator.clock.advance(36 * HOUR)
+    fresh.simulator.faults.on("files_403@/a1.mkv")
+    assert noted_copy(fresh).failed
+    fresh.simulator.faults.clear()
+    with fresh.app() as app:
+        at_risk = {str(item) for item in plan(app, "acme").waiting if item.is_at_risk(app.clock())}
+        assert at_risk & app.ledger.resting(app.clock())
+        copy_media(app, patient=True)
+        assert not at_risk & {str(item) for item in plan(app, "acme").waiting}

@@ -1,0 +1,459 @@
+"""Building is a function of what EnableX said: not of the order, the pages, the days at once, or how often."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.errors import FixityError, RecordError, UnreadableReply
+from pipeline.core.models import Period
+from pipeline.storage import LocalStore
+from pipeline.tables.build import week_of, week_pages
+from pipeline.tables.normalize import cdr
+from pipeline.tables.normalize.cdr_batch import decoded
+from pipeline.tables.schemas import CDR_CONTENT, TABLES
+from pipeline.tables.sources import REACH_DAYS
+from tests.support.cdrs import NEW, OLD, changed, documents, raw
+from tests.support.lakes import ASKED, DAY, PROJECT, Lake, identity_on_disk
+
+DAYS = [DAY + timedelta(days=n) for n in range(REACH_DAYS + 1)]
+"""All of these are in reach of one another."""
+
+DERIVED = ("cdr", "cdr_changes", "cdr_quality", "sessions", "usage_daily")
+CONTENT = [column.name for column in CDR_CONTENT]
+
+
+@dataclass(frozen=True)
+class Said:
+    """A document, when it was said, and to which day's question."""
+
+    hour: int
+    day: date
+    document: Any
+
+
+@st.composite
+def connections(draw: Any) -> Any:
+    """A connection in one of its versions: few keys, few sessions, any of some days, either shape."""
+    day = draw(st.sampled_from(DAYS[:3]))
+    return changed(
+        draw(st.sampled_from([NEW, OLD])),
+        cdr_id=draw(st.sampled_from(["c1", "c2", "c3", "c4", ""])),
+        conf_num=draw(st.sampled_from(["s1", "s2"])),
+        user__name=draw(st.sampled_from(["A", "B", ""])),
+        user__ref=draw(st.sampled_from(["u1", "u2", ""])),
+        trans_date=f"{day}T{draw(st.integers(0, 23)):02}:10:00.000Z",
+        sigserver__connect_dt=f"{day}T00:{draw(st.integers(0, 59)):02}:00.000Z",
+        sigserver__disconnect_dt=f"{day}T01:{draw(st.integers(0, 59)):02}:00.000Z",
+        room=None,
+    )
+
+
+SAID = st.builds(Said, st.integers(0, 4), st.sampled_from(DAYS), connections())
+SOUND = st.lists(SAID, min_size=1, max_size=14)
+ANY = st.lists(
+    st.builds(Said, st.integers(0, 4), st.sampled_from(DAYS), connections() | documents()), min_size=1, max_size=14
+)
+FEW = settings(max_examples=settings.default.max_examples // 4)
+"""Each example builds several lakes."""
+
+IN_MEMORY = Path("/dev/shm")
+
+
+@contextmanager
+def new_lake() -> Iterator[Lake]:
+    """On a file system that need not sync to a disk, where there is one: an example writes hundreds of objects."""
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as folder:
+        yield Lake(Path(folder), wanted=(*DERIVED, "rejects"))
+
+
+def land(lake: Lake, said: list[Said]) -> None:
+    """One page for each moment and day asked for, in the order in which they come up."""
+    pages: dict[tuple[int, date], list[Any]] = {}
+    for one in said:
+        pages.setdefault((one.hour, one.day), []).append(one.document)
+    for (hour, day), found in pages.items():
+        lake.say(found, day=day, hour=hour)
+
+
+def tables_of(lake: Lake) -> dict[str, bytes]:
+    """The bytes of every object that holds derived rows; days without rows left out, for those depend on questions."""
+    with_rows = {(table, str(row["day"])) for table in DERIVED for row in lake.rows(table)}
+    return {
+        name: content
+        for name, content in lake.objects().items()
+        if any(name.startswith(f"{table}/") and f"day={day}/" in name for table, day in with_rows)
+    }
+
+
+@FEW
+@given(SOUND, st.data())
+def test_order_spread_and_repetition_do_not_matter(said: list[Said], data: st.DataObject) -> None:
+    """In any order of pages and rows, over any pages, and told any number of times, the tables have the same bytes."""
+    repeated = data.draw(st.lists(st.sampled_from(said), max_size=5))
+    spread = [Said(one.hour, data.draw(st.sampled_from(DAYS)), one.document) for one in said + repeated]
+    with new_lake() as plain, new_lake() as other:
+        land(plain, said)
+        land(other, data.draw(st.permutations(spread)))
+        for lake in (plain, other):
+            lake.build()
+        assert tables_of(plain) == tables_of(other) != {}
+
+
+@FEW
+@given(ANY)
+def test_two_lakes_are_byte_identical_and_building_again_changes_nothing(said: list[Said]) -> None:
+    """Two lakes built from one vault have the same bytes; a second build finds nothing stale and touches nothing."""
+    with new_lake() as lake:
+        land(lake, said)
+        lake.build()
+        objects, on_disk = lake.objects(), lake.objects(of=identity_on_disk)
+        assert lake.build() == []
+        assert lake.objects(of=identity_on_disk) == on_disk
+        (lake.folder / "lake/builds").rename(lake.folder / "forgotten")
+        lake.build()
+        assert lake.objects() == objects
+        (lake.folder / "lake").rename(lake.folder / "first")
+        lake.build()
+        assert lake.objects() == objects != {}
+
+
+@FEW
+@given(SOUND)
+def test_days_built_singly_are_days_built_together(said: list[Said]) -> None:
+    """It does not matter which days are built at once: day by day, backwards, gives the same bytes as all together."""
+    with new_lake() as together, new_lake() as singly:
+        for lake in (together, singly):
+            land(lake, said)
+        together.build()
+        for day in sorted({day for one in said for day in (one.day, *DAYS)}, reverse=True):
+            singly.build(Period(day, day))
+        assert singly.objects() == together.objects()
+
+
+@FEW
+@given(SOUND)
+def test_night_by_night_is_all_at_once(said: list[Said]) -> None:
+    """Built after every moment of collecting, the tables are in the end those of one build over all pages."""
+    with new_lake() as nightly, new_lake() as once:
+        for hour in sorted({one.hour for one in said}):
+            land(nightly, [one for one in said if one.hour == hour])
+            nightly.build()
+        land(once, said)
+        once.build()
+        assert tables_of(nightly) == tables_of(once)
+
+
+@FEW
+@given(ANY)
+def test_no_document_is_lost(said: list[Said]) -> None:
+    """Rows, rejects and repeated documents are together as many as the documents that came, of whatever kind."""
+    with new_lake() as lake:
+        land(lake, said)
+        lake.build()
+        keys: Counter[str] = Counter()
+        broken = 0
+        for one in said:
+            try:
+                row = cdr.cdr_row(decoded(raw(one.document)))
+            except RecordError:
+                broken += 1
+                continue
+            if abs(cdr.row_day(row) - one.day) > timedelta(days=REACH_DAYS):
+                broken += 1
+            else:
+                keys[row["cdr_id"]] += 1
+        rows, rejects = lake.rows("cdr"), lake.rows("rejects")
+        assert len(rejects) == broken
+        assert sorted(row["cdr_id"] for row in rows) == sorted(keys)
+        duplicates = sum(keys.values()) - len(keys)
+        assert len(rows) + len(rejects) + duplicates == len(said)
+        assert len({(row["page"], row["ordinal"]) for row in rejects}) == len(rejects)
+        assert sum(row["connections"] for row in lake.rows("usage_daily")) == len(rows)
+
+
+@FEW
+@given(SOUND)
+def test_every_connection_is_in_one_session(said: list[Said]) -> None:
+    """With every day asked for, each connection counts in exactly one session, and each session in one day."""
+    with new_lake() as lake:
+        land(lake, said)
+        for day in DAYS:
+            lake.say([], day=day)
+        lake.build()
+        rows, sessions = lake.rows("cdr"), lake.rows("sessions")
+        assert sorted(row["conf_num"] for row in sessions) == sorted({row["conf_num"] for row in rows})
+        assert sum(row["connections"] for row in sessions) == len(rows)
+        assert sum(row["sessions"] for row in lake.rows("usage_daily")) == len(sessions)
+
+
+@FEW
+@given(SOUND)
+def test_as_known_on_any_day(said: list[Said]) -> None:
+    """For any moment, `cdr` and `cdr_changes` tell what a build over only the pages up to then tells."""
+    with new_lake() as whole:
+        land(whole, said)
+        whole.build()
+        newest, earlier = whole.rows("cdr"), whole.rows("cdr_changes")
+    for hour in sorted({one.hour for one in said})[:-1]:
+        until = [one for one in said if one.hour <= hour]
+        with new_lake() as then:
+            land(then, until)
+            then.build()
+            expected = then.rows("cdr")
+        moment = ASKED + timedelta(hours=hour)
+        known = [row for row in newest if row["changed_at"] <= moment]
+        known += [row for row in earlier if row["known_from"] <= moment < row["known_to"]]
+        compared = ("cdr_id", "day", "revision", *CONTENT)
+        as_known = sorted(tuple(row[name] for name in compared) for row in known)
+        assert as_known == sorted(tuple(row[name] for name in compared) for row in expected)
+
+
+@FEW
+@given(SOUND, SAID)
+def test_only_what_is_affected_changes_on_disk(said: list[Said], late: Said) -> None:
+    """A late or corrected row writes the objects whose rows it changes; all others keep bytes, inode and time."""
+    late = Said(9, late.day, late.document)
+    with new_lake() as lake:
+        land(lake, said)
+        lake.build()
+        bytes_before, disk_before = lake.objects(), lake.objects(of=identity_on_disk)
+        land(lake, [late])
+        lake.build()
+        bytes_after, disk_after = lake.objects(), lake.objects(of=identity_on_disk)
+    for name, content in bytes_before.items():
+        assert (bytes_after[name] == content) == (disk_after[name] == disk_before[name])
+    assert bytes_before.keys() <= bytes_after.keys()
+
+
+def test_a_page_of_one_day_leaves_other_days_alone(tmp_path: Path) -> None:
+    """Over ten days of traffic, a late row of one day leaves every object of every other day as it is on disk."""
+    lake = Lake(tmp_path)
+    days = [DAY + timedelta(days=n) for n in range(10)]
+    for n, day in enumerate(days):
+        lake.say([call(f"c{n}-{k}", f"s{n}", day, room=None) for k in range(3)], day=day)
+    lake.build()
+    before = lake.objects(of=identity_on_disk)
+    lake.say([call("late", "s4", days[4], room=None)], day=days[4], hour=5)
+    lake.build()
+    after = lake.objects(of=identity_on_disk)
+    touched = {name for name in after if after[name] != before.get(name)}
+    assert {name.split("/")[0] for name in touched} == {"cdr", "cdr_quality", "sessions", "usage_daily"}
+    assert all(f"day={days[4]}/" in name for name in touched)
+    assert lake.build() == []
+
+
+def call(key: str, conf_num: str, day: date, **changes: Any) -> Any:
+    """A connection on a day."""
+    times = {
+        "trans_date": f"{day}T12:00:00.000Z",
+        "sigserver__connect_dt": f"{day}T11:00:00.000Z",
+        "sigserver__disconnect_dt": f"{day}T11:30:00.000Z",
+    }
+    return changed(NEW, cdr_id=key, conf_num=conf_num, **{**times, **changes})
+
+
+def test_new_inputs_that_change_nothing_write_no_table(tmp_path: Path) -> None:
+    """A page that repeats what is known makes a day stale, and building it writes no table object."""
+    lake = Lake(tmp_path)
+    lake.say([call("c1", "s1", DAY)])
+    lake.build()
+    before = lake.objects(of=identity_on_disk)
+    lake.say([call("c1", "s1", DAY)], hour=3)
+    assert lake.build() != []
+    assert lake.objects(of=identity_on_disk) == before
+    assert lake.build() == []
+
+
+def test_what_enablex_drops_stays(tmp_path: Path) -> None:
+    """A record that EnableX no longer returns stays a row."""
+    lake = Lake(tmp_path)
+    lake.say([call("c1", "s1", DAY), call("c2", "s1", DAY)])
+    lake.say([call("c2", "s1", DAY)], hour=24)
+    lake.build()
+    assert [row["cdr_id"] for row in lake.rows("cdr")] == ["c1", "c2"]
+
+
+def test_a_correction_that_moves_a_row_to_another_day(tmp_path: Path) -> None:
+    """A row whose `trans_date` is corrected to the next day is one row there; its earlier version stays on its day."""
+    lake = Lake(tmp_path)
+    lake.say([call("c1", "s1", DAY)])
+    lake.build()
+    moved = call("c1", "s1", DAY, trans_date=f"{DAYS[1]}T00:05:00.000Z")
+    lake.say([moved], day=DAYS[1], hour=24)
+    lake.build()
+    assert [(row["day"], row["revision"]) for row in lake.rows("cdr")] == [(DAYS[1], 2)]
+    assert [(row["day"], row["revision"]) for row in lake.rows("cdr_changes")] == [(DAY, 1)]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a limit that docs/guide/as-known-on.md names: versions more than PAGE_REACH_DAYS apart are not joined",
+)
+def test_a_correction_a_week_later_is_the_same_row(tmp_path: Path) -> None:
+    """A row that is written again a week later, under that day, is one row, whichever days are built at once."""
+    lake = Lake(tmp_path)
+    later = DAY + timedelta(days=8)
+    lake.say([call("c1", "s1", DAY)])
+    lake.build()
+    lake.say([call("c1", "s1", DAY, trans_date=f"{later}T00:05:00.000Z")], day=later, hour=24 * 8)
+    lake.build()
+    assert len(lake.rows("cdr")) == 1
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a limit that docs/guide/as-known-on.md names: a repeated reply is not seen again"
+)
+def test_what_was_said_last_counts_also_when_it_was_said_before(tmp_path: Path) -> None:
+    """A row that one day's reply told, another's told otherwise, and the first tells again, is as told last."""
+    lake = Lake(tmp_path)
+    first = b'{"result":"0","cdr":[%s]}' % bytes(raw(call("c1", "s1", DAY, user__name="A")))
+    lake.answer(first, hour=0)
+    lake.say([call("c1", "s1", DAY, user__name="B")], day=DAYS[1], hour=1)
+    lake.answer(first, hour=2)
+    lake.build()
+    assert [row["user_name"] for row in lake.rows("cdr")] == ["A"]
+
+
+def test_a_session_that_began_before_the_first_day_asked_for(tmp_path: Path) -> None:
+    """A session over midnight into the first day ever asked for is a session, on the day it began."""
+    lake = Lake(tmp_path)
+    lake.say([call("c1", "s1", DAYS[1], sigserver__connect_dt=f"{DAY}T23:50:00.000Z", room=None)], day=DAYS[1])
+    lake.build()
+    assert [(row["conf_num"], row["day"]) for row in lake.rows("sessions")] == [("s1", DAY)]
+
+
+def test_one_absurd_time_hides_no_session(tmp_path: Path) -> None:
+    """A connection whose `connect_dt` is nonsense costs at most its own measures: its session is there."""
+    lake = Lake(tmp_path)
+    odd = call("c2", "s1", DAY, sigserver__connect_dt="0001-01-01T00:00:00.000Z", room=None)
+    lake.say([call("c1", "s1", DAY), odd])
+    lake.build()
+    assert [row["conf_num"] for row in lake.rows("sessions")] == ["s1"]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(call("c2", "s1", DAY, price__connect_duration=999_999_999_999), id="a price of a trillion"),
+        pytest.param(call("c2", "s1", DAY, usage__published_minutes=999_999_999_999), id="a trillion minutes"),
+    ],
+)
+def test_absurd_numbers_cost_no_day(tmp_path: Path, broken: Any) -> None:
+    """Connections with absurd numbers cost at most themselves: the day is built, and no sum is negative."""
+    lake = Lake(tmp_path)
+    lake.say([call("c1", "s1", DAY), *(changed(broken, cdr_id=f"b{n:02}") for n in range(20))])
+    lake.build()
+    assert "c1" in [row["cdr_id"] for row in lake.rows("cdr")]
+    assert all(row["published_min"] >= 0 for row in lake.rows("sessions"))
+
+
+@pytest.mark.parametrize("place", ["user__confName", "stats_quality", "user__name", "call_num"])
+def test_bytes_that_are_no_text_cost_no_day(tmp_path: Path, place: str) -> None:
+    """A document with bytes that are no text is one reject; the others are rows."""
+    lake = Lake(tmp_path)
+    broken = bytes(raw(call("c2", "s1", DAY, **{place: "HERE"}))).replace(b"HERE", b"\xff")
+    lake.answer(b'{"result":"0","cdr":[%s,%s]}' % (bytes(raw(call("c1", "s1", DAY))), broken))
+    lake.build()
+    assert [row["cdr_id"] for row in lake.rows("cdr")] == ["c1"]
+    assert len(lake.rows("rejects")) == 1
+
+
+def test_every_day_has_every_table(tmp_path: Path) -> None:
+    """A built day has one object for every table, empty ones too: a missing object means not built."""
+    lake = Lake(tmp_path)
+    lake.say([])
+    lake.build()
+    assert set(lake.objects()) == {f"{name}/project={PROJECT}/day={DAY}/part-0.parquet" for name in TABLES}
+
+
+def test_a_day_is_the_same_whichever_days_are_built_with_it(tmp_path: Path) -> None:
+    """A session that goes on for weeks gives the same tables built all at once, or each day by itself, in any order."""
+    days = [DAY + timedelta(days=at) for at in range(0, 20, 2)]
+    at_once, one_by_one = Lake(tmp_path / "a"), Lake(tmp_path / "b")
+    for lake in (at_once, one_by_one):
+        for day in days:
+            began, ended = f"{day}T10:00:00.000Z", f"{day}T11:00:00.000Z"
+            times = {"trans_date": ended, "room__connect_dt": began, "room__disconnect_dt": ended}
+            signal = {"sigserver__connect_dt": began, "sigserver__disconnect_dt": ended}
+            lake.say([call(f"c{day}", "s1", day, **times, **signal)], day=day, hour=24 * 30)
+    at_once.build()
+    for day in reversed(days):
+        one_by_one.build(Period(day, day))
+    one_by_one.build()
+    assert one_by_one.objects() == at_once.objects()
+
+
+def calls_a_day(lake: Lake, days: int) -> list[date]:
+    """One connection on each of so many days from a Monday on, each on a page of its own."""
+    said = [week_of(DAY).first + timedelta(days=at) for at in range(days)]
+    for day in said:
+        lake.say([call(f"c{day}", f"s{day}", day)], day=day, hour=24 * 60)
+    return said
+
+
+def test_weeks_built_together_read_each_page_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pages around a week are those of the weeks beside it: in one chain no page is opened twice."""
+    lake = Lake(tmp_path)
+    days = calls_a_day(lake, 28)
+    opened = Counter[str]()
+
+    def counted(store: LocalStore, key: str) -> Any:
+        opened.update([key] * key.endswith(".json.zst"))
+        return read(store, key)
+
+    read = LocalStore.open
+    monkeypatch.setattr(LocalStore, "open", counted)
+    assert len(lake.build(Period(days[0], days[-1]))) == 4
+    assert Counter(opened.values()) == {1: len(days)}
+
+
+def test_a_damaged_page_costs_only_the_weeks_that_see_it(tmp_path: Path) -> None:
+    """Weeks that are built together fail one by one: those too far from a damaged page are built."""
+    lake = Lake(tmp_path)
+    days = calls_a_day(lake, 28)
+    (page,) = (tmp_path / "vault/raw").glob(f"**/day={days[0]}/*.json.zst")
+    page.write_bytes(b"not what was landed")
+    with pytest.raises(FixityError):
+        lake.build()
+    built = {row["day"] for row in lake.rows("cdr")}
+    assert built == {day for day in days if days[0] not in week_pages(day)}
+    assert built
+
+
+def test_an_object_that_is_not_the_notes_is_built_again(tmp_path: Path) -> None:
+    """An object of another size than its note says is stale: somebody else wrote it, or cut it."""
+    lake = Lake(tmp_path)
+    lake.say([call("c1", "s1", DAY)])
+    lake.build()
+    before = lake.objects()
+    assert lake.build() == []
+    (path,) = (tmp_path / "lake/tables/cdr").rglob("*.parquet")
+    path.write_bytes(b"cut")
+    assert lake.build() != []
+    assert lake.objects() == before
+
+
+def test_nesting_without_end_costs_one_document(tmp_path: Path) -> None:
+    """A document nested just as deeply as the parser allows is one reject; the others are rows."""
+    lake = Lake(tmp_path)
+    for depth in (600, 800, 900, 950, 970):
+        lake.say([call(f"d{depth}", "s1", DAY, beta="HERE"), call(f"c{depth}", "s1", DAY)])
+        body = json.dumps({"result": "0", "cdr": [call(f"d{depth}", "s1", DAY, beta="HERE")]}).encode()
+        text = b'{"a":' * depth + b"1" + b"}" * depth
+        with suppress(UnreadableReply):  # deeper than the parser goes: not a reply at all
+            lake.answer(body.replace(b'"HERE"', text), hour=depth)
+    lake.build()
+    assert {row["cdr_id"] for row in lake.rows("cdr")} >= {"c600", "c800", "c900", "c950", "c970"}
+    assert {row["reason"] for row in lake.rows("rejects")} <= {"nested too deeply"}

@@ -1,0 +1,109 @@
+"""A vault filled by hand and a lake built from it: what EnableX said, without asking anybody."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import PipelineError
+from pipeline.core.models import ListedFile, Period, Source, StoredMedia
+from pipeline.enablex.protocol import ReplyHead, ReplyReader, Request, period_request, rooms_request
+from pipeline.storage import LocalStore, raw
+from pipeline.storage.manifests import stored_entry, write_entry
+from pipeline.tables import parquet
+from pipeline.tables.build import Builder, chains
+from pipeline.tables.document_days import document_days
+from pipeline.tables.schemas import TABLES
+from tests.support.cdrs import BEGIN
+
+PROJECT = "acme"
+DAY = BEGIN.date()
+ASKED = datetime(2024, 3, 12, 2, 0, tzinfo=UTC)
+"""The moment that hours are counted from."""
+
+
+@dataclass
+class Lake:
+    """One project's two stores below a folder."""
+
+    folder: Path
+    private: tuple[str, ...] = ()
+    key: bytes = b""
+    wanted: tuple[str, ...] = tuple(TABLES)
+    _replies: int = field(default=0)
+
+    @property
+    def vault(self) -> LocalStore:
+        return LocalStore(self.folder / "vault")
+
+    @property
+    def lake(self) -> LocalStore:
+        return LocalStore(self.folder / "lake")
+
+    @property
+    def builder(self) -> Builder:
+        return Builder(self.lake, self.vault, timedelta(hours=72), self.private, self.key)
+
+    def say(self, documents: Iterable[Any], *, day: date = DAY, hour: float = 0, source: Source = "cdr") -> None:
+        """EnableX answers with these documents; every answer differs, so that each is a page."""
+        self._replies += 1
+        body = json.dumps({"result": "0", source: list(documents), "desc": f"reply {self._replies}"}).encode()
+        self.answer(body, day=day, hour=hour, source=source)
+
+    def answer(
+        self,
+        body: bytes,
+        *,
+        day: date = DAY,
+        hour: float = 0,
+        source: Source = "cdr",
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+        request: Request | None = None,
+        is_part: bool = False,
+    ) -> bool:
+        """Land a reply as the client does: judged, spooled, landed; whether it was new. Raises as it does."""
+        asked_at = ASKED + timedelta(hours=hour)
+        request = request or (rooms_request() if source == "rooms" else period_request(source, day))
+        head = ReplyHead(request, status, headers or {"content-type": "application/json"})
+        reader, spool = ReplyReader(head), raw.Spool(partial(document_days, source, asked=day))
+        place = raw.Place(source, PROJECT, day, asked_at)
+        for start in range(0, len(body), 1000):
+            spool.write(body[start : start + 1000])
+            spool.note(reader.feed(body[start : start + 1000]))
+        spool.note(reader.finish(asked_at))
+        return raw.land(self.vault, place, head, spool, is_part=is_part)
+
+    def store_file(self, file: ListedFile, content: bytes) -> None:
+        """Put a media file into the vault, with its manifest, as copy-media does."""
+        key = f"media/{file.conf_num}/{file.name}"
+        self.vault.put_new(key, content)
+        stored = StoredMedia(key, len(content), "0" * 64, "application/json", None, is_readable=True)
+        write_entry(self.vault, file, stored_entry(file, stored, file.first_listed_at))
+
+    def build(self, period: Period | None = None) -> list[str]:
+        """Build what is stale; the stretches, by name."""
+        stretches = self.builder.stale(PROJECT, period, self.wanted)
+        results = [result for chain in chains(stretches, 1) for result in self.builder.build(chain)]
+        for result in results:
+            if isinstance(result, PipelineError):
+                raise result
+        return [str(stretch) for stretch in stretches]
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        return parquet.read_arrow(table, lake=self.lake).to_pylist()
+
+    def objects(self, under: str = "lake/tables", *, of: Callable[[Path], Any] = Path.read_bytes) -> dict[str, Any]:
+        """Every object below a folder; its bytes, or what `of` says of it."""
+        root = self.folder / under
+        return {path.relative_to(root).as_posix(): of(path) for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def identity_on_disk(path: Path) -> tuple[int, int]:
+    """Changes whenever an object is written, whatever its bytes."""
+    return (path.stat().st_ino, path.stat().st_mtime_ns)

@@ -1,0 +1,24 @@
+"""Prometheus's own checker, where it is installed (`make servers`)."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from tests.support.paths import ROOT
+
+_INSTALLED = ROOT / ".venv/promtool/promtool"
+
+
+def promtool(*arguments: str, given: str = "") -> None:
+    """Run promtool; whatever it says against its input fails the test. Nothing where there is none."""
+    program = shutil.which("promtool") or (str(_INSTALLED) if _INSTALLED.exists() else None)
+    if program:
+        done = subprocess.run(
+            [program, *arguments], input=given, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def check_metrics(text: str) -> None:
+    promtool("check", "metrics", given=text)

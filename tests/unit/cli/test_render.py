@@ -1,0 +1,353 @@
+"""What people read, literally: each case below is compared with its file in tests/golden/show/.
+
+After a change that is wanted, `python -m tests.unit.cli.test_render` writes the files anew; look at the difference.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from pipeline.billing.invoice import OURS, compare, explained, read_invoice
+from pipeline.cli import render
+from pipeline.cli.billing import show_comparison
+from pipeline.cli.doctor_checks import Check
+from pipeline.core.models import Outcome, Row
+from tests.support.paths import ROOT
+
+EXPECTED = ROOT / "tests/golden" / "show"
+WIDTH = 100
+
+
+def plain_console(width: int = WIDTH, **settings: Any) -> Console:
+    """A console of a known width that no terminal, pipe or variable of this machine changes."""
+    settings = {"force_terminal": False, "color_system": None, **settings}
+    return Console(file=io.StringIO(), width=width, highlight=False, legacy_windows=False, _environ={}, **settings)
+
+
+def text_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def deadline(name: str, hours_left: float) -> Row:
+    return {
+        "project": "acme",
+        "conf_num": "284170002063",
+        "kind": "recording",
+        "name": name,
+        "expires_at": "2026-11-24T02:15:00+00:00",
+        "hours_left": hours_left,
+    }
+
+
+# --- the cases ---
+
+
+def outcome_quiet(console: Console) -> None:
+    render.show_outcome(console, Outcome("build"))
+
+
+def outcome_good(console: Console) -> None:
+    outcome = Outcome("nightly")
+    outcome.succeeded(
+        3, replies=8, new_pages=5, documents=1234, rejects=0, files_copied=2, bytes_copied=1_234_567_890, days_built=3
+    )
+    render.show_outcome(console, outcome)
+
+
+def outcome_bad(console: Console) -> None:
+    outcome = Outcome("copy-media")
+    outcome.succeeded(1, files_copied=1, bytes_copied=999, own_word=7)
+    for name in ("a.mkv", "b.mkv", "c.mkv"):
+        outcome.fail(f"acme/284170002063/recording/{name}", "HTTP 503 from https://portal.enablex.io/path")
+    outcome.fail("acme/9/chat/[b]chat[/b].json", "not whole: [red]look[/red] :boom:")
+    outcome.lost.append(deadline("gone.mkv", -30.5))
+    outcome.at_risk += [deadline("late.mkv", -0.0), deadline("soon.mkv", 0.5), deadline("next.mkv", 23.9)]
+    render.show_outcome(console, outcome)
+
+
+def outcome_audit(console: Console) -> None:
+    outcome = Outcome("audit-media")
+    outcome.succeeded(
+        2, sessions_audited=5, files_audited=1204, files_reread=13, bytes_reread=12_345_678_901, problems=1
+    )
+    outcome.fail("media/a.mkv", "missing: manifest 0003 of session 284 names it (recording a.mkv); restore it")
+    outcome.notice("unexpected", "media/b.mkv")
+    render.show_outcome(console, outcome)
+
+
+def _status() -> Outcome:
+    outcome = Outcome("status")
+    outcome.details["projects"] = {
+        "acme": {
+            "days": {
+                "first": "2026-01-01",
+                "missing": [f"2026-11-{day:02d}" for day in range(10, 17)],
+                "provisional": ["2026-11-22", "2026-11-23"],
+                "settled": 318,
+            },
+            "media": {
+                "stored": {"files": 1204, "bytes": 12_345_678_901},
+                "unreadable": {"files": 1, "bytes": 99_000_000},
+                "lost": {"files": 2, "bytes": 0},
+                "waiting": {"files": 7, "bytes": 0},
+            },
+            "waiting": 7,
+            "at_risk": 1,
+            "next_deadline": "2026-11-23T03:45:00+00:00",
+            "hours_left": 1.5,
+            "last_done": {"cdr": "2026-11-23T02:15:00+00:00", "audit": "2026-11-22T03:30:00+00:00"},
+            "last_good_runs": {"copy-media": "2026-11-23T02:20:00.000Z", "nightly": "2026-11-23T02:15:00.000Z"},
+            "lateness": {
+                "rows": 12_345,
+                "known_after": {"1 h": 0.42, "1 day": 0.998},
+                "hint": "rows still came or changed 2.8 days after they were written",
+            },
+            "unlisted": ["2026-11-20 284170002063"],
+        },
+        "a-much-longer-name": {
+            "days": {"first": None, "missing": [], "provisional": [], "settled": 0},
+            "media": {},
+            "waiting": 0,
+            "at_risk": 0,
+            "next_deadline": None,
+            "hours_left": None,
+            "last_done": {},
+            "last_good_runs": {},
+            "lateness": None,
+            "unlisted": [],
+        },
+    }
+    outcome.details["stores"] = {
+        "lake": {"tables": {"objects": 3_300, "bytes": 456_000_000}},
+        "vault": {
+            "media": {"objects": 1_205, "bytes": 12_444_678_901},
+            "raw": {"objects": 2_600, "bytes": 98_000_000},
+        },
+    }
+    outcome.details["next_runs"] = {"copy-media": "2026-11-23T02:30:00.000Z", "nightly": "2026-11-24T02:15:00.000Z"}
+    return outcome
+
+
+def status_busy(console: Console) -> None:
+    outcome = _status()
+    outcome.at_risk.append(deadline("soon.mkv", 1.5))
+    render.show_status(console, outcome)
+
+
+def status_fresh(console: Console) -> None:
+    outcome = Outcome("status")
+    outcome.details |= {"projects": {}, "stores": {"lake": {}, "vault": {}}, "next_runs": {}}
+    render.show_status(console, outcome)
+
+
+def doctor_bad(console: Console) -> None:
+    found = [
+        Check("time zones", True, "598 zones, tzdata 2026.1; billing in UTC"),
+        Check("scratch disk", True, "9.1 GiB free in /tmp", "that is little for [recordings]: free space soon"),
+        Check("acme API", False, "GET /archive/period: credentials refused", "copy App ID and App Key"),
+        Check("acme files", None, "without the API no file is known to try"),
+    ]
+    outcome = Outcome("doctor", details={"checks": [asdict(check) for check in found]})
+    outcome.fail("acme API", "credentials refused")
+    outcome.details["toml"] = ["[projects.acme]", "# is to_date inclusive? yes (9 of the 9 CDRs came)"]
+    render.show_doctor(console, outcome)
+
+
+def settings_list(console: Console) -> None:
+    render.show_settings(
+        console,
+        [
+            ("lake.url", "file:./data/lake", "default"),
+            ("projects.acme.app_key", "********", "POSTROOM_PROJECTS__ACME__APP_KEY"),
+            ("projects.acme.file_hosts", "*.enablex.io, [files].example", "/etc/postroom/[prod].toml"),
+        ],
+    )
+
+
+def simulator_plain(console: Console) -> None:
+    render.show_simulator(console, "http://127.0.0.1:8080/video/v2", "http://127.0.0.1:8081", [], None)
+
+
+def simulator_faulty(console: Console) -> None:
+    config = Path("/tmp/[mine]/sim.toml")
+    render.show_simulator(
+        console, "http://127.0.0.1:8080/video/v2", "http://127.0.0.1:8081", ["throttle", "short_body"], config
+    )
+
+
+def _result() -> pa.Table:
+    return pa.table(
+        {
+            "conf_num": ["000170002063", "284170002063", None],
+            "user_name": ["A. Müller", "日本太郎", "[bold]x[/bold]"],
+            "n": pa.array([7, None, 12_345], pa.int64()),
+            "share": [0.5, 1234.567, None],
+            "price": pa.array([Decimal("0.124000"), None, Decimal("-1.5")], pa.decimal128(18, 6)),
+            "at": pa.array([datetime(2026, 11, 22, 14, 33, 5, 120_000, UTC), None, None], pa.timestamp("ms", tz="UTC")),
+            "day": [date(2026, 11, 22), None, None],
+            "sip": [True, False, None],
+        }
+    )
+
+
+def table_fits(console: Console) -> None:
+    console.width = 130
+    render.show_table(console, _result())
+
+
+def table_too_wide(console: Console) -> None:
+    console.width = 60
+    render.show_table(console, _result())
+
+
+def table_of_one(console: Console) -> None:
+    render.show_table(console, pa.table({"count_star()": [1]}))
+
+
+def table_empty(console: Console) -> None:
+    render.show_table(console, _result().slice(0, 0))
+
+
+def table_odd_names(console: Console) -> None:
+    names = ["a", "a", "tags[x]", "[/b]"]
+    render.show_table(console, pa.Table.from_arrays([pa.array([number]) for number in range(4)], names=names))
+
+
+def comparison(console: Console) -> None:
+    none = dict.fromkeys(("late", "elsewhere"), 0)
+    ours = [
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34cd", "here": 1, "ours": 30_000, **none},
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34ce", "here": 1, "ours": 12_000, **none},
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34cf", "here": 1, "ours": 45_000, **none, "late": 45_000},
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34d0", "here": 1, "ours": 1_234_000, **none},
+    ]
+    content = b"cdr_id,minutes\n65ec6b1f0c3a9e0012ab34cd,31\n65ec6b1f0c3a9e0012ab34ce,12\n[made-up],90.5\n"
+    lines = compare(pa.Table.from_pylist(ours, OURS), read_invoice(content, "invoice.csv"))
+    outcome = Outcome("billing compare", details={"by": ["cdr_id"], "explained": explained(lines), "output": "l.csv"})
+    outcome.fail("2026-11", "1 missing here, 1 missing there: -1,143.500 minutes")
+    show_comparison(console, outcome, lines)
+
+
+CASES: dict[str, Callable[[Console], None]] = {
+    case.__name__: case
+    for case in (
+        outcome_quiet,
+        outcome_good,
+        outcome_bad,
+        outcome_audit,
+        status_busy,
+        status_fresh,
+        doctor_bad,
+        settings_list,
+        simulator_plain,
+        simulator_faulty,
+        table_fits,
+        table_too_wide,
+        table_of_one,
+        table_empty,
+        table_odd_names,
+        comparison,
+    )
+}
+
+
+def rendered(case: str) -> str:
+    console = plain_console()
+    CASES[case](console)
+    return text_of(console)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_people_read_this(case: str) -> None:
+    """What a command prints is, character by character, what was agreed."""
+    assert rendered(case) == (EXPECTED / f"{case}.txt").read_text(encoding="utf-8")
+
+
+def test_nothing_is_expected_that_nobody_shows() -> None:
+    """Every file among the expected ones belongs to a case."""
+    assert {path.name for path in EXPECTED.iterdir()} == {f"{case}.txt" for case in CASES}
+
+
+# --- properties of what is shown ---
+
+
+def test_urgent_things_are_loud_and_last() -> None:
+    """On a terminal failures and losses are bold red, files at risk bold yellow, after everything else."""
+    console = plain_console(force_terminal=True, color_system="standard")
+    outcome_bad(console)
+    lines = text_of(console).splitlines()
+    assert [line.split("m", 1)[0] for line in lines[-4:]] == ["\x1b[1;31", "\x1b[1;33", "\x1b[1;33", "\x1b[1;33"]
+    assert lines[1].startswith("\x1b[1;31mfailed ")
+
+
+def test_a_file_gets_whole_lines() -> None:
+    """Output into a file is not wrapped: a long name with its hash stays in one piece, for grep."""
+    stream = io.StringIO()
+    console = render.console_for(stream)
+    outcome = Outcome("copy-media")
+    outcome.fail("acme/" + "x" * 300, "because")
+    render.show_outcome(console, outcome)
+    assert console.width == 160
+    assert stream.getvalue().splitlines()[1] == f"failed acme/{'x' * 300}: because"
+
+
+@pytest.mark.parametrize("width", range(16, 64, 4))
+def test_no_cell_is_cut(width: int) -> None:
+    """However narrow the terminal, every value is shown whole, wide characters too: as a table or as records."""
+    console = plain_console(width, soft_wrap=True)
+    value, key = "日本語の部屋の名前", "0123456789abcdef"
+    render.show_table(console, pa.table({"room_name": [value], "sha": [key]}))
+    assert value in text_of(console)
+    assert key in text_of(console)
+    assert "…" not in text_of(console)
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [
+        (0, "0 B"),
+        (1, "1 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (1050, "1.1 kB"),
+        (999_949, "999.9 kB"),
+        (999_951, "1.0 MB"),
+        (1_500_000_000, "1.5 GB"),
+        (999_960_000_000, "1.0 TB"),
+        (5_000_000_000_000_000, "5000.0 TB"),
+    ],
+)
+def test_sizes_are_rounded_into_their_unit(size_bytes: int, text: str) -> None:
+    """Decimal units, one place, and never a thousand of the smaller one."""
+    assert render.bytes_text(size_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("hours_left", "text"),
+    [
+        (23.9, "23.9 h left"),
+        (2.0, "2 h left"),
+        (0.0, "0 h left"),
+        (-0.0, "0 h left"),
+        (-1.5, "its deadline passed 1.5 h ago; still tried"),
+    ],
+)
+def test_a_deadline_is_told_in_hours(hours_left: float, text: str) -> None:
+    """Before the deadline hours are left; after it, it says so, and that the file is still tried."""
+    assert render.hours_text(hours_left) == text
+
+
+if __name__ == "__main__":
+    for name in CASES:
+        (EXPECTED / f"{name}.txt").write_text(rendered(name), encoding="utf-8")

@@ -1,0 +1,296 @@
+"""Object keys: built and parsed without loss, and never led astray by a name from outside."""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import UTC, date, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from pipeline.storage import keys
+from tests.support.records import LOCAL_TIMES
+
+DAYS = st.dates(date(2000, 1, 1), date(2099, 12, 31))
+PROJECTS = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,20}", fullmatch=True)
+MOMENTS = LOCAL_TIMES.map(lambda moment: moment.replace(tzinfo=UTC))
+DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
+UNTRUSTED = st.one_of(
+    st.text(max_size=300),
+    st.text("./\\ \x00\n:*a€\u202e", max_size=300),
+    st.builds(lambda stem, times, end: stem * times + end, st.text(max_size=9), st.integers(1, 99), st.text()),
+)
+SEGMENT_LIMIT_BYTES = 255
+
+
+# --- keys ---
+
+
+@given(st.sampled_from(["cdr", "archive", "rooms"]), PROJECTS, DAYS, MOMENTS, DIGESTS)
+def test_a_raw_key_says_again_what_it_was_built_from(
+    source: str, project: str, day: date, asked_at: datetime, digest: str
+) -> None:
+    """The key of a landed page gives back source, project, day, stem and suffix, and the stem its moment."""
+    stem = keys.page_stem(asked_at, digest)
+    for suffix in (keys.BODY_SUFFIX, keys.RECEIPT_SUFFIX):
+        key = keys.raw_key(source, project, day, stem, suffix)
+        assert keys.parse_raw_key(key) == (source, project, day, stem, suffix)
+        assert key.startswith(keys.raw_prefix(source, project, day))
+        assert key.startswith(keys.raw_prefix(source, project))
+    assert keys.asked_at_of_stem(stem) == asked_at.replace(microsecond=asked_at.microsecond // 1000 * 1000)
+    assert stem.endswith(f"-{digest[:8]}")
+
+
+@given(PROJECTS, DAYS, st.text(min_size=1, max_size=40), st.integers(1, 120_000))
+def test_a_manifest_key_says_again_what_it_was_built_from(
+    project: str, day: date, conf_num: str, revision: int
+) -> None:
+    """The key of a manifest gives back project, day, session and number."""
+    key = keys.manifest_key(project, day, conf_num, revision)
+    assert keys.parse_manifest_key(key) == (project, day, keys.clean_name(conf_num), revision)
+    assert key.startswith(keys.manifest_prefix(project, day, conf_num))
+    assert key.startswith(keys.manifest_prefix(project, day))
+
+
+@given(PROJECTS, DAYS, MOMENTS, DIGESTS)
+def test_an_audit_key_says_again_what_it_was_built_from(
+    project: str, day: date, audited_at: datetime, digest: str
+) -> None:
+    """The key of an audit's record gives back project, day and stem."""
+    stem = keys.page_stem(audited_at, digest)
+    key = keys.audit_key(project, day, stem)
+    assert keys.parse_audit_key(key) == (project, day, stem)
+    assert key.startswith(keys.audit_prefix(project, day))
+    assert key.startswith(keys.audit_prefix(project))
+
+
+@given(st.sampled_from(["cdr", "usage_daily"]), PROJECTS, DAYS)
+def test_a_table_key_says_again_what_it_was_built_from(table: str, project: str, day: date) -> None:
+    """The key of a table's day gives back table, project and day."""
+    key = keys.table_key(table, project, day)
+    assert keys.parse_table_key(key) == (table, project, day)
+    assert key.startswith(keys.table_prefix(table, project))
+    assert key.startswith(keys.table_prefix(table))
+
+
+@given(PROJECTS, DAYS, UNTRUSTED, UNTRUSTED, UNTRUSTED, UNTRUSTED)
+def test_a_media_key_has_one_segment_per_part(
+    project: str, day: date, room_id: str, conf_num: str, kind: str, name: str
+) -> None:
+    """Whatever EnableX calls room, session, kind and file, each is exactly one segment of the key, in this order."""
+    key = keys.media_key(project, day, room_id, conf_num, kind, name)
+    assert key.split("/") == [
+        "media",
+        f"project={project}",
+        f"day={day}",
+        keys.clean_name(room_id) if room_id else "no-room",
+        keys.clean_name(conf_num),
+        keys.clean_name(kind),
+        keys.clean_name(name),
+    ]
+    assert key.startswith(keys.media_prefix(project, day))
+    assert keys.parse_media_key(key) == (project, day, *key.split("/")[3:])
+    assert keys.media_day(key) == day
+
+
+@given(PROJECTS, DAYS, UNTRUSTED)
+def test_a_key_with_a_name_that_is_not_clean_is_no_media_key(project: str, day: date, name: str) -> None:
+    """A key under media that we never built is nobody's file, and still has its day."""
+    assume(name != keys.clean_name(name))
+    key = f"{keys.media_prefix(project, day)}room/session/recording/{name}"
+    assert keys.parse_media_key(key) is None
+    assert keys.media_day(key) == day
+
+
+def test_keys_are_laid_out_as_the_design_says() -> None:
+    """The keys in docs/guide/stores.md section 3 are the keys that are built: a store outlives the program."""
+    day, asked_at = date(2026, 11, 22), datetime(2026, 11, 23, 2, 15, 0, 123_999, UTC)
+    stem = keys.page_stem(asked_at, "1f0c9a2e" + "0" * 56)
+    assert keys.raw_key("cdr", "acme", day, stem, keys.BODY_SUFFIX) == (
+        "raw/source=cdr/project=acme/day=2026-11-22/20261123T021500.123Z-1f0c9a2e.json.zst"
+    )
+    assert keys.raw_key("cdr", "acme", day, stem, keys.RECEIPT_SUFFIX) == (
+        "raw/source=cdr/project=acme/day=2026-11-22/20261123T021500.123Z-1f0c9a2e.receipt.json"
+    )
+    assert keys.media_key("acme", day, "r1", "28417", "chat", "chat.json") == (
+        "media/project=acme/day=2026-11-22/r1/28417/chat/chat.json"
+    )
+    assert keys.manifest_key("acme", day, "28417", 1) == "manifests/project=acme/day=2026-11-22/28417/0001.json"
+    assert keys.audit_key("acme", day, stem) == (
+        "audits/project=acme/day=2026-11-22/20261123T021500.123Z-1f0c9a2e.parquet"
+    )
+    assert keys.table_key("cdr", "acme", day) == "tables/cdr/project=acme/day=2026-11-22/part-0.parquet"
+
+
+def test_a_stem_is_in_utc() -> None:
+    """A page asked for in another time zone is named by the same moment in UTC."""
+    kolkata = timezone(timedelta(hours=5, minutes=30))
+    assert keys.page_stem(datetime(2026, 11, 23, 2, 0, tzinfo=kolkata), "ab" * 32).startswith("20261122T203000.000Z-")
+
+
+@given(st.lists(MOMENTS, min_size=2, max_size=5), DIGESTS)
+def test_stems_sort_by_time(moments: list[datetime], digest: str) -> None:
+    """A listing in order of key is a listing in order of time."""
+    stems = [keys.page_stem(moment, digest) for moment in sorted(moments)]
+    assert stems == sorted(stems)
+
+
+FOREIGN = [
+    "",
+    "README.txt",
+    "raw/source=cdr/project=acme/day=2026-11-22/notes.json.zst",
+    "raw/source=cdr/project=acme/day=2026-11-22/20261123T021500.123Z-1f0c9a2e.unreadable.zst",
+    "raw/source=cdr/project=acme/day=2026-11-22/20261123T021500.123Z-1f0c9a2e.unreadable.zst.json",
+    "raw/source=cdr/project=acme/day=2026-11-22/sub/20261123T021500.123Z-1f0c9a2e.json.zst",
+    "raw/source=cdr/project=acme/day=2026-11-22/20261123T021500.123Z-1f0c9a2e.json.zst\n",
+    "raw/source=cdr/project=acme/day=2026-11-22/20261123T021500.123Z-1f0c9a2.json.zst",
+    "raw/source=cdr/project=acme/day=2026-11-31/20261123T021500.123Z-1f0c9a2e.json.zst",
+    "raw/source=cdr/project=acme/day=2026-11-22/20261323T021500.123Z-1f0c9a2e.json.zst",
+    "x/raw/source=cdr/project=acme/day=2026-11-22/20261123T021500.123Z-1f0c9a2e.json.zst",
+    "manifests/project=acme/day=2026-11-22/284/1.json",
+    "manifests/project=acme/day=2026-11-22/284/00001.json",
+    "manifests/project=acme/day=2026-11-22/284/0001.json.bak",
+    "manifests/project=acme/day=2026-11-22/284/0001.json\n",
+    "manifests/project=acme/day=2026-02-30/284/0001.json",
+    "manifests/project=acme/day=2026-11-22/284/latest.json",
+    "media/project=acme/day=2026-11-22/r1/284/recording",
+    "media/project=acme/day=2026-11-22/r1/284/recording/a1.mkv/more",
+    "media/project=acme/day=2026-11-22/r1/../recording/a1.mkv",
+    "media/project=acme/day=2026-02-30/r1/284/recording/a1.mkv",
+    "audits/project=acme/day=2026-11-22/latest.parquet",
+    "audits/project=acme/day=2026-11-22/20261123T021500.123Z-1f0c9a2e.parquet.crc",
+    "audits/project=acme/day=2026-11-22/20261323T021500.123Z-1f0c9a2e.parquet",
+    "tables/cdr/project=acme/day=2026-11-22/part-1.parquet",
+    "tables/cdr/project=acme/day=2026-11-22/part-0.parquet.crc",
+    "tables/cdr/project=acme/day=2026-11-22/part-0.parquet\n",
+    "tables/cdr/project=acme/day=2026-00-22/part-0.parquet",
+    "tables/cdr/project=acme/day=\u0662\u0660\u0662\u0666-11-22/part-0.parquet",
+]
+
+
+@pytest.mark.parametrize("key", FOREIGN)
+def test_a_foreign_key_is_nobodys(key: str) -> None:
+    """A file that somebody else put into the store is not an error and not ours."""
+    assert keys.parse_raw_key(key) is None
+    assert keys.parse_manifest_key(key) is None
+    assert keys.parse_media_key(key) is None
+    assert keys.parse_audit_key(key) is None
+    assert keys.parse_table_key(key) is None
+
+
+@pytest.mark.parametrize(
+    "stem", ["", "20261123T021500.123Z", "20261123T021500.123Z-XYZ", "20261399T021500.123Z-1f0c9a2e"]
+)
+def test_only_a_stem_has_a_moment(stem: str) -> None:
+    """A name that is no stem has no moment, and that is said."""
+    with pytest.raises(ValueError, match=r"not the name of a landed page|month must be"):
+        keys.asked_at_of_stem(stem)
+
+
+# --- names ---
+
+
+@given(UNTRUSTED)
+@example("a" * 189 + " ." + "b" * 100)
+@example("é" * 101 + ".mkv")
+@example("../../etc/passwd")
+@example("a/..")
+@example("\u202egpj.exe")
+def test_a_cleaned_name_is_one_harmless_segment(text: str) -> None:
+    """Any text becomes a single, printable path segment that cannot climb, hide, glob or overflow."""
+    name = keys.clean_name(text)
+    assert 1 <= len(name.encode()) <= keys.MAX_NAME_BYTES
+    assert not set(name) & set('/\\:*?"<>|=%#')
+    assert not {unicodedata.category(character) for character in name} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+    assert name == name.strip(". ")
+    assert keys.clean_name(name) == name
+
+
+@given(st.from_regex(r"[A-Za-z0-9_-]{1,80}(\.[a-z0-9]{1,5})?", fullmatch=True))
+def test_a_plain_name_stays_as_it_is(name: str) -> None:
+    """An ordinary file name is the name EnableX gave it."""
+    assert keys.clean_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("", "_"),
+        (".", "_"),
+        ("..", "_"),
+        (". . .", "_"),
+        ("/", "_"),
+        (".htaccess", "htaccess"),
+        ("../../etc/passwd", "_._etc_passwd"),
+        ("a\\b", "a_b"),
+        ("a=b%2F.mkv", "a_b_2F.mkv"),
+        ("two\nlines.mkv", "two_lines.mkv"),
+        ("Besprechung é.mkv", "Besprechung é.mkv"),
+        ("x" * 300 + ".mkv", "x" * 196 + ".mkv"),
+        ("€" * 100, "€" * 66),
+        ("a. .mkv", "a.mkv"),
+    ],
+)
+def test_names_are_cleaned_like_this(text: str, name: str) -> None:
+    """What is unsafe becomes `_`, edges go, the extension survives a cut, and no character is cut in half."""
+    assert keys.clean_name(text) == name
+
+
+@given(UNTRUSTED, st.integers(1, 999), st.integers(1, 999))
+@example("a.mkv", 1, 2)
+def test_numbered_names_are_distinct(text: str, one: int, other: int) -> None:
+    """Two numbers never give one name, and a numbered name is still a segment that a file system takes."""
+    assume(one != other)
+    name = keys.clean_name(text)
+    numbered = {keys.numbered_name(name, one), keys.numbered_name(name, other)}
+    assert len(numbered) == 2
+    assert all("/" not in each and len(each.encode()) <= SEGMENT_LIMIT_BYTES for each in numbered)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "expected"),
+    [("a.mkv", 1, "a.mkv"), ("a.mkv", 2, "a-2.mkv"), ("a.b.mkv", 3, "a.b-3.mkv"), ("plain", 2, "plain-2")],
+)
+def test_the_number_stands_before_the_extension(name: str, number: int, expected: str) -> None:
+    """`-2` goes before the ending, so that the file still opens; the first one keeps its name."""
+    assert keys.numbered_name(name, number) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://portal.enablex.io/path/a1.mkv", "a1.mkv"),
+        ("https://portal.enablex.io/path/a1.mkv?sig=x/y.exe#z", "a1.mkv"),
+        ("https://portal.enablex.io/path/a%20b.mkv", "a b.mkv"),
+        ("https://portal.enablex.io/path/..%2F..%2Fpasswd", "_._passwd"),
+        ("https://portal.enablex.io/path/", "path"),
+        ("https://portal.enablex.io", "file"),
+        ("https://portal.enablex.io/%2E%2E", "_"),
+        ("https://[oops/dir/a1.mkv?x=/b", "a1.mkv"),
+        ("", "file"),
+    ],
+)
+def test_the_name_of_a_url_is_its_last_path_part(url: str, name: str) -> None:
+    """A file is named after its URL's path, decoded and cleaned; a URL that is none does not break the build."""
+    assert keys.name_from_url(url) == name
+
+
+@given(UNTRUSTED)
+def test_any_url_has_a_clean_name(text: str) -> None:
+    """Whatever stands where a URL should be, there is a name for it."""
+    for url in (text, f"https://{text}", f"https://host/{text}"):
+        name = keys.name_from_url(url)
+        assert name == keys.clean_name(name)
+
+
+@given(
+    st.dates(), st.integers(1, 99999), st.sampled_from(["controls.json", "usage.csv"]), st.sampled_from(["", "acme"])
+)
+def test_billing_keys_say_what_they_were_built_of(month: date, revision: int, name: str, project: str) -> None:
+    """`billing_key` and `parse_billing_key` are inverses, of all projects and of one."""
+    month = month.replace(day=1, year=max(month.year, 1000))
+    key = keys.billing_key(month, revision, name, project)
+    assert keys.parse_billing_key(key) == (project, month, revision, name)
+    assert keys.parse_billing_key(f"{key}/x") is None
+    assert keys.parse_billing_key(key.replace("month=", "month=9")) is None

@@ -1,0 +1,148 @@
+"""Values found in thousands of documents at once: the same as looked up one by one, by either finder."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipeline.storage.documents import Documents
+from pipeline.tables.normalize import cdr_batch, field_scanner
+from pipeline.tables.normalize.field_scanner import Finder
+from pipeline.tables.normalize.json_cells import NOTHING
+from pipeline.tables.normalize.row_reader import Path, unknown_paths, value_at
+from tests.support.cdrs import NEW, OLD
+
+PATHS: list[Path] = [("a",), ("b", "a"), ("b", "c", "a"), ("b", "c", "é"), ("d",)]
+OTHERS: list[Path] = [("b", "z"), ("e",)]
+FINDER = Finder(PATHS, OTHERS)
+
+WORDS = st.text(st.sampled_from('ab,:{}[]"\\/é\n\x00\U0001f600 '), max_size=4)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-9, 9) | WORDS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(WORDS | st.sampled_from("abc"), inner, max_size=2),
+    max_leaves=4,
+)
+DEEPEST = st.fixed_dictionaries({}, optional={"a": VALUES, "é": VALUES})
+INNER = st.fixed_dictionaries({}, optional={"a": VALUES, "c": DEEPEST | st.none(), "z": VALUES})
+DOCUMENTED = st.fixed_dictionaries({}, optional={"a": VALUES, "b": INNER | st.none(), "d": VALUES, "e": VALUES})
+ANY = st.dictionaries(st.sampled_from("abcdex"), VALUES, max_size=4) | VALUES
+STYLES = st.sampled_from([{"separators": (",", ":")}, {}, {"indent": 1}, {"ensure_ascii": False}, {"sort_keys": True}])
+
+
+def told(value: Any) -> Any:
+    """What a cell has of a value: nothing of empty text."""
+    return None if value == "" else value
+
+
+def test_it_is_compiled_where_there_is_a_compiler() -> None:
+    """Where the installation could compile, it did: without, a build takes twice as long, and nobody would notice."""
+    assert importlib.util.find_spec("pipeline.tables.normalize._scanner") or not shutil.which("cc")
+
+
+@pytest.mark.usefixtures("either_finder")
+@given(st.lists(DOCUMENTED | ANY, max_size=6), STYLES)
+@example([{"a": 1}, {"a": None}, {}, {"b": None, "a": ""}, {"b": {"c": None}}], {})
+def test_cells_are_what_stands_in_the_documents(some: list[Any], style: dict[str, Any]) -> None:
+    """For any documents, spaced and spelled in any way: cells are the values at their places, in the same order."""
+    texts = [json.dumps(document, **style).encode() for document in some]
+    found = FINDER.find(Documents.of(texts))
+    cells = found.cells(PATHS)
+    assert len(cells.texts) == len(cells.kinds) == len(PATHS) * len(some)
+    for at, document in enumerate(some):
+        values = [cells.value(row * len(some) + at) for row in range(len(PATHS))]
+        assert values == [None if found.odd[at] else told(value_at(document, path)) for path in PATHS]
+
+
+@pytest.mark.usefixtures("either_finder")
+@given(st.lists(DOCUMENTED | ANY, max_size=6), STYLES, st.sampled_from([b",", b" ,\n "]), st.integers(0, 9))
+def test_what_is_cut_is_what_is_found(some: list[Any], style: dict[str, Any], comma: bytes, short: int) -> None:
+    """Documents that stand behind each other are cut as they are, up to the last comma, and what was found on the way
+    is what is found in them."""
+    texts = [json.dumps(document, **style).encode() for document in some]
+    together = comma.join([*texts, b"7"])
+    cut = FINDER.cut(bytearray(together[: max(0, len(together) - short)]))
+    if cut is None:
+        return  # without a compiler whoever asked cuts as before
+    assert len(cut) == len(some) or short > 1
+    assert [bytes(one) for one in cut] == texts[: len(cut)]
+    on_the_way, later = FINDER.find(cut), FINDER.find(Documents.of(texts[: len(cut)]))
+    assert on_the_way is cut.found
+    assert on_the_way.odd.tolist() == later.odd.tolist()
+    assert on_the_way.cells(PATHS).kinds.tolist() == later.cells(PATHS).kinds.tolist()
+    assert on_the_way.cells(PATHS).texts == later.cells(PATHS).texts
+
+
+@pytest.mark.usefixtures("either_finder")
+def test_more_documents_than_are_cut_at_once() -> None:
+    """Of very many documents some thousand are cut, the others stay for the next time."""
+    cut = FINDER.cut(bytearray(b"{}," * (field_scanner.MOST_CUT + 9)))
+    assert cut is None or len(cut) == field_scanner.MOST_CUT
+
+
+@pytest.mark.usefixtures("either_finder")
+@given(st.lists(DOCUMENTED | ANY, max_size=6), STYLES)
+def test_nothing_unknown_is_passed_over(some: list[Any], style: dict[str, Any]) -> None:
+    """A document with a key that no path names, or that is no object, is odd; one with nothing else is not."""
+    known: dict[str, Any] = {"a": None, "b": {"a": None, "c": {"a": None, "é": None}, "z": None}, "d": None, "e": None}
+    found = FINDER.find(Documents.of([json.dumps(document, **style).encode() for document in some]))
+    for at, document in enumerate(some):
+        if not isinstance(document, dict) or any(unknown_paths(document, known)):
+            assert found.odd[at]
+    documented = [{"a": [1, {"x": "}"}], "b": {"z": {"y": 1}, "c": {"a": "1"}}}, {"e": "x", "d": True}, {}]
+    assert not FINDER.find(Documents.of([json.dumps(one, **style).encode() for one in documented])).odd.any()
+
+
+@pytest.mark.usefixtures("either_finder")
+@pytest.mark.parametrize("value", ["", "x", 5, True, [], [{}]])
+def test_a_plain_value_where_an_object_belongs_is_odd(value: Any) -> None:
+    """Whoever reads the document whole keeps such a value; in cells it would be lost."""
+    found = FINDER.find(Documents.of([json.dumps(one).encode() for one in ({"b": value}, {"b": {"c": value}}, {})]))
+    assert found.odd.tolist() == [True, True, False]
+
+
+@pytest.mark.usefixtures("either_finder")
+def test_both_documented_shapes_are_found() -> None:
+    """Neither documented shape is odd: else every build would read one by one, and be fifteen times as slow."""
+    found = cdr_batch._FINDER.find(Documents.of([json.dumps(one).encode() for one in (NEW, OLD)]))
+    assert found.odd.tolist() == [False, False]
+
+
+@pytest.mark.usefixtures("either_finder")
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a": 1, "a": 2}', b'{"b": {"a": 1}, "b": {"c": {}}}', b'{"\\u0061": 1}', b'{"b": ""}', b'{"b": []}',
+        b'{"a": "\xff"}', b'{"e": "\xff"}', b'{"a": "\\ud800"}', b'{"d": ' + b"[" * 900 + b"]" * 900 + b"}",
+    ],
+)  # fmt: skip
+def test_what_is_not_as_documented_is_odd_or_the_same(text: bytes) -> None:
+    """A key told twice, with escapes, a value where an object belongs, no text, absurd depth: odd or JSON."""
+    found = FINDER.find(Documents.of([b'{"a": 7}', text, b'{"d": 8}']))
+    values = [found.cells(PATHS).value(3 * row + 1) for row in range(len(PATHS))]
+    assert found.odd.tolist() == [False, found.odd[1], False]
+    assert found.cells([("a",)]).value(0) == 7
+    assert found.odd[1] or values == [told(value_at(json.loads(text), path)) for path in PATHS]
+
+
+@pytest.mark.usefixtures("either_finder")
+@given(
+    st.lists(DOCUMENTED, min_size=1, max_size=3),
+    st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=2)), max_size=4),
+)
+def test_what_is_no_json_reaches_nowhere(some: list[Any], strokes: list[tuple[int, bytes]]) -> None:
+    """Bytes that are no JSON at all are odd or make cells of their own bytes: never of others, and nothing breaks."""
+    broken = bytearray(b"".join(json.dumps(one).encode() for one in some))
+    for at, stroke in strokes:
+        broken[at % len(broken) : at % len(broken) + 1] = stroke
+    found = FINDER.find(Documents.of([b'{"a": "before"}', bytes(broken), bytes(broken[: len(broken) // 2]), b"{}"]))
+    cells = found.cells(PATHS)
+    assert (cells.kinds.reshape(len(PATHS), 4)[:, 3] == NOTHING).all()
+    texts = [text.encode() for text in np.array(cells.texts.to_pylist()).reshape(len(PATHS), 4)[:, 1] if text]
+    assert all(text in bytes(broken) for text in texts)

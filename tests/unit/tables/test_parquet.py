@@ -1,0 +1,168 @@
+"""Parquet objects: bytes are a function of rows, and what did not change is not written."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.errors import ConfigError
+from pipeline.core.models import Period
+from pipeline.storage import LocalStore, keys
+from pipeline.tables import parquet
+from pipeline.tables.parquet import (
+    DayFile,
+    DayNote,
+    TableNote,
+    read_arrow,
+    read_note,
+    replace_day,
+    table_of_rows,
+    write_note,
+)
+from pipeline.tables.schemas import TABLES, TABLES_VERSION
+from tests.support.cdrs import NEW, OLD, changed
+from tests.support.histories import observation
+
+DAY = date(2024, 3, 9)
+CDR = TABLES["cdr"]
+
+
+def cdr_rows(count: int) -> list[dict[str, Any]]:
+    seen = {"revision": 1, "first_seen_at": None, "changed_at": None}
+    made = (
+        observation(changed((NEW, OLD)[at % 2], cdr_id=f"c{at:05}", user__name=f"n{at % 7}"), None)
+        for at in range(count)
+    )
+    return [{**row, **seen} for row in made]
+
+
+ROWS = table_of_rows(CDR, cdr_rows(20))
+
+
+def written(folder: Path, pieces: list[pa.Table]) -> bytes:
+    folder.mkdir()
+    file = DayFile(folder, CDR, DAY)
+    for piece in pieces:
+        file.add(piece)
+    file.close()
+    content = b"".join(file.chunks())
+    assert file.rows == sum(piece.num_rows for piece in pieces)
+    file.path.unlink()
+    folder.rmdir()
+    return content
+
+
+@settings(max_examples=12)
+@given(cuts=st.lists(st.integers(0, ROWS.num_rows), max_size=6), group=st.integers(1, 25))
+def test_bytes_are_a_function_of_rows(tmp_path_factory: Any, cuts: list[int], group: int) -> None:
+    """However rows are cut into pieces and chunks, the object has the same bytes, with row groups of the same size."""
+    folder = tmp_path_factory.getbasetemp() / "day"
+    edges = [0, *sorted(cuts), ROWS.num_rows]
+    pieces = [ROWS.slice(a, b - a) for a, b in pairwise(edges)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parquet, "ROW_GROUP_ROWS", group)
+        content = written(folder, pieces)
+        assert content == written(folder, [ROWS])
+        assert content == written(folder, [pa.concat_tables(pieces)])
+        assert content == written(folder, [pa.Table.from_pylist([row], schema=CDR.schema) for row in ROWS.to_pylist()])
+    read = pq.ParquetFile(pa.BufferReader(content))
+    assert read.read().equals(ROWS)
+    assert read.num_row_groups == -(-ROWS.num_rows // group)
+
+
+def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    """Types and values survive: decimals exact, times in UTC milliseconds, nulls null; more columns are dropped."""
+    content = written(tmp_path / "a", [ROWS.append_column("day", pa.nulls(ROWS.num_rows))])
+    read = pq.read_table(pa.BufferReader(content))
+    assert read.schema.equals(CDR.schema)
+    assert read.to_pylist() == ROWS.to_pylist()
+
+
+def test_a_day_without_rows_is_an_object_too(tmp_path: Path) -> None:
+    """An empty day has an object with all columns: it was built, and nothing was there."""
+    read = pq.read_table(pa.BufferReader(written(tmp_path / "a", [])))
+    assert read.num_rows == 0
+    assert read.schema.equals(CDR.schema)
+
+
+def put(lake: LocalStore, folder: Path, rows: pa.Table, known: TableNote | None) -> tuple[str, TableNote]:
+    file = DayFile(folder, CDR, DAY)
+    file.add(rows)
+    file.close()
+    sha256 = replace_day(lake, "cdr", "acme", DAY, file, known)
+    return sha256, TableNote("inputs", file.rows, file.path.stat().st_size, sha256)
+
+
+def test_equal_bytes_are_not_written_again(tmp_path: Path) -> None:
+    """An object that would get the bytes it has stays untouched; one that differs, or is gone, is written."""
+    lake, path = LocalStore(tmp_path / "lake"), tmp_path / "lake" / keys.table_key("cdr", "acme", DAY)
+    sha256, note = put(lake, tmp_path, ROWS, None)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    before = path.stat()
+    assert put(lake, tmp_path, ROWS, note)[0] == sha256
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    other, changed_note = put(lake, tmp_path, ROWS.slice(1), note)
+    assert other != sha256
+    assert path.stat().st_ino != before.st_ino
+    path.unlink()
+    assert put(lake, tmp_path, ROWS.slice(1), changed_note)[0] == other
+    assert pq.read_table(path).num_rows == ROWS.num_rows - 1
+
+
+def test_without_a_note_the_object_is_written(tmp_path: Path) -> None:
+    """What no note vouches for is written, whatever is there."""
+    lake, path = LocalStore(tmp_path / "lake"), tmp_path / "lake" / keys.table_key("cdr", "acme", DAY)
+    put(lake, tmp_path, ROWS, None)
+    path.write_bytes(b"something else")
+    put(lake, tmp_path, ROWS, None)
+    assert pq.read_table(path).equals(ROWS)
+
+
+def test_notes_are_read_back(tmp_path: Path) -> None:
+    """A note says what was written; without one, or with one that cannot be read, nothing is built."""
+    lake = LocalStore(tmp_path / "lake")
+    assert read_note(lake, "acme", DAY) == DayNote({})
+    note = {"sessions": TableNote("i", 1, 2, "s"), "cdr": TableNote("i", 3, 4, "t")}
+    write_note(lake, "acme", DAY, note)
+    assert read_note(lake, "acme", DAY).tables == note
+    (tmp_path / "lake" / keys.note_key("acme", DAY)).write_text("{")
+    assert read_note(lake, "acme", DAY) == DayNote({})
+
+
+def test_rows_of_rows_are_sorted_by_key() -> None:
+    """A few rows become a table in order of its key, unknown first, in any order they come."""
+    rows = [
+        {"room_id": room, "owner_ref": owner} for room, owner in (("b", None), (None, "x"), ("a", "y"), ("a", None))
+    ]
+    spec = TABLES["usage_daily"]
+    full = [{**dict.fromkeys(spec.schema.names), **row} for row in rows]
+    made = table_of_rows(spec, full)
+    assert made.equals(table_of_rows(spec, list(reversed(full))))
+    assert [(row["room_id"], row["owner_ref"]) for row in made.to_pylist()] == [
+        (None, "x"), ("a", None), ("a", "y"), ("b", None),
+    ]  # fmt: skip
+
+
+def test_reading_a_table(tmp_path: Path) -> None:
+    """A table is read by day, project and column; an unbuilt one is empty; a wrong name is named."""
+    lake = LocalStore(tmp_path / "lake")
+    assert read_arrow("cdr", lake=lake).num_rows == 0
+    put(lake, tmp_path, ROWS, None)
+    assert read_arrow("cdr", Period(DAY, DAY), ["cdr_id", "day"], project="acme", lake=lake).to_pylist()[0] == {
+        "cdr_id": "c00000", "day": DAY,
+    }  # fmt: skip
+    assert read_arrow("cdr", project="other", lake=lake).num_rows == 0
+    assert read_arrow("cdr", Period(date(2024, 3, 10), date(2024, 3, 10)), lake=lake).num_rows == 0
+    for call in (lambda: read_arrow("calls", lake=lake), lambda: read_arrow("cdr", columns=["who"], lake=lake)):
+        with pytest.raises(ConfigError):
+            call()
+    assert TABLES_VERSION >= 2
