@@ -11,14 +11,14 @@ from enum import Enum
 
 import structlog
 
-from jobs.monitoring.exporter import Exposed
+from jobs.monitoring.exporter import MetricsCollector
 from jobs.run import record_run
 from jobs.runtime import open_app
-from jobs.schedule import JOBS, Alarm, is_due
+from jobs.schedule import JOBS, JobSchedule, is_due
 from pipeline.core.context import App
 from pipeline.core.errors import LeaseLost, PipelineError, Stopped, StoreUnavailable
 from pipeline.core.settings.sections import Settings
-from pipeline.storage.run_store import Lease, Ledger
+from pipeline.storage.run_store import Lease, RunStore
 
 LEASE_S = 60.0
 """After a scheduler was killed its job waits so long for another one. Renewed three times as often."""
@@ -26,67 +26,67 @@ LEASE_S = 60.0
 _log = structlog.get_logger()
 
 
-class Turn(Enum):
+class JobStatus(Enum):
     """How a turn ended."""
 
-    DONE = "done"
+    COMPLETED = "done"
     NOT_DUE = "somebody did it since it was due"
-    HELD = "another scheduler runs it"
-    BROKEN = "nothing worked, or it broke off"
+    LOCKED = "another scheduler runs it"
+    FAILED = "nothing worked, or it broke off"
 
 
-def take_turn(
-    alarm: Alarm,
+def run_if_due(
+    job: JobSchedule,
     settings: Settings,
     *,
     is_stopping: Callable[[], bool] = lambda: False,
     now: datetime | None = None,
-    exposed: Exposed | None = None,
-) -> Turn:
+    collector: MetricsCollector | None = None,
+) -> JobStatus:
     """Do an alarm's job for its projects, if it is due and free; log, ledger and whoever wants to know hear of it."""
     lost = threading.Event()
     try:
-        with closing(Ledger(settings.ledger.url)) as ledger:
-            if not _is_due(alarm, ledger, now):  # most turns of a host that shares the work end here, and cost nothing
-                return Turn.NOT_DUE
-            lease = ledger.take_lease(alarm.name, LEASE_S)
+        with closing(RunStore(settings.run_store.url)) as run_store:
+            if not _is_due(job, run_store, now):  # most turns of a host that shares the work end here, and cost nothing
+                return JobStatus.NOT_DUE
+            lease = run_store.take_lease(job.name, LEASE_S)
             if lease is None:
-                return Turn.HELD
-            with _kept(ledger, lease, lost):
-                if not _is_due(alarm, ledger, now):
-                    return Turn.NOT_DUE
+                return JobStatus.LOCKED
+            with _kept(run_store, lease, lost):
+                if not _is_due(job, run_store, now):
+                    return JobStatus.NOT_DUE
                 with open_app(settings, now=now, is_stopping=lambda: lost.is_set() or is_stopping()) as app:
-                    return _do(app, alarm, lease, exposed)
+                    return _do(app, job, lease, collector)
     except PipelineError as error:
-        _log.error("job.broken", job=alarm.name, error=str(error))
-        return Turn.BROKEN
+        _log.error("job.broken", job=job.name, error=str(error))
+        return JobStatus.FAILED
 
 
-def _is_due(alarm: Alarm, ledger: Ledger, now: datetime | None) -> bool:
-    return is_due(alarm.cron, ledger.last_done(alarm.name), now or datetime.now(UTC))
+def _is_due(job: JobSchedule, run_store: RunStore, now: datetime | None) -> bool:
+    return is_due(job.cron, run_store.last_done(job.name), now or datetime.now(UTC))
 
 
-def _do(app: App, alarm: Alarm, lease: Lease, exposed: Exposed | None) -> Turn:
-    job = JOBS[alarm.job]
+def _do(app: App, job: JobSchedule, lease: Lease, collector: MetricsCollector | None) -> JobStatus:
+    action = JOBS[job.job]
     try:
         outcome = record_run(
             app,
-            alarm.name,
-            lambda app: job(app.only(alarm.projects)),
+            job.name,
+            lambda app: action(app.for_projects(job.projects)),
             is_unattended=True,
-            projects=alarm.projects,
-            exposed=exposed,
+            projects=job.projects,
+            collector=collector,
             lease=lease,
         )
     except (LeaseLost, Stopped):
         raise
     except PipelineError:  # the run has said so
-        return Turn.BROKEN
-    return Turn.BROKEN if outcome.is_broken else Turn.DONE
+        return JobStatus.FAILED
+    return JobStatus.FAILED if outcome.is_total_failure else JobStatus.COMPLETED
 
 
 @contextmanager
-def _kept(ledger: Ledger, lease: Lease, lost: threading.Event) -> Iterator[None]:
+def _kept(run_store: RunStore, lease: Lease, lost: threading.Event) -> Iterator[None]:
     """Renew a lease until the end, then release it; `lost` is set when it is another's or could not be renewed."""
     ended = threading.Event()
 
@@ -94,7 +94,7 @@ def _kept(ledger: Ledger, lease: Lease, lost: threading.Event) -> Iterator[None]
         renewed_at = time.monotonic()
         while not lost.is_set() and not ended.wait(lease.lasts_s / 3):
             try:
-                ledger.renew(lease)
+                run_store.renew(lease)
                 renewed_at = time.monotonic()
             except LeaseLost:
                 lost.set()
@@ -110,4 +110,4 @@ def _kept(ledger: Ledger, lease: Lease, lost: threading.Event) -> Iterator[None]
         ended.set()
         renewing.join()
         with suppress(LeaseLost, StoreUnavailable):
-            ledger.release(lease)
+            run_store.release(lease)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from pipeline.core.context import App, chosen_projects
-from pipeline.core.models import Outcome, Period
+from pipeline.core.models import Period, RunResult
 from pipeline.ingest.backfill import nightly_asks
 from pipeline.ingest.collect import collect_tasks
 from pipeline.media.copy import copy_media, older_waiting
 from pipeline.tables.build import AFFECTED_DAYS, build
 
 
-def nightly(app: App) -> Outcome:
+def nightly(app: App) -> RunResult:
     """What a cron runs: collect what is missing or may still change, build, copy media, build what that changed."""
-    outcome = Outcome("nightly")
-    asks = [ask for name in chosen_projects(app.settings, None) for ask in nightly_asks(app, name)]
-    outcome.absorb(collect_tasks(app, sorted(asks, key=lambda ask: (ask.day, ask.project, ask.source))))
-    collected = Period(min(ask.day for ask in asks), max(ask.day for ask in asks)).widened(AFFECTED_DAYS)
+    outcome = RunResult("nightly")
+    tasks = [task for name in chosen_projects(app.settings, None) for task in nightly_asks(app, name)]
+    outcome.merge(collect_tasks(app, sorted(tasks, key=lambda task: (task.day, task.project, task.source))))
+    collected = Period(min(task.day for task in tasks), max(task.day for task in tasks)).widened(AFFECTED_DAYS)
     older = {period for name in app.settings.projects for period in older_waiting(app, name)}
-    outcome.absorb(build(app, collected))
-    outcome.absorb(copy_media(app, fresh=False))
+    outcome.merge(build(app, collected))
+    outcome.merge(copy_media(app, refresh_listings=False))
     for period in (collected, *sorted(older)):
-        outcome.absorb(build(app, period))
+        outcome.merge(build(app, period))
     return outcome

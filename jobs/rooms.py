@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.core.context import App
-from pipeline.core.models import Outcome
+from pipeline.core.models import RunResult
 from pipeline.rooms import apply
 
 
-def apply_rooms(app: App) -> Outcome:
+def apply_rooms(app: App) -> RunResult:
     """Apply the rooms file of the settings; a room that is in use now has its turn an hour later."""
     path, prune = Path(app.settings.rooms.file), app.settings.rooms.prune
     if not path.exists() or not apply.read_file(app, path).rooms:
-        return Outcome("rooms apply")
+        return RunResult("rooms apply")
     return apply.apply_rooms(app, path, prune=prune)

@@ -14,17 +14,17 @@ from pathlib import Path
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from jobs.monitoring.exporter import Exposed, write_textfile
+from jobs.monitoring.exporter import MetricsCollector, write_textfile
 from jobs.monitoring.metrics import COUNTS, read_metrics
-from jobs.monitoring.notifications import FAILED, State, job_states, news, status_states
+from jobs.monitoring.notifications import FAILED, Condition, changed_conditions, job_states, status_states
 from jobs.monitoring.webhook import ping, post_text
 from jobs.status import status
 from pipeline.core.context import App
 from pipeline.core.errors import LeaseLost, PipelineError, Stopped
-from pipeline.core.models import Failure, Outcome
+from pipeline.core.models import Failure, RunResult
 from pipeline.core.retry import counted_retries
 from pipeline.core.tracing import run_span
-from pipeline.storage.run_store import Lease, Ledger, new_run_id
+from pipeline.storage.run_store import Lease, RunStore, new_run_id
 
 _TELLING_S = 15.0
 """Longer than a webhook may take."""
@@ -35,22 +35,22 @@ _log = structlog.get_logger()
 def record_run(
     app: App,
     command: str,
-    flow: Callable[[App], Outcome],
+    flow: Callable[[App], RunResult],
     *,
     is_unattended: bool,
     projects: Sequence[str] | None = None,
-    exposed: Exposed | None = None,
+    collector: MetricsCollector | None = None,
     lease: Lease | None = None,
-) -> Outcome:
+) -> RunResult:
     """Run a flow as one run: kept in the ledger, its id in every line of the log, and told to whoever wants to know.
 
-    `projects` are those that it is for, all when None. People are told of runs that nobody watches; `exposed` is what
+    `projects` are those that it is for, all when None. People are told of runs that nobody watches; `collector` is what
     the scheduler serves on its port. A run that was stopped, or whose lease is another's by now, is no news.
     """
     run_id = new_run_id()
     names = list(app.settings.projects if projects is None else projects)
 
-    def counted() -> Outcome:
+    def counted() -> RunResult:
         with counted_retries() as counts:
             outcome = flow(app)
         outcome.counts.update(counts)
@@ -59,7 +59,7 @@ def record_run(
     with bound_contextvars(run_id=run_id, command=command), run_span(command):
         _log.info("run.began")
         try:
-            outcome = app.ledger.record_run(command, app.clock, counted, lease, run_id=run_id, projects=names)
+            outcome = app.run_store.record_run(command, app.clock, counted, lease, run_id=run_id, projects=names)
         except (LeaseLost, Stopped):
             raise
         except Exception as error:
@@ -70,7 +70,7 @@ def record_run(
                 job_states(command, names, [Failure(command, why)]),
                 is_good=False,
                 is_unattended=is_unattended,
-                exposed=exposed,
+                collector=collector,
             )
             raise
         _log.info(
@@ -82,30 +82,32 @@ def record_run(
             counts=dict(outcome.counts),
         )
         states = job_states(command, names, outcome.failed)
-        _announce(app, states, is_good=not outcome.failed, is_unattended=is_unattended, exposed=exposed)
+        _announce(app, states, is_good=not outcome.failed, is_unattended=is_unattended, collector=collector)
     return outcome
 
 
-def publish_metrics(app: App, exposed: Exposed | None) -> Outcome:
+def publish_metrics(app: App, collector: MetricsCollector | None) -> RunResult:
     """Read the stores and the ledger, and give Prometheus what they say; the status that it came from."""
     current = status(app, in_full=False)
-    readings = read_metrics(current, app.ledger.run_totals(COUNTS), app.ledger.run_ends())
-    if exposed:
-        exposed.replace(readings)
+    readings = read_metrics(current, app.run_store.run_totals(COUNTS), app.run_store.run_ends())
+    if collector:
+        collector.replace(readings)
     if app.settings.metrics.textfile:
         with _never_failing("metrics.unwritten"):
             write_textfile(Path(app.settings.metrics.textfile), readings)
     return current
 
 
-def _announce(app: App, jobs: list[State], *, is_good: bool, is_unattended: bool, exposed: Exposed | None) -> None:
+def _announce(
+    app: App, jobs: list[Condition], *, is_good: bool, is_unattended: bool, collector: MetricsCollector | None
+) -> None:
     settings = app.settings
     has_readers = is_unattended and bool(settings.notify.webhook or settings.notify.heartbeat)
-    if not settings.projects or not (has_readers or settings.metrics.textfile or exposed):
+    if not settings.projects or not (has_readers or settings.metrics.textfile or collector):
         return
     states = [*jobs]
     with _never_failing("metrics.unread"):
-        states += status_states(publish_metrics(app, exposed), settings.notify.missing_days)
+        states += status_states(publish_metrics(app, collector), settings.notify.missing_after_days)
     if has_readers:
         with _never_failing("notify.failed"):
             _notify(app, states)
@@ -113,35 +115,35 @@ def _announce(app: App, jobs: list[State], *, is_good: bool, is_unattended: bool
             _send_heartbeat(app, is_good=is_good)
 
 
-def _notify(app: App, states: Sequence[State]) -> None:
+def _notify(app: App, states: Sequence[Condition]) -> None:
     """Tell what is new; what was told is remembered, what could not be told is news again after the next run."""
-    if not news(states, app.ledger.told()):
+    if not changed_conditions(states, app.run_store.last_notified()):
         return
-    with _notification_lock(app.ledger):
-        fresh = news(states, app.ledger.told())
+    with _notification_lock(app.run_store):
+        fresh = changed_conditions(states, app.run_store.last_notified())
         if fresh and app.settings.notify.webhook:
             post_text(app.settings.notify.webhook, app.redact("\n".join(state.sentence for state in fresh)))
-        app.ledger.remember_told({state.subject: state.state for state in fresh})
+        app.run_store.save_notified({state.subject: state.state for state in fresh})
 
 
 @contextmanager
-def _notification_lock(ledger: Ledger) -> Iterator[None]:
+def _notification_lock(run_store: RunStore) -> Iterator[None]:
     """Runs that end at the same time tell one after the other: what one has told is no news to the next.
 
     Whoever was killed while telling is waited for until its lease ends.
     """
-    while (lease := ledger.take_lease("news", _TELLING_S)) is None:
+    while (lease := run_store.take_lease("news", _TELLING_S)) is None:
         time.sleep(0.1)
     try:
         yield
     finally:
         with suppress(LeaseLost):
-            ledger.release(lease)
+            run_store.release(lease)
 
 
 def _send_heartbeat(app: App, *, is_good: bool) -> None:
     """One after a good run, unless another job is failed: a quarter-hourly success must not hide a nightly failure."""
-    if is_good and app.settings.notify.heartbeat and FAILED not in app.ledger.told().values():
+    if is_good and app.settings.notify.heartbeat and FAILED not in app.run_store.last_notified().values():
         ping(app.settings.notify.heartbeat)
 
 

@@ -9,20 +9,20 @@ from functools import partial
 from pathlib import Path
 
 from jobs.workers import dispatch
-from pipeline.core.concurrency import Threads
+from pipeline.core.concurrency import ContextThreadPool
 from pipeline.core.context import App, Clock
 from pipeline.core.errors import ConfigError
-from pipeline.core.executor import Engine
+from pipeline.core.executor import WorkerPool
 from pipeline.core.log import Redact
 from pipeline.core.progress import Progress, Silent
-from pipeline.core.rate_limit import Pacer
+from pipeline.core.rate_limit import RateLimiter
 from pipeline.core.retry import retrying
 from pipeline.core.settings.load import Loaded, load
 from pipeline.core.settings.sections import Settings
 from pipeline.enablex.client import EnablexClient
 from pipeline.enablex.file_host import FileHost
 from pipeline.storage import MIB, ObjectStore, open_store
-from pipeline.storage.run_store import Ledger
+from pipeline.storage.run_store import RunStore
 
 _WAITING_FOR_ENGINE = 512
 """Most items that can be with other processes at the same time; a thread here waits for each."""
@@ -58,16 +58,16 @@ def open_app(
     """Open what the settings name; `now` makes it that moment for the whole run (rehearsal, replay, tests)."""
     clock: Clock = (lambda: now) if now is not None else (lambda: datetime.now(UTC))
     with ExitStack() as stack:
-        ledger = Ledger(settings.ledger.url)
-        stack.callback(ledger.close)
-        engine = Engine(**settings.engine.model_dump())
+        run_store = RunStore(settings.run_store.url)
+        stack.callback(run_store.close)
+        engine = WorkerPool(**settings.executor.model_dump())
         stack.callback(engine.close)
-        waiting = 0 if engine.is_here else _WAITING_FOR_ENGINE
+        waiting = 0 if engine.is_local else _WAITING_FOR_ENGINE
         workers = max(waiting, settings.media.concurrency, settings.collect.concurrency * len(settings.projects), 1)
-        executor = stack.enter_context(Threads(workers, thread_name_prefix="postroom"))
+        executor = stack.enter_context(ContextThreadPool(workers, thread_name_prefix="postroom"))
         clients = {name: _client(settings, name, clock) for name in settings.projects}
-        per_second = settings.media.max_mib_per_s * MIB
-        bandwidth = Pacer(per_second) if per_second else None
+        per_second = settings.media.bandwidth_limit_mib_per_s * MIB
+        bandwidth = RateLimiter(per_second) if per_second else None
         hosts = {name: _file_host(settings, name, bandwidth) for name in settings.projects}
         for name in settings.projects:
             stack.callback(clients[name].close)
@@ -76,15 +76,15 @@ def open_app(
             settings=settings,
             lake=_store(settings, settings.lake.url),
             vault=_store(settings, settings.vault.url),
-            ledger=ledger,
+            run_store=run_store,
             clock=clock,
             executor=executor,
-            engine=engine,
+            workers=engine,
             progress=progress or Silent(),
             redact=Redact(settings.secrets()).text,
             clients=clients,
             file_hosts=hosts,
-            delivery_bucket=_store(settings, settings.media.adopt) if settings.media.adopt else None,
+            delivery_bucket=_store(settings, settings.media.delivery_url) if settings.media.delivery_url else None,
             dispatcher=partial(dispatch, open_app),
             is_stopping=is_stopping,
             now=now,
@@ -93,7 +93,7 @@ def open_app(
 
 def _store(settings: Settings, url: str) -> ObjectStore:
     s3, media = settings.s3, settings.media
-    return open_store(url, endpoint_url=s3.endpoint_url, region=s3.region, part_bytes=media.part_mib * MIB)
+    return open_store(url, endpoint_url=s3.endpoint_url, region=s3.region, part_bytes=media.multipart_part_mib * MIB)
 
 
 def _client(settings: Settings, name: str, clock: Clock) -> EnablexClient:
@@ -102,7 +102,7 @@ def _client(settings: Settings, name: str, clock: Clock) -> EnablexClient:
         base_url=project.base_url,
         app_id=project.app_id,
         app_key=project.app_key.get_secret_value(),
-        pacer=Pacer(collect.requests_per_second),
+        pacer=RateLimiter(collect.requests_per_second),
         concurrency=collect.concurrency,
         timeout_s=collect.timeout_s,
         retrying=partial(retrying, collect.max_attempts),
@@ -110,7 +110,7 @@ def _client(settings: Settings, name: str, clock: Clock) -> EnablexClient:
     )
 
 
-def _file_host(settings: Settings, name: str, bandwidth: Pacer | None) -> FileHost:
+def _file_host(settings: Settings, name: str, bandwidth: RateLimiter | None) -> FileHost:
     project = settings.projects[name]
     return FileHost(
         project=name,

@@ -23,7 +23,7 @@ from typing import Any
 from jobs.nightly import nightly
 from jobs.rooms import apply_rooms
 from pipeline.core.context import App
-from pipeline.core.models import Outcome
+from pipeline.core.models import RunResult
 from pipeline.core.settings.sections import Settings
 from pipeline.ingest.collect import collect
 from pipeline.media.audit import audit_media
@@ -31,7 +31,7 @@ from pipeline.media.copy import copy_media
 
 
 @dataclass(frozen=True)
-class Alarm:
+class JobSchedule:
     """One line of the timetable: `cron` is five fields in UTC; `projects` are whom the job is for."""
 
     name: str
@@ -40,22 +40,22 @@ class Alarm:
     projects: tuple[str, ...]
 
 
-def alarms(settings: Settings) -> list[Alarm]:
+def job_schedules(settings: Settings) -> list[JobSchedule]:
     """Every alarm, the most urgent first; a project with a time of its own has its own nightly."""
     schedule, every = settings.schedule, tuple(settings.projects)
     own = {name: project.nightly for name, project in settings.projects.items() if project.nightly}
     shared = tuple(name for name in every if name not in own)
     return [
-        Alarm("copy-media", "copy-media", schedule.copy_media, every),
-        *([Alarm("nightly", "nightly", schedule.nightly, shared)] if shared else []),
-        *(Alarm(f"nightly {name}", "nightly", cron, (name,)) for name, cron in own.items()),
-        Alarm("rooms apply", "rooms apply", schedule.rooms_apply, every),
-        Alarm("rooms snapshot", "rooms snapshot", schedule.rooms_snapshot, every),
-        Alarm("audit-media", "audit-media", schedule.audit_media, every),
+        JobSchedule("copy-media", "copy-media", schedule.copy_media, every),
+        *([JobSchedule("nightly", "nightly", schedule.nightly, shared)] if shared else []),
+        *(JobSchedule(f"nightly {name}", "nightly", cron, (name,)) for name, cron in own.items()),
+        JobSchedule("rooms apply", "rooms apply", schedule.rooms_apply, every),
+        JobSchedule("rooms snapshot", "rooms snapshot", schedule.rooms_snapshot, every),
+        JobSchedule("audit-media", "audit-media", schedule.audit_media, every),
     ]
 
 
-def trigger(cron: str) -> Any:
+def cron_trigger(cron: str) -> Any:
     """APScheduler's trigger of a cron text."""
     from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415 - few commands need it
 
@@ -66,20 +66,20 @@ def is_due(cron: str, last_done: datetime | None, now: datetime) -> bool:
     """Whether a moment of the cron text has come since the last run that did something began."""
     if last_done is None:
         return True
-    due_at = trigger(cron).get_next_fire_time(None, last_done + timedelta(seconds=1))
+    due_at = cron_trigger(cron).get_next_fire_time(None, last_done + timedelta(seconds=1))
     return due_at is not None and due_at <= now
 
 
 def next_runs(settings: Settings, now: datetime) -> Mapping[str, datetime | None]:
     """The next moment of each alarm; None for one that never comes."""
-    return {alarm.name: trigger(alarm.cron).get_next_fire_time(None, now) for alarm in alarms(settings)}
+    return {job.name: cron_trigger(job.cron).get_next_fire_time(None, now) for job in job_schedules(settings)}
 
 
-JOBS: Mapping[str, Callable[[App], Outcome]] = {
-    "copy-media": partial(copy_media, patient=True),
+JOBS: Mapping[str, Callable[[App], RunResult]] = {
+    "copy-media": partial(copy_media, respect_backoff=True),
     "nightly": nightly,
     "rooms apply": apply_rooms,
     "rooms snapshot": partial(collect, sources=("rooms",)),
     "audit-media": audit_media,
 }
-ALARM_CLOCK: dict[str, Any] = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
+APSCHEDULER_DEFAULTS: dict[str, Any] = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}

@@ -20,12 +20,12 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.date import DateTrigger
 
-from jobs.lease import LEASE_S, Turn, take_turn
+from jobs.lease import LEASE_S, JobStatus, run_if_due
 from jobs.monitoring import exporter
-from jobs.monitoring.exporter import Exposed
+from jobs.monitoring.exporter import MetricsCollector
 from jobs.run import publish_metrics
 from jobs.runtime import load_settings, open_app
-from jobs.schedule import ALARM_CLOCK, Alarm, alarms, next_runs, trigger
+from jobs.schedule import APSCHEDULER_DEFAULTS, JobSchedule, cron_trigger, job_schedules, next_runs
 from jobs.systemd import notify, watchdog_s
 from pipeline.core import tracing
 from pipeline.core.context import chosen_projects
@@ -36,7 +36,7 @@ from pipeline.core.settings.sections import Settings
 _GRACE_S = 20
 """So long a running item may take to end after SIGTERM: systemd and Kubernetes kill after 30 seconds or more."""
 
-_LOOK_AGAIN = {Turn.HELD: timedelta(seconds=LEASE_S), Turn.BROKEN: timedelta(minutes=15)}
+_LOOK_AGAIN = {JobStatus.LOCKED: timedelta(seconds=LEASE_S), JobStatus.FAILED: timedelta(minutes=15)}
 """What another scheduler runs is looked at again when its lease would have expired; what broke off is tried again."""
 
 _LOOK_UP_S = 5.0
@@ -52,30 +52,30 @@ def serve(settings: Settings, stop: threading.Event) -> bool:
     Metrics are served meanwhile, if wanted.
     """
     chosen_projects(settings, None)
-    exposed = Exposed()
+    collector = MetricsCollector()
     with ExitStack() as served:
         if settings.metrics.port:
-            served.callback(exporter.serve(exposed, settings.metrics.address, settings.metrics.port))
+            served.callback(exporter.serve(collector, settings.metrics.address, settings.metrics.port))
             with open_app(settings) as app:
-                publish_metrics(app, exposed)
-        return _run_timetable(settings, stop, exposed)
+                publish_metrics(app, collector)
+        return _run_timetable(settings, stop, collector)
 
 
-def _run_timetable(settings: Settings, stop: threading.Event, exposed: Exposed) -> bool:
+def _run_timetable(settings: Settings, stop: threading.Event, collector: MetricsCollector) -> bool:
     scheduler = BackgroundScheduler(
-        timezone="UTC", executors={"default": ThreadPoolExecutor(1)}, job_defaults=ALARM_CLOCK
+        timezone="UTC", executors={"default": ThreadPoolExecutor(1)}, job_defaults=APSCHEDULER_DEFAULTS
     )
 
-    def ring(alarm: Alarm) -> None:
-        turn = take_turn(alarm, settings, is_stopping=stop.is_set, exposed=exposed)
+    def fire(job: JobSchedule) -> None:
+        turn = run_if_due(job, settings, is_stopping=stop.is_set, collector=collector)
         if turn in _LOOK_AGAIN and not stop.is_set():
             again = DateTrigger(datetime.now(UTC) + _LOOK_AGAIN[turn])
-            scheduler.add_job(ring, again, (alarm,), id=f"{alarm.name}, again", replace_existing=True)
+            scheduler.add_job(fire, again, (job,), id=f"{job.name}, again", replace_existing=True)
 
     begun_at = datetime.now(UTC)
-    for rank, alarm in enumerate(alarms(settings)):
-        at_once = begun_at + timedelta(milliseconds=rank)  # in this order
-        scheduler.add_job(ring, trigger(alarm.cron), (alarm,), id=alarm.name, next_run_time=at_once)
+    for rank, job in enumerate(job_schedules(settings)):
+        max_concurrency = begun_at + timedelta(milliseconds=rank)  # in this order
+        scheduler.add_job(fire, cron_trigger(job.cron), (job,), id=job.name, next_run_time=max_concurrency)
     for name, moment in next_runs(settings, begun_at).items():
         _log.info("job.planned", job=name, next_run_at=str(moment))
     scheduler.start()

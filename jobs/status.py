@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from jobs.schedule import next_runs
 from pipeline.core.context import App, chosen_projects
-from pipeline.core.models import SOURCES, Outcome, utc_text
+from pipeline.core.models import SOURCES, RunResult, utc_text
 from pipeline.ingest.settlement import day_states
 from pipeline.media.copy import MediaPlan, plan
 from pipeline.storage import raw
@@ -101,15 +101,15 @@ def media_states(media: pa.Table) -> dict[str, dict[str, int]]:
     return counted
 
 
-def status(app: App, *, in_full: bool = True) -> Outcome:
+def status(app: App, *, in_full: bool = True) -> RunResult:
     """What is done, missing, at risk, lost: from the stores; the last good runs: from the ledger.
 
     Lateness and files that are not listed are read from many days of rows, and sizes from the names of all objects: too
     much for every quarter of an hour, so that what is not wanted `in_full` goes without.
     """
     now = app.clock()
-    outcome = Outcome("status")
-    tries = app.ledger.tries()
+    outcome = RunResult("status")
+    tries = app.run_store.attempts()
     late_rows = run_query(app.lake, lateness_sql(now.date())).to_pylist() if in_full else []
     late = {row["project"]: row for row in late_rows}
     unlisted = run_query(app.lake, unlisted_sql(now)).to_pylist() if in_full else []
@@ -119,7 +119,7 @@ def status(app: App, *, in_full: bool = True) -> Outcome:
         outcome.lost += [item.deadline(now) for item in media.lost]
         outcome.at_risk += [
             {**item.deadline(now), "failed_tries": tries.get(str(item), 0)}
-            for item in media.waiting
+            for item in media.pending
             if item.is_at_risk(now)
         ]
         projects[name] = {
@@ -137,7 +137,7 @@ def status(app: App, *, in_full: bool = True) -> Outcome:
             for name, store in (("lake", app.lake), ("vault", app.vault))
             if in_full
         },
-        "last_good_runs": dict(app.ledger.last_good_runs()),
+        "last_good_runs": dict(app.run_store.last_successes_by_command()),
         "next_runs": {name: utc_text(moment) for name, moment in next_runs(app.settings, now).items() if moment},
     }
     return outcome
@@ -145,11 +145,11 @@ def status(app: App, *, in_full: bool = True) -> Outcome:
 
 def _days_and_answers(app: App, project: str) -> dict[str, Any]:
     """How the days of a project stand, and when EnableX last answered each question, and the last audit was."""
-    asked = {source: raw.last_asked(app.vault, source, project) for source in SOURCES}
+    asked = {source: raw.last_collected(app.vault, source, project) for source in SOURCES}
     last: dict[str, datetime] = {source: max(moments.values()) for source, moments in asked.items() if moments}
     if audits := audit_keys(app.vault, project):
         last["audit"] = max(audits[max(audits)].values())
-    since, lookback_days = app.settings.projects[project].since, app.settings.collect.lookback_days
+    since, lookback_days = app.settings.projects[project].start_date, app.settings.collect.lookback_days
     return {
         "days": day_states(asked["cdr"], since, app.clock().date(), lookback_days),
         "last_done": {what: moment.isoformat() for what, moment in last.items()},
@@ -159,7 +159,7 @@ def _days_and_answers(app: App, project: str) -> dict[str, Any]:
 def _good_runs(app: App, project: str) -> dict[str, str]:
     """When each command last did its work for a project; the `nightly` of its own is one like that of all."""
     newest: dict[str, str] = {}
-    for command, ended_at in app.ledger.good_runs(project).items():
+    for command, ended_at in app.run_store.last_successes(project).items():
         name = command.removesuffix(f" {project}")
         newest[name] = max(ended_at, newest.get(name, ended_at))
     return newest
@@ -167,7 +167,7 @@ def _good_runs(app: App, project: str) -> dict[str, str]:
 
 def _files(app: App, project: str, media: MediaPlan) -> dict[str, Any]:
     """How many files of a project stand how, and the nearest deadline."""
-    now, waiting = app.clock(), media.waiting
+    now, waiting = app.clock(), media.pending
     columns = ["state", "size_bytes"]
     return {
         "media": media_states(parquet.read_arrow("media", columns=columns, project=project, lake=app.lake)),

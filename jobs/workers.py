@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from pipeline.core import tracing
 from pipeline.core.context import App
 from pipeline.core.log import set_up_logging
-from pipeline.core.settings.sections import Engine, Ledger, Settings
+from pipeline.core.settings.sections import Executor, RunStoreSettings, Settings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,7 +28,7 @@ OpenApp = Callable[..., AbstractContextManager[App]]
 
 
 @dataclass(frozen=True)
-class Kit:
+class WorkerConfig:
     """What a worker needs to open its own App. Its text, which schedulers log, shows no secret."""
 
     settings: Settings
@@ -37,14 +37,14 @@ class Kit:
 
 def dispatch(open_app: OpenApp, app: App, action: Callable[[App, Item], Result]) -> Callable[[Item], Result]:
     """The action for one item where the engine runs it: with this app, or with the App of another process."""
-    if app.engine.is_here:
+    if app.workers.is_local:
         return partial(action, app)
 
     @cache
-    def kit() -> Kit:
-        return Kit(settings_for_workers(app.settings, app.engine.workers), app.now)
+    def config() -> WorkerConfig:
+        return WorkerConfig(settings_for_workers(app.settings, app.workers.workers), app.now)
 
-    return lambda item: app.engine.run(_act, open_app, kit(), tracing.carried(), action, item)
+    return lambda item: app.workers.run(_act, open_app, config(), tracing.carried(), action, item)
 
 
 def settings_for_workers(settings: Settings, workers: int) -> Settings:
@@ -53,15 +53,17 @@ def settings_for_workers(settings: Settings, workers: int) -> Settings:
     The password of the file host and the key of pseudonyms remain: without them nothing can be copied or built.
     """
     projects = {name: one.model_copy(update={"app_key": SecretStr("")}) for name, one in settings.projects.items()}
-    media = settings.media.model_copy(update={"max_mib_per_s": settings.media.max_mib_per_s / workers})
+    media = settings.media.model_copy(
+        update={"bandwidth_limit_mib_per_s": settings.media.bandwidth_limit_mib_per_s / workers}
+    )
     return settings.model_copy(
         update={
             "lake": settings.lake.model_copy(update={"url": _absolute(settings.lake.url)}),
             "vault": settings.vault.model_copy(update={"url": _absolute(settings.vault.url)}),
             "projects": projects,
             "media": media,
-            "ledger": Ledger(url="sqlite://"),
-            "engine": Engine(),
+            "run_store": RunStoreSettings(url="sqlite://"),
+            "executor": Executor(),
         }
     )
 
@@ -77,19 +79,23 @@ _opening = threading.Lock()
 
 
 def _act(
-    open_app: OpenApp, kit: Kit, carrier: Mapping[str, Any], action: Callable[[App, Item], Result], item: Item
+    open_app: OpenApp,
+    config: WorkerConfig,
+    carrier: Mapping[str, Any],
+    action: Callable[[App, Item], Result],
+    item: Item,
 ) -> Result:
-    app = _app(open_app, kit)
+    app = _app(open_app, config)
     with tracing.continued(carrier):
         return action(app, item)
 
 
-def _app(open_app: OpenApp, kit: Kit) -> App:
+def _app(open_app: OpenApp, config: WorkerConfig) -> App:
     """The App of this process for these settings; open until the process ends."""
-    known_as = pickle.dumps(kit)
+    known_as = pickle.dumps(config)
     with _opening:
         if known_as not in _apps:
-            set_up_logging(level=logging.WARNING, secrets=tuple(kit.settings.secrets()))
-            _apps[known_as] = app = _opened.enter_context(open_app(kit.settings, now=kit.now))
+            set_up_logging(level=logging.WARNING, secrets=tuple(config.settings.secrets()))
+            _apps[known_as] = app = _opened.enter_context(open_app(config.settings, now=config.now))
             tracing.begin_sending(app.redact)
         return _apps[known_as]

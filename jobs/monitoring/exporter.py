@@ -6,38 +6,38 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.monitoring.metrics import Reading
+from jobs.monitoring.metrics import MetricSample
 from pipeline.core.errors import ConfigError, StoreUnavailable
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
 
 
-class Exposed:
+class MetricsCollector:
     """What is told to whoever asks, until it is replaced: a collector of prometheus-client."""
 
-    def __init__(self, readings: Iterable[Reading] = ()) -> None:
-        self.replace(readings)
+    def __init__(self, samples: Iterable[MetricSample] = ()) -> None:
+        self.replace(samples)
 
-    def replace(self, readings: Iterable[Reading]) -> None:
-        self._families = [_family(reading) for reading in readings]
+    def replace(self, samples: Iterable[MetricSample]) -> None:
+        self._families = [_family(sample) for sample in samples]
 
     def collect(self) -> Iterator[Family]:
         yield from self._families
 
 
-def _family(reading: Reading) -> Family:
+def _family(sample: MetricSample) -> Family:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-    metric = reading.metric
+    metric = sample.metric
     kind = GaugeMetricFamily if metric.kind == "gauge" else CounterMetricFamily
     family = kind(metric.name, metric.meaning, labels=metric.labels)
-    for labels, value in sorted(reading.values.items()):
+    for labels, value in sorted(sample.values.items()):
         family.add_metric(labels, value)
     return family
 
 
-def write_textfile(path: Path, readings: Iterable[Reading]) -> None:
+def write_textfile(path: Path, samples: Iterable[MetricSample]) -> None:
     """Replace a text file in one step: its reader sees the old metrics or the new ones.
 
     Raises StoreUnavailable, naming the file.
@@ -45,7 +45,7 @@ def write_textfile(path: Path, readings: Iterable[Reading]) -> None:
     from prometheus_client import CollectorRegistry, write_to_textfile
 
     registry = CollectorRegistry()
-    registry.register(Exposed(readings))
+    registry.register(MetricsCollector(samples))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_to_textfile(str(path), registry)
@@ -53,12 +53,12 @@ def write_textfile(path: Path, readings: Iterable[Reading]) -> None:
         raise StoreUnavailable(f"metrics.textfile: {error}; choose another place") from None
 
 
-def serve(exposed: Exposed, address: str, port: int) -> Callable[[], None]:
+def serve(collector: MetricsCollector, address: str, port: int) -> Callable[[], None]:
     """Answer GET /metrics in a thread of its own; return what ends that. Raises ConfigError when the port is taken."""
     from prometheus_client import CollectorRegistry, start_http_server
 
     registry = CollectorRegistry()
-    registry.register(exposed)
+    registry.register(collector)
     try:
         server, thread = start_http_server(port, address, registry)
     except OSError as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from pipeline.core.models import STORED, Outcome
+from pipeline.core.models import STORED, RunResult
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Reading:
+class MetricSample:
     """A metric with its values: label values, in the order of `Metric.labels`, and number."""
 
     metric: Metric
@@ -84,8 +84,8 @@ METRICS = (FILES, BYTES, AT_RISK, DEADLINE, DAYS, GOOD_RUN, OBSERVED, RUNS, *_CO
 
 
 def read_metrics(
-    status: Outcome, totals: Mapping[str, Mapping[str, int]], ends: Mapping[tuple[str, int | None], int]
-) -> list[Reading]:
+    status: RunResult, totals: Mapping[str, Mapping[str, int]], ends: Mapping[tuple[str, int | None], int]
+) -> list[MetricSample]:
     """Every metric with its values, in the order of METRICS.
 
     `status` is the outcome of `flows.status`, `totals` and `ends` are those of the ledger.
@@ -111,7 +111,7 @@ def read_metrics(
     for metric in _COUNTED:
         for command, counted in totals.items():
             values[metric][command,] = counted.get(metric.count or "", 0)
-    return [Reading(metric, values[metric]) for metric in METRICS]
+    return [MetricSample(metric, values[metric]) for metric in METRICS]
 
 
 def _files(name: str, project: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], int]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from pipeline.core.models import Failure, Outcome, Row, failures_by_project
+from pipeline.core.models import Failure, Row, RunResult, failures_by_project
 
 OK = "ok"
 FAILED = "failed"
@@ -14,7 +14,7 @@ _NAMED = 5
 
 
 @dataclass(frozen=True)
-class State:
+class Condition:
     """How one subject stands, and the sentence to say when that is new."""
 
     subject: str
@@ -22,20 +22,20 @@ class State:
     sentence: str
 
 
-def job_states(command: str, projects: Sequence[str], failures: Iterable[Failure]) -> list[State]:
+def job_states(command: str, projects: Sequence[str], failures: Iterable[Failure]) -> list[Condition]:
     """One state per project: whether a run of the command worked for it. Failures of no project are every project's."""
     return [_job_state(command, project, failed) for project, failed in failures_by_project(projects, failures).items()]
 
 
-def _job_state(command: str, project: str, failed: Sequence[Failure]) -> State:
+def _job_state(command: str, project: str, failed: Sequence[Failure]) -> Condition:
     subject = f"{project}/{command}"
     if not failed:
-        return State(subject, OK, f"{project}: {command} works again")
+        return Condition(subject, OK, f"{project}: {command} works again")
     more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-    return State(subject, FAILED, f"{project}: {command} failed: {failed[0].item}: {failed[0].error}{more}")
+    return Condition(subject, FAILED, f"{project}: {command} failed: {failed[0].item}: {failed[0].error}{more}")
 
 
-def status_states(status: Outcome, missing_days: int) -> Iterator[State]:
+def status_states(status: RunResult, missing_days: int) -> Iterator[Condition]:
     """Three states per project, of the outcome of `flows.status`: files at risk, files lost, days missing."""
     latest = datetime.fromisoformat(status.details["now"]).date() - timedelta(days=missing_days)
     for name, project in status.details["projects"].items():
@@ -44,34 +44,36 @@ def status_states(status: Outcome, missing_days: int) -> Iterator[State]:
         yield _missing(name, [day for day in project["days"]["missing"] if date.fromisoformat(day) < latest])
 
 
-def _at_risk(project: str, files: Sequence[Row]) -> State:
+def _at_risk(project: str, files: Sequence[Row]) -> Condition:
     subject = f"{project}/files at risk"
     if not files:
-        return State(subject, OK, f"{project}: no file is at risk any more")
+        return Condition(subject, OK, f"{project}: no file is at risk any more")
     first = min(files, key=lambda file: file["hours_left"])
     name = f"{first['conf_num']}/{first['kind']}/{first['name']}"
     left = f"{name} has {first['hours_left']:g} h left; `postroom status` names all"
-    return State(subject, "some", f"{project}: files at risk: {len(files)}; {left}")
+    return Condition(subject, "some", f"{project}: files at risk: {len(files)}; {left}")
 
 
-def _lost(project: str, files: int) -> State:
+def _lost(project: str, files: int) -> Condition:
     """Each number of lost files is a state of its own: no loss goes untold because there was one before."""
     why = "`postroom query \"SELECT * FROM media WHERE state = 'lost'\"` says why"
-    return State(f"{project}/files lost", str(files) if files else OK, f"{project}: files lost so far: {files}; {why}")
+    return Condition(
+        f"{project}/files lost", str(files) if files else OK, f"{project}: files lost so far: {files}; {why}"
+    )
 
 
-def _missing(project: str, days: Sequence[str]) -> State:
+def _missing(project: str, days: Sequence[str]) -> Condition:
     subject = f"{project}/days missing"
     if not days:
-        return State(subject, OK, f"{project}: no day is missing for long any more")
+        return Condition(subject, OK, f"{project}: no day is missing for long any more")
     more = f" and {len(days) - _NAMED} more" if len(days) > _NAMED else ""
-    return State(
+    return Condition(
         subject,
         "some",
         f"{project}: days missing for long: {', '.join(days[:_NAMED])}{more}; `postroom nightly` collects them",
     )
 
 
-def news(states: Iterable[State], told: Mapping[str, str]) -> list[State]:
+def changed_conditions(states: Iterable[Condition], told: Mapping[str, str]) -> list[Condition]:
     """The states that differ from what people were last told; who was told nothing takes everything for well."""
     return [state for state in states if state.state != told.get(state.subject, OK)]

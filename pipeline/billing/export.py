@@ -24,16 +24,16 @@ import pyarrow.parquet as pq
 from pipeline.billing import corrections, focus, line_items
 from pipeline.billing.line_items import ITEMS, LINES, MEASURES
 from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth
-from pipeline.billing.month_reader import _BATCH_ROWS, _ITEMS_PARQUET, _PARQUET, Counted, _batches, _count
-from pipeline.billing.pricing import priced, prices_differ, prices_in_month
+from pipeline.billing.month_reader import _BATCH_ROWS, _ITEMS_PARQUET, _PARQUET, MonthTotals, _batches, _count
+from pipeline.billing.pricing import prices_differ, prices_in_month, rate
 from pipeline.core.context import App, chosen_projects
 from pipeline.core.errors import ConfigError, FixityError, ObjectDiffers, PipelineError, StoreUnavailable
-from pipeline.core.models import DAILY_SOURCES, Outcome
+from pipeline.core.models import DAILY_SOURCES, RunResult
 from pipeline.core.settings.prices import AMOUNTS
-from pipeline.core.tempfiles import scratch_errors, scratch_folder
+from pipeline.core.tempfiles import disk_errors, temp_folder
 from pipeline.ingest.settlement import is_settled
 from pipeline.storage import raw
-from pipeline.storage.base import READ_BYTES, ObjectStore, Tally, read_bytes
+from pipeline.storage.base import READ_BYTES, Checksums, ObjectStore, read_bytes
 from pipeline.storage.keys import billing_key, billing_prefix, parse_billing_key
 from pipeline.tables import parquet
 from pipeline.tables.build import Builder, builder_for
@@ -52,7 +52,7 @@ class WrittenFile(msgspec.Struct):
     sha256: str
 
 
-class Controls(msgspec.Struct, kw_only=True):
+class ControlTotals(msgspec.Struct, kw_only=True):
     """`controls.json`: what an export was made from and adds up to; moments as text, decimals as text."""
 
     format: int = 1
@@ -70,11 +70,11 @@ class Controls(msgspec.Struct, kw_only=True):
     files: dict[str, WrittenFile]
 
 
-_CONTROLS = msgspec.json.Decoder(Controls)
+_CONTROLS = msgspec.json.Decoder(ControlTotals)
 
 
 @dataclass(frozen=True)
-class Series:
+class ExportSeries:
     """The numbered exports of a month: of all projects, or of one."""
 
     lake: ObjectStore
@@ -84,7 +84,7 @@ class Series:
     def key(self, revision: int, name: str) -> str:
         return billing_key(self.month.first, revision, name, self.project)
 
-    def last(self) -> Controls | None:
+    def last(self) -> ControlTotals | None:
         """The newest revision that is whole."""
         names = (
             parse_billing_key(stored.key) for stored in self.lake.list(billing_prefix(self.month.first, self.project))
@@ -94,7 +94,7 @@ class Series:
             return None
         return self.controls(max(whole))
 
-    def controls(self, revision: int) -> Controls:
+    def controls(self, revision: int) -> ControlTotals:
         key = self.key(revision, CONTROLS)
         try:
             return _CONTROLS.decode(read_bytes(self.lake, key))
@@ -116,18 +116,18 @@ class Series:
 class Export:
     """What an export came to; `is_new` when it made a revision."""
 
-    controls: Controls
+    controls: ControlTotals
     is_new: bool
 
 
 def unsettled_days(app: App, builder: Builder, project: str, month: BillingMonth) -> dict[str, list[date]]:
     """Days that stand between a month and its final export: `missing`, `provisional`, `unbuilt`; where there are any.
 
-    Days before the project's `since` are not looked for.
+    Days before the project's `start_date` are not looked for.
     """
-    since = app.settings.projects[project].since or date.min
-    days = [day for day in month.needed if day >= since]
-    asked = {source: raw.last_asked(app.vault, source, project) for source in DAILY_SOURCES}
+    since = app.settings.projects[project].start_date or date.min
+    days = [day for day in month.required_days if day >= since]
+    asked = {source: raw.last_collected(app.vault, source, project) for source in DAILY_SOURCES}
     lookback_days = app.settings.collect.lookback_days
     missing = [day for day in days if any(day not in moments for moments in asked.values())]
     waiting = [
@@ -136,7 +136,7 @@ def unsettled_days(app: App, builder: Builder, project: str, month: BillingMonth
         if day not in missing
         and not all(is_settled(day, moments.get(day), lookback_days) for moments in asked.values())
     ]
-    stretches = builder.stale(project, month.partitions, _TABLES_READ)
+    stretches = builder.stale(project, month.partition_days, _TABLES_READ)
     unbuilt = sorted(day for stretch in stretches for day in stretch.days)
     found = {"missing": missing, "provisional": waiting, "unbuilt": unbuilt}
     return {state: of_state for state, of_state in found.items() if of_state}
@@ -145,7 +145,7 @@ def unsettled_days(app: App, builder: Builder, project: str, month: BillingMonth
 def unsettled_text(days: dict[str, list[date]]) -> str:
     """Why a month is not final, and what to do."""
     what = {
-        "missing": "never collected; `postroom nightly` collects them, or set `since` if the project began later",
+        "missing": "never collected; `postroom nightly` collects them, or set `start_date` if the project began later",
         "provisional": "may still change",
         "unbuilt": "not built from what was collected; run `postroom build`",
     }
@@ -164,25 +164,25 @@ def export_month(
         StoreUnavailable: a table was built again while it was read.
         PipelineError: the sums on the way do not agree; nothing was written.
     """
-    numbered = Series(app.lake, month, series)
+    numbered = ExportSeries(app.lake, month, series)
     previous = numbered.last()
     inputs = {project: _inputs(app.lake, project, month) for project in projects}
     settings, is_provisional = _settings(app, projects, month), bool(unsettled)
     if previous and (previous.inputs, previous.settings, previous.unsettled) == (inputs, settings, unsettled):
         return Export(previous, is_new=False)
-    with scratch_folder() as folder:
+    with temp_folder() as folder:
         counted = [_count(app, folder, project, month) for project in projects]
         if inputs != {project: _inputs(app.lake, project, month) for project in projects}:
             raise StoreUnavailable("tables were built again while the export read them; run it again")
-        lines = line_items.lines_of(pa.concat_tables([LINES.empty_table(), *(one.lines for one in counted)]))
+        lines = line_items.aggregate_lines(pa.concat_tables([LINES.empty_table(), *(one.lines for one in counted)]))
         if PRICES in settings:
-            lines = priced(lines, app.settings.billing.prices, month)
-        usage = line_items.marked(lines, is_provisional=is_provisional)
+            lines = rate(lines, app.settings.billing.prices, month)
+        usage = line_items.with_provisional_flag(lines, is_provisional=is_provisional)
         if previous and usage.equals(numbered.lines(previous.revision)):
             return Export(previous, is_new=False)
         owners = line_items.summary(lines)
         corrected = _corrections(numbered, previous, lines, [one.path for one in counted], settings)
-        controls = Controls(
+        controls = ControlTotals(
             month=str(month),
             projects=projects,
             revision=previous.revision + 1 if previous else 1,
@@ -200,14 +200,18 @@ def export_month(
         contents: dict[str, Callable[[], Iterator[bytes]]] = {
             USAGE: lambda: iter([_parquet(usage)]),
             "usage.csv": lambda: iter([_csv(usage)]),
-            "summary.csv": lambda: iter([_csv(line_items.marked(owners, is_provisional=is_provisional))]),
-            "corrections.csv": lambda: iter([_csv(line_items.marked(corrected, is_provisional=is_provisional))]),
+            "summary.csv": lambda: iter(
+                [_csv(line_items.with_provisional_flag(owners, is_provisional=is_provisional))]
+            ),
+            "corrections.csv": lambda: iter(
+                [_csv(line_items.with_provisional_flag(corrected, is_provisional=is_provisional))]
+            ),
             ITEMS_FILE: lambda: _merged(folder, [one.path for one in counted]),
         }
         return Export(_write(numbered, controls, contents), is_new=True)
 
 
-def write_focus(numbered: Series, controls: Controls) -> dict[str, int]:
+def write_focus(numbered: ExportSeries, controls: ControlTotals) -> dict[str, int]:
     """Write a revision as FOCUS beside it, as Parquet and CSV; rows of each class: `usage` and `corrections`.
 
     Made of the usage of the first final revision that had amounts, and of all after it; the same again writes nothing.
@@ -224,12 +228,12 @@ def write_focus(numbered: Series, controls: Controls) -> dict[str, int]:
         one = numbered.controls(one.previous_revision)
     rows = focus.focus_rows(revisions, numbered.month, is_provisional=controls.is_provisional)
     for name, content in (("focus.parquet", _parquet(rows)), ("focus.csv", _csv(focus.as_text(rows)))):
-        numbered.lake.put_new(numbered.key(controls.revision, name), [content])
+        numbered.lake.put_if_absent(numbered.key(controls.revision, name), [content])
     usage = rows["ChargeClass"].null_count
     return {"usage": usage, "corrections": rows.num_rows - usage}
 
 
-def told(export: Export, series: str) -> dict[str, Any]:
+def export_summary(export: Export, series: str) -> dict[str, Any]:
     """An export as an outcome tells it."""
     controls = export.controls
     return {
@@ -249,12 +253,12 @@ def told(export: Export, series: str) -> dict[str, Any]:
 
 def _inputs(lake: ObjectStore, project: str, month: BillingMonth) -> dict[str, str]:
     """SHA-256 of every table's day that the export reads, as the notes beside the tables say."""
-    media = [day for day in parquet.built_days(lake, "media", project) if day <= month.ends_at.date()]
+    media = [day for day in parquet.list_partitions(lake, "media", project) if day <= month.ends_at.date()]
     near = {day + timedelta(days=away) for day in media for away in range(-RECORD_REACH_DAYS, RECORD_REACH_DAYS + 1)}
     digests: dict[str, str] = {}
-    for day in sorted(near.union(month.partitions)):
-        wanted = _TABLES_READ if day in month.partitions else ("sessions", "media")
-        note = parquet.read_note(lake, project, day).tables
+    for day in sorted(near.union(month.partition_days)):
+        wanted = _TABLES_READ if day in month.partition_days else ("sessions", "media")
+        note = parquet.read_build_record(lake, project, day).tables
         digests |= {f"{name}/{day}": note[name].sha256 for name in wanted if name in note}
     return digests
 
@@ -270,7 +274,7 @@ def _settings(app: App, projects: list[str], month: BillingMonth) -> dict[str, A
 
 
 def _corrections(
-    numbered: Series, previous: Controls | None, lines: pa.Table, now: list[Path], settings: dict[str, Any]
+    numbered: ExportSeries, previous: ControlTotals | None, lines: pa.Table, now: list[Path], settings: dict[str, Any]
 ) -> pa.Table:
     """Signed differences to the previous revision, by item, and of amounts; none when there is no previous one."""
     if previous is None:
@@ -294,7 +298,7 @@ def _of_lines(items: pa.Table, keys: pa.Array) -> pa.Table:
     return items.filter(mask(pc.is_in(line_items.key_text(items).combine_chunks(), keys.combine_chunks())))
 
 
-def _hops(counted: Counted, lines: pa.Table, owners: pa.Table) -> dict[str, dict[str, Any]]:
+def _hops(counted: MonthTotals, lines: pa.Table, owners: pa.Table) -> dict[str, dict[str, Any]]:
     """The same sums at every step from what was collected to what is billed."""
     of_project = [rows.filter(pc.equal(rows["project"], counted.project)) for rows in (lines, owners)]
     counts = {"collected": counted.pages, "rejects": {"rows": counted.rejects}}
@@ -314,7 +318,7 @@ def _hops(counted: Counted, lines: pa.Table, owners: pa.Table) -> dict[str, dict
     }
 
 
-def _require_balance(controls: Controls) -> None:
+def _require_balance(controls: ControlTotals) -> None:
     for project, hops in controls.hops.items():
         sums = [{name: hops[hop][name] for name in MEASURES} for hop in ("items", "lines", "summary")]
         amounts = [{name: hops[hop].get(name) for name in AMOUNTS} for hop in ("lines", "summary")]
@@ -322,7 +326,9 @@ def _require_balance(controls: Controls) -> None:
             raise PipelineError(f"{project} {controls.month}: the sums of items, lines and summary differ; report it")
 
 
-def _write(numbered: Series, controls: Controls, contents: dict[str, Callable[[], Iterator[bytes]]]) -> Controls:
+def _write(
+    numbered: ExportSeries, controls: ControlTotals, contents: dict[str, Callable[[], Iterator[bytes]]]
+) -> ControlTotals:
     """Write a revision, its controls last. A number that a broken-off export left other bytes under is passed over.
 
     Raises StoreUnavailable when somebody else made the next revision meanwhile.
@@ -330,13 +336,15 @@ def _write(numbered: Series, controls: Controls, contents: dict[str, Callable[[]
     while True:
         try:
             for name, content in contents.items():
-                tally = Tally()
-                numbered.lake.put_new(numbered.key(controls.revision, name), _tallied(content(), tally))
+                tally = Checksums()
+                numbered.lake.put_if_absent(numbered.key(controls.revision, name), _tallied(content(), tally))
                 controls.files[name] = WrittenFile(tally.size_bytes, tally.sha256)
             encoded = msgspec.json.encode(controls, enc_hook=str)
-            numbered.lake.put_new(numbered.key(controls.revision, CONTROLS), msgspec.json.format(encoded, indent=1))
+            numbered.lake.put_if_absent(
+                numbered.key(controls.revision, CONTROLS), msgspec.json.format(encoded, indent=1)
+            )
         except ObjectDiffers as error:
-            if numbered.lake.stat(numbered.key(controls.revision, CONTROLS)) is not None:
+            if numbered.lake.head(numbered.key(controls.revision, CONTROLS)) is not None:
                 raise StoreUnavailable(
                     f"another export made revision {controls.revision} of {controls.month} meanwhile; run it again",
                     key=error.key,
@@ -346,7 +354,7 @@ def _write(numbered: Series, controls: Controls, contents: dict[str, Callable[[]
             return controls
 
 
-def _tallied(chunks: Iterator[bytes], tally: Tally) -> Iterator[bytes]:
+def _tallied(chunks: Iterator[bytes], tally: Checksums) -> Iterator[bytes]:
     for chunk in chunks:
         tally.feed(chunk)
         yield chunk
@@ -373,19 +381,19 @@ def _merged(folder: Path, paths: list[Path]) -> Iterator[bytes]:
                 with part.open("rb") as stream:
                     for items in _batches(stream, ITEMS.names):
                         writer.write_table(items, row_group_size=_BATCH_ROWS)
-    with scratch_errors(), path.open("rb") as stream:
+    with disk_errors(), path.open("rb") as stream:
         while chunk := stream.read(READ_BYTES):
             yield chunk
 
 
 def export_billing(
     app: App, month: BillingMonth, *, project: str | None = None, provisional: bool = False, focus: bool = False
-) -> Outcome:
+) -> RunResult:
     """Export a month as the next revision, unless nothing changed; one that may change only when `provisional`.
 
     With `focus` the revision is written as FOCUS too, which needs prices: ConfigError without.
     """
-    outcome = Outcome("billing export")
+    outcome = RunResult("billing export")
     names = chosen_projects(app.settings, project)
     if focus and not prices_in_month(app.settings.billing.prices, names, month):
         raise ConfigError(
@@ -396,11 +404,11 @@ def export_billing(
     unsettled = {name: days for name, days in states.items() if days}
     if unsettled and not provisional:
         for name, days in unsettled.items():
-            outcome.fail(f"{name} {month}", unsettled_text(days))
+            outcome.add_failure(f"{name} {month}", unsettled_text(days))
         return outcome
     export = export_month(app, month, names, unsettled, series=project or "")
-    outcome.succeeded(1, revisions=int(export.is_new))
-    outcome.details = told(export, project or "")
+    outcome.add_success(1, revisions=int(export.is_new))
+    outcome.details = export_summary(export, project or "")
     if focus:
-        outcome.details["focus"] = write_focus(Series(app.lake, month, project or ""), export.controls)
+        outcome.details["focus"] = write_focus(ExportSeries(app.lake, month, project or ""), export.controls)
     return outcome

@@ -1,4 +1,4 @@
-"""Priced lines as FOCUS 1.2, the FinOps Foundation's columns of cost and usage (pure). The mapping: docs/guide/billing.md.
+"""Priced lines as FOCUS 1.2, the FinOps Foundation's columns of cost and usage (pure). Mapping: docs/guide/billing.md.
 
 The first final revision of a month with prices is its charges; what later revisions change is added to them as rows of
 class `Correction`. Before a month is final, a revision is all charges: nothing was invoiced that could be corrected.

@@ -36,7 +36,7 @@ COLUMNS = (*_SINGLE_KEYS, *_GROUP_KEYS, *_QUANTITIES)
 """What a column may be called; what others are called is passed over."""
 
 _SUMS = ("here", "ours", "late", "elsewhere")
-OURS = pa.schema([*_KEY_TYPES.items(), *((name, COUNT) for name in _SUMS)])
+MEASURED = pa.schema([*_KEY_TYPES.items(), *((name, COUNT) for name in _SUMS)])
 """One connection: `here` is 1 when it counts in the month, `elsewhere` 1 when it counts in the one before or after.
 
 `ours`: its thousandths of a minute; `late`: how many of them were known only after the month was over.
@@ -44,7 +44,7 @@ OURS = pa.schema([*_KEY_TYPES.items(), *((name, COUNT) for name in _SUMS)])
 
 CAUSES = ("rounding", "late", "different", "missing_here", "missing_there")
 VERDICTS = ("equal", *CAUSES)
-TO_ASK = ("different", "missing_here", "missing_there")
+UNEXPLAINED = ("different", "missing_here", "missing_there")
 """What rounding and lateness do not explain."""
 
 _TOO_MANY = 10**12
@@ -147,7 +147,7 @@ def compare(ours: pa.Table, invoice: Invoice) -> pa.Table:
     return pa.table(columns).sort_by([(key, "ascending") for key in invoice.by])
 
 
-def explained(lines: pa.Table) -> list[dict[str, Any]]:
+def summarize_differences(lines: pa.Table) -> list[dict[str, Any]]:
     """For each of `VERDICTS`: how many lines, their minutes on both sides, and how much of all differences it explains.
 
     The last row, `total`, is the sum of the others: what it explains is the whole difference.

@@ -159,7 +159,7 @@ def byte_months(size_bytes: np.ndarray, kept_ms: np.ndarray, month_ms: int) -> n
     return shared
 
 
-def lines_of(items: pa.Table) -> pa.Table:
+def aggregate_lines(items: pa.Table) -> pa.Table:
     """Items, or lines of some of them, as lines: one per key, in order of key."""
     return summed(items, list(LINE_KEY), MEASURES)
 
@@ -177,7 +177,7 @@ def totals(rows: pa.Table, columns: Sequence[str] = tuple(MEASURES)) -> dict[str
     return {name: pc.sum(rows[name], min_count=0).as_py() for name in columns if name in rows.schema.names}
 
 
-def marked(rows: pa.Table, *, is_provisional: bool) -> pa.Table:
+def with_provisional_flag(rows: pa.Table, *, is_provisional: bool) -> pa.Table:
     """The rows with a last column that says whether they may still change."""
     return rows.append_column("is_provisional", pa.array(np.full(rows.num_rows, is_provisional), FLAG))
 

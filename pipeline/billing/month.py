@@ -54,12 +54,12 @@ class BillingMonth:
         return _midnight(self.days[-1] + timedelta(days=1), self.zone)
 
     @property
-    def needed(self) -> Period:
+    def required_days(self) -> Period:
         """UTC days that must be known: those of the month, and those on which its last sessions may end."""
         return Period(self.begins_at.date(), (self.ends_at + _LONGEST_SESSION - _MILLISECOND).date())
 
     @property
-    def partitions(self) -> Period:
+    def partition_days(self) -> Period:
         """UTC days under which the month's connections can be filed."""
         return Period(self.begins_at.date(), (self.ends_at - _MILLISECOND).date()).widened(RECORD_REACH_DAYS)
 

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from pipeline.billing import line_items
 from pipeline.billing.line_items import ENCODED_ITEMS, ITEMS, LINES, MEASURES
 from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth
-from pipeline.core.concurrency import Lanes, ahead
+from pipeline.core.concurrency import SerialWorkers, prefetch
 from pipeline.core.context import App
 from pipeline.core.models import Period
-from pipeline.core.tempfiles import scratch_errors
+from pipeline.core.tempfiles import disk_errors
 from pipeline.storage import raw
 from pipeline.storage.base import ObjectStore
 from pipeline.storage.keys import table_key
@@ -31,7 +31,7 @@ _BATCH_ROWS = 256 * 1024
 
 
 @dataclass
-class Counted:
+class MonthTotals:
     """One project's month: its items in a file, its lines, and the sums on the way."""
 
     project: str
@@ -74,43 +74,43 @@ class _Lines:
     waiting: list[pa.Table] = field(default_factory=list)
 
     def add(self, items: pa.Table) -> None:
-        self.waiting.append(line_items.lines_of(items))
+        self.waiting.append(line_items.aggregate_lines(items))
         if sum(lines.num_rows for lines in self.waiting) > max(self.merged.num_rows, _BATCH_ROWS):
             self.all()
 
     def all(self) -> pa.Table:
-        self.merged, self.waiting = line_items.lines_of(pa.concat_tables([self.merged, *self.waiting])), []
+        self.merged, self.waiting = line_items.aggregate_lines(pa.concat_tables([self.merged, *self.waiting])), []
         return self.merged
 
 
-def _count(app: App, folder: Path, project: str, month: BillingMonth) -> Counted:
+def _count(app: App, folder: Path, project: str, month: BillingMonth) -> MonthTotals:
     """Read one project's month once; write its items, add them up to lines."""
-    counted = Counted(project, folder / f"items-{project}.parquet")
+    counted = MonthTotals(project, folder / f"items-{project}.parquet")
     rounding, sessions = app.settings.billing.rounding, Sessions(app.lake, project)
     lines, sums = _Lines(), [counted.lines]
-    with pq.ParquetWriter(counted.path, ENCODED_ITEMS, **_ITEMS_PARQUET) as writer, Lanes() as lanes:
+    with pq.ParquetWriter(counted.path, ENCODED_ITEMS, **_ITEMS_PARQUET) as writer, SerialWorkers() as lanes:
 
         def write(items: pa.Table) -> None:
-            with scratch_errors():
+            with disk_errors():
                 writer.write_table(items, row_group_size=_BATCH_ROWS)
 
         def take(items: pa.Table) -> None:
             if items.num_rows:
-                lanes.give("items", write, items)
+                lanes.submit("items", write, items)
                 lines.add(items)
                 sums.append(pa.Table.from_pylist([line_items.totals(items)], schema=_SUMS))
                 counted.known_until = _latest(counted.known_until, items)
 
-        for day in month.partitions:
+        for day in month.partition_days:
             around = sessions.around(day)
-            for rows in ahead(table_day(app.lake, "cdr", project, day, line_items.CDR_COLUMNS, line_items.REPEATED)):
+            for rows in prefetch(table_day(app.lake, "cdr", project, day, line_items.CDR_COLUMNS, line_items.REPEATED)):
                 counted.cdr_rows += rows.num_rows
                 counted.cdr_ms += int(line_items.participant_ms(rows).sum())
                 partition = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
                 take(line_items.connection_items(rows, partition, around, project, month, rounding))
             take(line_items.session_items(sessions.of(day), project, month, rounding))
         sessions.days.clear()
-        for day in parquet.built_days(app.lake, "media", project):
+        for day in parquet.list_partitions(app.lake, "media", project):
             if day <= month.ends_at.date():
                 for rows in table_day(app.lake, "media", project, day, line_items.MEDIA_COLUMNS):
                     take(line_items.file_items(rows, sessions.around(day), project, month))
@@ -125,11 +125,11 @@ _SUMS = pa.schema(
 )
 
 
-def _note_hops_before(app: App, counted: Counted, month: BillingMonth) -> None:
+def _note_hops_before(app: App, counted: MonthTotals, month: BillingMonth) -> None:
     """What was collected on the days whose tables were read, and how much of it became no row."""
-    pages = list(raw.pages(app.vault, "cdr", counted.project, month.partitions))
+    pages = list(raw.pages(app.vault, "cdr", counted.project, month.partition_days))
     counted.pages = {"pages": len(pages), "documents": sum(page.documents for page in pages)}
-    for day in month.partitions:
+    for day in month.partition_days:
         for rows in table_day(app.lake, "rejects", counted.project, day, ("source",)):
             counted.rejects += pc.sum(pc.equal(rows["source"], "cdr"), min_count=0).as_py()
 
@@ -144,7 +144,7 @@ def table_day(
 ) -> Iterator[pa.Table]:
     """One day of a table, some hundred thousand rows at a time, columns of `encoded` encoded; nothing if not built."""
     key = table_key(table, project, day)
-    if lake.stat(key) is not None:
+    if lake.head(key) is not None:
         with lake.open(key) as stream:
             yield from _batches(stream, list(columns), encoded)
 

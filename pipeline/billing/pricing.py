@@ -55,7 +55,7 @@ def prices_differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]
     return {name for name in projects if before["projects"].get(name) != now["projects"].get(name)}
 
 
-def priced(lines: pa.Table, prices: Prices, month: BillingMonth) -> pa.Table:
+def rate(lines: pa.Table, prices: Prices, month: BillingMonth) -> pa.Table:
     """Lines of a month with columns `AMOUNTS` and `currency`, in order of key; null is what has no price.
 
     A day's units cost what the tiers ask for between the month's quantity before and after that day, and each unit of

@@ -11,21 +11,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.billing.invoice import GRACE, OURS, TO_ASK, came_late, compare, explained, read_invoice
+from pipeline.billing.invoice import (
+    GRACE,
+    MEASURED,
+    UNEXPLAINED,
+    came_late,
+    compare,
+    read_invoice,
+    summarize_differences,
+)
 from pipeline.billing.line_items import CDR_COLUMNS, ITEMS, connection_items, plain, session_items
 from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.billing.month_reader import Sessions, table_day
 from pipeline.core.arrow_types import BILLED, TEXT, TIME
 from pipeline.core.context import App, chosen_projects
 from pipeline.core.errors import ConfigError
-from pipeline.core.models import Outcome
+from pipeline.core.models import RunResult
 from pipeline.core.settings.sections import Rounding
 from pipeline.storage.base import ObjectStore
 from pipeline.tables.normalize.arrow_ops import mask, unscaled
 
 _SEEN = ("first_seen_at", "changed_at")
 _HISTORY_COLUMNS = (*(name for name in CDR_COLUMNS if name not in _SEEN), "known_from", "known_to")
-_ITEM_COLUMNS = [name for name in ITEMS.names if name in {*OURS.names, "item", "first_seen_at"}]
+_ITEM_COLUMNS = [name for name in ITEMS.names if name in {*MEASURED.names, "item", "first_seen_at"}]
 _COUNTED = pa.schema([*(ITEMS.field(name) for name in _ITEM_COLUMNS), pa.field("minutes", BILLED)])
 """An item and its minutes of the unit that is compared."""
 
@@ -33,11 +41,11 @@ UNITS = ("participant_min", "sip_min", "recording_min", "transcoding_min")
 """Of the measures of an item, those that an invoice counts in minutes."""
 
 
-def our_side(
+def measured_usage(
     lake: ObjectStore,
     projects: Sequence[str],
     month: BillingMonth,
-    rounding: Rounding = "connection_up",
+    rounding: Rounding = "ceil_per_connection",
     unit: str = "participant_min",
 ) -> pa.Table:
     """Rows of `OURS`, in minutes of one of `UNITS`: the connections of the month, and those near its ends that count in
@@ -49,14 +57,14 @@ def our_side(
     """
     side = _sessions_side if unit == "transcoding_min" else _connections_side
     found = [side(lake, project, month, rounding, unit) for project in projects]
-    return pa.concat_tables([OURS.empty_table(), *found])
+    return pa.concat_tables([MEASURED.empty_table(), *found])
 
 
 def _connections_side(lake: ObjectStore, project: str, month: BillingMonth, rounding: Rounding, unit: str) -> pa.Table:
     over = pa.scalar(month.ends_at + GRACE, TIME)
     sessions, beside, nothing = Sessions(lake, project), _beside(month), _COUNTED.empty_table()
     now, then, near = [nothing], [nothing], [nothing]
-    for day in month.partitions:
+    for day in month.partition_days:
         items = partial(_items, day=day, sessions=sessions.around(day), project=project, rounding=rounding, unit=unit)
         of_day = [nothing]
         for rows in table_day(lake, "cdr", project, day, CDR_COLUMNS):
@@ -71,8 +79,8 @@ def _connections_side(lake: ObjectStore, project: str, month: BillingMonth, roun
 
 
 def _sessions_side(lake: ObjectStore, project: str, month: BillingMonth, rounding: Rounding, unit: str) -> pa.Table:
-    sessions, beside, found = Sessions(lake, project), _beside(month), [OURS.empty_table()]
-    for day in month.partitions:
+    sessions, beside, found = Sessions(lake, project), _beside(month), [MEASURED.empty_table()]
+    for day in month.partition_days:
         of_day = sessions.of(day)
         items = _compared(session_items(of_day, project, month, rounding), unit)
         found.append(_counted(items, np.zeros(items.num_rows, np.int64)))
@@ -151,7 +159,7 @@ def _rows(items: pa.Table, **sums: np.ndarray) -> pa.Table:
     none = np.zeros(items.num_rows, np.int64)
     known = {name: items[name] for name in items.schema.names}
     known |= {"cdr_id": items["item"], **{name: pa.array(units) for name, units in sums.items()}}
-    return pa.table([known.get(name, pa.array(none)) for name in OURS.names], schema=OURS)
+    return pa.table([known.get(name, pa.array(none)) for name in MEASURED.names], schema=MEASURED)
 
 
 def compare_invoice(
@@ -162,9 +170,9 @@ def compare_invoice(
     headers: Mapping[str, str],
     unit: str = "participant_min",
     project: str | None = None,
-) -> tuple[Outcome, pa.Table]:
+) -> tuple[RunResult, pa.Table]:
     """The vendor's lines of a month against ours of a unit; lines that nothing explains are named as failed."""
-    outcome = Outcome("billing compare")
+    outcome = RunResult("billing compare")
     if unit not in UNITS:
         raise ConfigError(f"--unit {unit}: there are {', '.join(UNITS)}")
     try:
@@ -175,14 +183,14 @@ def compare_invoice(
     names = chosen_projects(app.settings, project)
     if unit == "transcoding_min" and invoice.by == ("cdr_id",):
         raise ConfigError(f"{file.name}: transcoding is counted by session; it needs a column conf_num and no cdr_id")
-    ours = our_side(app.lake, names, month, app.settings.billing.rounding, unit)
+    ours = measured_usage(app.lake, names, month, app.settings.billing.rounding, unit)
     lines = compare(ours, invoice)
-    found = explained(lines)
-    outcome.succeeded(max(1, lines.num_rows))
+    found = summarize_differences(lines)
+    outcome.add_success(max(1, lines.num_rows))
     outcome.details = {"month": str(month), "projects": names, "unit": unit, "by": list(invoice.by), "explained": found}
-    open_lines = {row["verdict"]: row["lines"] for row in found if row["verdict"] in TO_ASK and row["lines"]}
+    open_lines = {row["verdict"]: row["lines"] for row in found if row["verdict"] in UNEXPLAINED and row["lines"]}
     if open_lines:
         counts = ", ".join(f"{count:,} {verdict.replace('_', ' ')}" for verdict, count in open_lines.items())
-        minutes = sum(row["explains"] for row in found if row["verdict"] in TO_ASK)
-        outcome.fail(str(month), f"{counts}: {minutes:+,} minutes that neither rounding nor lateness explains")
+        minutes = sum(row["explains"] for row in found if row["verdict"] in UNEXPLAINED)
+        outcome.add_failure(str(month), f"{counts}: {minutes:+,} minutes that neither rounding nor lateness explains")
     return outcome, lines

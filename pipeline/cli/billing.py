@@ -22,7 +22,7 @@ from pipeline.cli.options import (
     run_flow,
 )
 from pipeline.core.errors import ConfigError
-from pipeline.core.models import Outcome
+from pipeline.core.models import RunResult
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,7 +114,7 @@ def compare(
             write_rows(lines.to_reader(), form, stream)
     if given.as_json:
         unequal = [line for line in lines.to_pylist() if line["verdict"] != "equal"]
-        print_json({**outcome.as_json(), "lines": unequal})
+        print_json({**outcome.to_dict(), "lines": unequal})
     elif form == "table" or output:
         show_comparison(render.console_for(), outcome, lines)
     else:
@@ -122,12 +122,12 @@ def compare(
     return outcome.exit_code
 
 
-def show_comparison(console: Console, outcome: Outcome, lines: pa.Table) -> None:
+def show_comparison(console: Console, outcome: RunResult, lines: pa.Table) -> None:
     """What explains the difference, then the lines to ask about, the largest first."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from pipeline.billing.invoice import TO_ASK
+    from pipeline.billing.invoice import UNEXPLAINED
     from pipeline.cli import render
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -137,7 +137,7 @@ def show_comparison(console: Console, outcome: Outcome, lines: pa.Table) -> None
         minutes = [f"{row['ours']:,}", f"{row['theirs']:,}", f"{row['explains']:+,}"]
         table.add_row(Text(row["verdict"].replace("_", " ")), f"{row['lines']:,}", *minutes)
     console.print(table)
-    to_ask = lines.filter(pc.is_in(lines["verdict"], pa.array(TO_ASK)))
+    to_ask = lines.filter(pc.is_in(lines["verdict"], pa.array(UNEXPLAINED)))
     to_ask = to_ask.append_column("size", pc.abs(to_ask["difference_min"])).sort_by([("size", "descending")])
     names = [*outcome.details["by"], "ours_min", "theirs_min", "difference_min", "verdict"]
     if to_ask.num_rows:
@@ -156,7 +156,7 @@ def _named_header(text: str) -> tuple[str, str]:
     return name, header
 
 
-def show_export(console: Console, outcome: Outcome) -> None:
+def show_export(console: Console, outcome: RunResult) -> None:
     """What was exported, per project, and where it is."""
     from pipeline.billing.line_items import MEASURES
     from pipeline.cli import render

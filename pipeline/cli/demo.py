@@ -22,7 +22,7 @@ from pipeline.cli import render
 from pipeline.cli.day_report.page import report
 from pipeline.core.context import App
 from pipeline.core.errors import ConfigError
-from pipeline.core.models import Outcome, Period
+from pipeline.core.models import Period, RunResult
 from pipeline.core.progress import Progress
 from pipeline.core.settings.load import load
 from pipeline.core.settings.sections import Settings
@@ -40,11 +40,11 @@ _PORT = 8640
 """That of `postroom simulate`, so that the demo's settings go on working with it."""
 
 
-def run_demo(folder: Path, now: datetime, progress: Progress, say: Console | None) -> Outcome:
+def run_demo(folder: Path, now: datetime, progress: Progress, say: Console | None) -> RunResult:
     """Run seven nights into `folder`, ending at `now`; print a summary on `say`."""
     _make_empty(folder)
     world = World(begin=now.date() - timedelta(days=DAYS - 1))
-    outcome = Outcome("demo", is_staged=True)
+    outcome = RunResult("demo", is_staged=True)
     with _simulator(world, now) as simulator:
         staged = _staged_failure(world, now)
         simulator.faults.on(f"html_200@{staged.path}")
@@ -57,7 +57,7 @@ def run_demo(folder: Path, now: datetime, progress: Progress, say: Console | Non
             if say:
                 say.print(f"[bold]night of {moment:%a %d %b}[/] [dim]as if it were {moment:%H:%M} UTC[/]")
             night = _run_night(settings, moment, progress)
-            outcome.absorb(night)
+            outcome.merge(night)
             outcome.at_risk = night.at_risk
             if say:
                 say.print(f"  {render.counts_text(night.counts)}")
@@ -72,9 +72,9 @@ def run_demo(folder: Path, now: datetime, progress: Progress, say: Console | Non
     return outcome
 
 
-def _run_night(settings: Settings, moment: datetime, progress: Progress) -> Outcome:
+def _run_night(settings: Settings, moment: datetime, progress: Progress) -> RunResult:
     with open_app(settings, now=moment, progress=progress) as app:
-        return app.ledger.record_run("nightly", app.clock, lambda: nightly(app), projects=list(settings.projects))
+        return app.run_store.record_run("nightly", app.clock, lambda: nightly(app), projects=list(settings.projects))
 
 
 def _nights(now: datetime) -> list[datetime]:
@@ -131,7 +131,7 @@ def _facts(app: App, world: World, now: datetime, config: Path) -> dict[str, obj
     }
 
 
-def _summary(say: Console, outcome: Outcome, staged: SimFile, config: Path) -> None:
+def _summary(say: Console, outcome: RunResult, staged: SimFile, config: Path) -> None:
     facts, counts = outcome.details, outcome.counts
     rows = facts["table_rows"]
     grid = Table.grid(padding=(0, 2))

@@ -20,17 +20,17 @@ import msgspec
 from sqlalchemy.engine import make_url
 
 from pipeline.cli import doctor_checks
-from pipeline.cli.doctor_checks import Answer, Check, FileFacts, as_toml
+from pipeline.cli.doctor_checks import Check, FileFacts, ProbeResult, as_toml
 from pipeline.core.context import App
 from pipeline.core.errors import ApiError, ConfigError, FileError, FileUnavailable, FixityError, RecordError, StoreError
-from pipeline.core.models import ListedFile, Outcome, Page, Period
+from pipeline.core.models import ListedFile, Period, RawResponse, RunResult
 from pipeline.core.urls import public_url
-from pipeline.enablex.file_host import Body, FileHost, WrongPart
+from pipeline.enablex.file_host import Body, FileHost, RangeMismatchError
 from pipeline.enablex.protocol import Request, period_request
 from pipeline.media.content import ErrorPage, Inspector
 from pipeline.media.copy import media_days
 from pipeline.storage import LocalStore, ObjectStore, Retention
-from pipeline.storage.selftest import try_lock, try_store
+from pipeline.storage.selftest import check_lock, check_store
 from pipeline.tables.normalize import archives, cdr
 from pipeline.tables.normalize.cdr_batch import decoded
 from pipeline.tables.normalize.field_scanner import is_compiled
@@ -47,12 +47,12 @@ _LOCKED_FOR = timedelta(days=1)
 """A probe's lock: long enough to be seen, short enough for a bucket that is only tried."""
 
 
-def examine(app: App) -> Iterator[Check]:
+def run_checks(app: App) -> Iterator[Check]:
     """Every part of the set-up: this machine, ledger, stores, and each project's API, clock and files."""
     yield _time_zones(app)
     yield doctor_checks.reader_check(is_compiled())
     yield from _disks(app)
-    yield _tried("ledger", app.ledger.try_out, f"a run can be noted in {app.ledger.where}", "set ledger.url")
+    yield _tried("ledger", app.run_store.ping, f"a run can be noted in {app.run_store.where}", "set run_store.url")
     yield from _store("lake", app.lake)
     yield from _store("vault", app.vault)
     yield from _lock(app)
@@ -65,7 +65,7 @@ def examine(app: App) -> Iterator[Check]:
             yield doctor_checks.to_date_check(_probe_to_date(app, name))
 
 
-def ask_open_questions(app: App) -> list[Answer]:
+def probe_api(app: App) -> list[ProbeResult]:
     """For each project: what the live account answers to the open questions of enablex-api.md section 12."""
     return [
         answer for name in app.settings.projects for answer in (_probe_to_date(app, name), *_probe_files(app, name))
@@ -90,9 +90,9 @@ def _disks(app: App) -> Iterator[Check]:
     for name, store in (("lake", app.lake), ("vault", app.vault)):
         if isinstance(store, LocalStore):
             places[name] = store.filesystem()[1]
-    ledger = make_url(app.settings.ledger.url)
-    if ledger.get_backend_name() == "sqlite" and ledger.database:
-        places["ledger"] = str(Path(ledger.database).absolute().parent)
+    run_store = make_url(app.settings.run_store.url)
+    if run_store.get_backend_name() == "sqlite" and run_store.database:
+        places["ledger"] = str(Path(run_store.database).absolute().parent)
     for name, path in places.items():
         there = next(place for place in (Path(path), *Path(path).parents) if place.exists())
         yield doctor_checks.disk_check(f"{name} disk", path, shutil.disk_usage(there).free)
@@ -103,7 +103,7 @@ def _disks(app: App) -> Iterator[Check]:
 
 def _store(name: str, store: ObjectStore) -> Iterable[Check]:
     try:
-        return doctor_checks.store_checks(name, try_store(store))
+        return doctor_checks.store_checks(name, check_store(store))
     except (StoreError, FixityError) as error:
         return [
             Check(
@@ -118,7 +118,7 @@ def _lock(app: App) -> Iterator[Check]:
         retention = Retention(lock.mode, app.clock() + _LOCKED_FOR)
         yield _tried(
             "vault lock",
-            lambda: try_lock(app.vault, retention),
+            lambda: check_lock(app.vault, retention),
             f"Object Lock holds: {lock.mode}, a probe until tomorrow",
             "make a bucket with Object Lock, or give the rights that docs/guide/vault.md lists",
         )
@@ -197,7 +197,7 @@ def _newest_by_host(app: App, name: str) -> dict[str, list[ListedFile]]:
 
 def _listed(app: App, name: str, day: date) -> list[ListedFile]:
     request = period_request("archive", day)
-    page = Page("", "archive", name, day, str(request), app.clock(), 200, 0, "", 0, (), "")
+    page = RawResponse("", "archive", name, day, str(request), app.clock(), 200, 0, "", 0, (), "")
     records = []
     for document in _ask(app, name, request):
         try:
@@ -248,7 +248,7 @@ def _require_the_file(file: ListedFile, sample: bytes) -> None:
 # --- open questions ------------------------------------------------------------------------------------------------
 
 
-def _probe_to_date(app: App, name: str) -> Answer:
+def _probe_to_date(app: App, name: str) -> ProbeResult:
     """Ask for a day with CDRs and the day after, and then for that day alone, as the setting would."""
     today = app.clock().date()
     try:
@@ -274,7 +274,7 @@ def _connections(day: date, documents: Iterable[msgspec.Raw]) -> set[str]:
     return found
 
 
-def _probe_files(app: App, name: str) -> list[Answer]:
+def _probe_files(app: App, name: str) -> list[ProbeResult]:
     """Ask for the newest file that opens, and then for the rest of it."""
     try:
         hosts = _newest_by_host(app, name)
@@ -285,7 +285,9 @@ def _probe_files(app: App, name: str) -> list[Answer]:
         opened, failure = _opened(host, files)
         if opened:
             body = opened.body
-            length = "yes" if body.total_bytes is not None else "no, but cuts show" if body.is_framed else "no"
+            length = (
+                "yes" if body.total_bytes is not None else "no, but cuts show" if body.is_length_delimited else "no"
+            )
             facts = FileFacts(length, body.etag, body.last_modified, _range_said(host, opened))
             return doctor_checks.file_answers(name, public_url(opened.file.url), facts)
     return doctor_checks.no_file_answers(name, str(failure) if failure else "no file is listed now")
@@ -297,24 +299,24 @@ def _range_said(host: FileHost, opened: _Opened) -> str:
             if part.first_byte == 0:
                 return "no: it sends the whole file"
             return doctor_checks.range_answer(opened.sample, next(iter(part.chunks), b""), _RANGE_FROM)
-    except WrongPart as error:
+    except RangeMismatchError as error:
         return f"no: {error}"
     except FileError as error:
         return f"unknown: {error}"
 
 
-def doctor(app: App, *, probe: bool = False) -> Outcome:
+def doctor(app: App, *, probe: bool = False) -> RunResult:
     """Try every part of the set-up; with `probe` also ask the live account what EnableX's documents leave open."""
-    outcome = Outcome("doctor")
-    found = list(examine(app))
+    outcome = RunResult("doctor")
+    found = list(run_checks(app))
     for check in found:
         if check.ok is False:
-            outcome.fail(check.name, f"{check.said}; {check.next_step}")
+            outcome.add_failure(check.name, f"{check.detail}; {check.next_step}")
         else:
-            outcome.succeeded(checks_passed=int(check.ok is True), not_tried=int(check.ok is None))
+            outcome.add_success(checks_passed=int(check.ok is True), not_tried=int(check.ok is None))
     outcome.details["checks"] = [asdict(check) for check in found]
     if probe:
-        answers = ask_open_questions(app)
+        answers = probe_api(app)
         outcome.details["answers"] = [asdict(answer) for answer in answers]
         outcome.details["toml"] = as_toml(answers, app.clock())
     return outcome

@@ -47,12 +47,12 @@ class Check:
 
     name: str
     ok: bool | None
-    said: str
+    detail: str
     next_step: str = ""
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProbeResult:
     """What the live account answers to a question that EnableX's documents leave open, and how that is known."""
 
     project: str
@@ -117,7 +117,7 @@ def store_checks(name: str, facts: StoreFacts) -> list[Check]:
     """Writing, conditions and checksums of one store that took our probes."""
     if facts.is_synced:
         return [Check(f"{name} writable", True, "written, synced to the disk, read back, kept from being put over")]
-    alone = "let no two writers work on one store at the same time, or take leases: ledger.url on PostgreSQL"
+    alone = "let no two writers work on one store at the same time, or take leases: run_store.url on PostgreSQL"
     unheeded = [how for how, heeded in (("PUT", facts.heeds_put), ("parts", facts.heeds_parts)) if not heeded]
     conditions = (
         Check(f"{name} conditions", True, f"If-None-Match is not heeded by {' and '.join(unheeded)}", alone)
@@ -169,22 +169,22 @@ def file_check(name: str, error: FileError | None, shown: str, project: str) -> 
     return Check(name, False, str(error), step)
 
 
-def to_date_answer(project: str, day: str, whole: int, alone: int) -> Answer:
+def to_date_answer(project: str, day: str, whole: int, alone: int) -> ProbeResult:
     """Is `to_date` inclusive: so many of a day's CDRs come when the day is both ends of what is asked for."""
     evidence = f"{alone} of the {whole} CDRs of {day} came when only that day was asked for"
     if whole == 0:
         return to_date_unknown(project, "no CDR of the last days to ask with")
     if alone == whole:
         means = "a day may be asked for by itself, at half the bytes"
-        return Answer(project, _TO_DATE, "yes", evidence, means, "to_date_is_inclusive = true")
-    return Answer(project, _TO_DATE, "in part" if alone else "no", evidence, _DAY_AFTER)
+        return ProbeResult(project, _TO_DATE, "yes", evidence, means, "to_date_is_inclusive = true")
+    return ProbeResult(project, _TO_DATE, "in part" if alone else "no", evidence, _DAY_AFTER)
 
 
-def to_date_unknown(project: str, why: str) -> Answer:
-    return Answer(project, _TO_DATE, "unknown", why, _DAY_AFTER)
+def to_date_unknown(project: str, why: str) -> ProbeResult:
+    return ProbeResult(project, _TO_DATE, "unknown", why, _DAY_AFTER)
 
 
-def to_date_check(answer: Answer) -> Check:
+def to_date_check(answer: ProbeResult) -> Check:
     """Whether the setting `to_date_is_inclusive` is still true."""
     name = f"{answer.project} to_date"
     if answer.answer == "unknown":
@@ -193,21 +193,21 @@ def to_date_check(answer: Answer) -> Check:
     return Check(name, answer.answer == "yes", answer.evidence, "" if answer.answer == "yes" else step)
 
 
-def file_answers(project: str, shown: str, facts: FileFacts) -> list[Answer]:
+def file_answers(project: str, shown: str, facts: FileFacts) -> list[ProbeResult]:
     """Range, lengths and validators of the file host."""
     validators = [f"ETag {'weak' if facts.etag.startswith('W/') else 'strong'}"] if facts.etag else []
     validators += ["Last-Modified"] if facts.last_modified else []
     goes_on = facts.range_said == "yes" and bool(validators)
     return [
-        Answer(project, _RANGE, facts.range_said, shown, _GOES_ON if goes_on else _BEGINS_AGAIN),
-        Answer(project, _LENGTHS, facts.length_said, shown, _CUTS_SHOW if facts.length_said != "no" else _TWICE),
-        Answer(project, _ETAGS, ", ".join(validators) or "no", shown, _BY_HEAD if validators else _BY_READING),
+        ProbeResult(project, _RANGE, facts.range_said, shown, _GOES_ON if goes_on else _BEGINS_AGAIN),
+        ProbeResult(project, _LENGTHS, facts.length_said, shown, _CUTS_SHOW if facts.length_said != "no" else _TWICE),
+        ProbeResult(project, _ETAGS, ", ".join(validators) or "no", shown, _BY_HEAD if validators else _BY_READING),
     ]
 
 
-def no_file_answers(project: str, why: str) -> list[Answer]:
+def no_file_answers(project: str, why: str) -> list[ProbeResult]:
     """The same questions when there is no file to ask with."""
-    return [Answer(project, question, "unknown", why, _SEEN_EACH_TIME) for question in (_RANGE, _LENGTHS, _ETAGS)]
+    return [ProbeResult(project, question, "unknown", why, _SEEN_EACH_TIME) for question in (_RANGE, _LENGTHS, _ETAGS)]
 
 
 def range_answer(whole: bytes, rest: bytes, first_byte: int) -> str:
@@ -219,7 +219,7 @@ def range_answer(whole: bytes, rest: bytes, first_byte: int) -> str:
     return "yes" if expected[:shared] == rest[:shared] else "no: it says so, and sends other bytes"
 
 
-def as_toml(answers: Iterable[Answer], now: datetime) -> list[str]:
+def as_toml(answers: Iterable[ProbeResult], now: datetime) -> list[str]:
     """Answers as text for the settings file: settings where the program has one, and what each answer means to it."""
     lines: list[str] = []
     for project, answered in groupby(answers, lambda answer: answer.project):

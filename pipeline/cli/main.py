@@ -11,7 +11,7 @@ import typer
 
 from pipeline.cli.options import cli, print_json
 from pipeline.core.errors import ConfigError, PipelineError
-from pipeline.core.models import Failure, Outcome
+from pipeline.core.models import Failure, RunResult
 
 _INTERRUPTED = 130
 _BROKEN_OFF = "interrupted; nothing is half-written, run it again to go on"
@@ -59,5 +59,5 @@ def _refuse(arguments: list[str], message: str, code: int) -> int:
         command = next((argument for argument in arguments if argument in known | groups), "postroom")
         if command in groups:
             command = " ".join(arguments[arguments.index(command) :][:2])
-        print_json(Outcome(command, failed=[Failure(command, message)]).as_json())
+        print_json(RunResult(command, failed=[Failure(command, message)]).to_dict())
     return code

@@ -16,7 +16,7 @@ import typer
 
 from pipeline import __version__
 from pipeline.core.errors import ConfigError
-from pipeline.core.models import Outcome, Period
+from pipeline.core.models import Period, RunResult
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,8 +95,8 @@ def output_format(form: str | None, output: Path | None, *, as_json: bool) -> st
 def run_flow(
     ctx: typer.Context,
     command: str,
-    flow: Callable[[App], Outcome],
-    tell: Callable[[Console, Outcome], None] | None = None,
+    flow: Callable[[App], RunResult],
+    tell: Callable[[Console, RunResult], None] | None = None,
     *,
     project: str | None = None,
 ) -> int:
@@ -109,7 +109,7 @@ def run_flow(
         only = [project] if project in app.settings.projects else None
         outcome = record_run(app, command, flow, is_unattended=not sys.stderr.isatty(), projects=only)
     if given.as_json:
-        print_json(outcome.as_json())
+        print_json(outcome.to_dict())
     else:
         (tell or render.show_outcome)(render.console_for(), outcome)
     return outcome.exit_code

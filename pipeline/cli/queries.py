@@ -19,7 +19,7 @@ from pipeline.cli.options import (
     parse_day,
     print_json,
 )
-from pipeline.core.models import Outcome
+from pipeline.core.models import RunResult
 
 
 @cli.command(
@@ -39,22 +39,22 @@ def query(
 
     given: Options = ctx.obj
     form = output_format(form, output, as_json=given.as_json)
-    outcome = Outcome("query")
+    outcome = RunResult("query")
     with open_run(given, load_options_settings(given)) as app, open_query(app.lake, sql) as rows:
         outcome.details["columns"] = rows.schema.names
         if output:
             with whole_file(output) as stream:
-                outcome.succeeded(rows=write_rows(rows, form, stream))
+                outcome.add_success(rows=write_rows(rows, form, stream))
             outcome.details["output"] = str(output)
         elif given.as_json:
             outcome.details["rows"] = checked(rows, "json").read_all().to_pylist()
-            outcome.succeeded(rows=len(outcome.details["rows"]))
+            outcome.add_success(rows=len(outcome.details["rows"]))
         elif form == "table":
             render.show_table(render.console_for(), *first_rows(rows, render.MOST_ROWS))
         else:
             write_rows(rows, form, sys.stdout.buffer)
     if given.as_json:
-        print_json(outcome.as_json())
+        print_json(outcome.to_dict())
     elif output:
         print(f"{render.counts_text(outcome.counts)} in {output}")
     return 0
@@ -79,7 +79,7 @@ def report(
         with whole_file(output) as stream:
             stream.write(report_flow(app, wanted).encode())
     if given.as_json:
-        print_json(Outcome("report", details={"day": str(wanted), "output": str(output)}).as_json())
+        print_json(RunResult("report", details={"day": str(wanted), "output": str(output)}).to_dict())
     else:
         print(f"{wanted} is in {output}")
     return 0
@@ -95,7 +95,7 @@ def status(ctx: typer.Context) -> int:
     with open_run(given, load_options_settings(given)) as app:
         outcome = status_flow(app)
     if given.as_json:
-        print_json(outcome.as_json())
+        print_json(outcome.to_dict())
     else:
         render.show_status(render.console_for(), outcome)
     return outcome.exit_code
@@ -116,7 +116,7 @@ def doctor(
     with open_run(given, load_options_settings(given)) as app:
         outcome = doctor_flow(app, probe=probe)
     if given.as_json:
-        print_json(outcome.as_json())
+        print_json(outcome.to_dict())
     else:
         render.show_doctor(render.console_for(), outcome)
     return 1 if outcome.failed else 0
@@ -133,7 +133,7 @@ def settings(ctx: typer.Context) -> int:
     rows = load_options_settings(given).rows()
     if given.as_json:
         named = [{"setting": key, "value": value, "from": origin} for key, value, origin in rows]
-        print_json(Outcome("settings", details={"settings": named}).as_json())
+        print_json(RunResult("settings", details={"settings": named}).to_dict())
     else:
         render.show_settings(render.console_for(), rows)
     return 0

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core.models import STORED, Outcome
+from pipeline.core.models import STORED, RunResult
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,7 +64,7 @@ def console_for(stream: Any = None) -> Console:
     return Console(file=stream, width=width, highlight=False, soft_wrap=not stream.isatty())
 
 
-def show_outcome(console: Console, outcome: Outcome) -> None:
+def show_outcome(console: Console, outcome: RunResult) -> None:
     """What a flow did, what failed, and which deadlines are near."""
     console.print(f"[bold]{outcome.command}[/]: {counts_text(outcome.counts)}")
     if outcome.unknown_fields:
@@ -87,7 +87,7 @@ def counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(parts) or "nothing to do"
 
 
-def show_failures(console: Console, outcome: Outcome) -> None:
+def show_failures(console: Console, outcome: RunResult) -> None:
     groups: dict[str, list[str]] = {}
     for failure in outcome.failed:
         groups.setdefault(failure.error, []).append(failure.item)
@@ -96,7 +96,7 @@ def show_failures(console: Console, outcome: Outcome) -> None:
         console.print(Text.assemble(("failed ", "bold red"), f"{items[0]}{more}: {error}"))
 
 
-def show_deadlines(console: Console, outcome: Outcome) -> None:
+def show_deadlines(console: Console, outcome: RunResult) -> None:
     for files, title, style in ((outcome.lost, "lost", "bold red"), (outcome.at_risk, "at risk", "bold yellow")):
         for file in files:
             name = f"{file['project']}/{file['conf_num']}/{file['kind']}/{file['name']}"
@@ -104,7 +104,7 @@ def show_deadlines(console: Console, outcome: Outcome) -> None:
             console.print(Text.assemble((f"{title} ", style), f"{name}: {fate}"))
 
 
-def show_backfill_plan(console: Console, outcome: Outcome) -> None:
+def show_backfill_plan(console: Console, outcome: RunResult) -> None:
     """What is missing per project and source, and what asking for it takes."""
     plan = outcome.details
     if not plan["requests"]:
@@ -122,7 +122,7 @@ def show_backfill_plan(console: Console, outcome: Outcome) -> None:
     console.print(f"{plan['requests']:,} requests, at least {took} at the pace of the settings; size {size}")
 
 
-def show_status(console: Console, outcome: Outcome) -> None:
+def show_status(console: Console, outcome: RunResult) -> None:
     """One screen: what there is of each project, its last good runs, the stores; what is urgent comes last."""
     for name, project in outcome.details["projects"].items():
         console.print(Text(name, "bold"))
@@ -175,7 +175,7 @@ def _moment_text(moment: str) -> str:
     return moment[:16].replace("T", " ")
 
 
-def show_doctor(console: Console, outcome: Outcome) -> None:
+def show_doctor(console: Console, outcome: RunResult) -> None:
     """One line for each part of the set-up, and below it what to do; then what the live account answered."""
     words = {True: Text("ok", "green"), False: Text("FAILED", "bold red"), None: Text("not tried", "yellow")}
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from pipeline.cli.options import Options, ProjectName, load_options_settings, open_run, print_json, run_flow
 from pipeline.core.errors import ConfigError
-from pipeline.core.models import Outcome
+from pipeline.core.models import RunResult
 from pipeline.enablex.rooms import ROLES, dialin_request, token_request, told_token, told_users, users_request
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ rooms_cli = typer.Typer(
     rich_markup_mode=None,
 )
 
-Flow = Callable[["App"], Outcome]
-Tell = Callable[[Console, Outcome], None]
+Flow = Callable[["App"], RunResult]
+Tell = Callable[[Console, RunResult], None]
 
 RoomId = Annotated[str, typer.Argument(metavar="ROOM_ID", help="The room's id; `postroom rooms list` names them.")]
 Set = Annotated[
@@ -55,13 +55,13 @@ def list_(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSec
     """Every room of every project, as EnableX tells it now."""
     from pipeline.rooms.apply import list_all_rooms
 
-    def flow(app: App) -> Outcome:
-        outcome = Outcome("rooms list")
+    def flow(app: App) -> RunResult:
+        outcome = RunResult("rooms list")
         listed = list_all_rooms(app, outcome, project)
         outcome.details["rooms"] = [
             {"project": name, **_shown(room, show_secrets)} for name, found in listed.items() for room in found
         ]
-        outcome.succeeded(len(listed), rooms=len(outcome.details["rooms"]))
+        outcome.add_success(len(listed), rooms=len(outcome.details["rooms"]))
         return outcome
 
     return _read(ctx, flow, lambda console, outcome: _show_rooms(console, outcome.details["rooms"]))
@@ -72,9 +72,9 @@ def show_(ctx: typer.Context, room_id: RoomId, project: ProjectName = None, show
     """One room with every field; dial-in PINs and stream addresses masked."""
     from pipeline.rooms.apply import find_room
 
-    def flow(app: App) -> Outcome:
+    def flow(app: App) -> RunResult:
         name, room = find_room(app, room_id, project)
-        return _told(Outcome("rooms show"), name, _shown(room, show_secrets))
+        return _told(RunResult("rooms show"), name, _shown(room, show_secrets))
 
     return _read(ctx, flow, _show_room)
 
@@ -98,10 +98,10 @@ def create(
 
     given = {"name": name, "owner_ref": owner_ref, "participants": participants, **_fields(fields, data)}
 
-    def flow(app: App) -> Outcome:
+    def flow(app: App) -> RunResult:
         chosen = _one_project(app, project)
         room = create_single(app, chosen, Room(**_nested(given)))
-        outcome = _told(Outcome("rooms create"), chosen, _shown(room, show_secrets=False))
+        outcome = _told(RunResult("rooms create"), chosen, _shown(room, show_secrets=False))
         outcome.counts.update(created=1)
         return outcome
 
@@ -122,10 +122,10 @@ def update(
     if not given:
         raise ConfigError("nothing to change; name fields with --set FIELD=VALUE")
 
-    def flow(app: App) -> Outcome:
+    def flow(app: App) -> RunResult:
         name, room = find_room(app, room_id, project)
         outcome = _told(
-            Outcome("rooms update"),
+            RunResult("rooms update"),
             name,
             _shown(update_single(app, name, room, given), show_secrets=False),
         )
@@ -152,11 +152,11 @@ def users(ctx: typer.Context, room_id: RoomId, project: ProjectName = None) -> i
     """Who is in a room now; nobody when no session is running."""
     from pipeline.rooms.apply import find_room
 
-    def flow(app: App) -> Outcome:
+    def flow(app: App) -> RunResult:
         name, _ = find_room(app, room_id, project)
         found = told_users(app.clients[name].call(users_request(room_id)))
-        outcome = Outcome("rooms users", details={"project": name, "users": found})
-        outcome.succeeded(users=len(found))
+        outcome = RunResult("rooms users", details={"project": name, "users": found})
+        outcome.add_success(users=len(found))
         return outcome
 
     return _read(ctx, flow, _show_users)
@@ -180,11 +180,11 @@ def token(
 
     request = token_request(room_id, name=name, role=role, user_ref=user_ref, data=_json_object(data))
 
-    def flow(app: App) -> Outcome:
+    def flow(app: App) -> RunResult:
         chosen, _ = find_room(app, room_id, project)
-        told = told_token(app.clients[chosen].call(request))
-        outcome = Outcome("rooms token", details={"project": chosen, "room_id": room_id, "token": told})
-        outcome.succeeded(tokens=1)
+        actual = told_token(app.clients[chosen].call(request))
+        outcome = RunResult("rooms token", details={"project": chosen, "room_id": room_id, "token": actual})
+        outcome.add_success(tokens=1)
         return outcome
 
     return _read(ctx, flow, lambda console, outcome: console.print(Text(outcome.details["token"]), soft_wrap=True))
@@ -194,14 +194,14 @@ def token(
 def dialin(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSecrets = False) -> int:
     """Telephone numbers and the SIP account of every project; keys and passwords masked."""
 
-    def flow(app: App) -> Outcome:
+    def flow(app: App) -> RunResult:
         from pipeline.core.context import chosen_projects
 
-        outcome = Outcome("rooms dialin", details={"dialin": {}})
+        outcome = RunResult("rooms dialin", details={"dialin": {}})
         for name in chosen_projects(app.settings, project):
-            told = app.clients[name].call(dialin_request())
-            outcome.details["dialin"][name] = _shown(told, show_secrets)
-            outcome.succeeded()
+            actual = app.clients[name].call(dialin_request())
+            outcome.details["dialin"][name] = _shown(actual, show_secrets)
+            outcome.add_success()
         return outcome
 
     return _read(ctx, flow, _show_dialin)
@@ -311,7 +311,7 @@ def _read(ctx: typer.Context, flow: Flow, tell: Tell) -> int:
     with open_run(given, load_options_settings(given)) as app:
         outcome = flow(app)
     if given.as_json:
-        print_json(outcome.as_json())
+        print_json(outcome.to_dict())
     else:
         console = render.console_for()
         tell(console, outcome)
@@ -325,8 +325,8 @@ def _shown(document: dict[str, Any], show_secrets: bool) -> dict[str, Any]:
     return document if show_secrets else masked(document)
 
 
-def _told(outcome: Outcome, project: str, room: dict[str, Any]) -> Outcome:
-    outcome.succeeded()
+def _told(outcome: RunResult, project: str, room: dict[str, Any]) -> RunResult:
+    outcome.add_success()
     outcome.details.update(project=project, room=room)
     return outcome
 
@@ -343,19 +343,19 @@ def _table(console: Console, headings: Sequence[str], rows: Iterable[Sequence[An
 def _show_rooms(console: Console, found: Iterable[dict[str, Any]]) -> None:
     from pipeline.rooms import spec
     from pipeline.rooms.fields import FIELDS
-    from pipeline.rooms.plan import mark_of
+    from pipeline.rooms.plan import external_key_of
 
     headings = ("project", "room_id", "name", "owner_ref", "billing_code", "type", "recording", "key")
-    told = FIELDS
+    actual = FIELDS
     names = ("name", "owner_ref", "billing_code")
     rows = [
         (
             room["project"],
             room["room_id"],
-            *(told[name].told_in(room) for name in names),
+            *(actual[name].told_in(room) for name in names),
             _when(room),
-            {True: "auto", False: "by hand"}.get(told["auto_recording"].told_in(room), ""),
-            mark_of(room) if not str(mark_of(room)).startswith(f"{spec.ONCE}/") else None,
+            {True: "auto", False: "by hand"}.get(actual["auto_recording"].told_in(room), ""),
+            external_key_of(room) if not str(external_key_of(room)).startswith(f"{spec.ONCE}/") else None,
         )
         for room in found
     ]
@@ -372,14 +372,14 @@ def _when(room: dict[str, Any]) -> str:
     return f"{kind} {begins_at:%Y-%m-%d %H:%M}" if kind == "scheduled" and begins_at else kind
 
 
-def _show_room(console: Console, outcome: Outcome) -> None:
+def _show_room(console: Console, outcome: RunResult) -> None:
     from pipeline.rooms.fields import leaves
 
     room = {"project": outcome.details["project"], **outcome.details["room"]}
     _table(console, ("field", "value"), [(".".join(path), value) for path, value in leaves(room, ())])
 
 
-def _show_users(console: Console, outcome: Outcome) -> None:
+def _show_users(console: Console, outcome: RunResult) -> None:
     found = outcome.details["users"]
     _table(
         console,
@@ -389,8 +389,8 @@ def _show_users(console: Console, outcome: Outcome) -> None:
     console.print(f"{len(found)} in the room" if found else "nobody is in the room", style="dim")
 
 
-def _show_dialin(console: Console, outcome: Outcome) -> None:
-    for name, told in outcome.details["dialin"].items():
+def _show_dialin(console: Console, outcome: RunResult) -> None:
+    for name, actual in outcome.details["dialin"].items():
         numbers = [
             (
                 name,
@@ -398,23 +398,23 @@ def _show_dialin(console: Console, outcome: Outcome) -> None:
                 number.get("phone"),
                 "toll-free" if number.get("toll") is False else "toll",
             )
-            for number in told.get("dialin") or []
+            for number in actual.get("dialin") or []
         ]
         _table(console, ("project", "country", "phone", "toll"), numbers)
-        sip = told.get("sip") or {}
+        sip = actual.get("sip") or {}
         rows = [(f"sip.{key}", value if isinstance(value, str) else json.dumps(value)) for key, value in sip.items()]
-        _table(console, ("field", "value"), [*rows, ("app_key", told.get("app_key"))])
+        _table(console, ("field", "value"), [*rows, ("app_key", actual.get("app_key"))])
 
 
-def _show_changes(console: Console, outcome: Outcome) -> None:
+def _show_changes(console: Console, outcome: RunResult) -> None:
     from pipeline.rooms.plan import Difference
 
     for change in outcome.details["changes"]:
         name = f"{change['project']}/{change['key']}"
         line = Text.assemble((f"{change['action']:<10}", _STYLES.get(change["action"], "bold")), name)
         console.print(line + Text(f"  {change['why']}" if change["why"] else ""))
-        told = [difference for difference in change["differences"] if "data.postroom_" not in difference["field"]]
-        for difference in told:
+        actual = [difference for difference in change["differences"] if "data.postroom_" not in difference["field"]]
+        for difference in actual:
             console.print(Text(f"           {Difference(**difference)}"))
     counts = [f"{number:,} {action}" for action, number in outcome.counts.items()]
     console.print(Text(f"rooms plan: {', '.join(counts) or 'nothing to do'}"))
@@ -423,7 +423,7 @@ def _show_changes(console: Console, outcome: Outcome) -> None:
 _STYLES = {"create": "green", "update": "yellow", "replace": "yellow", "delete": "red", "blocked": "bold red"}
 
 
-def _show_findings(console: Console, outcome: Outcome) -> None:
+def _show_findings(console: Console, outcome: RunResult) -> None:
     found = outcome.details["findings"]
     headings = ("kind", "project", "room_id", "name", "why")
     _table(console, headings, [[finding[heading] for heading in headings] for finding in found])

@@ -28,7 +28,7 @@ def demo(
     now = given.now or datetime.now(UTC)
     outcome = run_demo(folder, now, choose_progress(given), say=None if given.as_json else render.console_for())
     if given.as_json:
-        print_json(outcome.as_json())
+        print_json(outcome.to_dict())
     return outcome.exit_code
 
 

@@ -78,7 +78,7 @@ def copy_media(
     """Archive listings minus manifests to the vault: stream, hash, verify; the earliest deadline first."""
     from pipeline.media.copy import copy_media as copy_media_flow
 
-    return run_flow(ctx, "copy-media", lambda app: copy_media_flow(app, limit=limit, fresh=fresh))
+    return run_flow(ctx, "copy-media", lambda app: copy_media_flow(app, limit=limit, refresh_listings=fresh))
 
 
 @cli.command(

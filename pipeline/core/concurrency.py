@@ -25,26 +25,26 @@ _WAITING_PER_LANE = 2
 _ITEMS_AHEAD = 3
 
 
-class Threads(ThreadPoolExecutor):
+class ContextThreadPool(ThreadPoolExecutor):
     """A pool whose threads work in the context of whoever gave the work: log fields, counts, span."""
 
     def submit(self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Future[Result]:
         return super().submit(partial(copy_context().run, fn, *args, **kwargs))
 
 
-class Lanes:
+class SerialWorkers:
     """A thread for each name: what is given to one lane is done in order, beside what the others do.
 
     Giving waits when a lane is behind. The first error comes out of the next `give`, or at the end.
     """
 
     def __init__(self) -> None:
-        self._threads: dict[str, Threads] = {}
+        self._threads: dict[str, ContextThreadPool] = {}
         self._waiting: dict[str, deque[Future[Any]]] = {}
 
-    def give(self, lane: str, action: Callable[..., Any], *args: Any) -> None:
+    def submit(self, lane: str, action: Callable[..., Any], *args: Any) -> None:
         if lane not in self._threads:
-            self._threads[lane], self._waiting[lane] = Threads(1, f"postroom-{lane}"), deque()
+            self._threads[lane], self._waiting[lane] = ContextThreadPool(1, f"postroom-{lane}"), deque()
         waiting = self._waiting[lane]
         while len(waiting) >= _WAITING_PER_LANE:
             waiting.popleft().result()
@@ -62,35 +62,35 @@ class Lanes:
                     future.result()
 
 
-def ahead(items: Iterator[Item], most: int = _ITEMS_AHEAD) -> Iterator[Item]:
+def prefetch(items: Iterator[Item], most: int = _ITEMS_AHEAD) -> Iterator[Item]:
     """The same items; while one is used, the next ones, so many at most, are made in another thread."""
     nothing: Any = object()
-    with Threads(1, "postroom-ahead") as thread:
+    with ContextThreadPool(1, "postroom-ahead") as thread:
         coming = deque(thread.submit(next, items, nothing) for _ in range(most))
         while (item := coming.popleft().result()) is not nothing:
             coming.append(thread.submit(next, items, nothing))
             yield item
 
 
-def mapped(function: Callable[[Item], Result], items: Iterable[Item], at_once: int) -> Iterator[Result]:
+def map_concurrent(function: Callable[[Item], Result], items: Iterable[Item], max_workers: int) -> Iterator[Result]:
     """What a function makes of each item, in their order; so many at once, for what mostly waits for a store.
 
     Items are taken as there is room for them. The first error comes out in its item's place.
     """
-    if at_once == 1:
+    if max_workers == 1:
         yield from map(function, items)
         return
-    with Threads(at_once, "postroom-reads") as threads:
+    with ContextThreadPool(max_workers, "postroom-reads") as threads:
         waiting: deque[Future[Result]] = deque()
         for item in items:
             waiting.append(threads.submit(function, item))
-            if len(waiting) == at_once:
+            if len(waiting) == max_workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def keep_freed_memory() -> None:
+def use_jemalloc() -> None:
     """Let Arrow take its memory from jemalloc, where there is one.
 
     It keeps what was freed for a second; the default gives large pieces back at once, and fetching the same pages from

@@ -23,9 +23,9 @@ from pipeline.core.errors import (
     Throttled,
     Unreachable,
 )
-from pipeline.core.executor import Engine
+from pipeline.core.executor import WorkerPool
 from pipeline.core.log import item_fields
-from pipeline.core.models import Outcome
+from pipeline.core.models import RunResult
 from pipeline.core.progress import Progress
 from pipeline.core.settings.sections import Settings
 from pipeline.core.tracing import span
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.enablex.client import EnablexClient
     from pipeline.enablex.file_host import FileHost
     from pipeline.storage import ObjectStore
-    from pipeline.storage.run_store import Ledger
+    from pipeline.storage.run_store import RunStore
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,13 +46,13 @@ _FAILURES_IN_A_ROW = {Unreachable: 3, Throttled: 3, FileRefused: 2}
 
 
 @dataclass(frozen=True)
-class Done(Generic[Item, Result]):
+class ItemResult(Generic[Item, Result]):
     """One item after its turn: a result, or an error; `not_tried` when its group had been given up before."""
 
     item: Item
     result: Result | None = None
     error: PipelineError | None = None
-    not_tried: bool = False
+    skipped: bool = False
 
 
 def _here(app: App, action: Callable[[App, Any], Any]) -> Callable[[Any], Any]:
@@ -66,10 +66,10 @@ class App:
     settings: Settings
     lake: ObjectStore
     vault: ObjectStore
-    ledger: Ledger
+    run_store: RunStore
     clock: Clock
     executor: Executor
-    engine: Engine
+    workers: WorkerPool
     progress: Progress
     redact: Callable[[str], str]
     clients: dict[str, EnablexClient]
@@ -91,33 +91,33 @@ class App:
         """
         return self.dispatcher(self, action)
 
-    def only(self, projects: Iterable[str]) -> App:
+    def for_projects(self, projects: Iterable[str]) -> App:
         """The same for some of the projects."""
         chosen = {name: self.settings.projects[name] for name in projects}
         return replace(self, settings=self.settings.model_copy(update={"projects": chosen}))
 
-    def each(
+    def map_items(
         self,
         label: str,
         items: Iterable[Item],
         action: Callable[[Item], Result],
         *,
-        at_once: int,
+        max_concurrency: int,
         group: Callable[[Item], Hashable] = lambda _item: None,
-    ) -> list[Done[Item, Result]]:
-        """Run an action for every item on the executor, started in order, `at_once` under way; results in that order.
+    ) -> list[ItemResult[Item, Result]]:
+        """Run an action for every item, at most `max_concurrency` concurrently; results in the order of the items.
 
         A PipelineError is that item's result. Refused credentials, or several failures of one kind in a row, give up
         the rest of the item's group; a store that cannot be used stops everything. Once `is_stopping`, what is under
         way is finished, nothing more is begun, and Stopped is raised.
         """
         todo = list(items)
-        breaker = Breaker()
-        futures: list[Future[Done[Item, Result]]] = []
-        running: set[Future[Done[Item, Result]]] = set()
+        breaker = CircuitBreaker()
+        futures: list[Future[ItemResult[Item, Result]]] = []
+        running: set[Future[ItemResult[Item, Result]]] = set()
         with self.progress.task(label, len(todo)) as advance:
             for item in todo:
-                if len(running) >= at_once:
+                if len(running) >= max_concurrency:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
                         future.result()  # a store that cannot be used is raised here, before more is begun
@@ -131,7 +131,7 @@ class App:
             return [future.result() for future in futures]
 
 
-class Breaker:
+class CircuitBreaker:
     """Notes failures per group and says when to give the rest of it up. Shared by threads; a race costs one try."""
 
     def __init__(self) -> None:
@@ -156,10 +156,10 @@ class Breaker:
 
 
 def _attempt(
-    label: str, item: Item, action: Callable[[Item], Result], breaker: Breaker, group: Hashable
-) -> Done[Item, Result]:
+    label: str, item: Item, action: Callable[[Item], Result], breaker: CircuitBreaker, group: Hashable
+) -> ItemResult[Item, Result]:
     if breaker.is_open(group):
-        return Done(item, not_tried=True)
+        return ItemResult(item, skipped=True)
     try:
         with bound_contextvars(**item_fields(item)), span(_step(label)):
             result = action(item)
@@ -167,9 +167,9 @@ def _attempt(
         raise
     except PipelineError as error:
         breaker.failed(group, error)
-        return Done(item, error=error)
+        return ItemResult(item, error=error)
     breaker.succeeded(group)
-    return Done(item, result)
+    return ItemResult(item, result)
 
 
 def _step(label: str) -> str:
@@ -189,14 +189,14 @@ def chosen_projects(settings: Settings, project: str | None) -> list[str]:
     return [project] if project else list(settings.projects)
 
 
-NOT_TRIED = "not tried: given up after the failures before it"
+SKIPPED = "not tried: given up after the failures before it"
 
 
-def record_item(app: App, outcome: Outcome, done: Done[Any, Any], counts: Mapping[str, int] | None) -> None:
+def record_item(app: App, outcome: RunResult, done: ItemResult[Any, Any], counts: Mapping[str, int] | None) -> None:
     """Take one item's result, or failure, into the outcome; secrets masked."""
     if counts is not None:
-        outcome.succeeded(**counts)
+        outcome.add_success(**counts)
     elif done.error is not None:
-        outcome.fail(done.item, app.redact(str(done.error)))
+        outcome.add_failure(done.item, app.redact(str(done.error)))
     else:
-        outcome.fail(done.item, NOT_TRIED, was_tried=False)
+        outcome.add_failure(done.item, SKIPPED, was_tried=False)

@@ -15,22 +15,22 @@ from typing import Any, Literal, TypeVar
 from pipeline.core.errors import ConfigError, WorkerLost
 
 Result = TypeVar("Result")
-Kind = Literal["threads", "processes", "dask"]
+Backend = Literal["threads", "processes", "dask"]
 
 _CONNECT_S = 20
 _WAITING_PER_WORKER = 2
 """One in work and one on its way, so that no worker of a cluster waits for the next item."""
 
 
-class Engine:
+class WorkerPool:
     """An executor that is opened when the first item comes; threads may share it.
 
     A call that lost its worker (killed, out of memory) is made once more; a Dask cluster has moved it to other workers
     before. Calls must therefore be safe to repeat, as all items are.
     """
 
-    def __init__(self, kind: Kind = "threads", *, processes: int = 1, scheduler: str = "") -> None:
-        self._kind, self._processes, self._scheduler = kind, processes, scheduler
+    def __init__(self, backend: Backend = "threads", *, workers: int = 1, dask_address: str = "") -> None:
+        self._backend, self._count, self._dask_address = backend, workers, dask_address
         self._lock = threading.Lock()
         self._opened: Executor | None = None
         self._workers = 0
@@ -38,22 +38,22 @@ class Engine:
         self._stack = ExitStack()
 
     @property
-    def is_here(self) -> bool:
+    def is_local(self) -> bool:
         """Whether items run in this process, where they can share all that is open."""
-        return self._kind == "threads"
+        return self._backend == "threads"
 
     @property
     def workers(self) -> int:
         """How many calls that are bound by the interpreter run at the same time; a Dask cluster is asked."""
-        if self.is_here:
+        if self.is_local:
             return 1  # a second one beside it would only cost memory
         self._executor()
         return self._workers
 
     @property
-    def at_once(self) -> int:
+    def max_concurrency(self) -> int:
         """So many of them are worth having under way."""
-        return self.workers * (_WAITING_PER_WORKER if self._kind == "dask" else 1)
+        return self.workers * (_WAITING_PER_WORKER if self._backend == "dask" else 1)
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call a function of a module with things that can be pickled; wait for what it returns or raises.
@@ -80,34 +80,40 @@ class Engine:
     def _executor(self) -> Executor:
         with self._lock:
             if self._opened is None:
-                self._opened = self._open_dask() if self._kind == "dask" else self._open_processes()
+                self._opened = self._open_dask() if self._backend == "dask" else self._open_processes()
             return self._opened
 
     def _forget(self, executor: Executor) -> None:
         """A broken pool takes no more calls; the next call opens another one."""
         with self._lock:
-            if executor is self._opened and self._kind == "processes":
+            if executor is self._opened and self._backend == "processes":
                 self._opened = None
 
     def _open_processes(self) -> Executor:
-        self._workers = self._processes
+        self._workers = self._count
         fresh = multiprocessing.get_context("spawn")  # a fork would take over locks that other threads hold
-        return self._stack.enter_context(ProcessPoolExecutor(self._processes, fresh, _begin_worker))
+        return self._stack.enter_context(ProcessPoolExecutor(self._count, fresh, _begin_worker))
 
     def _open_dask(self) -> Executor:
         try:
             dask: Any = import_module("distributed")  # an extra, and slow to import
         except ModuleNotFoundError:
-            raise ConfigError('engine.kind = "dask": Dask is not installed; pip install "postroom[dask]"') from None
+            raise ConfigError(
+                'executor.backend = "dask": Dask is not installed; pip install "postroom[dask]"'
+            ) from None
         try:
-            client = dask.Client(self._scheduler, set_as_default=False, timeout=_CONNECT_S)
+            client = dask.Client(self._dask_address, set_as_default=False, timeout=_CONNECT_S)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"engine.scheduler {self._scheduler}: no Dask scheduler answers there: {error}") from None
+            raise ConfigError(
+                f"executor.dask_address {self._dask_address}: no Dask scheduler answers there: {error}"
+            ) from None
         self._stack.callback(client.close)
         self._workers = sum(client.ncores().values())
         if not self._workers:
             self._stack.close()
-            raise ConfigError(f"engine.scheduler {self._scheduler}: it has no workers; start some with `dask worker`")
+            raise ConfigError(
+                f"executor.dask_address {self._dask_address}: it has no workers; start some with `dask worker`"
+            )
         self._lost = (*self._lost, dask.KilledWorker)
         executor: Executor = self._stack.enter_context(client.get_executor(pure=False))
         return executor

@@ -50,13 +50,13 @@ class Period:
 
 
 @dataclass(frozen=True, order=True)
-class Page:
+class RawResponse:
     """One reply as landed: what was asked, when, and what came back.
 
     `days` are the UTC dates its documents speak about.
     """
 
-    stem: str
+    response_id: str
     source: Source
     project: str
     day: date
@@ -170,12 +170,12 @@ class Failure:
 
     item: str
     error: str
-    was_tried: bool = True
+    attempted: bool = True
     project: str | None = None
 
 
 @dataclass
-class Outcome:
+class RunResult:
     """What a command did. Printed for people, or as JSON with `--json`; decides the exit code.
 
     `unknown_fields` are those of EnableX's that no documentation names, and how often they were read into `extra`;
@@ -191,44 +191,44 @@ class Outcome:
     unknown_fields: Counter[str] = field(default_factory=Counter)
     notices: dict[str, list[str]] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
-    did: int = 0
+    items_succeeded: int = 0
     is_staged: bool = False
 
-    def succeeded(self, items: int = 1, **counts: int) -> None:
+    def add_success(self, items: int = 1, **counts: int) -> None:
         """Note items that worked, and what they amounted to."""
-        self.did += items
+        self.items_succeeded += items
         self.counts.update(counts)
 
-    def fail(
+    def add_failure(
         self, item: object, error: BaseException | str, *, was_tried: bool = True, project: str | None = None
     ) -> None:
         project = project or getattr(item, "project", None)
         self.failed.append(Failure(str(item), str(error), was_tried, project))
 
-    def notice(self, kind: str, *things: str) -> None:
+    def add_notice(self, kind: str, *things: str) -> None:
         """Name things that worked and are worth a look all the same."""
         if things:
             self.notices[kind] = [*self.notices.get(kind, []), *things]
 
-    def absorb(self, step: Outcome) -> None:
+    def merge(self, step: RunResult) -> None:
         """Take over a step's numbers, failures and deadlines."""
         self.counts.update(step.counts)
         self.failed += step.failed
-        self.did += step.did
+        self.items_succeeded += step.items_succeeded
         self.lost += step.lost
         self.at_risk += step.at_risk
         self.unknown_fields.update(step.unknown_fields)
         for kind, things in step.notices.items():
-            self.notice(kind, *things)
+            self.add_notice(kind, *things)
 
     @property
     def ok(self) -> bool:
         return self.exit_code == 0
 
     @property
-    def is_broken(self) -> bool:
+    def is_total_failure(self) -> bool:
         """Nothing worked: it is to be done again as soon as may be, also when files at risk decide the exit code."""
-        return bool(self.failed) and not self.did
+        return bool(self.failed) and not self.items_succeeded
 
     @property
     def exit_code(self) -> int:
@@ -237,9 +237,9 @@ class Outcome:
             return 4
         if not self.failed:
             return 0
-        return 1 if self.is_broken else 3
+        return 1 if self.is_total_failure else 3
 
-    def as_json(self) -> Mapping[str, Any]:
+    def to_dict(self) -> Mapping[str, Any]:
         return {
             "command": self.command,
             "ok": self.ok,
@@ -263,10 +263,10 @@ def end_of_day(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
 
 
-def good_projects(outcome: Outcome, projects: Sequence[str]) -> list[str]:
+def good_projects(outcome: RunResult, projects: Sequence[str]) -> list[str]:
     """For which of its projects a run did its work: those that no failure is of, unless nothing worked."""
     failed = failures_by_project(projects, outcome.failed)
-    return [] if outcome.is_broken else [project for project in projects if not failed[project]]
+    return [] if outcome.is_total_failure else [project for project in projects if not failed[project]]
 
 
 def failures_by_project(projects: Sequence[str], failures: Iterable[Failure]) -> dict[str, list[Failure]]:

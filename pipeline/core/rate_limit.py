@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 
-class Pacer:
+class RateLimiter:
     """At most `per_second` of something a second over all threads; a throttled reply pauses everybody."""
 
     def __init__(
@@ -22,7 +22,7 @@ class Pacer:
         self._lock = threading.Lock()
         self._next_start = 0.0
 
-    def wait(self, amount: float = 1.0) -> None:
+    def acquire(self, amount: float = 1.0) -> None:
         """Return when it is this caller's turn to start, or to go on after so much."""
         with self._lock:
             now = self._monotonic()
@@ -31,7 +31,7 @@ class Pacer:
         if start > now:
             self._sleep(start - now)
 
-    def pause(self, seconds: float) -> None:
+    def back_off(self, seconds: float) -> None:
         """Let nobody start for this long."""
         with self._lock:
             self._next_start = max(self._next_start, self._monotonic() + seconds)

@@ -17,9 +17,9 @@ _NAME = re.compile(r"^postroom-(?P<host>.+)-(?P<pid>\d+)-[^-]+$")
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
+def temp_folder() -> Iterator[Path]:
     """A folder that is gone afterwards; TMPDIR says where. Folders of processes that were killed are removed first."""
-    with scratch_errors():
+    with disk_errors():
         _sweep(Path(tempfile.gettempdir()))
         folder = tempfile.mkdtemp(prefix=f"postroom-{socket.gethostname()}-{os.getpid()}-")
     try:
@@ -29,7 +29,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def scratch_errors() -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
     """Errors of the disk become StoreUnavailable, which names the place and the next step."""
     try:
         yield

@@ -18,7 +18,7 @@ import msgspec
 from tenacity import Retrying
 
 from pipeline.core.errors import Refused, Throttled, TimedOut, Unreachable, UnreadableReply
-from pipeline.core.rate_limit import Pacer
+from pipeline.core.rate_limit import RateLimiter
 from pipeline.core.retry import MAX_RETRY_AFTER_S
 from pipeline.core.tracing import request_span
 from pipeline.enablex.protocol import Reply, ReplyHead, ReplyReader, Request
@@ -81,7 +81,7 @@ class EnablexClient:
         base_url: str,
         app_id: str,
         app_key: str,
-        pacer: Pacer,
+        pacer: RateLimiter,
         concurrency: int,
         timeout_s: float,
         retrying: Callable[[], Retrying],
@@ -142,11 +142,11 @@ class EnablexClient:
 
     def _paced(self, ask: Callable[[], Got]) -> Got:
         with self._slots:
-            self._pacer.wait()
+            self._pacer.acquire()
             try:
                 return ask()
             except Throttled as error:
-                self._pacer.pause(min(error.retry_after_s or 0.0, MAX_RETRY_AFTER_S))
+                self._pacer.back_off(min(error.retry_after_s or 0.0, MAX_RETRY_AFTER_S))
                 raise
 
     def _stream(self, request: Request, sink: AnySink) -> Answer[AnySink]:

@@ -19,7 +19,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from pipeline.core.errors import FileGone, FileRefused, FileUnavailable
-from pipeline.core.rate_limit import Pacer
+from pipeline.core.rate_limit import RateLimiter
 from pipeline.core.tracing import request_span
 from pipeline.core.urls import public_url
 
@@ -32,7 +32,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
-class WrongPart(FileUnavailable):
+class RangeMismatchError(FileUnavailable):
     """The host sends another part of the file than the one asked for: the whole file may still be had."""
 
 
@@ -46,7 +46,7 @@ class Body:
     chunks: Iterator[bytes]
     first_byte: int
     total_bytes: int | None
-    is_framed: bool
+    is_length_delimited: bool
     content_type: str | None
     etag: str | None
     last_modified: str | None
@@ -57,7 +57,7 @@ class Body:
         return self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
 
     @property
-    def label(self) -> str:
+    def version_token(self) -> str:
         """Says which bytes these are, so that they can be recognised; empty when that cannot be told for sure."""
         if self.total_bytes is None or self.validator is None:
             return ""
@@ -68,7 +68,7 @@ class FileHost:
     """Where a project's files lie, and the portal account that opens them. Threads may share it."""
 
     def __init__(
-        self, *, project: str, user: str, password: str, hosts: tuple[str, ...], bandwidth: Pacer | None = None
+        self, *, project: str, user: str, password: str, hosts: tuple[str, ...], bandwidth: RateLimiter | None = None
     ) -> None:
         self._project, self._hosts, self._bandwidth = project, hosts, bandwidth
         pair = base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -155,7 +155,7 @@ class FileHost:
                 status=status,
             )
         if status == 416:
-            raise WrongPart(f"HTTP 416 from {where}: the file is shorter now", status=status)
+            raise RangeMismatchError(f"HTTP 416 from {where}: the file is shorter now", status=status)
         if status != 200 and not (status == 206 and first_byte):
             raise FileUnavailable(f"HTTP {status} from {where}", status=status)
         headers = response.headers
@@ -164,12 +164,12 @@ class FileHost:
         length = headers.get("content-length", "")
         start, total = (0, int(length) if length.isdecimal() else None) if status == 200 else _range_of(headers, where)
         if start not in {0, first_byte}:
-            raise WrongPart(f"{where} sent bytes from {start} on, {first_byte} was asked for")
+            raise RangeMismatchError(f"{where} sent bytes from {start} on, {first_byte} was asked for")
         return Body(
             chunks=self._paced(response.stream(_CHUNK_BYTES, decode_content=False)),
             first_byte=start,
             total_bytes=total,
-            is_framed="content-length" in headers or "chunked" in headers.get("transfer-encoding", ""),
+            is_length_delimited="content-length" in headers or "chunked" in headers.get("transfer-encoding", ""),
             content_type=headers.get("content-type"),
             etag=headers.get("etag"),
             last_modified=headers.get("last-modified"),
@@ -178,7 +178,7 @@ class FileHost:
     def _paced(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
             if self._bandwidth is not None:
-                self._bandwidth.wait(len(chunk))
+                self._bandwidth.acquire(len(chunk))
             yield chunk
 
 
@@ -186,7 +186,7 @@ def _range_of(headers: Mapping[str, str], where: str) -> tuple[int, int]:
     """Where a part begins, and the size of the whole."""
     match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
     if match is None or int(match[2]) + 1 != int(match[3]):
-        raise WrongPart(f"{where} sent another part than the one asked for")
+        raise RangeMismatchError(f"{where} sent another part than the one asked for")
     return int(match[1]), int(match[3])
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from pipeline.core.context import App
 from pipeline.core.models import DAILY_SOURCES, Period, Source
-from pipeline.ingest.collect import Ask, lookback
+from pipeline.ingest.collect import CollectTask, lookback
 from pipeline.ingest.settlement import is_settled
 from pipeline.storage import raw
-from pipeline.tables.build import week_of, week_pages
+from pipeline.tables.build import input_window, week_of
 
 _PORTION_DAYS = 56
 """So much is collected before it is built: a killed run loses no more than the building of that."""
@@ -26,31 +26,31 @@ _SAMPLE_PAGES = 31
 class Portion:
     """Days that are asked for together, and the days whose pages are all there afterwards, if any."""
 
-    asks: tuple[Ask, ...]
+    tasks: tuple[CollectTask, ...]
     whole: Period | None
 
     def __str__(self) -> str:
-        return f"{self.asks[0].day} to {self.asks[-1].day}"
+        return f"{self.tasks[0].day} to {self.tasks[-1].day}"
 
 
-def missing_asks(app: App, projects: Iterable[str], period: Period) -> list[Ask]:
+def missing_days(app: App, projects: Iterable[str], period: Period) -> list[CollectTask]:
     """Every day of the period up to today that was never asked for, or was asked for while late rows could still come.
 
     Days inside the lookback that have an answer are left to `nightly`, which asks for them every night.
     """
     lookback_days, today = app.settings.collect.lookback_days, app.clock().date()
-    asks = []
+    tasks = []
     for project, source in product(projects, DAILY_SOURCES):
-        asked = raw.last_asked(app.vault, source, project)
+        asked = raw.last_collected(app.vault, source, project)
         for day in period:
             can_settle = day + timedelta(days=max(1, lookback_days)) <= today
             done = is_settled(day, asked.get(day), lookback_days) if can_settle else day in asked
             if day <= today and not done:
-                asks.append(Ask(source, project, day))
-    return asks
+                tasks.append(CollectTask(source, project, day))
+    return tasks
 
 
-def estimate(app: App, asks: Iterable[Ask]) -> dict[str, Any]:
+def estimate(app: App, tasks: Iterable[CollectTask]) -> dict[str, Any]:
     """What the asks will cost: per project and source and in all.
 
     `requests`: one for each day; `bytes`: as the newest landed replies to the same question were, null when there are
@@ -58,8 +58,8 @@ def estimate(app: App, asks: Iterable[Ask]) -> dict[str, Any]:
     """
     per_second = app.settings.collect.requests_per_second
     rows: list[dict[str, Any]] = []
-    for (project, source), group in groupby(sorted(asks, key=_kind), key=_kind):
-        days = [ask.day for ask in group]
+    for (project, source), group in groupby(sorted(tasks, key=_kind), key=_kind):
+        days = [task.day for task in group]
         reply_bytes = _mean_reply_bytes(app, source, project)
         rows.append(
             {
@@ -81,14 +81,16 @@ def estimate(app: App, asks: Iterable[Ask]) -> dict[str, Any]:
     }
 
 
-def portions(asks: Iterable[Ask], period: Period) -> Iterator[Portion]:
+def portions(tasks: Iterable[CollectTask], period: Period) -> Iterator[Portion]:
     """The asks in order of day, eight weeks at a time; `whole` are the days of the period that can be built after each.
 
     A day can be built when no page that bears on it is still to come; the portions' `whole` follow each other and end
     where the days that wait for pages after the period begin.
     """
-    ordered = sorted(asks, key=lambda ask: (ask.day, ask.project, ask.source))
-    groups = [tuple(group) for _, group in groupby(ordered, key=lambda ask: (ask.day - date.min).days // _PORTION_DAYS)]
+    ordered = sorted(tasks, key=lambda task: (task.day, task.project, task.source))
+    groups = [
+        tuple(group) for _, group in groupby(ordered, key=lambda task: (task.day - date.min).days // _PORTION_DAYS)
+    ]
     begin = period.first
     for number, group in enumerate(groups):
         is_last = number + 1 == len(groups)
@@ -101,30 +103,30 @@ def portions(asks: Iterable[Ask], period: Period) -> Iterator[Portion]:
 def _last_whole_day(next_asked: date) -> date:
     """The last day whose pages all lie before a day that is still to be asked for."""
     week = week_of(next_asked)
-    while week_pages(week.last).last >= next_asked:
+    while input_window(week.last).last >= next_asked:
         week = week_of(week.first - timedelta(days=1))
     return week.last
 
 
-def _kind(ask: Ask) -> tuple[str, Source]:
-    return ask.project, ask.source
+def _kind(task: CollectTask) -> tuple[str, Source]:
+    return task.project, task.source
 
 
 def _mean_reply_bytes(app: App, source: Source, project: str) -> float | None:
-    stems = raw.page_stems(app.vault, source, project)
+    stems = raw.list_responses(app.vault, source, project)
     newest: Sequence[tuple[date, str]] = [(day, found[-1]) for day, found in sorted(stems.items())][-_SAMPLE_PAGES:]
-    sizes = [raw.read_page(app.vault, source, project, day, stem).size_bytes for day, stem in newest]
+    sizes = [raw.read_receipt(app.vault, source, project, day, stem).size_bytes for day, stem in newest]
     return sum(sizes) / len(sizes) if sizes else None
 
 
-def nightly_asks(app: App, project: str) -> list[Ask]:
+def nightly_asks(app: App, project: str) -> list[CollectTask]:
     """Lookback, today, and every day since the project began that was never asked for after it had settled."""
     covered = lookback(app)
-    asks = [Ask("rooms", project, app.clock().date())]
+    tasks = [CollectTask("rooms", project, app.clock().date())]
     for source in DAILY_SOURCES:
-        asked = raw.last_asked(app.vault, source, project)
-        since = app.settings.projects[project].since or min([*asked, covered.first])
+        asked = raw.last_collected(app.vault, source, project)
+        since = app.settings.projects[project].start_date or min([*asked, covered.first])
         for day in Period(min(since, covered.last), covered.last):
             if day in covered or not is_settled(day, asked.get(day), app.settings.collect.lookback_days):
-                asks.append(Ask(source, project, day))
-    return asks
+                tasks.append(CollectTask(source, project, day))
+    return tasks

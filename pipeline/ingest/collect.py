@@ -12,7 +12,7 @@ import structlog
 
 from pipeline.core.context import App, chosen_projects, record_item
 from pipeline.core.errors import ApiError, CredentialsRefused, Refused, TimedOut, UnreadableReply
-from pipeline.core.models import DAILY_SOURCES, SOURCES, Outcome, Period, Source
+from pipeline.core.models import DAILY_SOURCES, SOURCES, Period, RunResult, Source
 from pipeline.enablex.client import UnreadableAnswer
 from pipeline.enablex.protocol import Request, period_request, room_period_requests, rooms_request
 from pipeline.storage import raw
@@ -27,7 +27,7 @@ _ROOMS_REMEMBERED_DAYS = 31
 
 
 @dataclass(frozen=True)
-class Ask:
+class CollectTask:
     """One day of one source of one project: the unit of collecting."""
 
     source: Source
@@ -38,46 +38,46 @@ class Ask:
         return f"{self.project}/{self.source}/{self.day}"
 
 
-def collect_day(app: App, ask: Ask) -> Mapping[str, int]:
+def collect_day(app: App, task: CollectTask) -> Mapping[str, int]:
     """Ask for a day and land the answer; what it amounted to (`replies`, `new_pages`, `documents`, `days_split`)."""
-    known = app.settings.projects[ask.project].to_date_is_inclusive
-    is_rooms = ask.source == "rooms"
-    request = rooms_request() if is_rooms else period_request(ask.source, ask.day, to_date_is_inclusive=known)
+    known = app.settings.projects[task.project].to_date_is_inclusive
+    is_rooms = task.source == "rooms"
+    request = rooms_request() if is_rooms else period_request(task.source, task.day, to_date_is_inclusive=known)
     try:
-        return _collect_reply(app, ask, request)
+        return _collect_reply(app, task, request)
     except TimedOut:
-        if ask.source not in DAILY_SOURCES:
+        if task.source not in DAILY_SOURCES:
             raise
-    return _collect_by_room(app, ask)
+    return _collect_by_room(app, task)
 
 
-def _collect_reply(app: App, ask: Ask, request: Request, *, is_part: bool = False) -> Mapping[str, int]:
-    place = raw.Place(ask.source, ask.project, ask.day, app.clock())
-    spool = partial(raw.Spool, partial(document_days, ask.source, asked=ask.day))
+def _collect_reply(app: App, task: CollectTask, request: Request, *, is_part: bool = False) -> Mapping[str, int]:
+    place = raw.RawLocation(task.source, task.project, task.day, app.clock())
+    spool = partial(raw.SpooledBody, partial(document_days, task.source, asked=task.day))
     try:
-        answer = app.clients[ask.project].fetch(request, spool)
+        answer = app.clients[task.project].fetch(request, spool)
     except UnreadableAnswer as error:
         key = raw.land_unreadable(app.vault, place, error.head, error.sink)
         raise UnreadableReply(f"{error}; kept as {key}", endpoint=error.endpoint, status=error.status) from None
     is_new = raw.land(app.vault, place, answer.head, answer.sink, is_part=is_part)
     documents = answer.sink.documents
-    _log.debug("page.landed", item=str(ask), request=str(request), documents=documents, is_new=is_new)
+    _log.debug("page.landed", item=str(task), request=str(request), documents=documents, is_new=is_new)
     return {"replies": 1, "new_pages": int(is_new), "documents": documents if is_new else 0}
 
 
-def _collect_by_room(app: App, ask: Ask) -> Mapping[str, int]:
+def _collect_by_room(app: App, task: CollectTask) -> Mapping[str, int]:
     """Ask for a day room by room.
 
     A room that is neither listed now nor known from the last month is missed. So the day does not count as answered:
     every later run asks for the whole of it first.
     """
-    rooms = _known_rooms(app, ask)
-    _log.warning("day.split", item=str(ask), rooms=len(rooms), why="no answer in time")
+    rooms = _known_rooms(app, task)
+    _log.warning("day.split", item=str(task), rooms=len(rooms), why="no answer in time")
     counts: Counter[str] = Counter(days_split=1)
     failed: list[ApiError] = []
     for room_id in rooms:
         try:
-            counts.update(_collect_room(app, ask, room_id))
+            counts.update(_collect_room(app, task, room_id))
         except CredentialsRefused:
             raise
         except ApiError as error:
@@ -87,24 +87,24 @@ def _collect_by_room(app: App, ask: Ask) -> Mapping[str, int]:
     return counts
 
 
-def _collect_room(app: App, ask: Ask, room_id: str) -> Mapping[str, int]:
-    documented, otherwise = room_period_requests(ask.source, room_id, ask.day)
+def _collect_room(app: App, task: CollectTask, room_id: str) -> Mapping[str, int]:
+    documented, otherwise = room_period_requests(task.source, room_id, task.day)
     try:
-        return _collect_reply(app, ask, documented, is_part=True)
+        return _collect_reply(app, task, documented, is_part=True)
     except Refused as error:
         if error.status != 404:
             raise
-        return _collect_reply(app, ask, otherwise, is_part=True)
+        return _collect_reply(app, task, otherwise, is_part=True)
 
 
-def _known_rooms(app: App, ask: Ask) -> list[str]:
+def _known_rooms(app: App, task: CollectTask) -> list[str]:
     """Rooms listed now (a snapshot that is landed too), or on the days around, or seen in our tables."""
     today = app.clock().date()
-    _collect_reply(app, replace(ask, source="rooms", day=today), rooms_request())
-    period = Period(min(ask.day, today) - timedelta(days=_ROOMS_REMEMBERED_DAYS), today)
-    found = {row["room_id"] for day in period for row in read_rooms(app.vault, ask.project, day)[0]}
+    _collect_reply(app, replace(task, source="rooms", day=today), rooms_request())
+    period = Period(min(task.day, today) - timedelta(days=_ROOMS_REMEMBERED_DAYS), today)
+    found = {row["room_id"] for day in period for row in read_rooms(app.vault, task.project, day)[0]}
     for table in ("cdr", "media"):
-        seen = parquet.read_arrow(table, period, ["room_id"], project=ask.project, lake=app.lake)["room_id"]
+        seen = parquet.read_arrow(table, period, ["room_id"], project=task.project, lake=app.lake)["room_id"]
         found |= set(seen.unique().to_pylist())
     return sorted(found - {None})
 
@@ -117,30 +117,34 @@ _ASKED_BY_ROOM = (
 
 def collect(
     app: App, period: Period | None = None, *, project: str | None = None, sources: Sequence[Source] = SOURCES
-) -> Outcome:
+) -> RunResult:
     """Ask EnableX for every day of the period (by default lookback and today) and land each reply.
 
     Rooms are a snapshot of now: they are asked for when today is in the period.
     """
     period = period or lookback(app)
     today = app.clock().date()
-    asks = [
-        Ask(source, name, day)
+    tasks = [
+        CollectTask(source, name, day)
         for day in period
         for name in chosen_projects(app.settings, project)
         for source in sources
         if source in DAILY_SOURCES or day == today
     ]
-    return collect_tasks(app, asks)
+    return collect_tasks(app, tasks)
 
 
-def collect_tasks(app: App, asks: Iterable[Ask], label: str = "collect") -> Outcome:
-    outcome = Outcome("collect")
-    at_once = app.settings.collect.concurrency * len(app.settings.projects)  # each client holds its project to its own
-    for done in app.each(label, asks, partial(collect_day, app), at_once=at_once, group=lambda ask: ask.project):
+def collect_tasks(app: App, tasks: Iterable[CollectTask], label: str = "collect") -> RunResult:
+    outcome = RunResult("collect")
+    max_concurrency = app.settings.collect.concurrency * len(
+        app.settings.projects
+    )  # each client holds its project to its own
+    for done in app.map_items(
+        label, tasks, partial(collect_day, app), max_concurrency=max_concurrency, group=lambda task: task.project
+    ):
         record_item(app, outcome, done, done.result)
         if done.result and "days_split" in done.result:
-            outcome.fail(done.item, _ASKED_BY_ROOM)
+            outcome.add_failure(done.item, _ASKED_BY_ROOM)
     return outcome
 
 

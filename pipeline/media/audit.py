@@ -19,14 +19,21 @@ import pyarrow.compute as pc
 from pipeline.core.arrow_types import TIME
 from pipeline.core.context import App, chosen_projects, record_item
 from pipeline.core.errors import FixityError, ObjectMissing
-from pipeline.core.models import Outcome, Period, Row
-from pipeline.core.tempfiles import scratch_folder
+from pipeline.core.models import Period, Row, RunResult
+from pipeline.core.tempfiles import temp_folder
 from pipeline.media import audit_checks
-from pipeline.media.audit_checks import Named, Seen, problem_text
+from pipeline.media.audit_checks import ManifestedFile, PriorAudit, problem_text
 from pipeline.media.copy import lock
 from pipeline.storage.audit_records import audit_keys
-from pipeline.storage.base import ObjectStore, Retention, read_back, read_bytes
-from pipeline.storage.keys import audit_key, manifest_prefix, media_day, media_prefix, page_stem, parse_manifest_key
+from pipeline.storage.base import ObjectStore, Retention, checksum_object, read_bytes
+from pipeline.storage.keys import (
+    audit_key,
+    make_response_id,
+    manifest_prefix,
+    media_day,
+    media_prefix,
+    parse_manifest_key,
+)
 from pipeline.tables import parquet
 from pipeline.tables.build import build
 from pipeline.tables.schemas import AUDITS
@@ -41,7 +48,7 @@ class Earlier:
 
     moments: set[datetime] = field(default_factory=set)
     last_read: dict[str, datetime] = field(default_factory=dict)
-    manifests: dict[date, dict[str, dict[int, Seen]]] = field(default_factory=dict)
+    manifests: dict[date, dict[str, dict[int, PriorAudit]]] = field(default_factory=dict)
     """The newest manifests that were well, by day, `conf_num` of the key, and revision."""
 
     broken_records: list[Row] = field(default_factory=list)
@@ -167,7 +174,7 @@ def _remember(earlier: Earlier, at: datetime, rows: pa.Table) -> None:
     for row in _rows(rows.filter(is_manifest), ["key", "sha256"]):
         if name := parse_manifest_key(row["key"]):
             of_day = earlier.manifests.setdefault(name.day, {})
-            of_day.setdefault(name.conf_num, {})[name.revision] = Seen(row["sha256"], at)
+            of_day.setdefault(name.conf_num, {})[name.revision] = PriorAudit(row["sha256"], at)
 
 
 def check_day(vault: ObjectStore, item: DayToAudit) -> dict[str, int]:
@@ -184,13 +191,13 @@ def check_day(vault: ObjectStore, item: DayToAudit) -> dict[str, int]:
             sessions.setdefault(name.conf_num, {})[name.revision] = _content(vault, stored.key)
         else:
             rows.append(audit_checks.unexpected_row(stored.key, day, stored.size_bytes, "it is no manifest"))
-    named: dict[str, Named] = {}
+    named: dict[str, ManifestedFile] = {}
     for conf_num, contents in sessions.items():
         seen = item.audit.earlier.manifests.get(day, {}).get(conf_num, {})
         chain = audit_checks.check_chain(project, day, conf_num, contents, seen)
         rows += chain.rows
         named |= chain.named
-    rows += [audit_checks.file_row(key, day, one, vault.state(key)) for key, one in named.items()]
+    rows += [audit_checks.file_row(key, day, one, vault.attributes(key)) for key, one in named.items()]
     strangers = [stored for stored in media if stored.key not in named]
     rows += [audit_checks.unexpected_row(one.key, day, one.size_bytes, "no manifest names it") for one in strangers]
     item.audit.found[day] = parquet.table_of_rows(AUDITS, rows)
@@ -209,7 +216,7 @@ def read_again(vault: ObjectStore, item: FileToRead) -> dict[str, int]:
     """Read a file from beginning to end and compare it with its manifest. Memory: one chunk."""
     key = str(item)
     try:
-        found = read_back(vault, key)
+        found = checksum_object(vault, key)
     except ObjectMissing:
         item.audit.reread[key] = audit_checks.vanished_row(item.row)
         return {}
@@ -222,7 +229,7 @@ def read_again(vault: ObjectStore, item: FileToRead) -> dict[str, int]:
 
 def problems(rows: pa.Table) -> Iterator[Row]:
     """The rows that say that something is wrong."""
-    yield from _rows(rows.filter(pc.is_in(rows["verdict"], pa.array(audit_checks.PROBLEMS))))
+    yield from _rows(rows.filter(pc.is_in(rows["verdict"], pa.array(audit_checks.FAILURES))))
 
 
 def unexpected(rows: pa.Table) -> list[str]:
@@ -236,12 +243,12 @@ def write_record(vault: ObjectStore, begun: Audit, rows: pa.Table, retention: Re
     if not rows.num_rows:
         return None
     day = begun.audited_at.date()
-    with scratch_folder() as folder:
-        file = parquet.DayFile(folder, AUDITS, day)
+    with temp_folder() as folder:
+        file = parquet.PartitionWriter(folder, AUDITS, day)
         file.add(rows)
         file.close()
-        stem = page_stem(begun.audited_at, file.sha256())
-        vault.put_new(audit_key(begun.project, day, stem), file.chunks(), retention=retention)
+        audit_id = make_response_id(begun.audited_at, file.sha256())
+        vault.put_if_absent(audit_key(begun.project, day, audit_id), file.chunks(), retention=retention)
     return Period(day, day)
 
 
@@ -252,26 +259,30 @@ def _rows(rows: pa.Table, columns: Iterable[str] | None = None) -> Iterator[Row]
 
 def audit_media(
     app: App, period: Period | None = None, *, sample_percent: float = 1, project: str | None = None
-) -> Outcome:
+) -> RunResult:
     """Hold manifests and files of the period (by default all) against each other; re-read so many percent of the files.
 
     What was found is kept in the vault, and table `audits` built of it. Nothing is mended.
     """
-    outcome = Outcome("audit-media")
-    at_once = app.settings.media.concurrency
+    outcome = RunResult("audit-media")
+    max_concurrency = app.settings.media.concurrency
     audits = [begin(app, name, period) for name in chosen_projects(app.settings, project)]
     days = [day for audit in audits for day in audit.days]
-    for checked in app.each("audit", days, partial(check_day, app.vault), at_once=at_once, group=str):
+    for checked in app.map_items(
+        "audit", days, partial(check_day, app.vault), max_concurrency=max_concurrency, group=str
+    ):
         record_item(app, outcome, checked, checked.result)
     sample = [file for audit in audits for file in audit.sample(sample_percent)]
-    for read in app.each("read again", sample, partial(read_again, app.vault), at_once=at_once, group=str):
+    for read in app.map_items(
+        "read again", sample, partial(read_again, app.vault), max_concurrency=max_concurrency, group=str
+    ):
         record_item(app, outcome, read, read.result)
     for audit in audits:
         rows = audit.rows()
         for problem in problems(rows):
-            outcome.fail(problem["key"], problem_text(problem), project=audit.project)
+            outcome.add_failure(problem["key"], problem_text(problem), project=audit.project)
             outcome.counts["problems"] += 1
-        outcome.notice("unexpected", *unexpected(rows))
+        outcome.add_notice("unexpected", *unexpected(rows))
         if day := write_record(app.vault, audit, rows, lock(app, app.clock())):
             outcome.failed += build(app, day, wanted=(AUDITS.name,), project=audit.project).failed
     return outcome

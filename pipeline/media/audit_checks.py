@@ -37,7 +37,7 @@ _NEXT_STEP = {
 }
 """By verdict, of those that are problems."""
 
-PROBLEMS = tuple(_NEXT_STEP)
+FAILURES = tuple(_NEXT_STEP)
 
 
 class Stated(Protocol):
@@ -54,7 +54,7 @@ class Stated(Protocol):
 
 
 @dataclass(frozen=True)
-class Seen:
+class PriorAudit:
     """A manifest as an earlier audit saw it."""
 
     sha256: str
@@ -62,7 +62,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Named:
+class ManifestedFile:
     """A file that a session's manifests name, as the newest of them does."""
 
     entry: Entry
@@ -74,16 +74,16 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Chain:
+class ManifestChain:
     """What is to be said of a session's manifests, and every file that any of them names, by key."""
 
     rows: list[Row]
-    named: dict[str, Named]
+    named: dict[str, ManifestedFile]
 
 
 def check_chain(
-    project: str, day: date, conf_num: str, contents: Mapping[int, bytes], seen: Mapping[int, Seen]
-) -> Chain:
+    project: str, day: date, conf_num: str, contents: Mapping[int, bytes], seen: Mapping[int, PriorAudit]
+) -> ManifestChain:
     """Hold all manifests of a session, by revision, against each other, their keys, and what earlier audits saw.
 
     `conf_num` is the one of the keys. Rows: one for each manifest that is broken or missing (for several missing in a
@@ -98,11 +98,11 @@ class _ChainCheck:
     day: date
     conf_num: str
     contents: Mapping[int, bytes]
-    seen: Mapping[int, Seen]
+    seen: Mapping[int, PriorAudit]
     problems: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
-    named: dict[str, Named] = field(default_factory=dict)
+    named: dict[str, ManifestedFile] = field(default_factory=dict)
 
-    def run(self) -> Chain:
+    def run(self) -> ManifestChain:
         digests = {revision: hashlib.sha256(content).hexdigest() for revision, content in self.contents.items()}
         for first, last in _missing(self.contents, max([*self.contents, *self.seen], default=0)):
             self._say_missing(first, last)
@@ -114,7 +114,7 @@ class _ChainCheck:
             if digests.get(revision, earlier.sha256) != earlier.sha256:
                 self.problems[revision].append(f"it is not as the audit of {utc_text(earlier.at)} saw it")
         told = {*self.problems, *([max(self.contents)] if self.contents else [])}
-        return Chain([self._row(revision, digests.get(revision)) for revision in sorted(told)], self.named)
+        return ManifestChain([self._row(revision, digests.get(revision)) for revision in sorted(told)], self.named)
 
     def _say_missing(self, first: int, last: int) -> None:
         which = f"{first:04d} is" if first == last else f"{first:04d} to {last:04d} are"
@@ -159,7 +159,7 @@ class _ChainCheck:
             known = self.named.get(key)
             if known and (known.entry.size_bytes, known.entry.sha256) != (version.size_bytes, version.sha256):
                 problems.append(f"it names other bytes for {key} than {known.revision:04d}")
-            self.named[key] = Named(version, manifest.conf_num, manifest.revision)
+            self.named[key] = ManifestedFile(version, manifest.conf_num, manifest.revision)
         if problems:
             self.problems[manifest.revision] += problems
 
@@ -192,7 +192,7 @@ def _missing(present: Collection[int], last: int) -> Iterator[tuple[int, int]]:
         following = number + 1
 
 
-def file_row(key: str, day: date, named: Named, stated: Stated | None) -> Row:
+def file_row(key: str, day: date, named: ManifestedFile, stated: Stated | None) -> Row:
     """Hold what the store says about a file against its manifest: there, size, and the best checksum both know."""
     entry = named.entry
     compared, found, expected = _checksums(entry, stated)

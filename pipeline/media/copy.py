@@ -11,38 +11,38 @@ import structlog
 
 from pipeline.core.context import App, chosen_projects, record_item
 from pipeline.core.errors import FileError, FileGone, FileRefused
-from pipeline.core.models import ListedFile, MediaItem, Outcome, Period
+from pipeline.core.models import ListedFile, MediaItem, Period, RunResult
 from pipeline.core.retry import retrying
-from pipeline.ingest.collect import Ask, collect_tasks
+from pipeline.ingest.collect import CollectTask, collect_tasks
 from pipeline.media.delivery import Delivery
 from pipeline.media.plan import Recheck, plan_media, plan_rechecks
-from pipeline.media.transfer import Copier, NotTheFile
+from pipeline.media.transfer import ErrorPageReceived, FileArchiver
 from pipeline.storage import Retention
 from pipeline.storage.manifests import (
     Entry,
+    append_entry,
     checked_entry,
-    gone_entry,
+    deleted_at_source_entry,
     lost_entry,
     read_entries,
     stored_entry,
-    write_entry,
 )
 from pipeline.tables import parquet
 from pipeline.tables.normalize.values import timestamp
-from pipeline.tables.sources import REACH_DAYS, ArchiveMemory, read_archives
+from pipeline.tables.sources import LATE_ARRIVAL_DAYS, ArchiveListingCache, read_archives
 
 _log = structlog.get_logger()
 
 _FILE_ATTEMPTS = 3
 """Within one run; the next run, a quarter of an hour later, tries again until the server says that a file is gone."""
 
-_DOUBT = timedelta(hours=24)
+_REFUSAL_GRACE = timedelta(hours=24)
 """So long after its deadline a refusal is not held against the credentials any more, if no fresh file was refused."""
 
 _NEWS = timedelta(hours=24)
 """So long `status` speaks of a lost file by name."""
 
-_MEMORY = ArchiveMemory()
+_MEMORY = ArchiveListingCache()
 """The scheduler plans every quarter of an hour, from pages of which few are new."""
 
 _UPLOADS = ("media/", "raw/", "manifests/", "audits/")
@@ -56,7 +56,7 @@ class MediaPlan:
     `lost`: files that were found to be gone in the last `_NEWS`.
     """
 
-    waiting: list[MediaItem]
+    pending: list[MediaItem]
     rechecks: list[Recheck]
     lost: list[MediaItem]
 
@@ -79,14 +79,14 @@ def plan(app: App, project: str) -> MediaPlan:
     """Files that are listed and not settled, or to be looked at again: of the days that files live, and older ones."""
     files: dict[tuple[str, str, str], ListedFile] = {}
     for period in (*older_waiting(app, project), media_days(app)):
-        pages = period.widened(REACH_DAYS)
+        pages = period.widened(LATE_ARRIVAL_DAYS)
         files |= {file.identity: file for file in read_archives(app.vault, project, pages, _MEMORY).files}
     if not files:
         return MediaPlan([], [], [])
     days = Period(min(file.day for file in files.values()), max(file.day for file in files.values()))
     entries = read_entries(app.vault, project, days)
     began = _first_connected(app, project, days)
-    ages = [timedelta(hours=hours) for hours in app.settings.media.recheck_hours]
+    ages = [timedelta(hours=hours) for hours in app.settings.media.recheck_after_hours]
     now = app.clock()
     lost = {identity for identity, entry in entries.items() if entry.state == "lost" and _is_news(entry, now)}
     return MediaPlan(
@@ -108,7 +108,7 @@ def _first_connected(app: App, project: str, days: Period) -> Mapping[str, datet
     return {session["conf_num"]: session["first_connected_at"].astimezone(UTC) for session in sessions}
 
 
-def copy_item(app: App, item: MediaItem) -> Entry | FileError:
+def archive_file(app: App, item: MediaItem) -> Entry | FileError:
     """Copy one file and write its manifest; or, when the server says that it is gone for good, write that.
 
     Returns the refusal where, after its deadline, it may mean either that the file is gone or that credentials or host
@@ -116,19 +116,19 @@ def copy_item(app: App, item: MediaItem) -> Entry | FileError:
     """
     now = app.clock()
     try:
-        stored = retrying(_FILE_ATTEMPTS)(_copier(app, item, now).copy, item)
+        stored = retrying(_FILE_ATTEMPTS)(_archiver(app, item, now).copy, item)
     except FileGone as gone:
         if now < item.expires_at:
             raise
-        return _lose(app, item, gone)
-    except (FileRefused, NotTheFile) as error:
+        return _mark_lost(app, item, gone)
+    except (FileRefused, ErrorPageReceived) as error:
         if now < item.expires_at or (isinstance(error, FileRefused) and error.status is None):
             raise
         return error
-    return _settle(app, item, stored_entry(item.file, stored, now))
+    return _record(app, item, stored_entry(item.file, stored, now))
 
 
-def settle_doubt(
+def resolve_refusal(
     app: App, item: MediaItem, refusal: FileError, *, is_host_well: bool, is_fresh_refused: bool
 ) -> Entry | None:
     """A file that was refused after its deadline: lost if the file host is well or it is long past, else still waiting.
@@ -136,21 +136,21 @@ def settle_doubt(
     `is_host_well`, `is_fresh_refused`: another file of the project was stored in this run, or one that must still be
     there was refused.
     """
-    is_long_past = app.clock() >= item.expires_at + _DOUBT and not is_fresh_refused
-    return _lose(app, item, refusal) if is_host_well or is_long_past else None
+    is_long_past = app.clock() >= item.expires_at + _REFUSAL_GRACE and not is_fresh_refused
+    return _mark_lost(app, item, refusal) if is_host_well or is_long_past else None
 
 
-def recheck_item(app: App, recheck: Recheck) -> Entry:
+def recheck_file(app: App, recheck: Recheck) -> Entry:
     """Look at a stored file's source again; other bytes there are stored beside the ones that we have."""
     item, entry, now = recheck.item, recheck.entry, app.clock()
-    copier = _copier(app, item, now)
+    archiver = _archiver(app, item, now)
     try:
-        if retrying(_FILE_ATTEMPTS)(copier.has_changed, item, entry):
-            stored = retrying(_FILE_ATTEMPTS)(copier.copy, item, entry)
-            return _settle(app, item, stored_entry(item.file, stored, now))
+        if retrying(_FILE_ATTEMPTS)(archiver.has_changed, item, entry):
+            stored = retrying(_FILE_ATTEMPTS)(archiver.copy, item, entry)
+            return _record(app, item, stored_entry(item.file, stored, now))
     except FileGone:
-        return _settle(app, item, gone_entry(entry, now))
-    return _settle(app, item, checked_entry(entry, now))
+        return _record(app, item, deleted_at_source_entry(entry, now))
+    return _record(app, item, checked_entry(entry, now))
 
 
 def abort_old_uploads(app: App) -> list[str]:
@@ -159,9 +159,9 @@ def abort_old_uploads(app: App) -> list[str]:
     return [key for prefix in _UPLOADS for key in app.vault.abort_uploads(prefix, older_than)]
 
 
-def _copier(app: App, item: MediaItem, now: datetime) -> Copier:
+def _archiver(app: App, item: MediaItem, now: datetime) -> FileArchiver:
     delivery = Delivery(app.delivery_bucket) if app.delivery_bucket else None
-    return Copier(app.file_hosts[item.file.project], app.vault, now, lock(app, now), delivery)
+    return FileArchiver(app.file_hosts[item.file.project], app.vault, now, lock(app, now), delivery)
 
 
 def lock(app: App, now: datetime) -> Retention | None:
@@ -170,48 +170,52 @@ def lock(app: App, now: datetime) -> Retention | None:
     return None if chosen.mode == "off" else Retention(chosen.mode, now + timedelta(days=chosen.days))
 
 
-def _lose(app: App, item: MediaItem, refusal: FileError) -> Entry:
-    return _settle(app, item, lost_entry(item.file, f"{refusal}, after its deadline", refusal.status, app.clock()))
+def _mark_lost(app: App, item: MediaItem, refusal: FileError) -> Entry:
+    return _record(app, item, lost_entry(item.file, f"{refusal}, after its deadline", refusal.status, app.clock()))
 
 
-def _settle(app: App, item: MediaItem, entry: Entry) -> Entry:
-    written = write_entry(app.vault, item.file, entry, lock(app, app.clock()))
+def _record(app: App, item: MediaItem, entry: Entry) -> Entry:
+    written = append_entry(app.vault, item.file, entry, lock(app, app.clock()))
     _log.debug("media.settled", item=str(item), state=written.state, size_bytes=written.size_bytes)
     return written
 
 
-def copy_media(app: App, *, limit: int | None = None, fresh: bool = True, patient: bool = False) -> Outcome:
+def copy_media(
+    app: App, *, limit: int | None = None, refresh_listings: bool = True, respect_backoff: bool = False
+) -> RunResult:
     """Copy every listed file that no manifest names, earliest deadline first; then look again at what was copied.
 
     With `fresh`, archive listings are asked for again first, for as long as their files may live. `patient` as the
     scheduler is, it leaves alone what failed a short while ago; never a file at risk.
     """
-    outcome = Outcome("copy-media")
+    outcome = RunResult("copy-media")
     projects = chosen_projects(app.settings, None)
     if app.settings.vault.lock.mode != "off":
         app.vault.require_lock()
-    outcome.notice("aborted_uploads", *abort_old_uploads(app))
-    if fresh:
+    outcome.add_notice("aborted_uploads", *abort_old_uploads(app))
+    if refresh_listings:
         days = media_days(app)
-        outcome.absorb(collect_tasks(app, [Ask("archive", name, day) for day in days for name in projects]))
+        outcome.merge(collect_tasks(app, [CollectTask("archive", name, day) for day in days for name in projects]))
     plans = [plan(app, name) for name in projects]
-    waiting = sorted((item for plan in plans for item in plan.waiting), key=lambda item: (item.expires_at, str(item)))
-    resting = app.ledger.resting(app.clock()) if patient else set()
+    waiting = sorted((item for plan in plans for item in plan.pending), key=lambda item: (item.expires_at, str(item)))
+    resting = app.run_store.backing_off(app.clock()) if respect_backoff else set()
     due = [item for item in waiting if str(item) not in resting or item.is_at_risk(app.clock())]
-    settled = _copy_waiting(app, outcome, due[:limit])
+    settled = _copy_pending(app, outcome, due[:limit])
     _recheck(app, outcome, [recheck for plan in plans for recheck in plan.rechecks])
     now = app.clock()
     outcome.at_risk = [item.deadline(now) for item in waiting if item not in settled and item.is_at_risk(now)]
     return outcome
 
 
-def _copy_waiting(app: App, outcome: Outcome, waiting: Sequence[MediaItem]) -> set[MediaItem]:
+def _copy_pending(app: App, outcome: RunResult, waiting: Sequence[MediaItem]) -> set[MediaItem]:
     """Copy files in order of deadline; those that are stored or lost now."""
     settled: dict[MediaItem, Entry] = {}
     refused: set[str] = set()
     doubts: list[tuple[MediaItem, FileError]] = []
-    copy, at_once = app.dispatch(copy_item), app.settings.media.concurrency
-    for done in app.each("copy media", waiting, copy, at_once=at_once, group=lambda item: item.file.project):
+    copy, max_concurrency = app.dispatch(archive_file), app.settings.media.concurrency
+    for done in app.map_items(
+        "copy media", waiting, copy, max_concurrency=max_concurrency, group=lambda item: item.file.project
+    ):
         if isinstance(done.result, FileError):
             doubts.append((done.item, done.result))
         elif done.result:
@@ -223,19 +227,21 @@ def _copy_waiting(app: App, outcome: Outcome, waiting: Sequence[MediaItem]) -> s
     well = {item.file.project for item, entry in settled.items() if entry.key}
     for item, doubt in doubts:
         project = item.file.project
-        if entry := settle_doubt(app, item, doubt, is_host_well=project in well, is_fresh_refused=project in refused):
+        if entry := resolve_refusal(
+            app, item, doubt, is_host_well=project in well, is_fresh_refused=project in refused
+        ):
             settled[item] = entry
         else:
-            outcome.fail(
+            outcome.add_failure(
                 item, app.redact(f"{doubt}; gone, or the credentials are at fault: nothing else was to be had")
             )
     for item, entry in settled.items():
-        outcome.succeeded(**_amounts(entry))
+        outcome.add_success(**_amounts(entry))
         if entry.state == "unreadable":
-            outcome.notice("unreadable", str(item))
+            outcome.add_notice("unreadable", str(item))
         if entry.state == "lost":
             outcome.lost.append(item.deadline(app.clock()))
-    app.ledger.forget_attempts([str(item) for item in settled])
+    app.run_store.forget_attempts([str(item) for item in settled])
     return set(settled)
 
 
@@ -249,15 +255,17 @@ def _amounts(entry: Entry) -> dict[str, int]:
     }
 
 
-def _recheck(app: App, outcome: Outcome, rechecks: Sequence[Recheck]) -> None:
+def _recheck(app: App, outcome: RunResult, rechecks: Sequence[Recheck]) -> None:
     """Compare copies with what the file host has now; other bytes there are stored as well."""
-    recheck, at_once = partial(recheck_item, app), app.settings.media.concurrency
-    done_all = app.each("look again", rechecks, recheck, at_once=at_once, group=lambda one: one.item.file.project)
+    recheck, max_concurrency = partial(recheck_file, app), app.settings.media.concurrency
+    done_all = app.map_items(
+        "look again", rechecks, recheck, max_concurrency=max_concurrency, group=lambda one: one.item.file.project
+    )
     for done in done_all:
         if done.result is None:
             record_item(app, outcome, done, None)
             continue
         has_changed, is_gone = done.result.key != done.item.entry.key, done.result.gone_at is not None
-        outcome.succeeded(files_rechecked=1, files_changed=int(has_changed), files_gone=int(is_gone))
+        outcome.add_success(files_rechecked=1, files_changed=int(has_changed), files_gone=int(is_gone))
         if has_changed:
-            outcome.notice("changed", str(done.item.item))
+            outcome.add_notice("changed", str(done.item.item))

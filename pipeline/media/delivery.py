@@ -40,7 +40,7 @@ class Delivery:
             return None
         for stored in self._bucket.list(f"{file.room_id}/{file.conf_num}/"):
             if stored.size_bytes == total_bytes and self._is_same(stored.key, file.url, body, host):
-                stated = self._bucket.state(stored.key)
+                stated = self._bucket.attributes(stored.key)
                 return Delivered(f"{self._bucket.url}/{stored.key}", stated.etag) if stated and stated.etag else None
         return None
 

@@ -13,20 +13,20 @@ from itertools import count
 
 from pipeline.core.errors import FileError, FileUnavailable, ObjectDiffers
 from pipeline.core.models import AT_RISK, ListedFile, MediaItem, StoredMedia
-from pipeline.enablex.file_host import Body, FileHost, WrongPart
+from pipeline.enablex.file_host import Body, FileHost, RangeMismatchError
 from pipeline.media.content import ErrorPage, Inspector, Verdict
 from pipeline.media.delivery import Delivery
 from pipeline.media.probe import is_media, probe
 from pipeline.storage import keys
-from pipeline.storage.base import ObjectStore, Retention, Tally, Upload, Written, read_whole
+from pipeline.storage.base import Checksums, ObjectStore, Retention, Upload, UploadResult, verify_object
 from pipeline.storage.manifests import Entry
 
 
-class NotTheFile(FileUnavailable):
+class ErrorPageReceived(FileUnavailable):
     """An error page with status 200."""
 
 
-class _Unproved(FileError):
+class _UnverifiedBody(FileError):
     """Neither the protocol nor the content says that these were all the bytes."""
 
     def __init__(self, message: str, sha256: str) -> None:
@@ -35,7 +35,7 @@ class _Unproved(FileError):
 
 
 @dataclass(frozen=True)
-class Copier:
+class FileArchiver:
     """Copies one project's files into the vault; threads may share it."""
 
     host: FileHost
@@ -75,9 +75,9 @@ class Copier:
         with self.host.open(item.file.url) as body:
             if body.total_bytes not in {None, entry.size_bytes}:
                 return True
-            if body.label and (body.etag, body.last_modified) == (entry.etag, entry.last_modified):
+            if body.version_token and (body.etag, body.last_modified) == (entry.etag, entry.last_modified):
                 return False
-            found = Tally()
+            found = Checksums()
             for chunk in body.chunks:
                 found.feed(chunk)
             return found.sha256 != entry.sha256
@@ -86,10 +86,10 @@ class Copier:
         try:
             try:
                 return _Transfer(self, key, item).run()
-            except _Unproved as unproved:
+            except _UnverifiedBody as unproved:
                 return _Transfer(self, key, item, expected_sha256=unproved.sha256).run()
         except ErrorPage as page:
-            raise NotTheFile(f"an error page instead of the file: {page}") from None
+            raise ErrorPageReceived(f"an error page instead of the file: {page}") from None
 
 
 def _media_key(file: ListedFile, number: int) -> str:
@@ -101,7 +101,7 @@ def _media_key(file: ListedFile, number: int) -> str:
 class _Transfer:
     """One try to bring one file under one key."""
 
-    copier: Copier
+    archiver: FileArchiver
     key: str
     item: MediaItem
     expected_sha256: str | None = None
@@ -114,13 +114,13 @@ class _Transfer:
 
     def run(self) -> StoredMedia:
         with ExitStack() as opened:
-            body = opened.enter_context(self.copier.host.open(self.item.file.url))
+            body = opened.enter_context(self.archiver.host.open(self.item.file.url))
             is_there = self._is_left_whole(body)
             adopted_from = None if is_there else self._adopt(body)
-            if is_there and self.copier.retention:
-                self.copier.vault.lock(self.key, self.copier.retention)  # the run before may not have come to it
+            if is_there and self.archiver.retention:
+                self.archiver.vault.lock(self.key, self.archiver.retention)  # the run before may not have come to it
             if is_there or adopted_from:
-                written = read_whole(self.copier.vault, self.key, self.inspector.feed)
+                written = verify_object(self.archiver.vault, self.key, self.inspector.feed)
             else:
                 written = self._stream(body, opened)
         return self._stored(body, written, adopted_from)
@@ -130,38 +130,38 @@ class _Transfer:
 
         Raises ObjectDiffers for an object of another size: the file need not be downloaded to know that it differs.
         """
-        there = self.copier.vault.stat(self.key)
+        there = self.archiver.vault.head(self.key)
         if there is None:
             return False
         if body.total_bytes not in {None, there.size_bytes}:
             raise ObjectDiffers(f"{self.key}: other bytes are already there", key=self.key)
-        return bool(body.label) and self.copier.vault.left_whole(self.key, body.label) is not None
+        return bool(body.version_token) and self.archiver.vault.find_completed(self.key, body.version_token) is not None
 
     def _adopt(self, body: Body) -> str | None:
         """Copy the file inside S3 if EnableX has already delivered it there; from where."""
-        found = self.copier.delivery and self.copier.delivery.find(self.item.file, body, self.copier.host)
+        found = self.archiver.delivery and self.archiver.delivery.find(self.item.file, body, self.archiver.host)
         if not found:
             return None
-        self.copier.vault.copy_from(
-            found.url, self.key, label=body.label, etag=found.etag, retention=self.copier.retention
+        self.archiver.vault.copy_from(
+            found.url, self.key, resume_token=body.version_token, etag=found.etag, retention=self.archiver.retention
         )
         return found.url
 
-    def _stream(self, body: Body, opened: ExitStack) -> Written:
-        upload = self.copier.vault.upload(
+    def _stream(self, body: Body, opened: ExitStack) -> UploadResult:
+        upload = self.archiver.vault.upload(
             self.key,
-            label=body.label,
-            observe=self.inspector.feed,
+            resume_token=body.version_token,
+            on_chunk=self.inspector.feed,
             size_bytes=body.total_bytes,
             content_type=body.content_type,
-            retention=self.copier.retention,
+            retention=self.archiver.retention,
         )
         with upload:
             chunks = self._rest(body, upload, opened).chunks if upload.size_bytes else body.chunks
             for chunk in chunks:
                 upload.write(chunk)
             is_empty = body.total_bytes == 0
-            if is_empty or not body.is_framed:
+            if is_empty or not body.is_length_delimited:
                 self._require_whole(upload.sha256, is_empty=is_empty)
             elif upload.size_bytes == 0:  # else it is inspected when it is read back
                 self.inspector.verdict()
@@ -170,14 +170,14 @@ class _Transfer:
     def _rest(self, body: Body, upload: Upload, opened: ExitStack) -> Body:
         """The bytes that the upload lacks, from the file that the first answer spoke of."""
         opened.close()
-        host, url, at = self.copier.host, self.item.file.url, upload.size_bytes
+        host, url, at = self.archiver.host, self.item.file.url, upload.size_bytes
         try:
             rest = opened.enter_context(host.open(url, first_byte=at, validator=body.validator))
-        except WrongPart:
+        except RangeMismatchError:
             rest = opened.enter_context(host.open(url))
         if rest.first_byte != at:
             upload.restart()
-        if rest.total_bytes != body.total_bytes or (rest.first_byte == 0 and rest.label != body.label):
+        if rest.total_bytes != body.total_bytes or (rest.first_byte == 0 and rest.version_token != body.version_token):
             raise FileUnavailable("the file changed while it was read; it is read anew")
         return rest
 
@@ -186,15 +186,15 @@ class _Transfer:
         verdict = self.inspector.verdict()
         if verdict is Verdict.WHOLE:
             return
-        if verdict is Verdict.BROKEN and not is_empty and self.item.expires_at - self.copier.now >= AT_RISK:
+        if verdict is Verdict.BROKEN and not is_empty and self.item.expires_at - self.archiver.now >= AT_RISK:
             raise FileUnavailable("the body came without a length and was cut short, or the file is damaged")
         if self.expected_sha256 is None:
-            raise _Unproved("empty, or without a length and with a content that does not show its end", sha256)
+            raise _UnverifiedBody("empty, or without a length and with a content that does not show its end", sha256)
         if self.expected_sha256 != sha256:
             raise FileUnavailable("two downloads without a length gave different bytes")
 
-    def _stored(self, body: Body, written: Written, adopted_from: str | None) -> StoredMedia:
-        file, vault, retention = self.item.file, self.copier.vault, self.copier.retention
+    def _stored(self, body: Body, written: UploadResult, adopted_from: str | None) -> StoredMedia:
+        file, vault, retention = self.item.file, self.archiver.vault, self.archiver.retention
         is_readable, seen = self.inspector.verdict() is not Verdict.BROKEN, None
         if is_media(file.kind, file.name):
             seen = probe(vault, self.key)

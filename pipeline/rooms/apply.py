@@ -19,7 +19,7 @@ import structlog
 
 from pipeline.core.context import App, chosen_projects, record_item
 from pipeline.core.errors import Refused, RoomMissing, Throttled, Transient
-from pipeline.core.models import Outcome
+from pipeline.core.models import RunResult
 from pipeline.core.settings.load import read_toml
 from pipeline.enablex import rooms as requests
 from pipeline.enablex.client import EnablexClient
@@ -27,7 +27,7 @@ from pipeline.enablex.protocol import rooms_request
 from pipeline.enablex.rooms import Document
 from pipeline.rooms import audit, plan, spec
 from pipeline.rooms.audit import RoomUse
-from pipeline.rooms.plan import Change, Room, RoomsFile, by_mark, mark_of, marked_body, read_rooms_file
+from pipeline.rooms.plan import Change, Room, RoomsFile, by_external_key, external_key_of, marked_body, read_rooms_file
 from pipeline.storage import raw
 from pipeline.tables import parquet
 
@@ -63,8 +63,8 @@ def find_room(app: App, room_id: str, project: str | None) -> tuple[str, Documen
 def create_single(app: App, project: str, room: Room) -> Document:
     """Make a room that no file names."""
     spec.check_future(room.begins_at(), app.clock())
-    mark = f"{spec.ONCE}/{uuid4().hex}"
-    return _Creation(app.clients[project], mark, marked_body(room, mark)).room()
+    external_key = f"{spec.ONCE}/{uuid4().hex}"
+    return _Creation(app.clients[project], external_key, marked_body(room, external_key)).room()
 
 
 def update_single(app: App, project: str, room: Document, changes: Mapping[str, Any]) -> Document:
@@ -86,8 +86,8 @@ def delete_room(client: EnablexClient, room_id: str) -> bool:
 class _Creation:
     """Making one room, however often the reply is lost."""
 
-    def __init__(self, client: EnablexClient, mark: str, body: Mapping[str, Any]) -> None:
-        self._client, self._mark, self._body = client, mark, body
+    def __init__(self, client: EnablexClient, external_key: str, body: Mapping[str, Any]) -> None:
+        self._client, self._mark, self._body = client, external_key, body
         self.in_doubt = False
 
     def room(self) -> Document:
@@ -96,9 +96,9 @@ class _Creation:
 
     def _try(self) -> Document:
         if self.in_doubt:
-            found = by_mark(requests.told_rooms(self._client.send(rooms_request()))).get(self._mark)
+            found = by_external_key(requests.told_rooms(self._client.send(rooms_request()))).get(self._mark)
             if found:
-                _log.info("room.found", mark=self._mark, room_id=found[0]["room_id"])
+                _log.info("room.found", external_key=self._mark, room_id=found[0]["room_id"])
                 return found[0]
         try:
             return requests.told_room(self._client.send(requests.create_request(self._body)))
@@ -112,7 +112,7 @@ class _Creation:
 # --- a plan ---
 
 
-class Applying:
+class RoomApplier:
     """One run over a plan; threads share it. `before`: ids of the rooms there were when it was made, by project."""
 
     def __init__(self, app: App, before: Mapping[str, frozenset[str]]) -> None:
@@ -144,18 +144,20 @@ class Applying:
         return {}
 
     @property
-    def in_doubt(self) -> list[str]:
+    def unconfirmed(self) -> list[str]:
         """Projects in which this run may have made a room twice."""
         return sorted(self._in_doubt)
 
-    def settle(self, project: str) -> dict[str, int]:
+    def confirm(self, project: str) -> dict[str, int]:
         """Look again for rooms that this run may have made twice, and delete those made later.
 
         A listing may lag behind, so that a room was not found when it was looked up, and was made once more.
         """
         client = self._app.clients[project]
-        known = by_mark(list_rooms(client))
-        later = [room["room_id"] for mark in self._in_doubt[project] for room in known.get(mark, [])[1:]]
+        known = by_external_key(list_rooms(client))
+        later = [
+            room["room_id"] for external_key in self._in_doubt[project] for room in known.get(external_key, [])[1:]
+        ]
         doubles = [room_id for room_id in later if room_id not in self._before[project]]
         return {"doubles_deleted": sum(delete_room(client, room_id) for room_id in doubles)}
 
@@ -163,20 +165,20 @@ class Applying:
         if change.project in self._no_keys:
             raise Refused(self._no_keys[change.project])
         client = self._app.clients[change.project]
-        creation = _Creation(client, change.mark, change.body)
+        creation = _Creation(client, change.external_key, change.body)
         try:
             room = creation.room()
         finally:
             if creation.in_doubt:
-                self._in_doubt[change.project].add(change.mark)
+                self._in_doubt[change.project].add(change.external_key)
         self._check_key(client, change, room)
 
     def _check_key(self, client: EnablexClient, change: Change, room: Document) -> None:
         """A room that cannot be known again would be made anew by every run: undo it, and make no more of them."""
         room_id = room["room_id"]
-        if mark_of(room) == change.mark:
+        if external_key_of(room) == change.external_key:
             return
-        if mark_of(requests.told_room(client.call(requests.room_request(room_id)))) == change.mark:
+        if external_key_of(requests.told_room(client.call(requests.room_request(room_id)))) == change.external_key:
             return
         why = "EnableX does not give back a room's data, so rooms cannot be known again; none are made from a file"
         self._no_keys[change.project] = why
@@ -210,46 +212,52 @@ def room_use(app: App, project: str) -> dict[str, RoomUse]:
 
 def known_since(app: App, project: str) -> datetime | None:
     """The first day whose CDRs were ever asked for; before it nobody knows which rooms were used."""
-    asked = raw.last_asked(app.vault, "cdr", project)
+    asked = raw.last_collected(app.vault, "cdr", project)
     first = min(asked, default=None)
     return None if first is None else datetime(first.year, first.month, first.day, tzinfo=UTC)
 
 
 def plan_rooms(
     app: App, path: Path | None = None, *, project: str | None = None, prune: bool = False, replace: bool = False
-) -> Outcome:
+) -> RunResult:
     """What the rooms file asks for, compared with the rooms that there are now; nothing is changed."""
-    outcome = Outcome("rooms plan")
+    outcome = RunResult("rooms plan")
     changes, _ = _planned_rooms(app, outcome, path, project, prune=prune, replace=replace)
-    outcome.succeeded(len(changes.changes), **changes.counts())
+    outcome.add_success(len(changes.changes), **changes.counts())
     return outcome
 
 
 def apply_rooms(
     app: App, path: Path | None = None, *, project: str | None = None, prune: bool = False, replace: bool = False
-) -> Outcome:
+) -> RunResult:
     """Make rooms as the rooms file says. What a session or a fixed field stands in the way of is named as failed."""
-    outcome = Outcome("rooms apply")
+    outcome = RunResult("rooms apply")
     changes, before = _planned_rooms(app, outcome, path, project, prune=prune, replace=replace)
-    applying = Applying(app, before)
-    at_once = app.settings.collect.concurrency * len(app.settings.projects)
-    todo = app.each("apply rooms", changes.todo, applying.apply, at_once=at_once, group=lambda change: change.project)
+    applying = RoomApplier(app, before)
+    max_concurrency = app.settings.collect.concurrency * len(app.settings.projects)
+    todo = app.map_items(
+        "apply rooms",
+        changes.todo,
+        applying.apply,
+        max_concurrency=max_concurrency,
+        group=lambda change: change.project,
+    )
     for done in todo:
         record_item(app, outcome, done, done.result)
     for change in changes.blocked:
-        outcome.fail(change, change.why)
-    for settled in app.each("look again", applying.in_doubt, applying.settle, at_once=1, group=str):
+        outcome.add_failure(change, change.why)
+    for settled in app.map_items("look again", applying.unconfirmed, applying.confirm, max_concurrency=1, group=str):
         record_item(app, outcome, settled, settled.result)
     quiet = [change for change in changes.changes if change.action in ("unchanged", "left")]
     for change in quiet:
-        outcome.succeeded(**{change.action: 1})
-    app.ledger.forget_attempts([str(done.item) for done in todo if done.result] + [str(change) for change in quiet])
+        outcome.add_success(**{change.action: 1})
+    app.run_store.forget_attempts([str(done.item) for done in todo if done.result] + [str(change) for change in quiet])
     return outcome
 
 
-def delete_rooms(app: App, room_ids: Sequence[str], *, project: str | None = None) -> Outcome:
+def delete_rooms(app: App, room_ids: Sequence[str], *, project: str | None = None) -> RunResult:
     """Delete rooms by id, in whichever project they are; one that no project has is as good as deleted."""
-    outcome = Outcome("rooms delete")
+    outcome = RunResult("rooms delete")
 
     def delete(room_id: str) -> dict[str, int]:
         try:
@@ -258,28 +266,28 @@ def delete_rooms(app: App, room_ids: Sequence[str], *, project: str | None = Non
             return {"already_gone": 1}
         return {"deleted": 1} if delete_room(app.clients[name], room_id) else {"already_gone": 1}
 
-    for done in app.each("delete rooms", room_ids, delete, at_once=app.settings.collect.concurrency):
+    for done in app.map_items("delete rooms", room_ids, delete, max_concurrency=app.settings.collect.concurrency):
         record_item(app, outcome, done, done.result)
     return outcome
 
 
 def _planned_rooms(
-    app: App, outcome: Outcome, path: Path | None, project: str | None, *, prune: bool, replace: bool
+    app: App, outcome: RunResult, path: Path | None, project: str | None, *, prune: bool, replace: bool
 ) -> tuple[plan.RoomChanges, dict[str, frozenset[str]]]:
     """The plan, and the ids of the rooms that there are, by project; a project that does not answer is left out."""
     file = read_file(app, path or Path(app.settings.rooms.file))
     listed = list_all_rooms(app, outcome, project)
     changes = plan.plan_rooms(file, listed, app.clock(), prune=prune, replace=replace)
-    outcome.details["changes"] = [change.as_json() for change in changes.changes]
+    outcome.details["changes"] = [change.to_dict() for change in changes.changes]
     return changes, {name: frozenset(room["room_id"] for room in found) for name, found in listed.items()}
 
 
-def list_all_rooms(app: App, outcome: Outcome, project: str | None) -> dict[str, list[dict[str, Any]]]:
+def list_all_rooms(app: App, outcome: RunResult, project: str | None) -> dict[str, list[dict[str, Any]]]:
     """The rooms of every project (or of one); a project that does not answer is noted as failed."""
     names = chosen_projects(app.settings, project)
     listed = {}
-    for done in app.each(
-        "list rooms", names, lambda name: list_rooms(app.clients[name]), at_once=len(names), group=str
+    for done in app.map_items(
+        "list rooms", names, lambda name: list_rooms(app.clients[name]), max_concurrency=len(names), group=str
     ):
         if done.result is None:
             record_item(app, outcome, done, done.result)
@@ -288,9 +296,9 @@ def list_all_rooms(app: App, outcome: Outcome, project: str | None) -> dict[str,
     return listed
 
 
-def audit_rooms(app: App, path: Path | None = None, *, project: str | None = None, unused_days: int = 90) -> Outcome:
+def audit_rooms(app: App, path: Path | None = None, *, project: str | None = None, unused_days: int = 90) -> RunResult:
     """Rooms with sessions that nobody pays for, rooms unused for so many days, recording against the file's policy."""
-    outcome = Outcome("rooms audit")
+    outcome = RunResult("rooms audit")
     path = path or Path(app.settings.rooms.file)
     file = read_file(app, path) if path.exists() else None
     findings = [
@@ -306,8 +314,8 @@ def audit_rooms(app: App, path: Path | None = None, *, project: str | None = Non
             file=file,
         )
     ]
-    outcome.succeeded(1)
+    outcome.add_success(1)
     for finding in findings:
-        outcome.succeeded(**{finding.kind.replace(" ", "_"): 1})
-    outcome.details["findings"] = [finding.as_json() for finding in findings]
+        outcome.add_success(**{finding.kind.replace(" ", "_"): 1})
+    outcome.details["findings"] = [finding.to_dict() for finding in findings]
     return outcome

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pipeline.core.models import Row
 from pipeline.rooms.fields import FIELDS, Document
-from pipeline.rooms.plan import RoomsFile, mark_of, room_name
+from pipeline.rooms.plan import RoomsFile, external_key_of, room_name
 from pipeline.tables.normalize import values
 
 
@@ -23,7 +23,7 @@ class Finding:
     name: str
     why: str
 
-    def as_json(self) -> Row:
+    def to_dict(self) -> Row:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
@@ -86,12 +86,12 @@ def _unused(
 def _against_policy(project: str, room: Document, file: RoomsFile | None) -> Iterator[Finding]:
     if file is None:
         return
-    own = {file.mark(wanted.key): wanted.recording for wanted in file.rooms if wanted.project == project}
-    policy = own.get(mark_of(room) or "", file.policy(project))
-    told = FIELDS["auto_recording"].told_in(room)
-    if policy == "free" or told is (policy == "required"):
+    own = {file.external_key(desired.key): desired.recording for desired in file.rooms if desired.project == project}
+    policy = own.get(external_key_of(room) or "", file.policy(project))
+    actual = FIELDS["auto_recording"].told_in(room)
+    if policy == "free" or actual is (policy == "required"):
         return
-    says = "is not told" if told is None else f"is {str(told).lower()}"
+    says = "is not told" if actual is None else f"is {str(actual).lower()}"
     why = f"auto_recording {says}, and recording is {policy}"
     yield Finding("recording", project, room["room_id"], room_name(room), why)
 

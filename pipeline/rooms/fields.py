@@ -17,7 +17,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pipeline.tables.normalize import values
-from pipeline.tables.normalize.row_reader import put_at, value_at
+from pipeline.tables.normalize.row_reader import get_path, set_path
 
 Document = dict[str, Any]
 """One JSON object of the API."""
@@ -149,8 +149,8 @@ class Kind:
     """How a field's values are checked, sent, and read back."""
 
     check: Check
-    told: Callable[[Any], Any]
-    sent: Callable[[Any], Any] = lambda value: value
+    parse: Callable[[Any], Any]
+    serialize: Callable[[Any], Any] = lambda value: value
 
 
 TEXT = Kind(_text, values.text)
@@ -183,22 +183,22 @@ class Field:
     default: Any = None
     is_fixed: bool = False
     is_secret: bool = False
-    spelled_too: str = ""
+    aliases: str = ""
 
     def told_in(self, room: Mapping[str, Any]) -> Any:
         """What a room document says, read leniently; None when it says nothing, or nothing that can be understood."""
-        raw = value_at(room, self.path)
-        if raw is None and self.spelled_too:
-            raw = value_at(room, (*self.path[:-1], self.spelled_too))
+        raw = get_path(room, self.path)
+        if raw is None and self.aliases:
+            raw = get_path(room, (*self.path[:-1], self.aliases))
         return self.read(raw)
 
     def says(self, room: Mapping[str, Any]) -> bool:
         """Whether a room document speaks of this field: an empty text does, where text is wanted."""
-        return self.told_in(room) is not None or (value_at(room, self.path) == "" and self.kind.told is values.text)
+        return self.told_in(room) is not None or (get_path(room, self.path) == "" and self.kind.parse is values.text)
 
     def read(self, raw: Any) -> Any:
         try:
-            return self.kind.told(raw)
+            return self.kind.parse(raw)
         except ValueError:
             return None
 
@@ -359,15 +359,17 @@ def from_text(name: str, text: str) -> Any:
     return text
 
 
-def same_json(wanted: Any, told: Any) -> bool:
+def same_json(desired: Any, actual: Any) -> bool:
     """Whether a value of `data` came back as it was sent, but for types that drifted ("30" for 30)."""
-    if isinstance(wanted, Mapping):
-        return isinstance(told, Mapping) and all(key in told and same_json(wanted[key], told[key]) for key in wanted)
-    if isinstance(wanted, list | tuple):
-        return isinstance(told, list) and len(wanted) == len(told) and all(map(same_json, wanted, told))
-    if wanted == told:
+    if isinstance(desired, Mapping):
+        return isinstance(actual, Mapping) and all(
+            key in actual and same_json(desired[key], actual[key]) for key in desired
+        )
+    if isinstance(desired, list | tuple):
+        return isinstance(actual, list) and len(desired) == len(actual) and all(map(same_json, desired, actual))
+    if desired == actual:
         return True
-    return not isinstance(told, Mapping | list) and _drifted(wanted) == _drifted(told)
+    return not isinstance(actual, Mapping | list) and _drifted(desired) == _drifted(actual)
 
 
 def _drifted(value: Any) -> Any:
@@ -393,5 +395,5 @@ def nested(leaves: Mapping[Path, Any]) -> Document:
     """The object that has these values at these places."""
     document: Document = {}
     for path, value in leaves.items():
-        put_at(document, path, value)
+        set_path(document, path, value)
     return document

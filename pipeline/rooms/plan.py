@@ -20,19 +20,19 @@ from typing import Any, Literal
 
 from pipeline.core.models import SECRET_NAME, Row
 from pipeline.rooms.fields import FIELDS, Document, Path, nested, same_json
-from pipeline.rooms.spec import LEAD, Recording, Room, RoomsFile, WantedRoom, read_rooms_file
-from pipeline.tables.normalize.row_reader import value_at
+from pipeline.rooms.spec import EDIT_CUTOFF, DesiredRoom, Recording, Room, RoomsFile, read_rooms_file
+from pipeline.tables.normalize.row_reader import get_path
 
 __all__ = [
     "Change",
+    "DesiredRoom",
     "Difference",
     "Recording",
     "Room",
     "RoomChanges",
     "RoomsFile",
-    "WantedRoom",
-    "by_mark",
-    "mark_of",
+    "by_external_key",
+    "external_key_of",
     "marked_body",
     "masked",
     "plan_rooms",
@@ -52,33 +52,36 @@ _PASSED = "its scheduled_time has passed"
 # --- the key of ours ---
 
 
-def marked_leaves(room: Room, mark: str) -> dict[Path, Any]:
+def marked_leaves(room: Room, external_key: str) -> dict[Path, Any]:
     """A room's values with the marks by which it is known again."""
     leaves = room.leaves()
     named = sorted(name for name in room.named() if name in FIELDS and FIELDS[name].default is not None)
     said = json.dumps(sorted((".".join(path), value) for path, value in leaves.items()), sort_keys=True)
     digest = hashlib.sha256(said.encode()).hexdigest()[:12]
-    return {**leaves, ("data", KEY): mark, ("data", DIGEST): f"d{digest}", ("data", NAMED): ",".join(named)}
+    return {**leaves, ("data", KEY): external_key, ("data", DIGEST): f"d{digest}", ("data", NAMED): ",".join(named)}
 
 
-def marked_body(room: Room, mark: str) -> Document:
+def marked_body(room: Room, external_key: str) -> Document:
     """What POST /rooms takes to make a room that can be looked up by its key."""
-    return nested(marked_leaves(room, mark))
+    return nested(marked_leaves(room, external_key))
 
 
-def mark_of(room: Mapping[str, Any]) -> str | None:
+def external_key_of(room: Mapping[str, Any]) -> str | None:
     """The key of ours that a room carries, if any."""
-    mark = value_at(room, ("data", KEY))
-    return mark if isinstance(mark, str) and mark else None
+    external_key = get_path(room, ("data", KEY))
+    return external_key if isinstance(external_key, str) and external_key else None
 
 
-def by_mark(rooms: Iterable[Document]) -> dict[str, list[Document]]:
+def by_external_key(rooms: Iterable[Document]) -> dict[str, list[Document]]:
     """Rooms by the key that they carry, the one made first in front; a key with more than one is a mistake."""
     found: dict[str, list[Document]] = defaultdict(list)
     for room in rooms:
-        if mark := mark_of(room):
-            found[mark].append(room)
-    return {mark: sorted(same, key=lambda r: (str(r.get("created")), r["room_id"])) for mark, same in found.items()}
+        if external_key := external_key_of(room):
+            found[external_key].append(room)
+    return {
+        external_key: sorted(same, key=lambda r: (str(r.get("created")), r["room_id"]))
+        for external_key, same in found.items()
+    }
 
 
 # --- what is to be done ---
@@ -92,11 +95,11 @@ class Difference:
     """One field that is not as wanted; secrets are masked."""
 
     field: str
-    told: Any
-    wanted: Any
+    actual: Any
+    desired: Any
 
     def __str__(self) -> str:
-        return f"{self.field}: {_quoted(self.told)} -> {_quoted(self.wanted)}"
+        return f"{self.field}: {_quoted(self.actual)} -> {_quoted(self.desired)}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Change:
     action: Action
     project: str
     key: str
-    mark: str
+    external_key: str
     name: str
     room_id: str | None = None
     differences: tuple[Difference, ...] = ()
@@ -114,16 +117,16 @@ class Change:
     body: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
-        return f"{self.project}/{self.mark}"
+        return f"{self.project}/{self.external_key}"
 
-    def as_json(self) -> Row:
+    def to_dict(self) -> Row:
         return {
             "action": self.action,
             "project": self.project,
             "key": self.key,
             "room_id": self.room_id,
             "name": self.name,
-            "differences": [{"field": d.field, "told": d.told, "wanted": d.wanted} for d in self.differences],
+            "differences": [{"field": d.field, "told": d.actual, "wanted": d.desired} for d in self.differences],
             "why": self.why,
         }
 
@@ -161,29 +164,34 @@ def plan_rooms(
     """
     changes = []
     for project, rooms in actual.items():
-        known = by_mark(rooms)
-        wanted = {file.mark(w.key): w for w in file.rooms if w.project == project}
-        changes += [_change(w, mark, known.get(mark, []), now, replace=replace) for mark, w in wanted.items()]
+        known = by_external_key(rooms)
+        desired = {file.external_key(w.key): w for w in file.rooms if w.project == project}
         changes += [
-            _unnamed(project, mark, room, prune=prune)
-            for mark, same in known.items()
-            if mark not in wanted and mark.startswith(f"{file.name}/")
+            _change(w, external_key, known.get(external_key, []), now, replace=replace)
+            for external_key, w in desired.items()
+        ]
+        changes += [
+            _unnamed(project, external_key, room, prune=prune)
+            for external_key, same in known.items()
+            if external_key not in desired and external_key.startswith(f"{file.name}/")
             for room in same
         ]
     return RoomChanges(tuple(sorted(changes, key=lambda c: (c.project, c.key, c.room_id or ""))))
 
 
-def _unnamed(project: str, mark: str, room: Document, *, prune: bool) -> Change:
+def _unnamed(project: str, external_key: str, room: Document, *, prune: bool) -> Change:
     why = "no longer in the file" if prune else "no longer in the file; --prune deletes it"
-    key = mark.partition("/")[2]
-    return Change("delete" if prune else "left", project, key, mark, room_name(room), room["room_id"], why=why)
+    key = external_key.partition("/")[2]
+    return Change("delete" if prune else "left", project, key, external_key, room_name(room), room["room_id"], why=why)
 
 
-def _change(wanted: WantedRoom, mark: str, same: Sequence[Document], now: datetime, *, replace: bool) -> Change:
+def _change(
+    desired: DesiredRoom, external_key: str, same: Sequence[Document], now: datetime, *, replace: bool
+) -> Change:
     """What one wanted room asks for, given the rooms that carry its key."""
-    leaves = marked_leaves(wanted.room, mark)
-    begins_at = wanted.room.begins_at()
-    made = Change("create", wanted.project, wanted.key, mark, wanted.room.name, body=nested(leaves))
+    leaves = marked_leaves(desired.room, external_key)
+    begins_at = desired.room.begins_at()
+    made = Change("create", desired.project, desired.key, external_key, desired.room.name, body=nested(leaves))
     if not same:
         is_over = begins_at is not None and begins_at <= now
         return _only(made, "unchanged", why=_PASSED) if is_over else made
@@ -197,21 +205,21 @@ def _change(wanted: WantedRoom, mark: str, same: Sequence[Document], now: dateti
 def _kept(
     made: Change,
     leaves: Mapping[Path, Any],
-    told: Document,
+    actual: Document,
     begins_at: datetime | None,
     now: datetime,
     *,
     replace: bool,
 ) -> Change:
     """What a room asks for that is there: `made` is how it would be made."""
-    if begins_at is not None and begins_at <= now and _told_begin(told) == begins_at:
+    if begins_at is not None and begins_at <= now and _told_begin(actual) == begins_at:
         return _only(made, "unchanged", why=_PASSED)
-    found = _compare(leaves, told)
+    found = _compare(leaves, actual)
     if found.fixed:
         return _fixed(made, found, may_replace=replace and (begins_at is None or begins_at > now))
     if not found.changed:
         return _only(made, "unchanged")
-    if begins_at is not None and (why := _too_late(begins_at, _told_begin(told), now)):
+    if begins_at is not None and (why := _too_late(begins_at, _told_begin(actual), now)):
         return _only(made, "blocked", differences=found.changed, why=why)
     return dataclasses.replace(made, action="update", differences=found.changed, body=found.body)
 
@@ -228,7 +236,7 @@ def _fixed(made: Change, found: _Compared, *, may_replace: bool) -> Change:
 def _too_late(begins_at: datetime, told_at: datetime | None, now: datetime) -> str:
     if begins_at <= now:
         return "the scheduled_time in the file has passed; choose a later one (10006)"
-    if told_at is not None and now > told_at - LEAD:
+    if told_at is not None and now > told_at - EDIT_CUTOFF:
         return "a scheduled room is not changed later than 15 minutes before its start (10006); give it a new key"
     return ""
 
@@ -252,44 +260,44 @@ class _Compared:
     body: Document
 
 
-def _compare(leaves: Mapping[Path, Any], told: Document) -> _Compared:
+def _compare(leaves: Mapping[Path, Any], actual: Document) -> _Compared:
     """Field by field; what is not told counts as it was last sent, until the file says something new."""
-    is_new = not _is_same(leaves, told, ("data", DIGEST))
+    is_new = not _is_same(leaves, actual, ("data", DIGEST))
     fixed, changed, body = [], [], {}
-    for path, value in {**_defaults(leaves, told), **leaves}.items():
+    for path, value in {**_defaults(leaves, actual), **leaves}.items():
         known = _BY_PATH.get(path)
         if known is None:
-            is_told, differs = True, not _is_same(leaves, told, path)
+            is_told, differs = True, not _is_same(leaves, actual, path)
         else:
-            is_told = known.says(told)
-            differs = is_told and known.told_in(told) != known.read(value)
+            is_told = known.says(actual)
+            differs = is_told and known.told_in(actual) != known.read(value)
         if differs and known is not None and known.is_fixed:
-            fixed.append(_difference(path, told, value))
+            fixed.append(_difference(path, actual, value))
         elif differs:
-            changed.append(_difference(path, told, value))
+            changed.append(_difference(path, actual, value))
             body[path] = value
         elif is_new and not is_told and not (known and known.is_fixed):
             body[path] = value
     return _Compared(tuple(fixed), tuple(changed), nested(body))
 
 
-def _defaults(leaves: Mapping[Path, Any], told: Document) -> dict[Path, Any]:
+def _defaults(leaves: Mapping[Path, Any], actual: Document) -> dict[Path, Any]:
     """Defaults of the fields that the file named when the room was last written, and does not name any more."""
-    before = str(value_at(told, ("data", NAMED)) or "").split(",")
+    before = str(get_path(actual, ("data", NAMED)) or "").split(",")
     dropped = [FIELDS[name] for name in before if name in FIELDS and FIELDS[name].path not in leaves]
     return {field.path: field.default for field in dropped if field.default is not None}
 
 
-def _is_same(wanted: Mapping[Path, Any], told: Document, path: Path) -> bool:
-    found = value_at(told, path)
-    return same_json(wanted[path], found) or (wanted[path] == "" and found is None)
+def _is_same(desired: Mapping[Path, Any], actual: Document, path: Path) -> bool:
+    found = get_path(actual, path)
+    return same_json(desired[path], found) or (desired[path] == "" and found is None)
 
 
-def _difference(path: Path, told: Document, wanted: Any) -> Difference:
+def _difference(path: Path, actual: Document, desired: Any) -> Difference:
     name = ".".join(path[1:] if path[0] == "settings" else path)
     if path in _SECRET_PATHS or SECRET_NAME.search(path[-1]):
         return Difference(name, _MASK, _MASK)
-    return Difference(name, value_at(told, path), wanted)
+    return Difference(name, get_path(actual, path), desired)
 
 
 # --- telling a room ---

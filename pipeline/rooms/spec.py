@@ -17,7 +17,7 @@ from pipeline.tables.normalize import values
 
 Recording = Literal["required", "forbidden", "free"]
 
-LEAD = timedelta(minutes=15)
+EDIT_CUTOFF = timedelta(minutes=15)
 """A scheduled room cannot be changed later than this before its start (documented)."""
 
 ONCE = "once"
@@ -97,7 +97,7 @@ class Room:
         """Every value as it is sent, by its place in the API's object."""
         named = self.named()
         data = named.pop("data", {})
-        sent = {FIELDS[name].path: FIELDS[name].kind.sent(FIELDS[name].kind.check(v)) for name, v in named.items()}
+        sent = {FIELDS[name].path: FIELDS[name].kind.serialize(FIELDS[name].kind.check(v)) for name, v in named.items()}
         return {**sent, **dict(leaves(data, ("data",)))}
 
     def body(self) -> Document:
@@ -114,17 +114,17 @@ def change_body(room: Document, changes: Mapping[str, Any], now: datetime) -> Do
     for name in changes:
         if name in FIELDS and FIELDS[name].is_fixed:
             raise ConfigError(f"{name}: stays as the room was made; delete it and make it anew (10106)")
-    told = _told(room)
-    before = problems(told)  # what is odd already is not this change's fault
-    wrong = [problem for problem in problems({**told, **changes}) if problem not in before]
+    actual = _told(room)
+    before = problems(actual)  # what is odd already is not this change's fault
+    wrong = [problem for problem in problems({**actual, **changes}) if problem not in before]
     if wrong:
         raise ConfigError(_first(f"{name}: {why}" for name, why in wrong))
-    begins_at = told.get("scheduled_time") if told.get("scheduled") else None
-    if begins_at is not None and now > begins_at - LEAD:
+    begins_at = actual.get("scheduled_time") if actual.get("scheduled") else None
+    if begins_at is not None and now > begins_at - EDIT_CUTOFF:
         raise ConfigError(f"a scheduled room is not changed later than 15 minutes before {begins_at} (10006)")
     data = changes.get("data", {})
     sent = {
-        FIELDS[name].path: FIELDS[name].kind.sent(FIELDS[name].kind.check(value))
+        FIELDS[name].path: FIELDS[name].kind.serialize(FIELDS[name].kind.check(value))
         for name, value in changes.items()
         if name in FIELDS
     }
@@ -142,7 +142,7 @@ def _told(room: Document) -> dict[str, Any]:
     """What EnableX tells of a room as a rooms file would say it; what is required and not told is made up."""
     read = {name: field.told_in(room) for name, field in FIELDS.items() if not field.is_secret}
     said = {name: value for name, value in read.items() if value is not None}
-    whole = {name: int(value) if FIELDS[name].kind.told is values.decimal else value for name, value in said.items()}
+    whole = {name: int(value) if FIELDS[name].kind.parse is values.decimal else value for name, value in said.items()}
     return {"name": "?", "owner_ref": "?", "participants": 1, **whole}
 
 
@@ -150,7 +150,7 @@ def _told(room: Document) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class WantedRoom:
+class DesiredRoom:
     """A room of a rooms file. `key` is unique in the file."""
 
     project: str
@@ -167,11 +167,11 @@ class RoomsFile:
     """
 
     name: str
-    rooms: tuple[WantedRoom, ...]
+    rooms: tuple[DesiredRoom, ...]
     recording: Recording = "free"
     project: str | None = None
 
-    def mark(self, key: str) -> str:
+    def external_key(self, key: str) -> str:
         """What stands as `postroom_key` in a room's `data`."""
         return f"{self.name}/{key}"
 
@@ -203,7 +203,7 @@ def read_rooms_file(content: Mapping[str, Any], *, projects: Sequence[str], sour
     return RoomsFile(
         content["file"],
         tuple(
-            WantedRoom(
+            DesiredRoom(
                 room.get("project") or content.get("project") or projects[0],
                 key,
                 Room(**{name: value for name, value in room.items() if name not in _BESIDE}),

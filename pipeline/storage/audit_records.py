@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import DigestDiffers, FixityError
 from pipeline.storage import keys
-from pipeline.storage.base import ObjectStore, read_back
+from pipeline.storage.base import ObjectStore, checksum_object
 
 
 def audit_keys(vault: ObjectStore, project: str, day: date | None = None) -> dict[date, dict[str, datetime]]:
@@ -18,7 +18,7 @@ def audit_keys(vault: ObjectStore, project: str, day: date | None = None) -> dic
     found: dict[date, dict[str, datetime]] = {}
     for stored in vault.list(keys.audit_prefix(project, day)):
         if name := keys.parse_audit_key(stored.key):
-            found.setdefault(name.day, {})[stored.key] = keys.asked_at_of_stem(name.stem)
+            found.setdefault(name.day, {})[stored.key] = keys.asked_at_of_response(name.audit_id)
     return found
 
 
@@ -28,8 +28,8 @@ def read_audit_record(vault: ObjectStore, key: str) -> Iterator[pa.Table]:
     Raises FixityError, before the first row, when the record is not the one that was written.
     """
     name = keys.parse_audit_key(key)
-    sha256 = read_back(vault, key).sha256
-    if name is None or keys.page_stem(keys.asked_at_of_stem(name.stem), sha256) != name.stem:
+    sha256 = checksum_object(vault, key).sha256
+    if name is None or keys.make_response_id(keys.asked_at_of_response(name.audit_id), sha256) != name.audit_id:
         raise DigestDiffers(key, "the SHA-256 in its name", sha256[:8])
     try:
         with vault.open(key) as stream, pq.ParquetFile(stream) as file:

@@ -17,10 +17,10 @@ from typing import IO, Literal, Protocol, Self
 
 import pyarrow.fs as pafs
 
-from pipeline.core.concurrency import mapped
+from pipeline.core.concurrency import map_concurrent
 from pipeline.core.errors import DigestDiffers, ObjectMissing, SizeDiffers, StoreError
 
-Proof = Literal["crc64nvme", "md5", "read-back", "synced"]
+Verification = Literal["crc64nvme", "md5", "read-back", "synced"]
 """Why a written object is known to be what was sent: the store stated the same full-object CRC64NVME, or the same MD5
 (of a multipart object: of its parts' MD5s); or it was read back and had the same SHA-256; or, in a folder, the
 operating system said that it is on the disk."""
@@ -38,7 +38,7 @@ class StoredObject:
 
 
 @dataclass(frozen=True)
-class Statement:
+class ObjectAttributes:
     """What a store itself says about an object; `crc64nvme` (base64, of all of it) and `etag` where it has them."""
 
     size_bytes: int
@@ -47,13 +47,13 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class Written:
+class UploadResult:
     """An object after its last byte: what it is, and why that is known."""
 
     size_bytes: int
     sha256: str
     crc64nvme: str
-    proof: Proof
+    proof: Verification
     etag: str | None = None
     """As the store states it, for later comparisons."""
 
@@ -67,14 +67,14 @@ class Retention:
 
 
 @dataclass(frozen=True)
-class Conditions:
+class ConditionalWriteSupport:
     """Whether a store itself refuses to put over what is there: in one request, and as an upload in parts."""
 
     by_put: bool = True
     by_parts: bool = True
 
 
-class Tally:
+class Checksums:
     """Size, SHA-256 and CRC64NVME of bytes as they come by."""
 
     def __init__(self) -> None:
@@ -89,8 +89,8 @@ class Tally:
         self._crc64nvme = self._crc_of(chunk, self._crc64nvme)
         self.size_bytes += len(chunk)
 
-    def written(self, proof: Proof, etag: str | None = None) -> Written:
-        return Written(self.size_bytes, self.sha256, self.crc64nvme, proof, etag)
+    def written(self, proof: Verification, etag: str | None = None) -> UploadResult:
+        return UploadResult(self.size_bytes, self.sha256, self.crc64nvme, proof, etag)
 
     @property
     def sha256(self) -> str:
@@ -129,7 +129,7 @@ class Upload(Protocol):
     def restart(self) -> None:
         """Give up what is there already: `size_bytes` is 0 from now on."""
 
-    def finish(self) -> Written:
+    def finish(self) -> UploadResult:
         """Let the object appear, then compare what the store says about it with what was sent.
 
         Raises:
@@ -145,14 +145,14 @@ class Upload(Protocol):
 class ObjectStore(Protocol):
     """A folder, or a bucket."""
 
-    at_once: int
+    max_concurrency: int
     """So many small questions are worth asking at the same time: a bucket takes some 30 ms for each, a folder none."""
 
     @property
     def url(self) -> str:
         """Where this store is, for people; no secrets."""
 
-    def put_new(self, key: str, content: bytes | Iterable[bytes], *, retention: Retention | None = None) -> int:
+    def put_if_absent(self, key: str, content: bytes | Iterable[bytes], *, retention: Retention | None = None) -> int:
         """Write an object that must not exist yet; return its size in bytes.
 
         The same bytes already being there is success. When `content` raises, nothing is stored and the error
@@ -163,31 +163,31 @@ class ObjectStore(Protocol):
             StoreUnavailable: disk full, read-only, permission, no connection.
         """
 
-    def replace(self, key: str, content: bytes | Iterable[bytes]) -> None:
-        """Write an object, in one step, over whatever was there. Memory as in `put_new`."""
+    def overwrite(self, key: str, content: bytes | Iterable[bytes]) -> None:
+        """Write an object, in one step, over whatever was there. Memory as in `put_if_absent`."""
 
     def upload(
         self,
         key: str,
         *,
-        label: str = "",
-        observe: Callable[[bytes], None] = lambda _chunk: None,
+        resume_token: str = "",
+        on_chunk: Callable[[bytes], None] = lambda _chunk: None,
         size_bytes: int | None = None,
         content_type: str | None = None,
         retention: Retention | None = None,
     ) -> Upload:
         """Begin an object that must not exist yet, or go on with an upload of the same key and label.
 
-        `label` says whose bytes they are (file, version): an upload that broke off is gone on with, on any host, when
-        its label is the same; without a label, never. `observe` sees every byte once, in order: as it is written, or,
+        `resume_token` identifies the bytes (file and version): an interrupted upload with the same token is resumed,
+        on any host; without a token it is not. `on_chunk` sees every byte once, in order: as it is written, or,
         when an earlier upload was gone on with, as the finished object is read back. `size_bytes` if it is known.
         """
 
-    def left_whole(self, key: str, label: str) -> StoredObject | None:
+    def find_completed(self, key: str, resume_token: str) -> StoredObject | None:
         """The object under the key, if an upload with this label finished it; None also where a store cannot say."""
 
     def copy_from(
-        self, source: str, key: str, *, label: str, etag: str, retention: Retention | None = None
+        self, source: str, key: str, *, resume_token: str, etag: str, retention: Retention | None = None
     ) -> StoredObject:
         """Copy an object of another place (`s3://bucket/key`, as long as it has this ETag) inside the store.
 
@@ -202,10 +202,10 @@ class ObjectStore(Protocol):
     def open(self, key: str) -> AbstractContextManager[IO[bytes]]:
         """Open an object for reading (seekable). Raises ObjectMissing."""
 
-    def stat(self, key: str) -> StoredObject | None:
+    def head(self, key: str) -> StoredObject | None:
         """One object, or None when there is none."""
 
-    def state(self, key: str) -> Statement | None:
+    def attributes(self, key: str) -> ObjectAttributes | None:
         """What the store says about one object, with checksums; None when there is none."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
@@ -220,7 +220,7 @@ class ObjectStore(Protocol):
     def require_lock(self) -> None:
         """Raises ConfigError when this store cannot lock objects."""
 
-    def try_conditions(self, key: str, content: bytes) -> Conditions:
+    def probe_conditional_writes(self, key: str, content: bytes) -> ConditionalWriteSupport:
         """Put the same bytes over an object that has them already, asking the store to refuse that; whether it does."""
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
@@ -235,7 +235,7 @@ class Readable(Protocol):
 
 def listed(store: ObjectStore, prefixes: Iterable[str]) -> Iterator[StoredObject]:
     """All objects of several prefixes, one prefix after the other; some are asked for at once."""
-    return chain.from_iterable(mapped(lambda prefix: list(store.list(prefix)), prefixes, store.at_once))
+    return chain.from_iterable(map_concurrent(lambda prefix: list(store.list(prefix)), prefixes, store.max_concurrency))
 
 
 def read_bytes(store: ObjectStore, key: str) -> bytes:
@@ -244,25 +244,27 @@ def read_bytes(store: ObjectStore, key: str) -> bytes:
         return stream.read()
 
 
-def read_back(store: Readable, key: str, observe: Callable[[bytes], None] = lambda _chunk: None) -> Tally:
+def checksum_object(store: Readable, key: str, on_chunk: Callable[[bytes], None] = lambda _chunk: None) -> Checksums:
     """Read an object from beginning to end; what it is. Memory: one chunk."""
-    tally = Tally()
+    tally = Checksums()
     with store.open(key) as stream:
         while chunk := stream.read(READ_BYTES):
             tally.feed(chunk)
-            observe(chunk)
+            on_chunk(chunk)
     return tally
 
 
-def read_whole(store: ObjectStore, key: str, observe: Callable[[bytes], None] = lambda _chunk: None) -> Written:
+def verify_object(
+    store: ObjectStore, key: str, on_chunk: Callable[[bytes], None] = lambda _chunk: None
+) -> UploadResult:
     """Read an object from beginning to end and compare what the store says about it with what it gave.
 
     Raises ObjectMissing; FixityError when the store contradicts itself.
     """
-    stated = store.state(key)
+    stated = store.attributes(key)
     if stated is None:
         raise ObjectMissing(f"{store.url}/{key}: no such object", key=key)
-    found = read_back(store, key, observe)
+    found = checksum_object(store, key, on_chunk)
     if found.size_bytes != stated.size_bytes:
         raise SizeDiffers(key, stated.size_bytes, found.size_bytes)
     if stated.crc64nvme not in {None, found.crc64nvme}:

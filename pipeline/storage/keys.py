@@ -46,7 +46,7 @@ class RawName(NamedTuple):
     source: str
     project: str
     day: date
-    stem: str
+    response_id: str
     suffix: str
 
 
@@ -75,7 +75,7 @@ class AuditName(NamedTuple):
 
     project: str
     day: date
-    stem: str
+    audit_id: str
 
 
 class BillingName(NamedTuple):
@@ -105,28 +105,28 @@ def raw_prefixes(source: str, project: str, period: Period) -> list[str]:
     return list(dict.fromkeys(f"{raw_prefix(source, project)}day={day}"[:-1] for day in period))
 
 
-def page_stem(asked_at: datetime, digest: str) -> str:
+def make_response_id(asked_at: datetime, digest: str) -> str:
     """Name of a landed page, or of an audit: its moment, UTC to the millisecond, and 8 hex digits of `digest`."""
     moment = asked_at.astimezone(UTC)
     return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z-{digest[:8]}"
 
 
-def asked_at_of_stem(stem: str) -> datetime:
-    match = _STEM.fullmatch(stem)
+def asked_at_of_response(response_id: str) -> datetime:
+    match = _STEM.fullmatch(response_id)
     if match is None:
-        raise ValueError(f"not the name of a landed page: {stem}")
+        raise ValueError(f"not the name of a landed page: {response_id}")
     return datetime.fromisoformat(match[1])  # in a twentieth of the time that strptime takes
 
 
-def raw_key(source: str, project: str, day: date, stem: str, suffix: str) -> str:
-    return f"{raw_prefix(source, project, day)}{stem}{suffix}"
+def raw_key(source: str, project: str, day: date, response_id: str, suffix: str) -> str:
+    return f"{raw_prefix(source, project, day)}{response_id}{suffix}"
 
 
 def parse_raw_key(key: str) -> RawName | None:
     """None for a key that is not ours: a foreign file in the vault is left alone, not an error."""
     match = _RAW.fullmatch(key)
     try:
-        if match is None or not asked_at_of_stem(match[4]):
+        if match is None or not asked_at_of_response(match[4]):
             return None
         return RawName(match[1], match[2], date.fromisoformat(match[3]), match[4], match[5])
     except ValueError:  # it looks like ours, but there is no such day or moment
@@ -185,14 +185,14 @@ def audit_prefix(project: str, day: date | None = None) -> str:
     return f"{prefix}day={day}/" if day else prefix
 
 
-def audit_key(project: str, day: date, stem: str) -> str:
-    return f"{audit_prefix(project, day)}{stem}.parquet"
+def audit_key(project: str, day: date, audit_id: str) -> str:
+    return f"{audit_prefix(project, day)}{audit_id}.parquet"
 
 
 def parse_audit_key(key: str) -> AuditName | None:
     match = _AUDIT.fullmatch(key)
     try:
-        if match is None or not asked_at_of_stem(match[3]):
+        if match is None or not asked_at_of_response(match[3]):
             return None
         return AuditName(match[1], date.fromisoformat(match[2]), match[3])
     except ValueError:

@@ -25,7 +25,15 @@ import pyarrow.fs as pafs
 from pipeline.core.errors import ConfigError, ObjectDiffers, ObjectMissing, StoreError, StoreUnavailable
 from pipeline.core.tempfiles import is_alive
 from pipeline.core.tracing import span
-from pipeline.storage.base import Conditions, Retention, Statement, StoredObject, Tally, Written, checked_key
+from pipeline.storage.base import (
+    Checksums,
+    ConditionalWriteSupport,
+    ObjectAttributes,
+    Retention,
+    StoredObject,
+    UploadResult,
+    checked_key,
+)
 
 _TEMPORARY = ".tmp"
 _TEMPORARY_NAME = re.compile(r"^(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{32}$")
@@ -42,7 +50,7 @@ _NEXT_STEP = {
 class LocalStore:
     """An `ObjectStore` in a folder, which is made at the first write."""
 
-    at_once = 1
+    max_concurrency = 1
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -52,33 +60,33 @@ class LocalStore:
     def url(self) -> str:
         return f"file:{self._root}"
 
-    def put_new(self, key: str, content: bytes | Iterable[bytes], *, retention: Retention | None = None) -> int:
+    def put_if_absent(self, key: str, content: bytes | Iterable[bytes], *, retention: Retention | None = None) -> int:
         with self.upload(key, retention=retention) as upload:
             for chunk in (content,) if isinstance(content, bytes) else content:
                 upload.write(chunk)
             return upload.finish().size_bytes
 
-    def replace(self, key: str, content: bytes | Iterable[bytes]) -> None:
+    def overwrite(self, key: str, content: bytes | Iterable[bytes]) -> None:
         with self.upload(key) as upload:
             for chunk in (content,) if isinstance(content, bytes) else content:
                 upload.write(chunk)
-            upload.finish(replace=True)
+            upload.finish(overwrite=True)
 
     def upload(
         self,
         key: str,
         *,
-        label: str = "",  # noqa: ARG002 - a file that broke off is begun again
-        observe: Callable[[bytes], None] = lambda _chunk: None,
+        resume_token: str = "",  # noqa: ARG002 - a file that broke off is begun again
+        on_chunk: Callable[[bytes], None] = lambda _chunk: None,
         size_bytes: int | None = None,  # noqa: ARG002
         content_type: str | None = None,  # noqa: ARG002
         retention: Retention | None = None,
     ) -> LocalUpload:
         if retention is not None:
             self.require_lock()
-        return LocalUpload(self._root, key, observe)
+        return LocalUpload(self._root, key, on_chunk)
 
-    def left_whole(self, key: str, label: str) -> StoredObject | None:  # noqa: ARG002
+    def find_completed(self, key: str, resume_token: str) -> StoredObject | None:  # noqa: ARG002
         return None
 
     def copy_from(
@@ -86,7 +94,7 @@ class LocalStore:
         source: str,
         key: str,
         *,
-        label: str,  # noqa: ARG002
+        resume_token: str,  # noqa: ARG002
         etag: str,  # noqa: ARG002
         retention: Retention | None = None,  # noqa: ARG002
     ) -> StoredObject:
@@ -103,8 +111,8 @@ class LocalStore:
             f"vault.lock: {self.url} is a folder, which cannot lock files; use an s3:// vault, or mode off"
         )
 
-    def try_conditions(self, key: str, content: bytes) -> Conditions:  # noqa: ARG002
-        return Conditions()  # a name that is taken cannot be linked
+    def probe_conditional_writes(self, key: str, content: bytes) -> ConditionalWriteSupport:  # noqa: ARG002
+        return ConditionalWriteSupport()  # a name that is taken cannot be linked
 
     @contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
@@ -118,13 +126,13 @@ class LocalStore:
         with stream:
             yield stream
 
-    def stat(self, key: str) -> StoredObject | None:
+    def head(self, key: str) -> StoredObject | None:
         size_bytes = _size_bytes(f"{self._root}/{checked_key(key)}")
         return None if size_bytes is None else StoredObject(key, size_bytes)
 
-    def state(self, key: str) -> Statement | None:
-        found = self.stat(key)
-        return Statement(found.size_bytes) if found else None
+    def attributes(self, key: str) -> ObjectAttributes | None:
+        found = self.head(key)
+        return ObjectAttributes(found.size_bytes) if found else None
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         root = f"{self._root}/"  # text and not Path: a vault has many objects, and Path takes three times as long
@@ -160,11 +168,11 @@ class LocalStore:
 class LocalUpload:
     """A temporary file that takes its name in one step; gone when it does not."""
 
-    def __init__(self, root: Path, key: str, observe: Callable[[bytes], None]) -> None:
-        self._key, self._observe = key, observe
+    def __init__(self, root: Path, key: str, on_chunk: Callable[[bytes], None]) -> None:
+        self._key, self._on_chunk = key, on_chunk
         self._target = root / checked_key(key)
         self._path = root / _TEMPORARY / f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex}"
-        self._tally = Tally()
+        self._tally = Checksums()
         with _store_errors(self._target, key):
             self._target.parent.mkdir(parents=True, exist_ok=True)
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -182,19 +190,19 @@ class LocalUpload:
         """There is never anything already."""
 
     def write(self, chunk: bytes) -> None:
-        self._observe(chunk)
+        self._on_chunk(chunk)
         self._tally.feed(chunk)
         with _store_errors(self._path, self._key):
             self._stream.write(chunk)
 
-    def finish(self, *, replace: bool = False) -> Written:
+    def finish(self, *, overwrite: bool = False) -> UploadResult:
         with span("write", {"postroom.key": self._key}):
             with _store_errors(self._path, self._key):
                 self._stream.flush()
                 os.fsync(self._stream.fileno())
                 self._stream.close()
             with _store_errors(self._target, self._key):
-                if replace:
+                if overwrite:
                     self._path.replace(self._target)
                 else:
                     self._link()

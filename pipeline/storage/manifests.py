@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from pipeline.core.concurrency import mapped
+from pipeline.core.concurrency import map_concurrent
 from pipeline.core.errors import FixityError, ObjectDiffers
 from pipeline.core.models import ListedFile, Period, Probe, StoredMedia, utc_text
 from pipeline.core.urls import public_url
@@ -111,7 +111,7 @@ def checked_entry(entry: Entry, at: datetime) -> Entry:
     return replace(entry, checked_at=utc_text(at))
 
 
-def gone_entry(entry: Entry, at: datetime) -> Entry:
+def deleted_at_source_entry(entry: Entry, at: datetime) -> Entry:
     """The same file, which the file host no longer has."""
     return replace(entry, gone_at=utc_text(at))
 
@@ -184,16 +184,18 @@ def current_manifests(vault: ObjectStore, project: str, period: Period) -> Itera
     names = ((name, key) for key in keys if (name := parse_manifest_key(key)))
     sessions = groupby(names, key=lambda named: (named[0].day, named[0].conf_num))
     newest = (max(of_session, key=lambda named: named[0].revision)[1] for _, of_session in sessions)
-    yield from mapped(lambda key: read_manifest(read_bytes(vault, key), key), newest, vault.at_once)
+    yield from map_concurrent(lambda key: read_manifest(read_bytes(vault, key), key), newest, vault.max_concurrency)
 
 
 def manifest_keys(vault: ObjectStore, project: str, days: Iterable[date]) -> Iterator[list[str]]:
     """For each of some days: the keys of all its manifests, a list that changes whenever one is added."""
     prefixes = (manifest_prefix(project, day) for day in days)
-    yield from mapped(lambda prefix: [stored.key for stored in vault.list(prefix)], prefixes, vault.at_once)
+    yield from map_concurrent(
+        lambda prefix: [stored.key for stored in vault.list(prefix)], prefixes, vault.max_concurrency
+    )
 
 
-def write_entry(vault: ObjectStore, file: ListedFile, entry: Entry, retention: Retention | None = None) -> Entry:
+def append_entry(vault: ObjectStore, file: ListedFile, entry: Entry, retention: Retention | None = None) -> Entry:
     """Add a file to its session's manifest, as the next number: the last thing done for a file. The entry as it is now.
 
     Two writers of one session cannot overwrite each other: the later one finds the number taken and takes the next.
@@ -217,7 +219,7 @@ def _write_next(vault: ObjectStore, file: ListedFile, entry: Entry, retention: R
         manifest = next_manifest(file, [entry], previous)
         key = manifest_key(file.project, file.day, file.conf_num, manifest.revision)
         try:
-            vault.put_new(key, write_manifest(manifest), retention=retention)
+            vault.put_if_absent(key, write_manifest(manifest), retention=retention)
         except ObjectDiffers:
             continue
         return next(known for known in manifest.files if known.identity == entry.identity)

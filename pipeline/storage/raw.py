@@ -21,10 +21,10 @@ from datetime import date, datetime
 import msgspec
 import zstandard
 
-from pipeline.core.concurrency import ahead, mapped
+from pipeline.core.concurrency import map_concurrent, prefetch
 from pipeline.core.errors import FixityError, ObjectMissing
-from pipeline.core.models import Page, Period, Source, utc_text
-from pipeline.core.tempfiles import scratch_errors
+from pipeline.core.models import Period, RawResponse, Source, utc_text
+from pipeline.core.tempfiles import disk_errors
 from pipeline.enablex.envelope import BLOCK_BYTES, Envelope, EnvelopeError
 from pipeline.enablex.protocol import ReplyHead, Request
 from pipeline.storage.base import ObjectStore, listed, read_bytes
@@ -35,8 +35,8 @@ from pipeline.storage.keys import (
     RECEIPT_SUFFIX,
     UNREADABLE_SUFFIX,
     RawName,
-    asked_at_of_stem,
-    page_stem,
+    asked_at_of_response,
+    make_response_id,
     parse_raw_key,
     raw_key,
     raw_prefix,
@@ -79,7 +79,7 @@ class Receipt(msgspec.Struct, kw_only=True, forbid_unknown_fields=False):
 _RECEIPT = msgspec.json.Decoder(Receipt)
 
 
-class Spool:
+class SpooledBody:
     """Takes one reply while it arrives: compressed, hashed, counted; in memory while small, else in a temporary file.
 
     It goes to the vault only when the reply proved whole, and only if it says something new.
@@ -98,7 +98,7 @@ class Spool:
     def write(self, chunk: bytes) -> None:
         self._sha256.update(chunk)
         self.size_bytes += len(chunk)
-        with scratch_errors():
+        with disk_errors():
             self._zstd.write(chunk)
 
     def note(self, documents: Sequence[msgspec.Raw]) -> None:
@@ -111,7 +111,7 @@ class Spool:
 
     def compressed(self) -> Iterator[bytes]:
         """The body as zstd, in chunks; nothing can be written afterwards."""
-        with scratch_errors():
+        with disk_errors():
             self._zstd.close()  # type: ignore[no-untyped-call]
             self._file.seek(0)
             while chunk := self._file.read(_CHUNK_BYTES):
@@ -119,7 +119,7 @@ class Spool:
 
 
 @dataclass(frozen=True)
-class Place:
+class RawLocation:
     """Where and when a reply belongs: what was asked for, and the moment of asking."""
 
     source: Source
@@ -127,24 +127,24 @@ class Place:
     day: date
     asked_at: datetime
 
-    def key(self, stem: str, suffix: str) -> str:
-        return raw_key(self.source, self.project, self.day, stem, suffix)
+    def key(self, response_id: str, suffix: str) -> str:
+        return raw_key(self.source, self.project, self.day, response_id, suffix)
 
 
-def land(vault: ObjectStore, place: Place, head: ReplyHead, spool: Spool, *, is_part: bool = False) -> bool:
+def land(vault: ObjectStore, place: RawLocation, head: ReplyHead, spool: SpooledBody, *, is_part: bool = False) -> bool:
     """Land one readable reply; return whether it said something new.
 
     Landing the same reply to the same request twice at the same moment changes nothing.
     """
     suffix = PART_SUFFIX if is_part else RECEIPT_SUFFIX
-    stem = _stem(place, head.request, spool.sha256)
-    earlier = _latest_receipt(vault, place, str(head.request), suffix, before=stem)
+    response_id = _response_id(place, head.request, spool.sha256)
+    earlier = _latest_receipt(vault, place, str(head.request), suffix, before=response_id)
     repeated = earlier is not None and earlier.sha256 == spool.sha256 and earlier.status == head.status
-    page = earlier.page if earlier is not None and repeated else stem
-    if vault.stat(place.key(stem, suffix)) is not None:
+    page = earlier.page if earlier is not None and repeated else response_id
+    if vault.head(place.key(response_id, suffix)) is not None:
         return False
-    if page == stem:
-        vault.put_new(place.key(stem, BODY_SUFFIX), spool.compressed())
+    if page == response_id:
+        vault.put_if_absent(place.key(response_id, BODY_SUFFIX), spool.compressed())
     receipt = Receipt(
         source=place.source,
         project=place.project,
@@ -159,69 +159,71 @@ def land(vault: ObjectStore, place: Place, head: ReplyHead, spool: Spool, *, is_
         days=sorted(spool.days),
         page=page,
     )
-    vault.put_new(place.key(stem, suffix), msgspec.json.format(msgspec.json.encode(receipt), indent=1))
-    return page == stem
+    vault.put_if_absent(place.key(response_id, suffix), msgspec.json.format(msgspec.json.encode(receipt), indent=1))
+    return page == response_id
 
 
-def land_unreadable(vault: ObjectStore, place: Place, head: ReplyHead, spool: Spool) -> str:
+def land_unreadable(vault: ObjectStore, place: RawLocation, head: ReplyHead, spool: SpooledBody) -> str:
     """Keep a reply that is not the promised JSON, with its headers; return its key."""
-    key = place.key(_stem(place, head.request, spool.sha256), UNREADABLE_SUFFIX)
+    key = place.key(_response_id(place, head.request, spool.sha256), UNREADABLE_SUFFIX)
     facts = {
         "request": str(head.request),
         "status": head.status,
         "headers": _kept(head.headers),
         "sha256": spool.sha256,
     }
-    vault.put_new(key, spool.compressed())
-    vault.replace(f"{key}.json", msgspec.json.format(msgspec.json.encode(facts), indent=1))
+    vault.put_if_absent(key, spool.compressed())
+    vault.overwrite(f"{key}.json", msgspec.json.format(msgspec.json.encode(facts), indent=1))
     return key
 
 
-def page_stems(vault: ObjectStore, source: Source, project: str, period: Period | None = None) -> dict[date, list[str]]:
+def list_responses(
+    vault: ObjectStore, source: Source, project: str, period: Period | None = None
+) -> dict[date, list[str]]:
     """Stems of the pages asked for in `period`, by day, oldest first; from listings alone."""
     suffixes: dict[tuple[date, str], set[str]] = defaultdict(set)
     for name in _raw_names(vault, source, project, period):
-        suffixes[name.day, name.stem].add(name.suffix)
-    stems: dict[date, list[str]] = defaultdict(list)
-    for (day, stem), found in sorted(suffixes.items()):
+        suffixes[name.day, name.response_id].add(name.suffix)
+    response_ids: dict[date, list[str]] = defaultdict(list)
+    for (day, response_id), found in sorted(suffixes.items()):
         if BODY_SUFFIX in found and len(found) > 1:
-            stems[day].append(stem)
-    return dict(stems)
+            response_ids[day].append(response_id)
+    return dict(response_ids)
 
 
-def last_asked(vault: ObjectStore, source: Source, project: str) -> dict[date, datetime]:
+def last_collected(vault: ObjectStore, source: Source, project: str) -> dict[date, datetime]:
     """For every day ever collected: when it was last asked for and answered readably; from listings alone."""
     moments: dict[date, datetime] = {}
     for name in _raw_names(vault, source, project, None):
         if name.suffix == RECEIPT_SUFFIX:
-            moment = asked_at_of_stem(name.stem)
+            moment = asked_at_of_response(name.response_id)
             moments[name.day] = max(moment, moments.get(name.day, moment))
     return moments
 
 
-def read_page(vault: ObjectStore, source: Source, project: str, day: date, stem: str) -> Page:
+def read_receipt(vault: ObjectStore, source: Source, project: str, day: date, response_id: str) -> RawResponse:
     """The facts of one page, from its receipt."""
     try:
-        receipt = _read_receipt(vault, raw_key(source, project, day, stem, RECEIPT_SUFFIX))
+        receipt = _read_receipt(vault, raw_key(source, project, day, response_id, RECEIPT_SUFFIX))
     except ObjectMissing:
-        receipt = _read_receipt(vault, raw_key(source, project, day, stem, PART_SUFFIX))
-    return Page(
-        stem=stem,
+        receipt = _read_receipt(vault, raw_key(source, project, day, response_id, PART_SUFFIX))
+    return RawResponse(
+        response_id=response_id,
         source=source,
         project=project,
         day=day,
         request=receipt.request,
-        asked_at=asked_at_of_stem(stem),
+        asked_at=asked_at_of_response(response_id),
         status=receipt.status,
         size_bytes=receipt.size_bytes,
         sha256=receipt.sha256,
         documents=receipt.documents,
         days=tuple(receipt.days),
-        body_key=raw_key(source, project, day, stem, BODY_SUFFIX),
+        body_key=raw_key(source, project, day, response_id, BODY_SUFFIX),
     )
 
 
-def read_documents(vault: ObjectStore, page: Page, cut: Cut | None = None) -> Iterator[Sequence[msgspec.Raw]]:
+def read_documents(vault: ObjectStore, page: RawResponse, cut: Cut | None = None) -> Iterator[Sequence[msgspec.Raw]]:
     """The documents of a landed page in the order received, some MiB at a time; cut by `cut`, or proven to be JSON.
 
     Raises:
@@ -229,14 +231,14 @@ def read_documents(vault: ObjectStore, page: Page, cut: Cut | None = None) -> It
     """
     if page.documents:
         # In a thread of its own the stack is shallow: however deep a reply is nested, if it could land it can be read.
-        yield from ahead(_documents(vault, page, cut))
+        yield from prefetch(_documents(vault, page, cut))
 
 
-def _documents(vault: ObjectStore, page: Page, cut: Cut | None) -> Iterator[Sequence[msgspec.Raw]]:
+def _documents(vault: ObjectStore, page: RawResponse, cut: Cut | None) -> Iterator[Sequence[msgspec.Raw]]:
     envelope = LandedEnvelope(page.source, cut) if cut else Envelope(page.source)
     count = 0
     try:
-        for chunk in ahead(_body(vault, page), _CHUNKS_AHEAD):
+        for chunk in prefetch(_body(vault, page), _CHUNKS_AHEAD):
             if documents := envelope.feed(chunk):
                 count += len(documents)
                 yield documents
@@ -249,7 +251,7 @@ def _documents(vault: ObjectStore, page: Page, cut: Cut | None) -> Iterator[Sequ
     yield documents
 
 
-def _body(vault: ObjectStore, page: Page) -> Iterator[bytes]:
+def _body(vault: ObjectStore, page: RawResponse) -> Iterator[bytes]:
     digest = hashlib.sha256()
     with vault.open(page.body_key) as stream:
         for chunk in zstandard.ZstdDecompressor().read_to_iter(stream, write_size=_READ_BYTES):
@@ -259,8 +261,8 @@ def _body(vault: ObjectStore, page: Page) -> Iterator[bytes]:
         raise FixityError(page.body_key, page.sha256, digest.hexdigest())
 
 
-def _stem(place: Place, request: Request, digest: str) -> str:
-    return page_stem(place.asked_at, hashlib.sha256(f"{request} {digest}".encode()).hexdigest())
+def _response_id(place: RawLocation, request: Request, digest: str) -> str:
+    return make_response_id(place.asked_at, hashlib.sha256(f"{request} {digest}".encode()).hexdigest())
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
@@ -275,11 +277,13 @@ def _raw_names(vault: ObjectStore, source: Source, project: str, period: Period 
             yield name
 
 
-def _latest_receipt(vault: ObjectStore, place: Place, request: str, suffix: str, *, before: str) -> Receipt | None:
+def _latest_receipt(
+    vault: ObjectStore, place: RawLocation, request: str, suffix: str, *, before: str
+) -> Receipt | None:
     keys = [stored.key for stored in vault.list(raw_prefix(place.source, place.project, place.day))]
     for key in reversed(keys):
         name = parse_raw_key(key)
-        if name is None or name.suffix != suffix or name.stem >= before:
+        if name is None or name.suffix != suffix or name.response_id >= before:
             continue
         receipt = _read_receipt(vault, key)
         if receipt.request == request:
@@ -294,13 +298,13 @@ def _read_receipt(vault: ObjectStore, key: str) -> Receipt:
         raise FixityError(key, "a receipt", f"something else ({error})") from None
 
 
-def pages(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[Page]:
+def pages(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[RawResponse]:
     """The pages asked for in `period`, or ever, oldest first within each day."""
     names = _page_names(vault, source, project, period)
-    yield from mapped(lambda name: read_page(vault, source, project, *name), names, vault.at_once)
+    yield from map_concurrent(lambda name: read_receipt(vault, source, project, *name), names, vault.max_concurrency)
 
 
 def _page_names(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[tuple[date, str]]:
-    for day, stems in page_stems(vault, source, project, period).items():
-        for stem in stems:
-            yield day, stem
+    for day, response_ids in list_responses(vault, source, project, period).items():
+        for response_id in response_ids:
+            yield day, response_id

@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipeline.core.errors import ConfigError, LeaseLost, StoreUnavailable
-from pipeline.core.models import Failure, Outcome, good_projects, utc_text
+from pipeline.core.models import Failure, RunResult, good_projects, utc_text
 
 _METADATA = sa.MetaData()
 
@@ -108,16 +108,16 @@ class Lease:
     lasts_s: float
 
 
-def wait_after(tries: int) -> timedelta:
+def backoff(attempts: int) -> timedelta:
     """How long an item rests after so many failures in a row."""
-    return min(_FIRST_WAIT * (1 << min(tries - 1, 8)), _LONGEST_WAIT)
+    return min(_FIRST_WAIT * (1 << min(attempts - 1, 8)), _LONGEST_WAIT)
 
 
 def new_run_id() -> str:
     return uuid4().hex
 
 
-class Ledger:
+class RunStore:
     """Open once per process; threads may share it. The database is first touched when something is noted or asked."""
 
     def __init__(self, url: str) -> None:
@@ -127,7 +127,7 @@ class Ledger:
             options = {"connect_args": {"timeout": _BUSY_S}} if self._is_sqlite else {"pool_pre_ping": True}
             self._opened = sa.create_engine(self._url, **options)
         except (ArgumentError, ModuleNotFoundError) as error:
-            raise ConfigError(f"ledger.url: {error}; for example sqlite:///./data/ledger.db") from None
+            raise ConfigError(f"run_store.url: {error}; for example sqlite:///./data/ledger.db") from None
         self.where = self._url.render_as_string(hide_password=True)
         self._preparing, self._is_ready = threading.Lock(), False
         if self._is_sqlite:
@@ -148,13 +148,15 @@ class Ledger:
             try:
                 Path(str(self._url.database)).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise StoreUnavailable(f"ledger.url: cannot make the folder: {error}; choose another place") from None
+                raise StoreUnavailable(
+                    f"run_store.url: cannot make the folder: {error}; choose another place"
+                ) from None
         with self._errors(), self._opened.begin() as connection:
             if not self._is_sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            _bring_forward(connection)
+            _migrate(connection)
 
-    def try_out(self) -> None:
+    def ping(self) -> None:
         """Note a run and take it back. Raises StoreUnavailable when nothing can be noted."""
         with self._errors(), self._engine.connect() as connection:
             values = {"run_id": new_run_id(), "command": "doctor", "started_at": ""}
@@ -165,12 +167,12 @@ class Ledger:
         self,
         command: str,
         clock: Callable[[], datetime],
-        flow: Callable[[], Outcome],
+        flow: Callable[[], RunResult],
         lease: Lease | None = None,
         *,
         run_id: str | None = None,
         projects: Sequence[str] = (),
-    ) -> Outcome:
+    ) -> RunResult:
         """Run a flow and remember when, how it ended, and what failed. A run without an end was killed or broke off.
 
         `projects` are whom it is for: of each it is remembered when a run last did its work. One in
@@ -183,13 +185,13 @@ class Ledger:
         self._execute(sa.insert(_RUNS).values(run_id=run_id, command=command, started_at=utc_text(clock())))
         outcome = flow()
         at = clock()
-        code = 1 if outcome.is_broken else outcome.exit_code
+        code = 1 if outcome.is_total_failure else outcome.exit_code
         values = {"ended_at": utc_text(at), "exit_code": code, "counts": dict(outcome.counts)}
         with self._errors(), self._engine.begin() as connection:
             if lease:
                 _require(connection, lease)
             for failure in outcome.failed:
-                if failure.was_tried:
+                if failure.attempted:
                     _note_failure(connection, failure, at)
             for project in good_projects(outcome, projects):
                 good = _upsert(connection, _GOOD_RUNS).values(project=project, command=command, ended_at=utc_text(at))
@@ -205,13 +207,13 @@ class Ledger:
             with self._errors(), self._engine.begin() as connection:
                 connection.execute(statement, [{"done": item} for item in items])
 
-    def tries(self) -> dict[str, int]:
+    def attempts(self) -> dict[str, int]:
         """Failed tries so far, by item."""
         with self._errors(), self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_ATTEMPTS.c.item, _ATTEMPTS.c.tries))
-            return {item: tries for item, tries in rows}  # noqa: C416 - rows are not pairs to the type checker
+            rows = connection.execute(sa.select(_ATTEMPTS.c.item, _ATTEMPTS.c.attempts))
+            return {item: attempts for item, attempts in rows}  # noqa: C416 - rows are not pairs to the type checker
 
-    def resting(self, now: datetime) -> set[str]:
+    def backing_off(self, now: datetime) -> set[str]:
         """Items that failed and are not to be tried before a later moment."""
         query = sa.select(_ATTEMPTS.c.item).where(_ATTEMPTS.c.next_try_at > utc_text(now))
         with self._errors(), self._engine.connect() as connection:
@@ -262,7 +264,7 @@ class Ledger:
             text = connection.scalar(query)
         return None if text is None else datetime.fromisoformat(text)
 
-    def last_good_runs(self) -> Mapping[str, str]:
+    def last_successes_by_command(self) -> Mapping[str, str]:
         """When each command last ended with exit code 0 or 4 (it did its work; files may be at risk all the same)."""
         query = (
             sa.select(_RUNS.c.command, sa.func.max(_RUNS.c.ended_at))
@@ -274,7 +276,7 @@ class Ledger:
             rows = connection.execute(query)
             return {command: ended_at for command, ended_at in rows}  # noqa: C416 - as above
 
-    def good_runs(self, project: str) -> Mapping[str, str]:
+    def last_successes(self, project: str) -> Mapping[str, str]:
         """When each command last ended that did its work for a project, whatever became of other projects."""
         columns = _GOOD_RUNS.c.command, _GOOD_RUNS.c.ended_at
         query = sa.select(*columns).where(_GOOD_RUNS.c.project == project).order_by(_GOOD_RUNS.c.command)
@@ -301,13 +303,13 @@ class Ledger:
         with self._errors(), self._engine.connect() as connection:
             return {(command, exit_code): number for command, exit_code, number in connection.execute(query)}
 
-    def told(self) -> dict[str, str]:
+    def last_notified(self) -> dict[str, str]:
         """The state of each subject that people were last told of."""
         with self._errors(), self._engine.connect() as connection:
             rows = connection.execute(sa.select(_TOLD.c.subject, _TOLD.c.state))
             return {subject: state for subject, state in rows}  # noqa: C416 - as above
 
-    def remember_told(self, states: Mapping[str, str]) -> None:
+    def save_notified(self, states: Mapping[str, str]) -> None:
         with self._errors(), self._engine.begin() as connection:
             for subject, state in states.items():
                 told = _upsert(connection, _TOLD).values(subject=subject, state=state)
@@ -340,7 +342,7 @@ def _begin_immediate(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _bring_forward(connection: sa.Connection) -> None:
+def _migrate(connection: sa.Connection) -> None:
     """Take the steps that the schema lacks. Version 1, the first released one, kept no version."""
     tables = sa.inspect(connection).get_table_names()
     if _VERSION.name not in tables:
@@ -373,8 +375,8 @@ def _upsert(connection: sa.Connection, table: sa.Table) -> Any:
 
 def _note_failure(connection: sa.Connection, failure: Failure, at: datetime) -> None:
     values = {"last_at": utc_text(at), "last_error": failure.error}
-    noted = _upsert(connection, _ATTEMPTS).values(item=failure.item, tries=1, **values)
-    again = noted.on_conflict_do_update(index_elements=["item"], set_={**values, "tries": _ATTEMPTS.c.tries + 1})
-    tries = connection.scalar(again.returning(_ATTEMPTS.c.tries)) or 1
-    rests = {"next_try_at": utc_text(at + wait_after(tries))}
+    noted = _upsert(connection, _ATTEMPTS).values(item=failure.item, attempts=1, **values)
+    again = noted.on_conflict_do_update(index_elements=["item"], set_={**values, "tries": _ATTEMPTS.c.attempts + 1})
+    attempts = connection.scalar(again.returning(_ATTEMPTS.c.attempts)) or 1
+    rests = {"next_try_at": utc_text(at + backoff(attempts))}
     connection.execute(sa.update(_ATTEMPTS).where(_ATTEMPTS.c.item == failure.item).values(**rests))

@@ -25,12 +25,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pipeline.core.errors import ConfigError, ObjectDiffers, StoreError
 from pipeline.storage.base import (
     MIB,
-    Conditions,
+    ConditionalWriteSupport,
     Retention,
     StoredObject,
 )
 from pipeline.storage.s3_client import CHANGED, MISSING, S3Client, error_code, label_digest, lock_options
-from pipeline.storage.s3_conditions import try_conditions
+from pipeline.storage.s3_conditions import probe_conditional_writes
 from pipeline.storage.s3_multipart import Marker, Part, Parts, S3Upload, is_marker, marker_key
 
 _COPY_PART_BYTES = 1024 * MIB
@@ -41,28 +41,28 @@ _COPY_WHOLE_BYTES = 5 * 1024 * MIB
 class S3Store(S3Client):
     """An `ObjectStore` below a prefix of a bucket. Threads may share it."""
 
-    at_once = 16
+    max_concurrency = 16
 
     # --- writing ---
 
-    def put_new(self, key: str, content: bytes | Iterable[bytes], *, retention: Retention | None = None) -> int:
+    def put_if_absent(self, key: str, content: bytes | Iterable[bytes], *, retention: Retention | None = None) -> int:
         with self.upload(key, retention=retention) as upload:
             for chunk in (content,) if isinstance(content, bytes) else content:
                 upload.write(chunk)
             return upload.finish().size_bytes
 
-    def replace(self, key: str, content: bytes | Iterable[bytes]) -> None:
+    def overwrite(self, key: str, content: bytes | Iterable[bytes]) -> None:
         with self.upload(key) as upload:
             for chunk in (content,) if isinstance(content, bytes) else content:
                 upload.write(chunk)
-            upload.finish(replace=True)
+            upload.finish(overwrite=True)
 
     def upload(
         self,
         key: str,
         *,
-        label: str = "",
-        observe: Callable[[bytes], None] = lambda _chunk: None,
+        resume_token: str = "",
+        on_chunk: Callable[[bytes], None] = lambda _chunk: None,
         size_bytes: int | None = None,
         content_type: str | None = None,
         retention: Retention | None = None,
@@ -70,21 +70,21 @@ class S3Store(S3Client):
         options = lock_options(retention)
         if content_type:
             options["ContentType"] = content_type
-        if label:
-            options["Metadata"] = {"postroom-label": label_digest(label)}
+        if resume_token:
+            options["Metadata"] = {"postroom-label": label_digest(resume_token)}
         is_small = size_bytes is not None and size_bytes <= self._part_bytes
-        begun = self._begun(key, label) if label and not is_small else None
-        return S3Upload(self, key, label, begun, observe, options, self._part_bytes, size_bytes, retention)
+        begun = self._begun(key, resume_token) if resume_token and not is_small else None
+        return S3Upload(self, key, resume_token, begun, on_chunk, options, self._part_bytes, size_bytes, retention)
 
     def copy_from(
-        self, source: str, key: str, *, label: str, etag: str, retention: Retention | None = None
+        self, source: str, key: str, *, resume_token: str, etag: str, retention: Retention | None = None
     ) -> StoredObject:
         bucket, _, name = source.removeprefix("s3://").partition("/")
         origin = {"CopySource": {"Bucket": bucket, "Key": name}, "CopySourceIfMatch": etag}
         options = lock_options(retention)
-        if label:
-            options["Metadata"] = {"postroom-label": label_digest(label)}
-        if self.stat(key) is not None:
+        if resume_token:
+            options["Metadata"] = {"postroom-label": label_digest(resume_token)}
+        if self.head(key) is not None:
             raise ObjectDiffers(f"{self.url}/{key}: something is already there and stays", key=key)
         head = self._head_of_source(bucket, name, etag)
         size_bytes, options["ContentType"] = int(head["ContentLength"]), head["ContentType"]
@@ -127,7 +127,7 @@ class S3Store(S3Client):
     def abort_uploads(self, prefix: str, older_than: timedelta) -> list[str]:
         aborted = []
         for upload, now in self._uploads(prefix):
-            if now - upload["Initiated"].replace(microsecond=0) >= older_than:  # as exact as the server's Date
+            if now - upload["Initiated"].overwrite(microsecond=0) >= older_than:  # as exact as the server's Date
                 with self.errors(upload["Key"]), suppress(self.client.exceptions.NoSuchUpload):
                     self.client.abort_multipart_upload(
                         Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
@@ -148,14 +148,14 @@ class S3Store(S3Client):
                 for upload in page.get("Uploads", ()):
                     yield upload, now
 
-    def _begun(self, key: str, label: str) -> Parts | None:
+    def _begun(self, key: str, resume_token: str) -> Parts | None:
         """Of the unfinished uploads of this key that carry this label, the one that is farthest."""
         uploads = [(upload["Key"].removeprefix(self._root), upload["UploadId"]) for upload, _ in self._uploads(key)]
         markers = dict(uploads)
         found = [
             self._list_parts(key, Parts(upload_id, [], states_crc=False, marker=Marker(marker, markers[marker])))
             for name, upload_id in uploads
-            if name == key and (marker := marker_key(key, label, upload_id)) in markers
+            if name == key and (marker := marker_key(key, resume_token, upload_id)) in markers
         ]
         return max((parts for parts in found if parts), key=lambda parts: parts.size_bytes, default=None)
 
@@ -200,8 +200,8 @@ class S3Store(S3Client):
                 " make a bucket with Object Lock, or set vault.lock.mode to off"
             )
 
-    def try_conditions(self, key: str, content: bytes) -> Conditions:
-        return try_conditions(self, key, content)
+    def probe_conditional_writes(self, key: str, content: bytes) -> ConditionalWriteSupport:
+        return probe_conditional_writes(self, key, content)
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         credentials = self._session.get_credentials()

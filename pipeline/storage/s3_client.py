@@ -17,7 +17,15 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from pipeline.core.errors import ConfigError, ObjectMissing, StoreError, StoreUnavailable
-from pipeline.storage.base import MIB, READ_BYTES, Retention, Statement, StoredObject, checked_key, read_back
+from pipeline.storage.base import (
+    MIB,
+    READ_BYTES,
+    ObjectAttributes,
+    Retention,
+    StoredObject,
+    checked_key,
+    checksum_object,
+)
 
 _CONNECTIONS = 64
 MISSING = frozenset({"404", "NoSuchKey", "NotFound", "NoSuchVersion"})
@@ -85,9 +93,9 @@ class S3Client:
     def url(self) -> str:
         return f"s3://{self._bucket}/{self._root}".rstrip("/")
 
-    def left_whole(self, key: str, label: str) -> StoredObject | None:
-        head = self.head(key)
-        if head is None or head["Metadata"].get("postroom-label") != label_digest(label):
+    def find_completed(self, key: str, resume_token: str) -> StoredObject | None:
+        head = self.head_object(key)
+        if head is None or head["Metadata"].get("postroom-label") != label_digest(resume_token):
             return None
         return StoredObject(key, head["ContentLength"])
 
@@ -96,15 +104,15 @@ class S3Client:
         with _Reader(self, key) as raw:
             yield io.BufferedReader(raw, READ_BYTES)  # type: ignore[type-var, unused-ignore]
 
-    def stat(self, key: str) -> StoredObject | None:
-        head = self.head(key)
+    def head(self, key: str) -> StoredObject | None:
+        head = self.head_object(key)
         return StoredObject(key, head["ContentLength"]) if head else None
 
-    def state(self, key: str) -> Statement | None:
-        head = self.head(key)
-        return statement(head) if head else None
+    def attributes(self, key: str) -> ObjectAttributes | None:
+        head = self.head_object(key)
+        return object_attributes(head) if head else None
 
-    def head(self, key: str) -> dict[str, Any] | None:
+    def head_object(self, key: str) -> dict[str, Any] | None:
         try:
             found: dict[str, Any] = self.client.head_object(**self.place(key), ChecksumMode="ENABLED")
         except ClientError as error:
@@ -117,11 +125,11 @@ class S3Client:
 
     def is_same(self, key: str, size_bytes: int, sha256: str) -> bool:
         """Whether the object under the key has these bytes; read from beginning to end if the size is right."""
-        found = self.stat(key)
-        return found is not None and found.size_bytes == size_bytes and read_back(self, key).sha256 == sha256
+        found = self.head(key)
+        return found is not None and found.size_bytes == size_bytes and checksum_object(self, key).sha256 == sha256
 
     def lock(self, key: str, retention: Retention) -> None:
-        head = self.head(key)
+        head = self.head_object(key)
         if head is None:
             raise ObjectMissing(f"{self.url}/{key}: no such object", key=key)
         if _is_locked(head, retention):
@@ -130,7 +138,7 @@ class S3Client:
         version = {"VersionId": head["VersionId"]} if "VersionId" in head else {}
         with self.errors(key):
             self.client.put_object_retention(**self.place(key), **version, Retention=wanted)
-        if not _is_locked(self.head(key) or {}, retention):
+        if not _is_locked(self.head_object(key) or {}, retention):
             raise StoreError(
                 f"{self.url}/{key}: is stored, but the server does not say that it is locked until {retention.until};"
                 " check the bucket's Object Lock and the right s3:GetObjectRetention",
@@ -257,8 +265,8 @@ def error_code(error: ClientError | BotoCoreError) -> str:
     return str(error.response["Error"].get("Code")) if isinstance(error, ClientError) else ""
 
 
-def label_digest(label: str) -> str:
-    return hashlib.sha256(label.encode()).hexdigest()
+def label_digest(resume_token: str) -> str:
+    return hashlib.sha256(resume_token.encode()).hexdigest()
 
 
 def lock_options(retention: Retention | None) -> dict[str, Any]:
@@ -274,8 +282,8 @@ def _is_locked(head: dict[str, Any], retention: Retention) -> bool:
     return bool(head["ObjectLockRetainUntilDate"] >= retention.until.replace(microsecond=0))
 
 
-def statement(head: dict[str, Any]) -> Statement:
+def object_attributes(head: dict[str, Any]) -> ObjectAttributes:
     """What the answer to a HEAD says. A CRC of parts (`COMPOSITE`) is not the object's."""
     is_whole = head.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
     crc = head.get("ChecksumCRC64NVME") if is_whole else None
-    return Statement(head["ContentLength"], crc, head["ETag"].strip('"'))
+    return ObjectAttributes(head["ContentLength"], crc, head["ETag"].strip('"'))

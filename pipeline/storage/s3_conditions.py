@@ -8,14 +8,14 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipeline.storage.base import Conditions
+from pipeline.storage.base import ConditionalWriteSupport
 from pipeline.storage.s3_client import S3Client, error_code
 from pipeline.storage.s3_multipart import CONFLICT, UNKNOWN_OPTION, content_md5, md5_of
 
 
-def try_conditions(store: S3Client, key: str, content: bytes) -> Conditions:
+def probe_conditional_writes(store: S3Client, key: str, content: bytes) -> ConditionalWriteSupport:
     """A server that heeds no condition has the same bytes under the key again; a part is written every time."""
-    return Conditions(_heeds_put(store, key, content), _heeds_parts(store, key, content))
+    return ConditionalWriteSupport(_heeds_put(store, key, content), _heeds_parts(store, key, content))
 
 
 def _heeds_put(store: S3Client, key: str, content: bytes) -> bool:

@@ -20,10 +20,19 @@ import structlog
 from awscrt.checksums import crc64nvme
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipeline.core.concurrency import Threads
+from pipeline.core.concurrency import ContextThreadPool
 from pipeline.core.errors import DigestDiffers, ObjectDiffers, SizeDiffers, SourceDiffers, StoreUnavailable
 from pipeline.core.tracing import span
-from pipeline.storage.base import MIB, Proof, Retention, Statement, Tally, Written, crc_text, read_back
+from pipeline.storage.base import (
+    MIB,
+    Checksums,
+    ObjectAttributes,
+    Retention,
+    UploadResult,
+    Verification,
+    checksum_object,
+    crc_text,
+)
 from pipeline.storage.s3_client import S3Client, error_code, label_digest
 
 MOST_PARTS = 10_000
@@ -83,8 +92,8 @@ class Parts:
         return f"{md5_of(b''.join(digests)).hexdigest()}-{len(digests)}" if len(digests) == len(self.parts) else ""
 
 
-def marker_key(key: str, label: str, upload_id: str) -> str:
-    return f"{key}.upload-{hashlib.sha256(f'{label_digest(label)} {upload_id}'.encode()).hexdigest()}"
+def marker_key(key: str, resume_token: str, upload_id: str) -> str:
+    return f"{key}.upload-{hashlib.sha256(f'{label_digest(resume_token)} {upload_id}'.encode()).hexdigest()}"
 
 
 def is_marker(key: str) -> bool:
@@ -109,16 +118,16 @@ class S3Upload:
         self,
         store: S3Client,
         key: str,
-        label: str,
+        resume_token: str,
         begun: Parts | None,
-        observe: Callable[[bytes], None],
+        on_chunk: Callable[[bytes], None],
         options: Mapping[str, Any],
         least_part_bytes: int,
         total_bytes: int | None,
         retention: Retention | None,
     ) -> None:
-        self._store, self._key, self._label, self._options = store, key, label, options
-        self._observe, self._least, self._total = observe, least_part_bytes, total_bytes
+        self._store, self._key, self._resume_token, self._options = store, key, resume_token, options
+        self._on_chunk, self._least, self._total = on_chunk, least_part_bytes, total_bytes
         self._retention = retention
         self._place = store.place(key)
         self._parts = begun
@@ -126,10 +135,10 @@ class S3Upload:
         self._unconfirmed = begun.parts.pop() if begun and begun.parts else None
         self.size_bytes = begun.size_bytes if begun else 0
         self._is_resumed = self.size_bytes > 0
-        self._tally = Tally()
+        self._tally = Checksums()
         self._block, self._filled = bytearray(), 0
         self._spare: bytearray | None = None
-        self._sender: Threads | None = None
+        self._sender: ContextThreadPool | None = None
         self._sending: tuple[Parts, bytearray, Future[Part]] | None = None
         self._is_settled = False
 
@@ -149,7 +158,7 @@ class S3Upload:
 
     def write(self, chunk: bytes) -> None:
         if not self._is_resumed:
-            self._observe(chunk)
+            self._on_chunk(chunk)
             self._tally.feed(chunk)
         view = memoryview(chunk)
         while view:
@@ -160,12 +169,14 @@ class S3Upload:
             self._block[self._filled : end] = view[:taken]
             self._filled, view = end, view[taken:]
 
-    def finish(self, *, replace: bool = False) -> Written:
+    def finish(self, *, overwrite: bool = False) -> UploadResult:
         with span("write", {"postroom.key": self._key}):
             if self._taken_parts == 0:
                 self._abort()  # an earlier upload broke off before its first part
             parts = self._parts
-            written = self._finish_parts(parts, replace=replace) if parts else self._finish_whole(replace=replace)
+            written = (
+                self._finish_parts(parts, overwrite=overwrite) if parts else self._finish_whole(overwrite=overwrite)
+            )
             self._is_settled = True
             if self._retention:
                 self._store.lock(self._key, self._retention)
@@ -177,16 +188,16 @@ class S3Upload:
     def __exit__(self, *_: object) -> None:
         if self._sender:
             self._sender.shutdown(wait=True)
-        if self._parts and not self._is_settled and not self._label:
+        if self._parts and not self._is_settled and not self._resume_token:
             self._abort()
 
     # --- in one request ---
 
-    def _finish_whole(self, *, replace: bool) -> Written:
+    def _finish_whole(self, *, overwrite: bool) -> UploadResult:
         """Put it with all that guards it; a server that knows no checksum, or no condition, is asked without."""
         checksum = {"ChecksumCRC64NVME": self._tally.crc64nvme, "ChecksumAlgorithm": "CRC64NVME"}
-        condition = {} if replace else {"IfNoneMatch": "*"}
-        if not replace and self._store.stat(self._key) is not None:  # not every server heeds the condition
+        condition = {} if overwrite else {"IfNoneMatch": "*"}
+        if not overwrite and self._store.head(self._key) is not None:  # not every server heeds the condition
             return self._there_already()
         for guards in ({**checksum, **condition}, condition):
             try:
@@ -197,7 +208,7 @@ class S3Upload:
         with self._store.errors(self._key):
             return self._put({})
 
-    def _put(self, guards: Mapping[str, str]) -> Written:
+    def _put(self, guards: Mapping[str, str]) -> UploadResult:
         body, client = self._content(), self._store.client
         md5 = md5_of(body)
         try:
@@ -205,7 +216,7 @@ class S3Upload:
         except BotoCoreError as error:
             raise self._store.told(error, self._key) from None
         etag = answer["ETag"].strip('"')
-        return self._checked(Statement(len(body), answer.get("ChecksumCRC64NVME"), etag), md5.hexdigest())
+        return self._checked(ObjectAttributes(len(body), answer.get("ChecksumCRC64NVME"), etag), md5.hexdigest())
 
     # --- part by part ---
 
@@ -240,7 +251,7 @@ class S3Upload:
         if self._parts is None:
             self._parts = self._begin()
         if self._sender is None:
-            self._sender = Threads(1, "postroom-parts")
+            self._sender = ContextThreadPool(1, "postroom-parts")
         body, self._block, self._filled = self._content(), bytearray(), 0
         self._taken_parts += 1
         self._sending = self._parts, body, self._sender.submit(self._send, self._parts, self._taken_parts, body)
@@ -273,8 +284,8 @@ class S3Upload:
                     raise
                 created = client.create_multipart_upload(**self._place, **self._options)
             parts = Parts(created["UploadId"], [], created.get("ChecksumAlgorithm") == "CRC64NVME")
-            if self._label:
-                key = marker_key(self._key, self._label, parts.upload_id)
+            if self._resume_token:
+                key = marker_key(self._key, self._resume_token, parts.upload_id)
                 parts.marker = Marker(key, client.create_multipart_upload(**self._store.place(key))["UploadId"])
         return parts
 
@@ -292,18 +303,18 @@ class S3Upload:
             )
         return Part(number, answer["ETag"].strip('"'), len(body), crc, md5.hexdigest() if md5 else None)
 
-    def _finish_parts(self, parts: Parts, *, replace: bool) -> Written:
+    def _finish_parts(self, parts: Parts, *, overwrite: bool) -> UploadResult:
         if self._filled or self._unconfirmed:
             self._send_part()
         self._settle_sending()
         if self._is_resumed and self._total not in {None, parts.size_bytes}:
             self._abort()
             raise SourceDiffers(f"{self._store.url}/{self._key}: {parts.size_bytes} bytes came together", key=self._key)
-        if not replace and self._store.stat(self._key) is not None:  # as above
+        if not overwrite and self._store.head(self._key) is not None:  # as above
             self._abort()
             return self._there_already()
         try:
-            self._complete(parts, {} if replace else {"IfNoneMatch": "*"})
+            self._complete(parts, {} if overwrite else {"IfNoneMatch": "*"})
         except ClientError as error:
             if error_code(error) in CONFLICT | _UNFIT:
                 self._abort()
@@ -338,8 +349,8 @@ class S3Upload:
             else:
                 return
 
-    def _checked_parts(self, parts: Parts) -> Written:
-        stated = self._store.state(self._key)
+    def _checked_parts(self, parts: Parts) -> UploadResult:
+        stated = self._store.attributes(self._key)
         if stated is None:
             raise StoreUnavailable(
                 f"{self._store.url}/{self._key}: stored, and not there a moment later", key=self._key
@@ -350,13 +361,13 @@ class S3Upload:
 
     # --- what the server says, against what was sent ---
 
-    def _checked(self, stated: Statement, md5: str) -> Written:
+    def _checked(self, stated: ObjectAttributes, md5: str) -> UploadResult:
         proof = proof_of(self._key, stated, self._tally, md5)
         return self._tally.written(proof, stated.etag) if proof else self._read_back(stated)
 
-    def _read_back(self, stated: Statement) -> Written:
+    def _read_back(self, stated: ObjectAttributes) -> UploadResult:
         """The whole object as the server gives it back; of a resumed one these are the first digests of all of it."""
-        found = read_back(self._store, self._key, self._observe if self._is_resumed else lambda _chunk: None)
+        found = checksum_object(self._store, self._key, self._on_chunk if self._is_resumed else lambda _chunk: None)
         expected = found if self._is_resumed else self._tally
         total = self._parts.size_bytes if self._parts else expected.size_bytes
         if found.size_bytes != total:
@@ -367,20 +378,20 @@ class S3Upload:
             raise DigestDiffers(self._key, f"CRC64NVME {stated.crc64nvme}, as the store states", found.crc64nvme)
         return found.written("read-back", stated.etag)
 
-    def _conflict(self, error: ClientError) -> Written:
+    def _conflict(self, error: ClientError) -> UploadResult:
         if error_code(error) in CONFLICT:
             return self._there_already()
         raise self._store.told(error, self._key) from None
 
-    def _there_already(self) -> Written:
+    def _there_already(self) -> UploadResult:
         """The key is taken: by the same bytes, which is success, or by others, which stay."""
-        stated = self._store.state(self._key)
+        stated = self._store.attributes(self._key)
         if stated is None:
             raise StoreUnavailable(f"{self._store.url}/{self._key}: another writer is at it; run again", key=self._key)
         if self._is_resumed:  # our first bytes are not at hand any more: a label can say whose those are
-            if self._store.left_whole(self._key, self._label) is None:
+            if self._store.find_completed(self._key, self._resume_token) is None:
                 raise ObjectDiffers(f"{self._store.url}/{self._key}: other bytes are already there", key=self._key)
-            return read_back(self._store, self._key, self._observe).written("read-back", stated.etag)
+            return checksum_object(self._store, self._key, self._on_chunk).written("read-back", stated.etag)
         if self._store.is_same(self._key, self._tally.size_bytes, self._tally.sha256):
             return self._tally.written("read-back", stated.etag)
         raise ObjectDiffers(f"{self._store.url}/{self._key}: other bytes are already there and stay", key=self._key)
@@ -400,7 +411,7 @@ class S3Upload:
                 )
 
 
-def proof_of(key: str, stated: Statement, sent: Tally, md5: str) -> Proof | None:
+def proof_of(key: str, stated: ObjectAttributes, sent: Checksums, md5: str) -> Verification | None:
     """Why the store's word proves that it has what was sent; None when it says nothing that could.
 
     An ETag that differs proves nothing: with encryption it is no MD5.

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeline.core.errors import DigestDiffers, ObjectDiffers, StoreError
-from pipeline.storage.base import ObjectStore, Retention, Tally, read_bytes
+from pipeline.storage.base import Checksums, ObjectStore, Retention, read_bytes
 from pipeline.storage.local import LocalStore
 
 PROBE_KEY = "doctor/probe.txt"
@@ -19,21 +19,21 @@ LOCKED_KEY = "doctor/locked.txt"
 PROBE = b"Written by `postroom doctor`, to see whether it can. Nothing else reads it.\n"
 
 
-def try_store(store: ObjectStore) -> StoreFacts:
+def check_store(store: ObjectStore) -> StoreFacts:
     """Write a probe, read it back, see that other bytes cannot take its place, and what the store says of it.
 
     Raises StoreError, FixityError: what a run would meet as well.
     """
     for key in (PROBE_KEY, CONDITIONS_KEY):
-        store.put_new(key, PROBE)
+        store.put_if_absent(key, PROBE)
     if (found := read_bytes(store, PROBE_KEY)) != PROBE:
         raise DigestDiffers(PROBE_KEY, hashlib.sha256(PROBE).hexdigest(), hashlib.sha256(found).hexdigest())
     _refuses_others(store)
     if isinstance(store, LocalStore):
         return StoreFacts(is_synced=True)
-    sent = Tally()
+    sent = Checksums()
     sent.feed(PROBE)
-    stated, heeds = store.state(PROBE_KEY), store.try_conditions(CONDITIONS_KEY, PROBE)
+    stated, heeds = store.attributes(PROBE_KEY), store.probe_conditional_writes(CONDITIONS_KEY, PROBE)
     return StoreFacts(
         states_crc=stated is not None and stated.crc64nvme == sent.crc64nvme,
         states_md5=stated is not None and stated.etag == hashlib.md5(PROBE, usedforsecurity=False).hexdigest(),
@@ -42,15 +42,15 @@ def try_store(store: ObjectStore) -> StoreFacts:
     )
 
 
-def try_lock(store: ObjectStore, retention: Retention) -> None:
+def check_lock(store: ObjectStore, retention: Retention) -> None:
     """Lock a probe; raises ConfigError or StoreError when the store does not say that it is locked."""
     store.require_lock()
-    store.put_new(LOCKED_KEY, PROBE, retention=retention)
+    store.put_if_absent(LOCKED_KEY, PROBE, retention=retention)
 
 
 def _refuses_others(store: ObjectStore) -> None:
     with suppress(ObjectDiffers):
-        store.put_new(PROBE_KEY, PROBE + b"other bytes")
+        store.put_if_absent(PROBE_KEY, PROBE + b"other bytes")
         raise StoreError(f"{store.url}/{PROBE_KEY}: other bytes could be put over what was there", key=PROBE_KEY)
 
 

@@ -24,27 +24,27 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.concurrency import Lanes, keep_freed_memory, mapped
-from pipeline.core.context import App, Done, chosen_projects, record_item
+from pipeline.core.concurrency import SerialWorkers, map_concurrent, use_jemalloc
+from pipeline.core.context import App, ItemResult, chosen_projects, record_item
 from pipeline.core.errors import PipelineError, Stopped, StoreUnavailable
-from pipeline.core.models import SOURCES, Outcome, Period, Row
-from pipeline.core.tempfiles import scratch_folder
+from pipeline.core.models import SOURCES, Period, Row, RunResult
+from pipeline.core.tempfiles import temp_folder
 from pipeline.storage import ObjectStore, raw
 from pipeline.storage.audit_records import audit_keys
 from pipeline.storage.manifests import manifest_keys, read_entries
 from pipeline.tables import parquet, sources
-from pipeline.tables.external_sort import SortedRuns
+from pipeline.tables.external_sort import ExternalSorter
 from pipeline.tables.normalize.media import media_rows
 from pipeline.tables.normalize.pseudonyms import pseudonymise
 from pipeline.tables.normalize.quality import quality_table
 from pipeline.tables.normalize.sessions import CONNECTION, SessionFiles, connection_table, session_table
 from pipeline.tables.normalize.usage import PART, connection_parts, media_parts, session_parts, usage_table
 from pipeline.tables.normalize.versions import split_versions
-from pipeline.tables.observations import ReadPages, sorted_observations
+from pipeline.tables.observations import ObservationCache, sorted_observations
 from pipeline.tables.schemas import AUDITS, TABLES, TABLES_VERSION
-from pipeline.tables.sources import REACH_DAYS, ArchiveReadings
+from pipeline.tables.sources import LATE_ARRIVAL_DAYS, ArchiveReadings
 
-PAGE_REACH_DAYS = 2 * REACH_DAYS
+INPUT_WINDOW_DAYS = 2 * LATE_ARRIVAL_DAYS
 """Pages that can bear on a day: its sessions have connections up to REACH_DAYS away, whose pages lie as far again."""
 
 _WEEK_DAYS = 7
@@ -57,7 +57,7 @@ _MOST_WEEKS = 4
 _TABLES_AT_ONCE = 2
 """One is hashed while another is written; more would reserve more memory for the parts of uploads."""
 
-AFFECTED_DAYS = PAGE_REACH_DAYS + _WEEK_DAYS - 1
+AFFECTED_DAYS = INPUT_WINDOW_DAYS + _WEEK_DAYS - 1
 """How far from the day that was asked for a new page can matter."""
 
 
@@ -67,13 +67,13 @@ def week_of(day: date) -> Period:
     return Period(monday, monday + timedelta(days=_WEEK_DAYS - 1))
 
 
-def week_pages(day: date) -> Period:
+def input_window(day: date) -> Period:
     """The days whose pages bear on the week of a day."""
-    return week_of(day).widened(PAGE_REACH_DAYS)
+    return week_of(day).widened(INPUT_WINDOW_DAYS)
 
 
 @dataclass(frozen=True)
-class Stretch:
+class BuildBatch:
     """Days of one week and project that are built together: for each, its digest and the tables to write."""
 
     project: str
@@ -87,37 +87,37 @@ class Stretch:
     @property
     def pages(self) -> Period:
         """The days that were asked for and bear on it."""
-        return week_pages(min(self.days))
+        return input_window(min(self.days))
 
     def __str__(self) -> str:
         return f"{self.project} {self.period.first} to {self.period.last}"
 
 
 @dataclass(frozen=True)
-class Chain:
+class BuildSequence:
     """Stretches of one project that are built one after the other, so that pages they share are read once."""
 
-    stretches: tuple[Stretch, ...]
+    batches: tuple[BuildBatch, ...]
 
     @property
     def project(self) -> str:
-        return self.stretches[0].project
+        return self.batches[0].project
 
     def __str__(self) -> str:
-        return f"{self.project} {self.stretches[0].period.first} to {self.stretches[-1].period.last}"
+        return f"{self.project} {self.batches[0].period.first} to {self.batches[-1].period.last}"
 
 
-def chains(stretches: Sequence[Stretch], workers: int) -> list[Chain]:
+def plan_sequences(stretches: Sequence[BuildBatch], workers: int) -> list[BuildSequence]:
     """Stretches of one project, which are in order, in at least one chain for each worker and none too long.
 
     Where one chain ends and the next begins, pages are read twice: the longer they are, the less is read.
     """
     length = max(1, min(_MOST_WEEKS, len(stretches) // workers))
-    return [Chain(tuple(stretches[at : at + length])) for at in range(0, len(stretches), length)]
+    return [BuildSequence(tuple(stretches[at : at + length])) for at in range(0, len(stretches), length)]
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildResult:
     """What building a stretch amounted to, and how often each field was seen that no documentation names."""
 
     counts: Counter[str]
@@ -134,7 +134,7 @@ class Builder:
     private_columns: tuple[str, ...] = ()
     private_key: bytes = b""
 
-    def stale(self, project: str, period: Period | None, wanted: Iterable[str]) -> list[Stretch]:
+    def stale(self, project: str, period: Period | None, wanted: Iterable[str]) -> list[BuildBatch]:
         """Stretches of days whose tables are missing or were built from other inputs, oldest first."""
         names = tuple(wanted)
         stale_days: dict[date, str] = {}
@@ -143,36 +143,36 @@ class Builder:
         if not known:
             return []
         inputs = self._inputs(project, known)
-        built = {name: parquet.built_days(self.lake, name, project) for name in names}
-        notes = mapped(partial(parquet.read_note, self.lake, project), known, self.lake.at_once)
+        built = {name: parquet.list_partitions(self.lake, name, project) for name in names}
+        notes = map_concurrent(partial(parquet.read_build_record, self.lake, project), known, self.lake.max_concurrency)
         for day, digest, noted in zip(known, inputs, notes, strict=True):
             note = noted.tables
             outdated = tuple(name for name in names if not _is_current(note.get(name), built[name].get(day), digest))
             if outdated:
                 stale_days[day], stale_tables[day] = digest, outdated
         return [
-            Stretch(project, {day: stale_days[day] for day in run}, {day: stale_tables[day] for day in run})
+            BuildBatch(project, {day: stale_days[day] for day in run}, {day: stale_tables[day] for day in run})
             for run in _by_week(sorted(stale_days))
         ]
 
-    def build(self, chain: Chain) -> Iterator[Built | PipelineError]:
+    def build(self, chain: BuildSequence) -> Iterator[BuildResult | PipelineError]:
         """Build stretches of days, each table's day replaced whole; for each, what came of it or why nothing did.
 
         Raises:
             StoreUnavailable: a store or the space for temporary files cannot be used; later stretches are not tried.
         """
-        keep_freed_memory()
-        with scratch_folder() as folder:
-            pages = ReadPages(self.vault, folder)
-            for stretch in chain.stretches:
+        use_jemalloc()
+        with temp_folder() as folder:
+            pages = ObservationCache(self.vault, folder)
+            for stretch in chain.batches:
                 with tempfile.TemporaryDirectory(dir=folder) as place, _no_garbage_collection():
                     yield self._built(stretch, pages, Path(place))
 
-    def _built(self, stretch: Stretch, pages: ReadPages, folder: Path) -> Built | PipelineError:
-        output = _Output(self, stretch, pages, folder)
+    def _built(self, stretch: BuildBatch, pages: ObservationCache, folder: Path) -> BuildResult | PipelineError:
+        output = _BatchBuilder(self, stretch, pages, folder)
         try:
             output.build()
-            return Built(output.write(), output.unknown)
+            return BuildResult(output.write(), output.unknown)
         except StoreUnavailable:
             raise
         except PipelineError as error:
@@ -181,17 +181,17 @@ class Builder:
     def _candidates(self, project: str, period: Period | None) -> list[date]:
         """Days that were asked for, that landed documents speak about, or that had an audit; in order, of `period`."""
         days = set(audit_keys(self.vault, project))
-        reach = period.widened(REACH_DAYS) if period else None
+        reach = period.widened(LATE_ARRIVAL_DAYS) if period else None
         for source in SOURCES:
             for page in raw.pages(self.vault, source, project, reach):
-                near = {day for day in page.days if abs(day - page.day) <= timedelta(days=REACH_DAYS)}
+                near = {day for day in page.days if abs(day - page.day) <= timedelta(days=LATE_ARRIVAL_DAYS)}
                 days |= {page.day, *near}
         return sorted(day for day in days if period is None or day in period)
 
     def _inputs(self, project: str, days: Sequence[date]) -> Iterator[str]:
         """The digest of each of some days, which are in order; from listings alone."""
-        around = Period(week_pages(days[0]).first, week_pages(days[-1]).last)
-        pages = {source: raw.page_stems(self.vault, source, project, around) for source in SOURCES}
+        around = Period(input_window(days[0]).first, input_window(days[-1]).last)
+        pages = {source: raw.list_responses(self.vault, source, project, around) for source in SOURCES}
         common = [str(TABLES_VERSION), *(str(TABLES[name].schema) for name in TABLES), str(self.retention)]
         common += [*self.private_columns, hashlib.sha256(self.private_key).hexdigest()]
         base = hashlib.sha256("\n".join(common).encode())
@@ -199,7 +199,7 @@ class Builder:
 
         for day, manifests in zip(days, manifest_keys(self.vault, project, days), strict=True):
             total = base.copy()
-            for near in week_pages(day):
+            for near in input_window(day):
                 for source in SOURCES:
                     total.update(f"{source} {near} {' '.join(pages[source].get(near, []))}\n".encode())
             total.update("\n".join(manifests).encode())
@@ -207,7 +207,7 @@ class Builder:
             yield total.hexdigest()
 
 
-def _is_current(note: parquet.TableNote | None, size_bytes: int | None, digest: str) -> bool:
+def _is_current(note: parquet.TableBuildRecord | None, size_bytes: int | None, digest: str) -> bool:
     """Whether a table's day was built from these inputs, and its object is the one that came of it."""
     return note is not None and note.inputs == digest and note.size_bytes == size_bytes
 
@@ -225,14 +225,14 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 @dataclass
-class _Output:
+class _BatchBuilder:
     """The tables of one stretch while they are made: a file for each table and day, rows added in order of key."""
 
     builder: Builder
-    stretch: Stretch
-    pages: ReadPages
+    stretch: BuildBatch
+    cache: ObservationCache
     folder: Path
-    files: dict[tuple[str, date], parquet.DayFile] = field(default_factory=dict)
+    files: dict[tuple[str, date], parquet.PartitionWriter] = field(default_factory=dict)
     rejects: dict[date, list[Row]] = field(default_factory=lambda: defaultdict(list))
     unknown: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
@@ -240,7 +240,7 @@ class _Output:
     def __post_init__(self) -> None:
         for day, names in self.stretch.tables.items():
             for name in names:
-                self.files[name, day] = parquet.DayFile(self.folder, TABLES[name], day)
+                self.files[name, day] = parquet.PartitionWriter(self.folder, TABLES[name], day)
 
     def build(self) -> None:
         """Make the rows of every table; complete for the days of the stretch."""
@@ -253,13 +253,13 @@ class _Output:
         archive = sources.read_archives(vault, project, self.stretch.pages)
         self._reject(archive.rejects)
         connections = self._connections()
-        parts = SortedRuns(self.folder / "parts", PART, "group", "user_ref")
+        parts = ExternalSorter(self.folder / "parts", PART, "group", "user_ref")
         sessions = self._sessions(connections, archive, parts)
         media = self._media(archive, sessions)
         parts.add(media_parts(media, sessions))
-        with Lanes() as lanes:
-            for block in parts.blocks():
-                lanes.give("usage", lambda block: self._add("usage_daily", usage_table(block)), block)
+        with SerialWorkers() as lanes:
+            for block in parts.iter_blocks():
+                lanes.submit("usage", lambda block: self._add("usage_daily", usage_table(block)), block)
         self._snapshots()
         for day in period:
             self._add_rows("rejects", day, self.rejects.get(day, []))
@@ -269,41 +269,41 @@ class _Output:
         lake, project = self.builder.lake, self.stretch.project
         self.counts["days_built"] = len(self.stretch.days)
         for day, inputs in self.stretch.days.items():
-            before, names = parquet.read_note(lake, project, day).tables, self.stretch.tables[day]
-            replaced = mapped(partial(self._replaced, day, inputs, before), names, _TABLES_AT_ONCE)
+            before, names = parquet.read_build_record(lake, project, day).tables, self.stretch.tables[day]
+            replaced = map_concurrent(partial(self._replaced, day, inputs, before), names, _TABLES_AT_ONCE)
             now = dict(zip(names, replaced, strict=True))
             for name, table in now.items():
                 self.counts["tables_written"] += name not in before or before[name].sha256 != table.sha256
                 self.counts["rejects" if name == "rejects" else "rows"] += table.rows
-            parquet.write_note(lake, project, day, before | now)
+            parquet.write_build_record(lake, project, day, before | now)
         return self.counts
 
     def _replaced(
-        self, day: date, inputs: str, before: Mapping[str, parquet.TableNote], name: str
-    ) -> parquet.TableNote:
+        self, day: date, inputs: str, before: Mapping[str, parquet.TableBuildRecord], name: str
+    ) -> parquet.TableBuildRecord:
         """Put a table's day into the lake; return what its note has to say."""
         file = self.files[name, day]
         file.close()
-        sha256 = parquet.replace_day(self.builder.lake, name, self.stretch.project, day, file, before.get(name))
-        return parquet.TableNote(inputs, file.rows, file.path.stat().st_size, sha256)
+        sha256 = parquet.replace_partition(self.builder.lake, name, self.stretch.project, day, file, before.get(name))
+        return parquet.TableBuildRecord(inputs, file.rows, file.path.stat().st_size, sha256)
 
-    def _connections(self) -> SortedRuns:
+    def _connections(self) -> ExternalSorter:
         """Write `cdr`, `cdr_changes`, `cdr_quality`; return all newest connections for their sessions."""
-        connections = SortedRuns(self.folder / "connections", CONNECTION, "conf_num", "day", "cdr_id")
-        with Lanes() as lanes:
-            for block in self._observations().blocks():
+        connections = ExternalSorter(self.folder / "connections", CONNECTION, "conf_num", "day", "cdr_id")
+        with SerialWorkers() as lanes:
+            for block in self._observations().iter_blocks():
                 newest, earlier = split_versions(block)
-                lanes.give("cdr", self._add, "cdr", newest)
-                lanes.give("changes", self._add, "cdr_changes", earlier)
-                lanes.give("quality", self._add_quality, newest)
-                lanes.give("connections", connections.add, connection_table(newest))
+                lanes.submit("cdr", self._add, "cdr", newest)
+                lanes.submit("changes", self._add, "cdr_changes", earlier)
+                lanes.submit("quality", self._add_quality, newest)
+                lanes.submit("connections", connections.add, connection_table(newest))
         return connections
 
-    def _observations(self) -> SortedRuns:
+    def _observations(self) -> ExternalSorter:
         """What all pages around the stretch say, sorted by `cdr_id` and moment."""
         observations = sorted_observations(self.folder / "observations")
         pages = list(raw.pages(self.builder.vault, "cdr", self.stretch.project, self.stretch.pages))
-        for page, read in zip(pages, self.pages.of(pages), strict=True):
+        for page, read in zip(pages, self.cache.of(pages), strict=True):
             observations.include(read.observations)
             self._reject({page.day: read.rejects})
             self.unknown.update(read.unknown)
@@ -312,16 +312,16 @@ class _Output:
     def _add_quality(self, connections: pa.Table) -> None:
         self._add("cdr_quality", quality_table(self._of_stretch(connections)))
 
-    def _sessions(self, connections: SortedRuns, archive: ArchiveReadings, parts: SortedRuns) -> pa.Table:
+    def _sessions(self, connections: ExternalSorter, archive: ArchiveReadings, parts: ExternalSorter) -> pa.Table:
         """Write `sessions`; put into `parts` what usage is made of; return a little of every session with files."""
         files = SessionFiles(archive.files)
         known = [_KNOWN_SESSION.empty_table()]
-        with Lanes() as lanes:
-            for block in connections.blocks():
+        with SerialWorkers() as lanes:
+            for block in connections.iter_blocks():
                 sessions = session_table(block, files)
-                lanes.give("sessions", self._add, "sessions", sessions.rows)
-                lanes.give("parts", parts.add, self._of_stretch(connection_parts(block, sessions)))
-                lanes.give("parts", parts.add, self._of_stretch(session_parts(sessions.rows)))
+                lanes.submit("sessions", self._add, "sessions", sessions.rows)
+                lanes.submit("parts", parts.add, self._of_stretch(connection_parts(block, sessions)))
+                lanes.submit("parts", parts.add, self._of_stretch(session_parts(sessions.rows)))
                 is_listed = pc.greater(sessions.rows["media_files"], 0)
                 known.append(sessions.rows.filter(is_listed).select(_KNOWN_SESSION.names))
         return pa.concat_tables(known)
@@ -394,7 +394,7 @@ _KNOWN_SESSION = pa.schema(
 
 
 def _by_week(days: list[date]) -> Iterator[list[date]]:
-    for _, of_week in groupby(days, key=week_pages):
+    for _, of_week in groupby(days, key=input_window):
         yield list(of_week)
 
 
@@ -409,35 +409,37 @@ def build(
     *,
     wanted: Sequence[str] = tuple(TABLES),
     project: str | None = None,
-) -> Outcome:
+) -> RunResult:
     """Build every stale day of the period (by default of all that was ever landed), each table's day replaced whole."""
     builder = builder_for(app)
-    outcome = Outcome("build")
+    outcome = RunResult("build")
     stale = [builder.stale(name, period, wanted) for name in chosen_projects(app.settings, project)]
-    todo = [chain for stretches in stale if stretches for chain in chains(stretches, app.engine.workers)]
-    at_once = app.engine.at_once if todo else 1
-    for built in app.each("build", todo, app.dispatch(_build_chain), at_once=at_once, group=str):
+    todo = [chain for stretches in stale if stretches for chain in plan_sequences(stretches, app.workers.workers)]
+    max_concurrency = app.workers.max_concurrency if todo else 1
+    for built in app.map_items("build", todo, app.dispatch(_build_chain), max_concurrency=max_concurrency, group=str):
         for done in _stretches(built):
             record_item(app, outcome, done, done.result.counts if done.result else None)
             outcome.unknown_fields.update(done.result.unknown_fields if done.result else {})
     return outcome
 
 
-def _build_chain(app: App, chain: Chain) -> list[Built | PipelineError]:
+def _build_chain(app: App, chain: BuildSequence) -> list[BuildResult | PipelineError]:
     results = []
     for result in builder_for(app).build(chain):
         results.append(result)
-        if app.is_stopping() and len(results) < len(chain.stretches):
-            raise Stopped(f"asked to stop; {chain}: built up to {chain.stretches[len(results) - 1].period.last}")
+        if app.is_stopping() and len(results) < len(chain.batches):
+            raise Stopped(f"asked to stop; {chain}: built up to {chain.batches[len(results) - 1].period.last}")
     return results
 
 
-def _stretches(chain: Done[Chain, list[Built | PipelineError]]) -> Iterator[Done[Stretch, Built]]:
+def _stretches(
+    chain: ItemResult[BuildSequence, list[BuildResult | PipelineError]],
+) -> Iterator[ItemResult[BuildBatch, BuildResult]]:
     """What came of each stretch of a chain."""
-    stretches = chain.item.stretches
-    results: Sequence[Built | PipelineError | None] = chain.result or [chain.error] * len(stretches)
+    stretches = chain.item.batches
+    results: Sequence[BuildResult | PipelineError | None] = chain.result or [chain.error] * len(stretches)
     for stretch, result in zip(stretches, results, strict=True):
-        if isinstance(result, Built):
-            yield Done(stretch, result)
+        if isinstance(result, BuildResult):
+            yield ItemResult(stretch, result)
         else:
-            yield Done(stretch, error=result, not_tried=chain.not_tried)
+            yield ItemResult(stretch, error=result, skipped=chain.skipped)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.tempfiles import scratch_errors
+from pipeline.core.tempfiles import disk_errors
 
 RUN_ROWS = 48 * 1024
 """At about 1 kB a row, a run is sorted in some 90 MB; the fewer there are, the less is held while they are merged."""
@@ -39,7 +39,7 @@ class _Run:
     first_keys: tuple[str, ...]
 
 
-class SortedRuns:
+class ExternalSorter:
     """Add tables in any order; get all rows back in blocks sorted by `key`, then by `then`.
 
     `key` is a text column without nulls; `folder` is made when it is needed, and the caller's to remove. No two blocks
@@ -66,13 +66,13 @@ class SortedRuns:
         if self._waiting_rows > BATCH_ROWS:
             self._write_run()
 
-    def include(self, other: SortedRuns) -> None:
+    def include(self, other: ExternalSorter) -> None:
         """Take the rows of another one in the same order, which is closed and stays as it is."""
         self._runs += other._runs
         for rows in other._waiting:
             self.add(rows)
 
-    def blocks(self) -> Iterator[pa.Table]:
+    def iter_blocks(self) -> Iterator[pa.Table]:
         """All rows in order; to be called when everything was added."""
         if not self._runs:
             if self._waiting_rows:
@@ -91,7 +91,7 @@ class SortedRuns:
     def _merged(self, runs: list[_Run]) -> Iterator[pa.Table]:
         """The rows of all runs in blocks, cut where batches begin: about so many rows each, however runs overlap."""
         cuts = sorted({key for run in runs for key in run.first_keys})[BLOCK_BATCHES::BLOCK_BATCHES]
-        with scratch_errors():
+        with disk_errors():
             cursors = [_Cursor(run, self._key) for run in runs]
             for cut in (*cuts, None):
                 pieces = [piece for cursor in cursors for piece in cursor.take_below(cut)]
@@ -116,7 +116,7 @@ class SortedRuns:
         self._files += 1
         file, first_keys = self._folder / f"run-{self._files}.arrow", []
         self._folder.mkdir(exist_ok=True)
-        with scratch_errors(), _sink(file) as sink, pa.ipc.new_file(sink, self._schema) as writer:
+        with disk_errors(), _sink(file) as sink, pa.ipc.new_file(sink, self._schema) as writer:
             for rows in blocks:
                 writer.write_table(rows, max_chunksize=BATCH_ROWS)
                 first_rows = pa.array(range(0, rows.num_rows, BATCH_ROWS), pa.int64())

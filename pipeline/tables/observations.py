@@ -10,37 +10,37 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.core.concurrency import Lanes
-from pipeline.core.models import Page, Row
+from pipeline.core.concurrency import SerialWorkers
+from pipeline.core.models import RawResponse, Row
 from pipeline.storage.base import ObjectStore
-from pipeline.tables.external_sort import SortedRuns
-from pipeline.tables.normalize.cdr_batch import Rooms
+from pipeline.tables.external_sort import ExternalSorter
+from pipeline.tables.normalize.cdr_batch import RoomDetailsCache
 from pipeline.tables.sources import OBSERVED, read_cdr
 
 
-def sorted_observations(folder: Path) -> SortedRuns:
+def sorted_observations(folder: Path) -> ExternalSorter:
     """Takes rows of schema `OBSERVED`; gives them back by `cdr_id` and moment."""
-    return SortedRuns(folder, OBSERVED, "cdr_id", "seen_at")
+    return ExternalSorter(folder, OBSERVED, "cdr_id", "seen_at")
 
 
 @dataclass
-class PageRows:
+class ParsedResponse:
     """What one page says: its observations, its rejects, and how often an undocumented field was seen."""
 
-    observations: SortedRuns
+    observations: ExternalSorter
     rejects: list[Row] = field(default_factory=list)
     unknown: Counter[str] = field(default_factory=Counter)
 
 
-class ReadPages:
+class ObservationCache:
     """Pages of one project, kept in `folder` from one stretch of days to the next one that needs them."""
 
     def __init__(self, vault: ObjectStore, folder: Path) -> None:
         self._vault, self._folder = vault, folder
-        self._rooms = Rooms()
-        self._read: dict[str, PageRows] = {}
+        self._rooms = RoomDetailsCache()
+        self._read: dict[str, ParsedResponse] = {}
 
-    def of(self, pages: Iterable[Page]) -> list[PageRows]:
+    def of(self, pages: Iterable[RawResponse]) -> list[ParsedResponse]:
         """What these pages say, in their order; all other pages are forgotten.
 
         Raises:
@@ -53,15 +53,17 @@ class ReadPages:
         self._read |= self._read_new(page for page in wanted if page.body_key not in self._read)
         return [self._read[page.body_key] for page in wanted]
 
-    def _read_new(self, pages: Iterable[Page]) -> dict[str, PageRows]:
+    def _read_new(self, pages: Iterable[RawResponse]) -> dict[str, ParsedResponse]:
         """Read pages; none of them is known before all are sorted: an error in a lane comes out at the end."""
-        read: dict[str, PageRows] = {}
-        with Lanes() as lanes:
+        read: dict[str, ParsedResponse] = {}
+        with SerialWorkers() as lanes:
             for page in pages:
-                rows = read[page.body_key] = PageRows(sorted_observations(self._folder / f"{page.day}-{page.stem}"))
+                rows = read[page.body_key] = ParsedResponse(
+                    sorted_observations(self._folder / f"{page.day}-{page.response_id}")
+                )
                 for batch in read_cdr(self._vault, page, self._rooms):
-                    lanes.give("observations", rows.observations.add, batch.rows)
+                    lanes.submit("observations", rows.observations.add, batch.rows)
                     rows.rejects += batch.rejects
                     rows.unknown.update(batch.unknown)
-                lanes.give("observations", rows.observations.close)
+                lanes.submit("observations", rows.observations.close)
         return read

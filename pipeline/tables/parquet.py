@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pipeline.core.arrow_types import BILLED, MONEY, TEXT
 from pipeline.core.errors import ConfigError, ObjectMissing
 from pipeline.core.models import Period, Row
-from pipeline.core.tempfiles import scratch_errors
+from pipeline.core.tempfiles import disk_errors
 from pipeline.storage import open_store
 from pipeline.storage.base import ObjectStore, read_bytes
 from pipeline.storage.keys import note_key, parse_table_key, table_key, table_prefix
@@ -42,7 +42,7 @@ _CHUNK_BYTES = 2**20
 PARTITIONS = pa.schema([pa.field("project", pa.string()), pa.field("day", pa.date32())])
 
 
-class TableNote(msgspec.Struct):
+class TableBuildRecord(msgspec.Struct):
     """What one table's day was built from, and the object that came of it."""
 
     inputs: str
@@ -51,16 +51,16 @@ class TableNote(msgspec.Struct):
     sha256: str
 
 
-class DayNote(msgspec.Struct):
+class DayBuildRecord(msgspec.Struct):
     """What is built of one project and day, by table."""
 
-    tables: dict[str, TableNote]
+    tables: dict[str, TableBuildRecord]
 
 
-_DAY_NOTE = msgspec.json.Decoder(DayNote)
+_DAY_BUILD_RECORD = msgspec.json.Decoder(DayBuildRecord)
 
 
-class DayFile:
+class PartitionWriter:
     """One table's day on its way to the lake: rows come in key order, in pieces of any size. Memory: one row group."""
 
     def __init__(self, folder: Path, spec: TableSpec, day: date) -> None:
@@ -69,7 +69,7 @@ class DayFile:
         self.rows = 0
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
-        with scratch_errors():
+        with disk_errors():
             self._writer = pq.ParquetWriter(
                 self.path, self._schema, compression="zstd", compression_level=1, use_dictionary=_repeating(spec)
             )
@@ -84,11 +84,11 @@ class DayFile:
     def close(self) -> None:
         while self._waiting_rows:
             self._write_group()
-        with scratch_errors():
+        with disk_errors():
             self._writer.close()
 
     def chunks(self) -> Iterator[bytes]:
-        with scratch_errors(), self.path.open("rb") as stream:
+        with disk_errors(), self.path.open("rb") as stream:
             while chunk := stream.read(_CHUNK_BYTES):
                 yield chunk
 
@@ -102,7 +102,7 @@ class DayFile:
     def _write_group(self) -> None:
         waiting = pa.concat_tables(self._waiting)
         group, rest = waiting.slice(0, ROW_GROUP_ROWS), waiting.slice(ROW_GROUP_ROWS)
-        with scratch_errors():
+        with disk_errors():
             self._writer.write_table(group.combine_chunks(), row_group_size=ROW_GROUP_ROWS)
         self.rows += group.num_rows
         self._waiting, self._waiting_rows = [rest], rest.num_rows
@@ -114,12 +114,14 @@ def _repeating(spec: TableSpec) -> list[str]:
     return [column.name for column in spec.columns if column.type in kinds and column.name != spec.key[0]]
 
 
-def replace_day(lake: ObjectStore, table: str, project: str, day: date, file: DayFile, known: TableNote | None) -> str:
+def replace_partition(
+    lake: ObjectStore, table: str, project: str, day: date, file: PartitionWriter, known: TableBuildRecord | None
+) -> str:
     """Put a closed file in the place of a table's day, unless the same bytes are there; return their SHA-256."""
     sha256, key = file.sha256(), table_key(table, project, day)
-    stored = lake.stat(key)
+    stored = lake.head(key)
     if known is None or stored is None or (known.sha256, known.size_bytes) != (sha256, stored.size_bytes):
-        lake.replace(key, file.chunks())
+        lake.overwrite(key, file.chunks())
     return sha256
 
 
@@ -129,21 +131,21 @@ def table_of_rows(spec: TableSpec, rows: Iterable[Row]) -> pa.Table:
     return pa.Table.from_pylist(ordered, schema=spec.schema)
 
 
-def read_note(lake: ObjectStore, project: str, day: date) -> DayNote:
+def read_build_record(lake: ObjectStore, project: str, day: date) -> DayBuildRecord:
     """What is built of a day; nothing when there is no note, or one that cannot be read."""
     try:
-        return _DAY_NOTE.decode(read_bytes(lake, note_key(project, day)))
+        return _DAY_BUILD_RECORD.decode(read_bytes(lake, note_key(project, day)))
     except (ObjectMissing, msgspec.DecodeError):
-        return DayNote({})
+        return DayBuildRecord({})
 
 
-def write_note(lake: ObjectStore, project: str, day: date, tables: Mapping[str, TableNote]) -> None:
+def write_build_record(lake: ObjectStore, project: str, day: date, tables: Mapping[str, TableBuildRecord]) -> None:
     """Say what was built; the last step of building a day."""
-    note = DayNote(dict(sorted(tables.items())))
-    lake.replace(note_key(project, day), msgspec.json.format(msgspec.json.encode(note), indent=1))
+    note = DayBuildRecord(dict(sorted(tables.items())))
+    lake.overwrite(note_key(project, day), msgspec.json.format(msgspec.json.encode(note), indent=1))
 
 
-def built_days(lake: ObjectStore, table: str, project: str) -> dict[date, int]:
+def list_partitions(lake: ObjectStore, table: str, project: str) -> dict[date, int]:
     """Days of a table that exist, in order, and the sizes of their objects in bytes; from a listing alone."""
     stored = lake.list(table_prefix(table, project))
     return {name.day: one.size_bytes for one in stored if (name := parse_table_key(one.key))}
@@ -154,7 +156,7 @@ def table_keys(lake: ObjectStore, table: str) -> list[str]:
     return [stored.key for stored in lake.list(table_prefix(table)) if parse_table_key(stored.key)]
 
 
-def no_rows(table: str) -> pa.Table:
+def empty_table(table: str) -> pa.Table:
     """A table without rows, with `project` and `day`: what there is before anything was built."""
     return pa.Table.from_batches([], pa.schema([*TABLES[table].schema, *PARTITIONS]))
 
@@ -166,11 +168,11 @@ def dataset(lake: ObjectStore, table: str, keys: Sequence[str] | None = None) ->
 
     keys = table_keys(lake, table) if keys is None else keys
     if not keys:
-        return pads.dataset(no_rows(table))
+        return pads.dataset(empty_table(table))
     filesystem, root = lake.filesystem()
     return pads.dataset(
         [f"{root}/{key}" for key in keys],
-        schema=no_rows(table).schema,
+        schema=empty_table(table).schema,
         format="parquet",
         filesystem=filesystem,
         partitioning=pads.partitioning(PARTITIONS, flavor="hive"),
@@ -200,7 +202,7 @@ def read_arrow(
     """
     if table not in TABLES:
         raise ConfigError(f'no table "{table}"; there are {", ".join(TABLES)}')
-    empty = no_rows(table)
+    empty = empty_table(table)
     unknown = set(columns or ()) - set(empty.schema.names)
     if unknown:
         raise ConfigError(f"{table} has no column {', '.join(sorted(unknown))}; see docs/reference/tables.md")

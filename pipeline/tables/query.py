@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.tempfiles import scratch_folder
+from pipeline.core.tempfiles import temp_folder
 from pipeline.storage import open_store
 from pipeline.storage.base import ObjectStore
-from pipeline.tables.parquet import PARTITIONS, dataset, no_rows, table_keys, to_pandas
+from pipeline.tables.parquet import PARTITIONS, dataset, empty_table, table_keys, to_pandas
 from pipeline.tables.schemas import TABLES
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def open_query(lake: ObjectStore, sql: str) -> Iterator[pa.RecordBatchReader]:
     """
     import duckdb  # noqa: PLC0415 - 14 MiB and a tenth of a second that only queries need
 
-    with scratch_folder() as spill, duckdb.connect(":memory:") as connection:
+    with temp_folder() as spill, duckdb.connect(":memory:") as connection:
         with _one_line():
             if [statement.type for statement in duckdb.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
                 raise ConfigError(_READS_ONLY)
@@ -95,7 +95,7 @@ def _add(connection: Any, lake: ObjectStore, table: str, *, is_named: bool) -> l
 
     keys = table_keys(lake, table) if is_named else []
     if not keys:
-        connection.register(table, no_rows(table))
+        connection.register(table, empty_table(table))
         return []
     filesystem, root = lake.filesystem()
     if not isinstance(filesystem, pafs.LocalFileSystem) or _GLOB & set(root):

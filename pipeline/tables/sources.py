@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.arrow_types import TIME
-from pipeline.core.concurrency import mapped
+from pipeline.core.concurrency import map_concurrent
 from pipeline.core.errors import ObjectMissing, RecordError
-from pipeline.core.models import ListedFile, Page, Period, Row
+from pipeline.core.models import ListedFile, Period, RawResponse, Row
 from pipeline.storage import raw
 from pipeline.storage.audit_records import read_audit_record
 from pipeline.storage.base import ObjectStore, read_bytes
@@ -29,14 +29,14 @@ from pipeline.tables.normalize.cdr_batch import (
     BATCH_DOCUMENTS,
     OBSERVATION,
     Batch,
-    Rooms,
+    RoomDetailsCache,
     cut_documents,
     decoded,
     read_batch,
 )
 from pipeline.tables.schemas import AUDITS
 
-REACH_DAYS = 3
+LATE_ARRIVAL_DAYS = 3
 """How far a document's day may lie from the day that was asked for: sessions over midnight, `to_date` inclusive or not,
 a filter on either end of the connection, records written late. EnableX keeps files for three days and lookback is three
 by default; a document farther away becomes a reject, so that it is seen."""
@@ -68,7 +68,7 @@ class ArchiveReadings:
     documents: int
 
 
-def read_cdr(vault: ObjectStore, page: Page, met: Rooms) -> Iterator[CdrReadings]:
+def read_cdr(vault: ObjectStore, page: RawResponse, met: RoomDetailsCache) -> Iterator[CdrReadings]:
     """Connections as a page tells them, some thousand documents at a time; `met` are the rooms of pages before it."""
     ordinal = 0
     for documents in raw.read_documents(vault, page, cut_documents):
@@ -79,10 +79,10 @@ def read_cdr(vault: ObjectStore, page: Page, met: Rooms) -> Iterator[CdrReadings
             yield _observed(batch, page)
 
 
-def _observed(batch: Batch, page: Page) -> CdrReadings:
+def _observed(batch: Batch, page: RawResponse) -> CdrReadings:
     rows = batch.rows
     days = rows["day"].to_numpy()
-    is_far = np.abs(days - np.datetime64(page.day, "D")) > np.timedelta64(REACH_DAYS, "D")
+    is_far = np.abs(days - np.datetime64(page.day, "D")) > np.timedelta64(LATE_ARRIVAL_DAYS, "D")
     if is_far.any():
         for far in rows.filter(pa.array(is_far)).select(["ordinal", "day"]).to_pylist():
             batch.rejects[far["ordinal"]] = _too_far(far["day"], page)
@@ -98,13 +98,13 @@ def _constant(moment: datetime, count: int) -> pa.Array:
 
 @dataclass(frozen=True)
 class _ArchivePage:
-    page: Page
+    page: RawResponse
     records: list[archives.ArchiveRecord]
     rejects: list[Row]
     documents: int
 
 
-class ArchiveMemory:
+class ArchiveListingCache:
     """What pages of archive listings say, for a process that asks every quarter of an hour: a page never changes.
 
     Threads may share it. Bodies that it remembers are not verified again: for planning, not for building.
@@ -115,12 +115,12 @@ class ArchiveMemory:
         self._pages: dict[tuple[str, str, date, str], _ArchivePage] = {}
         self._records: dict[archives.ArchiveRecord, archives.ArchiveRecord] = {}
 
-    def read(self, vault: ObjectStore, project: str, day: date, stem: str) -> _ArchivePage:
+    def read(self, vault: ObjectStore, project: str, day: date, response_id: str) -> _ArchivePage:
         """One page; equal records of all pages are one object. When it holds too many it begins anew."""
-        key = (vault.url, project, day, stem)
+        key = (vault.url, project, day, response_id)
         if known := self._pages.get(key):
             return known
-        read = _read_archive_page(vault, project, day, stem)
+        read = _read_archive_page(vault, project, day, response_id)
         if self._count + len(read.records) > self._most_records:
             self._pages, self._records, self._count = {}, {}, 0
         shared = [self._records.setdefault(record, record) for record in read.records]
@@ -130,15 +130,15 @@ class ArchiveMemory:
 
 
 def read_archives(
-    vault: ObjectStore, project: str, period: Period, memory: ArchiveMemory | None = None
+    vault: ObjectStore, project: str, period: Period, memory: ArchiveListingCache | None = None
 ) -> ArchiveReadings:
     """Listed files from the pages asked for in `period`; those that `memory` knows are not read again."""
-    readings: list[tuple[Page, archives.ArchiveRecord]] = []
+    readings: list[tuple[RawResponse, archives.ArchiveRecord]] = []
     rejects: dict[date, list[Row]] = {}
     documents = 0
     read = memory.read if memory else _read_archive_page
     names = _page_names(vault, "archive", project, period)
-    for one in mapped(lambda name: read(vault, project, *name), names, vault.at_once):
+    for one in map_concurrent(lambda name: read(vault, project, *name), names, vault.max_concurrency):
         documents += one.documents
         readings += [(one.page, record) for record in one.records]
         if one.rejects:
@@ -146,8 +146,8 @@ def read_archives(
     return ArchiveReadings(archives.listed_files(readings), rejects, documents)
 
 
-def _read_archive_page(vault: ObjectStore, project: str, day: date, stem: str) -> _ArchivePage:
-    page = raw.read_page(vault, "archive", project, day, stem)
+def _read_archive_page(vault: ObjectStore, project: str, day: date, response_id: str) -> _ArchivePage:
+    page = raw.read_receipt(vault, "archive", project, day, response_id)
     records, rejects, ordinal = [], [], -1
     for ordinal, document in enumerate(_documents(vault, page)):
         try:
@@ -195,7 +195,7 @@ def read_chat(vault: ObjectStore, project: str, day: date) -> tuple[list[Row], l
 
 
 def _chat_file(vault: ObjectStore, key: str) -> bytes:
-    stored = vault.stat(key)
+    stored = vault.head(key)
     if stored and stored.size_bytes > _MOST_CHAT_BYTES:
         raise RecordError(f"larger than {_MOST_CHAT_BYTES:,} bytes: no chat is; the file is in the vault")
     return read_bytes(vault, key)
@@ -226,18 +226,18 @@ def _as_audits(rows: pa.Table) -> pa.Table:
     return rows.select(AUDITS.schema.names).cast(AUDITS.schema)
 
 
-def _documents(vault: ObjectStore, page: Page) -> Iterator[msgspec.Raw]:
+def _documents(vault: ObjectStore, page: RawResponse) -> Iterator[msgspec.Raw]:
     for documents in raw.read_documents(vault, page):
         yield from documents
 
 
-def _require_reach(day: date, page: Page) -> None:
-    if abs(day - page.day) > timedelta(days=REACH_DAYS):
+def _require_reach(day: date, page: RawResponse) -> None:
+    if abs(day - page.day) > timedelta(days=LATE_ARRIVAL_DAYS):
         raise _too_far(day, page)
 
 
-def _too_far(day: date, page: Page) -> RecordError:
-    reason = f"more than {REACH_DAYS} days from {page.day}, the day asked for"
+def _too_far(day: date, page: RawResponse) -> RecordError:
+    reason = f"more than {LATE_ARRIVAL_DAYS} days from {page.day}, the day asked for"
     return RecordError(reason, path="trans_date", value=str(day))
 
 

@@ -44,7 +44,7 @@ class Run:
 
 def prepare(folder: Path, count: int) -> int:
     """Write the records as lines, and land them as one reply; return their bytes."""
-    spool, envelope, size = raw.Spool(partial(document_days, "cdr", asked=DAY)), Envelope("cdr"), 0
+    spool, envelope, size = raw.SpooledBody(partial(document_days, "cdr", asked=DAY)), Envelope("cdr"), 0
     with (folder / "cdr.ndjson").open("wb") as lines:
         opening = b'{"result":"0","cdr":['
         for record in records(count):
@@ -55,11 +55,11 @@ def prepare(folder: Path, count: int) -> int:
     _take(spool, envelope, b"]}")
     spool.note(envelope.finish())
     head = ReplyHead(period_request("cdr", DAY), 200, {"content-type": "application/json"})
-    raw.land(LocalStore(folder / "vault"), raw.Place("cdr", "acme", DAY, _ASKED_AT), head, spool)
+    raw.land(LocalStore(folder / "vault"), raw.RawLocation("cdr", "acme", DAY, _ASKED_AT), head, spool)
     return size
 
 
-def _take(spool: raw.Spool, envelope: Envelope, chunk: bytes) -> None:
+def _take(spool: raw.SpooledBody, envelope: Envelope, chunk: bytes) -> None:
     spool.write(chunk)
     spool.note(envelope.feed(chunk))
 

@@ -77,8 +77,8 @@ def settings(folder: Path, port: int, engine: str) -> Path:
     config = folder / "postroom.toml"
     config.write_text(
         f'[lake]\nurl = "file:{folder}/lake"\n[vault]\nurl = "file:{folder}/vault"\n'
-        f'[ledger]\nurl = "sqlite:///{folder}/ledger.db"\n[collect]\nrequests_per_second = 1000000\n'
-        f'[engine]\n{engine}\n[projects.acme]\nbase_url = "http://127.0.0.1:{port}/video/v2"\n'
+        f'[run_store]\nurl = "sqlite:///{folder}/ledger.db"\n[collect]\nrequests_per_second = 1000000\n'
+        f'[executor]\n{engine}\n[projects.acme]\nbase_url = "http://127.0.0.1:{port}/video/v2"\n'
         'app_id = "bench"\napp_key = "bench"\nto_date_is_inclusive = true\n'
     )
     return config
@@ -129,12 +129,12 @@ def main(arguments: list[str]) -> int:
         made: dict[str, dict[str, str]] = {}
         for name in given.engines.split(","):
             with ExitStack() as engine_stack:
-                engine = f'kind = "{name}"'
+                engine = f'backend = "{name}"'
                 if name == "dask":
                     cluster = engine_stack.enter_context(dask_cluster(place / "workers"))
                     cluster.add_worker()
                     cluster.add_worker()
-                    engine += f'\nscheduler = "{cluster.url}"'
+                    engine += f'\ndask_address = "{cluster.url}"'
                 took = backfill(settings(place / name, api_port, engine), given.days)
             made[name] = tables(place / name)
             print(

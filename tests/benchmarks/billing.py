@@ -26,7 +26,7 @@ from pipeline.billing.line_items import CDR_COLUMNS
 from pipeline.core.arrow_types import BILLED
 from pipeline.core.models import Period
 from pipeline.storage import ObjectStore
-from pipeline.tables.parquet import DayFile, read_arrow, replace_day
+from pipeline.tables.parquet import PartitionWriter, read_arrow, replace_partition
 from pipeline.tables.schemas import SESSIONS
 from tests.benchmarks.lake import MONTH, lake_environ, month_lake
 
@@ -55,10 +55,10 @@ def add_sessions(lake: ObjectStore, day: date) -> None:
     }
     columns = [known.get(field.name, pa.nulls(grouped.num_rows, field.type)) for field in SESSIONS.schema]
     with tempfile.TemporaryDirectory() as folder:
-        file = DayFile(Path(folder), SESSIONS, day)
+        file = PartitionWriter(Path(folder), SESSIONS, day)
         file.add(pa.table(columns, schema=SESSIONS.schema))
         file.close()
-        replace_day(lake, "sessions", "acme", day, file, None)
+        replace_partition(lake, "sessions", "acme", day, file, None)
 
 
 def export(folder: Path) -> tuple[float, dict[str, Any]]:

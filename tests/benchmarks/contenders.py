@@ -14,19 +14,19 @@ from pathlib import Path
 def postroom(folder: Path) -> None:
     """Raw to all tables: versions, quality, sessions, usage, typed and deduplicated."""
     from pipeline.storage import LocalStore
-    from pipeline.tables.build import Builder, Built, chains
+    from pipeline.tables.build import Builder, BuildResult, plan_sequences
     from pipeline.tables.schemas import TABLES
 
     builder = Builder(LocalStore(folder / "lake"), LocalStore(folder / "vault"), timedelta(hours=72))
-    for chain in chains(builder.stale("acme", None, tuple(TABLES)), 1):
-        assert all(isinstance(built, Built) for built in builder.build(chain))
+    for chain in plan_sequences(builder.stale("acme", None, tuple(TABLES)), 1):
+        assert all(isinstance(built, BuildResult) for built in builder.build(chain))
 
 
 def parse_only(folder: Path) -> None:
     """The floor: every record decoded by msgspec into structs, and thrown away."""
-    from pipeline.tables.normalize.cdr_batch import _FINDER
+    from pipeline.tables.normalize.cdr_batch import _SCANNER
 
-    decoder = _FINDER._decoder
+    decoder = _SCANNER._decoder
     with (folder / "cdr.ndjson").open("rb") as lines:
         for line in lines:
             decoder.decode(line)

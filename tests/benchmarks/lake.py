@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipeline.core.arrow_types import BILLED, MONEY, TIME
 from pipeline.core.models import Period
 from pipeline.storage import LocalStore, ObjectStore
-from pipeline.tables.parquet import DayFile, replace_day
+from pipeline.tables.parquet import PartitionWriter, replace_partition
 from pipeline.tables.schemas import CDR
 from tests.support.environ import clean_environ
 
@@ -51,7 +51,7 @@ def lake_environ(folder: Path) -> dict[str, str]:
         **clean_environ(),
         "POSTROOM_LAKE__URL": f"file:{folder}/lake",
         "POSTROOM_VAULT__URL": f"file:{folder}/vault",
-        "POSTROOM_LEDGER__URL": f"sqlite:///{folder}/ledger.db",
+        "POSTROOM_RUN_STORE__URL": f"sqlite:///{folder}/ledger.db",
     }
 
 
@@ -61,10 +61,10 @@ def make_lake(lake: ObjectStore, days: Period, rows: int, *, project: str = "acm
     count = rows // len(every_day)
     with tempfile.TemporaryDirectory() as folder:
         for number, day in enumerate(every_day):
-            file = DayFile(Path(folder), CDR, day)
+            file = PartitionWriter(Path(folder), CDR, day)
             file.add(_cdr(day, count, number * count, np.random.default_rng([seed, number])))
             file.close()
-            replace_day(lake, "cdr", project, day, file, None)
+            replace_partition(lake, "cdr", project, day, file, None)
             file.path.unlink()
 
 

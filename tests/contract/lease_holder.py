@@ -15,27 +15,27 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.storage.run_store import Ledger
+from pipeline.storage.run_store import RunStore
 
 
 def hold(url: str, lasts_s: float) -> None:
-    lease = Ledger(url).take_lease("copy-media", lasts_s)
+    lease = RunStore(url).take_lease("copy-media", lasts_s)
     assert lease
     print(json.dumps(dataclasses.asdict(lease)), flush=True)
     signal.pause()
 
 
 def take_turns(url: str, turns: int, mark: str) -> None:
-    ledger, fences = Ledger(url), []
+    run_store, fences = RunStore(url), []
     while len(fences) < turns:
-        lease = ledger.take_lease("copy-media", 30)
+        lease = run_store.take_lease("copy-media", 30)
         if lease is None:
             time.sleep(0.005)
             continue
         os.close(os.open(mark, os.O_CREAT | os.O_EXCL))  # FileExistsError: there are two holders
-        ledger.renew(lease)
+        run_store.renew(lease)
         Path(mark).unlink()
-        ledger.release(lease)
+        run_store.release(lease)
         fences.append(lease.fence)
     os.write(1, json.dumps(fences).encode() + b"\n")
 

@@ -33,33 +33,33 @@ def everything(store: ObjectStore) -> list[tuple[str, bytes]]:
 def test_what_is_put_comes_back(opening: Callable[[], ObjectStore], content: bytes | list[bytes]) -> None:
     """The same bytes come back, to another process too, and the size told is their number."""
     whole = content if isinstance(content, bytes) else b"".join(content)
-    assert opening().put_new(KEY, content) == len(whole)
+    assert opening().put_if_absent(KEY, content) == len(whole)
     again = opening()
     assert read_bytes(again, KEY) == whole
-    assert again.stat(KEY) == StoredObject(KEY, len(whole))
+    assert again.head(KEY) == StoredObject(KEY, len(whole))
     assert list(again.list("")) == [StoredObject(KEY, len(whole))]
 
 
 def test_a_stream_may_come_from_anywhere(store: ObjectStore) -> None:
     """Content may be a generator that can be read once."""
-    assert store.put_new(KEY, (bytes([number]) for number in range(5))) == 5
+    assert store.put_if_absent(KEY, (bytes([number]) for number in range(5))) == 5
     assert read_bytes(store, KEY) == bytes(range(5))
 
 
 @pytest.mark.parametrize("again", [b"same", [b"sa", b"me"]])
 def test_the_same_bytes_again_are_success(store: ObjectStore, again: bytes | list[bytes]) -> None:
     """A repeated step finds its own work done: no error, the same size, one object."""
-    store.put_new(KEY, b"same")
-    assert store.put_new(KEY, again) == 4
+    store.put_if_absent(KEY, b"same")
+    assert store.put_if_absent(KEY, again) == 4
     assert everything(store) == [(KEY, b"same")]
 
 
 @pytest.mark.parametrize("other", [b"othe", b"", b"same and more", b"sam"])
 def test_other_bytes_never_replace_what_is_there(store: ObjectStore, other: bytes) -> None:
     """An object that exists is never overwritten by a put, whatever the sizes; the error names the key."""
-    store.put_new(KEY, b"same")
+    store.put_if_absent(KEY, b"same")
     with pytest.raises(ObjectDiffers) as caught:
-        store.put_new(KEY, iter([other]))
+        store.put_if_absent(KEY, iter([other]))
     assert caught.value.key == KEY
     assert everything(store) == [(KEY, b"same")]
 
@@ -69,7 +69,7 @@ def test_other_bytes_never_replace_what_is_there(store: ObjectStore, other: byte
 def test_a_broken_stream_leaves_nothing(store: ObjectStore, error: BaseException, exists: bool) -> None:
     """When the content breaks off, that very error comes out, nothing is stored, and what was there stays."""
     if exists:
-        store.put_new(KEY, b"first")
+        store.put_if_absent(KEY, b"first")
 
     def content() -> Iterator[bytes]:
         yield b"first"
@@ -77,10 +77,10 @@ def test_a_broken_stream_leaves_nothing(store: ObjectStore, error: BaseException
         raise error
 
     with pytest.raises(type(error)) as caught:
-        store.put_new(KEY, content())
+        store.put_if_absent(KEY, content())
     assert caught.value is error
     assert everything(store) == ([(KEY, b"first")] if exists else [])
-    assert store.put_new(KEY, b"first") == 5
+    assert store.put_if_absent(KEY, b"first") == 5
 
 
 def test_a_half_written_object_is_not_seen(opening: Callable[[], ObjectStore]) -> None:
@@ -90,10 +90,10 @@ def test_a_half_written_object_is_not_seen(opening: Callable[[], ObjectStore]) -
 
     def content() -> Iterator[bytes]:
         yield b"x" * 2**20
-        seen.append((reader.stat(KEY), list(reader.list("media/"))))
+        seen.append((reader.head(KEY), list(reader.list("media/"))))
         yield b"y"
 
-    opening().put_new(KEY, content())
+    opening().put_if_absent(KEY, content())
     assert seen == [(None, [])]
 
 
@@ -107,7 +107,7 @@ def test_of_many_writers_one_wins(opening: Callable[[], ObjectStore]) -> None:
         store = opening()
         start.wait()
         try:
-            store.put_new(KEY, content)
+            store.put_if_absent(KEY, content)
         except ObjectDiffers:
             return None
         return content
@@ -124,23 +124,23 @@ def test_of_many_writers_one_wins(opening: Callable[[], ObjectStore]) -> None:
 def test_replacing_writes_over_whatever_was_there(store: ObjectStore) -> None:
     """The last replacement is the object, shorter or longer, also where nothing was before."""
     for content in (b"first", b"a longer second one", b""):
-        store.replace(KEY, content)
+        store.overwrite(KEY, content)
         assert everything(store) == [(KEY, content)]
-    store.replace(KEY, iter([b"in ", b"", b"pieces"]))
+    store.overwrite(KEY, iter([b"in ", b"", b"pieces"]))
     assert everything(store) == [(KEY, b"in pieces")]
 
 
 @pytest.mark.parametrize("error", [ValueError("cut short"), OSError("network"), KeyboardInterrupt()])
 def test_a_broken_replacement_changes_nothing(store: ObjectStore, error: BaseException) -> None:
     """When the new content breaks off, that very error comes out, and the old object is there as it was."""
-    store.replace(KEY, b"old")
+    store.overwrite(KEY, b"old")
 
     def content() -> Iterator[bytes]:
         yield b"x" * 100_000
         raise error
 
     with pytest.raises(type(error)) as caught:
-        store.replace(KEY, content())
+        store.overwrite(KEY, content())
     assert caught.value is error
     assert everything(store) == [(KEY, b"old")]
 
@@ -149,10 +149,10 @@ def test_a_reader_sees_the_old_or_the_new(opening: Callable[[], ObjectStore]) ->
     """While an object is replaced again and again, every reading is one whole version, never a gap or a mixture."""
     versions = [bytes([number]) * 30_000 for number in range(8)]
     store = opening()
-    store.replace(KEY, versions[0])
+    store.overwrite(KEY, versions[0])
     digests = {hashlib.sha256(version).digest() for version in versions}
     with ThreadPoolExecutor(1) as threads:
-        writing = threads.submit(lambda: [opening().replace(KEY, version) for version in versions * 4])
+        writing = threads.submit(lambda: [opening().overwrite(KEY, version) for version in versions * 4])
         readings = 0
         while not writing.done() or readings == 0:
             assert hashlib.sha256(read_bytes(store, KEY)).digest() in digests
@@ -166,7 +166,7 @@ def test_a_reader_sees_the_old_or_the_new(opening: Callable[[], ObjectStore]) ->
 
 def test_an_open_object_can_be_read_in_any_order(store: ObjectStore) -> None:
     """A reader may jump: Parquet's footer stands at the end."""
-    store.put_new(KEY, b"0123456789")
+    store.put_if_absent(KEY, b"0123456789")
     with store.open(KEY) as stream:
         assert stream.seekable()
         stream.seek(-3, 2)
@@ -178,8 +178,8 @@ def test_an_open_object_can_be_read_in_any_order(store: ObjectStore) -> None:
 @pytest.mark.parametrize("missing", ["nothing", "media/nothing", f"{KEY}/below", KEY[:-1]])
 def test_a_missing_object_is_missing(store: ObjectStore, missing: str) -> None:
     """No object, no bytes: `stat` says None, `open` says which key; a part of a key, or more, is another key."""
-    store.put_new(KEY, b"x")
-    assert store.stat(missing) is None
+    store.put_if_absent(KEY, b"x")
+    assert store.head(missing) is None
     with pytest.raises(ObjectMissing) as caught, store.open(missing):
         pass
     assert caught.value.key == missing
@@ -188,8 +188,8 @@ def test_a_missing_object_is_missing(store: ObjectStore, missing: str) -> None:
 @pytest.mark.parametrize("prefix", ["media", "media/project=acme"])
 def test_a_prefix_is_no_object(store: ObjectStore, prefix: str) -> None:
     """Keys that merely begin other keys have no object of their own."""
-    store.put_new(KEY, b"x")
-    assert store.stat(prefix) is None
+    store.put_if_absent(KEY, b"x")
+    assert store.head(prefix) is None
     with pytest.raises(ObjectMissing), store.open(prefix):
         pass
 
@@ -216,7 +216,7 @@ KEYS = ["a", "b/1", "b/10", "b/2", "b/é", "b!/x", "ba/1", "c/d/e/f"]
 def test_a_listing_is_what_begins_so_in_order(store: ObjectStore, prefix: str, found: list[str]) -> None:
     """All keys with the prefix, a folder or not, in order of their UTF-8, each once, with its size."""
     for key in reversed(KEYS):
-        store.put_new(key, key.encode())
+        store.put_if_absent(key, key.encode())
     assert list(store.list(prefix)) == [StoredObject(key, len(key.encode())) for key in found]
     assert found == sorted(found, key=str.encode)
 
@@ -224,21 +224,21 @@ def test_a_listing_is_what_begins_so_in_order(store: ObjectStore, prefix: str, f
 def test_a_new_store_is_empty(store: ObjectStore) -> None:
     """Before the first write there is nothing, and asking is no error."""
     assert list(store.list("")) == []
-    assert store.stat(KEY) is None
+    assert store.head(KEY) is None
 
 
 @pytest.mark.parametrize("broken", ["store", "store/b"])
 def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path: Path, broken: str) -> None:
     """A disk that fails is said to: nothing is taken for missing because it, or a folder in it, cannot be read."""
     store = LocalStore(tmp_path / "store")
-    store.put_new("b/1", b"x")
+    store.put_if_absent("b/1", b"x")
     (tmp_path / broken).rename(tmp_path / "away")
     (tmp_path / broken).symlink_to(tmp_path / broken)  # for root too this cannot be read
-    for ask in (lambda: list(store.list("")), lambda: list(store.list("b/")), lambda: store.stat("b/1")):
+    for ask in (lambda: list(store.list("")), lambda: list(store.list("b/")), lambda: store.head("b/1")):
         with pytest.raises(StoreUnavailable, match=f"cannot use .*{broken}"):
             ask()
     with pytest.raises(StoreUnavailable, match=f"cannot use .*{broken}"):
-        store.put_new("b/2", b"x")
+        store.put_if_absent("b/2", b"x")
 
 
 def test_a_disk_that_fails_while_a_file_is_written_is_one_error(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_a_disk_that_fails_while_a_file_is_written_is_one_error(tmp_path: Path) 
         root.symlink_to(root)
 
     with pytest.raises(StoreUnavailable, match="cannot use"):
-        LocalStore(root).put_new("b/1", content())
+        LocalStore(root).put_if_absent("b/1", content())
 
 
 # --- keys, place, datasets ---
@@ -261,11 +261,11 @@ def test_a_disk_that_fails_while_a_file_is_written_is_one_error(tmp_path: Path) 
 def test_a_key_that_could_lead_astray_is_refused(store: ObjectStore, tmp_path: Path, key: str) -> None:
     """Absolute, climbing and empty parts are refused for reading and writing, and nothing is written anywhere."""
     with pytest.raises(StoreError):
-        store.put_new(key, b"x")
+        store.put_if_absent(key, b"x")
     with pytest.raises(StoreError):
-        store.replace(key, b"x")
+        store.overwrite(key, b"x")
     with pytest.raises(StoreError):
-        store.stat(key)
+        store.head(key)
     with pytest.raises(StoreError), store.open(key):
         pass
     assert list(store.list("")) == []
@@ -275,13 +275,13 @@ def test_a_key_that_could_lead_astray_is_refused(store: ObjectStore, tmp_path: P
 @pytest.mark.parametrize("key", ["a" * 200, "x=1/y=2/...", "a b/c'd", "日本/語.json", "-rf", "#%&+"])
 def test_odd_but_harmless_keys_work(store: ObjectStore, key: str) -> None:
     """Whatever `layout` can build can be stored and found under its own name."""
-    store.put_new(key, b"x")
+    store.put_if_absent(key, b"x")
     assert everything(store) == [(key, b"x")]
 
 
 def test_pyarrow_reads_the_same_objects(store: ObjectStore) -> None:
     """The file system handed to pyarrow finds an object at root and key, with the same bytes."""
-    store.put_new("tables/cdr/part-0.parquet", b"parquet")
+    store.put_if_absent("tables/cdr/part-0.parquet", b"parquet")
     filesystem, root = store.filesystem()
     assert isinstance(filesystem, pafs.FileSystem)
     with filesystem.open_input_stream(f"{root}/tables/cdr/part-0.parquet") as stream:

@@ -15,8 +15,8 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.core.errors import LeaseLost, StoreUnavailable
-from pipeline.core.models import Outcome
-from pipeline.storage.run_store import Lease, Ledger
+from pipeline.core.models import RunResult
+from pipeline.storage.run_store import Lease, RunStore
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 RELEASED = sorted(Path(__file__).with_name("released").glob("version-*.sql"))
@@ -33,10 +33,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def ledger(url: str) -> Iterator[Ledger]:
-    ledger = Ledger(url)
-    yield ledger
-    ledger.close()
+def run_store(url: str) -> Iterator[RunStore]:
+    run_store = RunStore(url)
+    yield run_store
+    run_store.close()
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -48,8 +48,8 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def taken(ledger: Ledger, lasts_s: float = 30, name: str = "copy-media") -> Lease:
-    lease = ledger.take_lease(name, lasts_s)
+def taken(run_store: RunStore, lasts_s: float = 30, name: str = "copy-media") -> Lease:
+    lease = run_store.take_lease(name, lasts_s)
     assert lease
     return lease
 
@@ -75,7 +75,7 @@ def test_eight_processes_never_hold_a_lease_at_once(url: str, tmp_path: Path) ->
     assert all(own == sorted(own) for own in fences)
 
 
-def test_a_killed_holder_is_replaced_and_its_late_write_refused(url: str, ledger: Ledger) -> None:
+def test_a_killed_holder_is_replaced_and_its_late_write_refused(url: str, run_store: RunStore) -> None:
     """A holder that is killed with -9 is replaced when its lease has expired, not before; what would still be noted
     under its number is refused."""
     lasts_s = 1.0
@@ -85,71 +85,71 @@ def test_a_killed_holder_is_replaced_and_its_late_write_refused(url: str, ledger
     began = time.monotonic()
     process.kill()
     process.communicate()
-    assert ledger.take_lease("copy-media", 30) is None
-    while (successor := ledger.take_lease("copy-media", 30)) is None:
+    assert run_store.take_lease("copy-media", 30) is None
+    while (successor := run_store.take_lease("copy-media", 30)) is None:
         assert time.monotonic() - began < lasts_s + 2
         time.sleep(0.01)
     assert time.monotonic() - began > lasts_s / 2
     assert successor.fence == dead.fence + 1
-    late = Outcome("copy-media")
-    late.fail("a.mkv", "broke")
+    late = RunResult("copy-media")
+    late.add_failure("a.mkv", "broke")
     with pytest.raises(LeaseLost, match="number 1 was taken over"):
-        ledger.record_run("copy-media", lambda: NOW, lambda: late, dead)
-    assert ledger.tries() == {}
-    assert ledger.last_done("copy-media") is None
-    for change in (ledger.renew, ledger.release):
+        run_store.record_run("copy-media", lambda: NOW, lambda: late, dead)
+    assert run_store.attempts() == {}
+    assert run_store.last_done("copy-media") is None
+    for change in (run_store.renew, run_store.release):
         with pytest.raises(LeaseLost):
             change(dead)
-    ledger.renew(successor)
+    run_store.renew(successor)
 
 
-def test_a_lease_ends_when_it_is_released_or_expires(ledger: Ledger) -> None:
+def test_a_lease_ends_when_it_is_released_or_expires(run_store: RunStore) -> None:
     """While it lasts nobody else has it; renewed it lasts longer; released it is free at once; others stay."""
-    first = taken(ledger)
-    taken(ledger, name="nightly")
-    assert ledger.take_lease("copy-media", 30) is None
-    ledger.renew(first)
-    ledger.release(first)
-    second = taken(ledger, lasts_s=0)
-    assert taken(ledger).fence == second.fence + 1 == first.fence + 2
+    first = taken(run_store)
+    taken(run_store, name="nightly")
+    assert run_store.take_lease("copy-media", 30) is None
+    run_store.renew(first)
+    run_store.release(first)
+    second = taken(run_store, lasts_s=0)
+    assert taken(run_store).fence == second.fence + 1 == first.fence + 2
 
 
-def test_a_lease_outlives_no_ledger(url: str, ledger: Ledger) -> None:
+def test_a_lease_outlives_no_ledger(url: str, run_store: RunStore) -> None:
     """When its ledger was deleted a holder's number means nothing, even where the new one counts up to it."""
-    old = taken(ledger)
+    old = taken(run_store)
     execute(url, "DELETE FROM leases")
-    new = taken(ledger)
+    new = taken(run_store)
     assert new.fence == old.fence
     with pytest.raises(LeaseLost):
-        ledger.renew(old)
+        run_store.renew(old)
 
 
-def test_failures_at_once_are_all_counted(url: str, ledger: Ledger) -> None:
+def test_failures_at_once_are_all_counted(url: str, run_store: RunStore) -> None:
     """Several hosts that note the same new item's failure at the same moment lose no try and do not break."""
 
     def fail(_: int) -> None:
-        made = Outcome("nightly")
-        made.fail("a", "broke")
-        ledger.record_run("nightly", lambda: NOW, lambda: made)
+        made = RunResult("nightly")
+        made.add_failure("a", "broke")
+        run_store.record_run("nightly", lambda: NOW, lambda: made)
 
     with ThreadPoolExecutor(PROCESSES) as threads:
         list(threads.map(fail, range(PROCESSES)))
-    assert ledger.tries() == {"a": PROCESSES}
-    assert ledger.resting(NOW + timedelta(hours=1, minutes=59)) == {"a"}
+    assert run_store.attempts() == {"a": PROCESSES}
+    assert run_store.backing_off(NOW + timedelta(hours=1, minutes=59)) == {"a"}
 
 
-def test_good_runs_are_of_a_project(ledger: Ledger) -> None:
+def test_good_runs_are_of_a_project(run_store: RunStore) -> None:
     """Of each project the newest run that did its work is known: failures of others do not count, its own do."""
-    made = Outcome("nightly")
-    made.succeeded()
+    made = RunResult("nightly")
+    made.add_success()
     for number, failed in enumerate(((), ("acme",), ("acme", "umbrella"))):
         for project in failed:
-            made.fail(f"{project}/cdr", "broke", project=project)
+            made.add_failure(f"{project}/cdr", "broke", project=project)
         at = NOW + timedelta(days=number)
-        ledger.record_run("nightly", lambda at=at: at, lambda: made, projects=("acme", "umbrella"))
-    assert ledger.good_runs("acme") == {"nightly": "2026-11-23T02:15:00.000Z"}
-    assert ledger.good_runs("umbrella") == {"nightly": "2026-11-24T02:15:00.000Z"}
-    assert ledger.good_runs("nobody") == {}
+        run_store.record_run("nightly", lambda at=at: at, lambda: made, projects=("acme", "umbrella"))
+    assert run_store.last_successes("acme") == {"nightly": "2026-11-23T02:15:00.000Z"}
+    assert run_store.last_successes("umbrella") == {"nightly": "2026-11-24T02:15:00.000Z"}
+    assert run_store.last_successes("nobody") == {}
 
 
 @pytest.mark.parametrize("released", RELEASED, ids=lambda path: path.stem)
@@ -157,22 +157,22 @@ def test_every_released_schema_comes_forward(url: str, released: Path) -> None:
     """A ledger of each release is brought forward by its first use, by many at once; what it knew it still knows."""
     lines = [line for line in released.read_text().splitlines() if not line.startswith("--")]
     execute(url, *lines)
-    ledgers = [Ledger(url) for _ in range(4)]
+    ledgers = [RunStore(url) for _ in range(4)]
     with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(Ledger.tries, ledgers)) == [{"acme/a1.mkv": 3}] * 4
-    ledger = ledgers[0]
-    assert dict(ledger.last_good_runs()) == {"nightly": "2026-11-22T02:16:00.000Z"}
-    assert ledger.resting(NOW) == set()
-    assert taken(ledger).fence == 1
+        assert list(threads.map(RunStore.attempts, ledgers)) == [{"acme/a1.mkv": 3}] * 4
+    run_store = ledgers[0]
+    assert dict(run_store.last_successes_by_command()) == {"nightly": "2026-11-22T02:16:00.000Z"}
+    assert run_store.backing_off(NOW) == set()
+    assert taken(run_store).fence == 1
     for each in ledgers:
         each.close()
 
 
-def test_a_newer_ledger_is_left_alone(url: str, ledger: Ledger) -> None:
+def test_a_newer_ledger_is_left_alone(url: str, run_store: RunStore) -> None:
     """An older release does not touch the ledger of a newer one, and says what to do."""
-    ledger.tries()
+    run_store.attempts()
     execute(url, "UPDATE schema_version SET version = 99")
-    older = Ledger(url)
+    older = RunStore(url)
     with pytest.raises(StoreUnavailable, match=r"version 99.*newer release"):
-        older.tries()
+        older.attempts()
     older.close()

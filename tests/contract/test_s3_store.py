@@ -28,7 +28,7 @@ from pipeline.core.errors import (
 )
 from pipeline.storage import MIB, LocalStore, ObjectStore, Retention, StoredObject, open_store, read_bytes
 from pipeline.storage import s3 as s3_module
-from pipeline.storage.base import Statement
+from pipeline.storage.base import ObjectAttributes
 from pipeline.storage.s3 import S3Store
 from tests.support.servers.children import free_port
 from tests.support.servers.proxy import Exchange, between
@@ -44,9 +44,9 @@ def bucket(s3: S3Server) -> str:
     return s3.new_bucket()
 
 
-def begin(store: S3Store, key: str, label: str = "label") -> None:
+def begin(store: S3Store, key: str, resume_token: str = "label") -> None:
     """Begin an upload, store one part, break off."""
-    with suppress(ZeroDivisionError), store.upload(key, label=label) as upload:
+    with suppress(ZeroDivisionError), store.upload(key, resume_token=resume_token) as upload:
         upload.write(CONTENT)
         raise ZeroDivisionError
 
@@ -58,13 +58,13 @@ def test_odd_keys_in_every_call(s3: S3Server, bucket: str) -> None:
     """Spaces, accents, + and % mean themselves in every call: put, upload, resume, list, copy, read, abort."""
     store = s3.store(bucket, "an odd+préfix%20")
     for key in ODD_KEYS:
-        store.put_new(f"put/{key}", b"x")
+        store.put_if_absent(f"put/{key}", b"x")
         begin(store, f"up/{key}")
-        with store.upload(f"up/{key}", label="label", size_bytes=len(CONTENT)) as upload:
+        with store.upload(f"up/{key}", resume_token="label", size_bytes=len(CONTENT)) as upload:
             upload.write(CONTENT)
             etag = upload.finish().etag
-        assert store.left_whole(f"up/{key}", "label") == store.stat(f"up/{key}")
-        store.copy_from(f"{store.url}/up/{key}", f"copy/{key}", label="", etag=str(etag))
+        assert store.find_completed(f"up/{key}", "label") == store.head(f"up/{key}")
+        store.copy_from(f"{store.url}/up/{key}", f"copy/{key}", resume_token="", etag=str(etag))
         assert read_bytes(store, f"copy/{key}") == CONTENT
         begin(store, f"old/{key}")
     for folder in ("put", "up", "copy"):
@@ -76,10 +76,10 @@ def test_odd_keys_in_every_call(s3: S3Server, bucket: str) -> None:
 def test_a_store_sees_its_prefix_only(s3: S3Server, bucket: str) -> None:
     """Two stores in one bucket know nothing of each other's objects and uploads."""
     ours, others = s3.store(bucket, "ours"), s3.store(bucket, "ours-not")
-    others.put_new("a", b"theirs")
+    others.put_if_absent("a", b"theirs")
     begin(others, KEY)
     assert list(ours.list("")) == []
-    assert ours.stat("a") is None
+    assert ours.head("a") is None
     assert ours.abort_uploads("", timedelta(0)) == []
     assert len(s3.unfinished(bucket)) == 2
 
@@ -89,14 +89,14 @@ def test_the_folders_of_consoles_are_no_objects(s3: S3Server, bucket: str) -> No
     for key in ("ours/", "ours/media/"):
         s3.client.put_object(Bucket=bucket, Key=key, Body=b"")
     store = s3.store(bucket, "ours")
-    store.put_new("media/a", b"x")
+    store.put_if_absent("media/a", b"x")
     assert list(store.list("")) == [StoredObject("media/a", 1)]
 
 
 def test_a_store_is_opened_by_its_url(s3: S3Server, bucket: str) -> None:
     """`s3://bucket/prefix` and an endpoint are enough; credentials are found as boto3 finds them."""
     store = open_store(f"s3://{bucket}/some/prefix/", endpoint_url=s3.endpoint_url)
-    store.put_new("a", b"x")
+    store.put_if_absent("a", b"x")
     assert store.url == f"s3://{bucket}/some/prefix"
     assert s3.client.get_object(Bucket=bucket, Key="some/prefix/a")["Body"].read() == b"x"
 
@@ -109,7 +109,7 @@ def test_the_proof_is_what_the_server_can_give(ceph: S3Server, localstack: S3Ser
     """CRC64NVME of the whole object where there is one, else MD5; content type and label are kept beside the object."""
     for server, proof in ((ceph, "md5"), (localstack, "crc64nvme")):
         bucket = server.new_bucket()
-        with server.store(bucket).upload(KEY, label="label", content_type="video/x-matroska") as upload:
+        with server.store(bucket).upload(KEY, resume_token="label", content_type="video/x-matroska") as upload:
             upload.write(content)
             written = upload.finish()
         head = server.client.head_object(Bucket=bucket, Key=KEY)
@@ -122,8 +122,8 @@ def test_a_checksum_of_parts_is_not_the_objects(localstack: S3Server) -> None:
     """An object that somebody uploaded with another kind of checksum is stated without a CRC64NVME."""
     bucket = localstack.new_bucket()
     localstack.client.put_object(Bucket=bucket, Key="a", Body=b"x", ChecksumAlgorithm="SHA256")
-    state = localstack.store(bucket).state("a")
-    assert state == Statement(1, None, "9dd4e461268c8034f5c8564e155c67a6")
+    state = localstack.store(bucket).attributes("a")
+    assert state == ObjectAttributes(1, None, "9dd4e461268c8034f5c8564e155c67a6")
 
 
 # --- reading ---
@@ -131,7 +131,7 @@ def test_a_checksum_of_parts_is_not_the_objects(localstack: S3Server) -> None:
 
 def test_a_reading_that_is_cut_goes_on(s3: S3Server, bucket: str) -> None:
     """A connection that breaks off in the middle of an object, twice, is taken up where it broke."""
-    s3.store(bucket).put_new(KEY, CONTENT)
+    s3.store(bucket).put_if_absent(KEY, CONTENT)
     cuts = [1_000_000, 123]
 
     def cut(exchange: Exchange) -> None:
@@ -148,7 +148,7 @@ def test_a_reading_that_is_cut_goes_on(s3: S3Server, bucket: str) -> None:
 
 def test_a_reading_that_never_gets_on_ends(s3: S3Server, bucket: str) -> None:
     """A server that breaks off every time is given up after a few tries, as an error that is worth another run."""
-    s3.store(bucket).put_new(KEY, CONTENT)
+    s3.store(bucket).put_if_absent(KEY, CONTENT)
 
     def cut(exchange: Exchange) -> None:
         if exchange.method == "GET":
@@ -165,10 +165,10 @@ def test_a_reading_that_never_gets_on_ends(s3: S3Server, bucket: str) -> None:
 def test_an_object_that_is_replaced_under_a_reader_is_never_mixed(s3: S3Server, bucket: str) -> None:
     """After a jump a reader meets a newer object: an error that is worth another try, not bytes of both."""
     store = s3.store(bucket)
-    store.replace(KEY, CONTENT)
+    store.overwrite(KEY, CONTENT)
     with store.open(KEY) as stream:
         stream.read(10)
-        store.replace(KEY, bytes(len(CONTENT)))
+        store.overwrite(KEY, bytes(len(CONTENT)))
         stream.seek(-10, 2)
         with pytest.raises(StoreUnavailable, match="replaced while it was read"):
             stream.read(10)
@@ -177,7 +177,7 @@ def test_an_object_that_is_replaced_under_a_reader_is_never_mixed(s3: S3Server, 
 def test_readers_give_back_what_they_hold(s3: S3Server, bucket: str) -> None:
     """Hundreds of readings, whole, in part and after jumps, leave no open file behind."""
     store = s3.store(bucket)
-    store.put_new(KEY, CONTENT[:MIB])
+    store.put_if_absent(KEY, CONTENT[:MIB])
 
     def read_three_ways() -> None:
         assert len(read_bytes(store, KEY)) == MIB
@@ -203,7 +203,7 @@ def test_pyarrow_reads_tables_from_a_bucket(s3: S3Server, bucket: str, tmp_path:
     store = s3.store(bucket, "the lake")
     for day in (21, 22):
         pq.write_table(pa.table({"cdr_id": [f"{day}-{number}" for number in range(3)]}), tmp_path / "part")
-        store.replace(f"tables/cdr/day=2026-11-{day}/part-0.parquet", (tmp_path / "part").read_bytes())
+        store.overwrite(f"tables/cdr/day=2026-11-{day}/part-0.parquet", (tmp_path / "part").read_bytes())
     filesystem, root = store.filesystem()
     table = pads.dataset(f"{root}/tables/cdr", filesystem=filesystem, partitioning="hive").to_table()
     assert table.column("cdr_id").to_pylist() == [f"{day}-{number}" for day in (21, 22) for number in range(3)]
@@ -226,9 +226,9 @@ def test_an_object_is_copied_inside_the_server(
     ].strip('"')
     with between(s3) as proxy:
         store = proxy.server.store(bucket, "pre")
-        copied = store.copy_from(f"s3://{origin}/their/a b.mkv", KEY, label="label", etag=etag)
+        copied = store.copy_from(f"s3://{origin}/their/a b.mkv", KEY, resume_token="label", etag=etag)
         assert sum(len(exchange.body) for exchange in proxy.seen) < 10_000
-    assert copied == store.left_whole(KEY, "label") == StoredObject(KEY, len(content))
+    assert copied == store.find_completed(KEY, "label") == StoredObject(KEY, len(content))
     assert (store.head(KEY) or {})["ContentType"] == "video/x-matroska"
     assert read_bytes(store, KEY) == content
     assert s3.unfinished(bucket) == []
@@ -241,12 +241,12 @@ def test_what_cannot_be_copied(s3: S3Server, bucket: str) -> None:
     s3.client.put_object(Bucket=bucket, Key="theirs", Body=b"second")
     for source, wanted in ((f"s3://{bucket}/theirs", etag), (f"s3://{bucket}/none", etag), ("s3://no-such/a", etag)):
         with pytest.raises(StoreError, match=source) as caught:
-            store.copy_from(source, KEY, label="", etag=wanted)
+            store.copy_from(source, KEY, resume_token="", etag=wanted)
         assert not isinstance(caught.value, Transient)
         assert_is_one_line(caught.value)
-    store.put_new(KEY, b"ours")
+    store.put_if_absent(KEY, b"ours")
     with pytest.raises(ObjectDiffers):
-        store.copy_from(f"s3://{bucket}/theirs", KEY, label="", etag=etag)
+        store.copy_from(f"s3://{bucket}/theirs", KEY, resume_token="", etag=etag)
     assert read_bytes(store, KEY) == b"ours"
     assert [stored.key for stored in store.list("")] == [KEY, "theirs"]
 
@@ -254,7 +254,7 @@ def test_what_cannot_be_copied(s3: S3Server, bucket: str) -> None:
 def test_a_folder_copies_from_nowhere(tmp_path: Path) -> None:
     """A folder says that it cannot copy from a bucket."""
     with pytest.raises(StoreError, match="s3://bucket/a"):
-        LocalStore(tmp_path).copy_from("s3://bucket/a", KEY, label="", etag="")
+        LocalStore(tmp_path).copy_from("s3://bucket/a", KEY, resume_token="", etag="")
 
 
 # --- old uploads ---
@@ -306,7 +306,7 @@ def test_a_locked_object_cannot_be_lost(ceph: S3Server, mode: str, content: byte
     bucket = ceph.new_bucket(lock=True)
     until = datetime.now(UTC).replace(microsecond=0) + timedelta(days=30)
     store, client = ceph.store(bucket), ceph.client
-    with store.upload(KEY, label="label", retention=Retention(mode, until)) as upload:  # type: ignore[arg-type]
+    with store.upload(KEY, resume_token="label", retention=Retention(mode, until)) as upload:  # type: ignore[arg-type]
         upload.write(content)
         upload.finish()
     [version] = client.list_object_versions(Bucket=bucket)["Versions"]
@@ -327,7 +327,7 @@ def test_a_locked_object_cannot_be_lost(ceph: S3Server, mode: str, content: byte
         with pytest.raises(ClientError):
             client.delete_object(**place, BypassGovernanceRetention=True)
     with pytest.raises(ObjectDiffers):
-        store.put_new(KEY, b"other")
+        store.put_if_absent(KEY, b"other")
     client.put_object(Bucket=bucket, Key=KEY, Body=b"hides it")
     client.delete_object(Bucket=bucket, Key=KEY)
     assert client.get_object(**place)["Body"].read() == content
@@ -337,11 +337,11 @@ def test_puts_and_copies_are_locked_too(s3: S3Server) -> None:
     """Manifests and adopted files get the same retention as uploads."""
     bucket, until = s3.new_bucket(lock=True), datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
     store, retention = s3.store(bucket), Retention("governance", until)
-    store.put_new("put", b"x", retention=retention)
+    store.put_if_absent("put", b"x", retention=retention)
     store.copy_from(
         f"s3://{bucket}/put",
         "copy",
-        label="",
+        resume_token="",
         etag=s3.client.head_object(Bucket=bucket, Key="put")["ETag"],
         retention=retention,
     )
@@ -358,7 +358,7 @@ def test_a_lock_that_cannot_be_is_an_error(ceph: S3Server, content: bytes) -> No
     """
     retention = Retention("compliance", datetime.now(UTC) + timedelta(days=1))
     with pytest.raises(StoreError) as caught:
-        ceph.store(ceph.new_bucket()).put_new(KEY, content, retention=retention)
+        ceph.store(ceph.new_bucket()).put_if_absent(KEY, content, retention=retention)
     assert_is_one_line(caught.value)
 
 
@@ -367,8 +367,8 @@ def test_a_lock_is_made_longer_never_shorter(s3: S3Server) -> None:
     store, now = s3.store(s3.new_bucket(lock=True)), datetime.now(UTC).replace(microsecond=0)
     with pytest.raises(ObjectMissing):
         store.lock(KEY, Retention("governance", now + timedelta(days=1)))
-    store.put_new(KEY, b"x")
-    store.put_new("strong", b"x", retention=Retention("compliance", now + timedelta(days=5)))
+    store.put_if_absent(KEY, b"x")
+    store.put_if_absent("strong", b"x", retention=Retention("compliance", now + timedelta(days=5)))
     for key, days, expected in (
         (KEY, 1, ("GOVERNANCE", 1)),
         (KEY, 3, ("GOVERNANCE", 3)),
@@ -384,8 +384,8 @@ def test_a_lock_is_made_longer_never_shorter(s3: S3Server) -> None:
 def test_the_same_bytes_again_are_locked_too(s3: S3Server) -> None:
     """What an earlier run stored and did not come to lock is locked when it is put again."""
     store, until = s3.store(s3.new_bucket(lock=True)), datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
-    store.put_new(KEY, b"x")
-    store.put_new(KEY, b"x", retention=Retention("governance", until))
+    store.put_if_absent(KEY, b"x")
+    store.put_if_absent(KEY, b"x", retention=Retention("governance", until))
     assert (store.head(KEY) or {})["ObjectLockRetainUntilDate"] == until
 
 
@@ -394,10 +394,10 @@ def test_nothing_is_put_over_an_object_with_versions(s3: S3Server) -> None:
     bucket = s3.new_bucket(lock=True)
     store = s3.store(bucket)
     for content in (b"small", CONTENT):
-        store.put_new(f"{len(content)}", content)
-        store.put_new(f"{len(content)}", content)
+        store.put_if_absent(f"{len(content)}", content)
+        store.put_if_absent(f"{len(content)}", content)
         with pytest.raises(ObjectDiffers):
-            store.put_new(f"{len(content)}", content + b"other")
+            store.put_if_absent(f"{len(content)}", content + b"other")
     assert len(s3.client.list_object_versions(Bucket=bucket)["Versions"]) == 2
 
 
@@ -407,7 +407,7 @@ def test_a_folder_cannot_lock(tmp_path: Path) -> None:
     for call in (
         store.require_lock,
         lambda: store.lock(KEY, retention),
-        lambda: store.put_new(KEY, b"x", retention=retention),
+        lambda: store.put_if_absent(KEY, b"x", retention=retention),
         lambda: store.upload(KEY, retention=retention),
     ):
         with pytest.raises(ConfigError, match=r"vault\.lock: .* is a folder"):
@@ -418,10 +418,10 @@ def test_a_folder_cannot_lock(tmp_path: Path) -> None:
 # --- errors, for people ---
 
 CALLS: dict[str, Callable[[ObjectStore], object]] = {
-    "put": lambda store: store.put_new(KEY, b"x"),
-    "put in parts": lambda store: store.put_new(KEY, CONTENT),
-    "replace": lambda store: store.replace(KEY, b"x"),
-    "upload": lambda store: store.upload(KEY, label="label"),
+    "put": lambda store: store.put_if_absent(KEY, b"x"),
+    "put in parts": lambda store: store.put_if_absent(KEY, CONTENT),
+    "replace": lambda store: store.overwrite(KEY, b"x"),
+    "upload": lambda store: store.upload(KEY, resume_token="label"),
     "list": lambda store: list(store.list("")),
     "read": lambda store: read_bytes(store, KEY),
     "abort": lambda store: store.abort_uploads("", timedelta(0)),
@@ -501,7 +501,7 @@ def test_settings_that_make_no_client(
 def test_a_bucket_name_that_cannot_be(ceph: S3Server) -> None:
     """A name that no bucket has is told in one line."""
     with pytest.raises(PipelineError, match="Invalid bucket name") as caught:
-        ceph.store("no bucket!").put_new(KEY, b"x")
+        ceph.store("no bucket!").put_if_absent(KEY, b"x")
     assert_is_one_line(caught.value)
 
 
@@ -512,9 +512,9 @@ def test_what_a_server_refuses_is_worth_another_run(ceph: S3Server, status: int,
     with between(ceph) as proxy:
         proxy.on_request = lambda exchange: exchange.fail(status, code) if exchange.method == "PUT" else None
         with pytest.raises(StoreUnavailable, match=code) as caught:
-            proxy.server.store(bucket).put_new(KEY, b"x")
+            proxy.server.store(bucket).put_if_absent(KEY, b"x")
     assert_is_one_line(caught.value)
-    assert ceph.store(bucket).stat(KEY) is None
+    assert ceph.store(bucket).head(KEY) is None
 
 
 def test_a_part_that_cannot_be_sent(ceph: S3Server) -> None:
@@ -525,7 +525,7 @@ def test_a_part_that_cannot_be_sent(ceph: S3Server) -> None:
             exchange.fail(403, "AccessDenied") if "partNumber" in exchange.query else None
         )
         with pytest.raises(StoreUnavailable, match="AccessDenied"):
-            proxy.server.store(bucket).put_new(KEY, [CONTENT] * 3)
+            proxy.server.store(bucket).put_if_absent(KEY, [CONTENT] * 3)
     assert ceph.unfinished(bucket) == []
     assert [thread for thread in threading.enumerate() if thread.name.startswith("postroom-parts")] == []
 

@@ -23,7 +23,7 @@ from pipeline.core.errors import (
     StoreUnavailable,
 )
 from pipeline.storage import MIB, ObjectStore, read_bytes
-from pipeline.storage.base import Statement, Tally, Upload, Written, crc_text
+from pipeline.storage.base import Checksums, ObjectAttributes, Upload, UploadResult, crc_text
 from pipeline.storage.s3 import S3Store
 from pipeline.storage.s3_multipart import MOST_PART_BYTES, MOST_PARTS, part_bytes
 from tests.support.servers.proxy import Exchange, between
@@ -45,23 +45,25 @@ def write(upload: Upload, content: bytes) -> None:
         upload.write(content[at : at + 1_234_567])
 
 
-def break_off(store: ObjectStore, content: bytes = CONTENT, label: str = LABEL, **options: Any) -> None:
+def break_off(store: ObjectStore, content: bytes = CONTENT, resume_token: str = LABEL, **options: Any) -> None:
     """Write some bytes, then let the source break."""
-    with suppress(Broken), store.upload(KEY, label=label, **options) as upload:
+    with suppress(Broken), store.upload(KEY, resume_token=resume_token, **options) as upload:
         write(upload, content)
         raise Broken
 
 
-def whole(store: ObjectStore, content: bytes = CONTENT, label: str = LABEL, **options: Any) -> tuple[int, Written]:
+def whole(
+    store: ObjectStore, content: bytes = CONTENT, resume_token: str = LABEL, **options: Any
+) -> tuple[int, UploadResult]:
     """Upload what an earlier upload lacks; where that began, and what was written."""
-    with store.upload(KEY, label=label, **options) as upload:
+    with store.upload(KEY, resume_token=resume_token, **options) as upload:
         began = upload.size_bytes
         write(upload, content[began:])
         return began, upload.finish()
 
 
-def tally(content: bytes) -> Tally:
-    made = Tally()
+def tally(content: bytes) -> Checksums:
+    made = Checksums()
     made.feed(content)
     return made
 
@@ -79,7 +81,7 @@ def test_what_was_uploaded_is_known(opening: Callable[[], ObjectStore], size_byt
     """Size, SHA-256 and CRC64NVME are those of the bytes, proved by the store's word, and every byte was observed."""
     content, seen = CONTENT[:size_bytes], bytearray()
     store = opening()
-    with store.upload(KEY, observe=seen.extend, size_bytes=size_bytes if is_size_known else None) as upload:
+    with store.upload(KEY, on_chunk=seen.extend, size_bytes=size_bytes if is_size_known else None) as upload:
         assert upload.size_bytes == 0
         write(upload, content)
         assert upload.sha256 == hashlib.sha256(content).hexdigest()
@@ -94,10 +96,10 @@ def test_what_was_uploaded_is_known(opening: Callable[[], ObjectStore], size_byt
 
 def test_a_store_states_what_it_has(store: ObjectStore) -> None:
     """`state` says the size, and the ETag and CRC64NVME that an upload ended with; of nothing it says None."""
-    assert store.state(KEY) is None
+    assert store.attributes(KEY) is None
     _, written = whole(store)
-    state = store.state(KEY)
-    assert state == Statement(len(CONTENT), state.crc64nvme if state else None, written.etag)
+    state = store.attributes(KEY)
+    assert state == ObjectAttributes(len(CONTENT), state.crc64nvme if state else None, written.etag)
     assert state.crc64nvme in {None, written.crc64nvme}
 
 
@@ -106,7 +108,7 @@ def test_what_took_the_key_meanwhile_stays(opening: Callable[[], ObjectStore], s
     """Other bytes that came under the key during an upload stay, and the error names the key."""
     with opening().upload(KEY) as upload:
         write(upload, CONTENT[:size_bytes])
-        opening().put_new(KEY, b"first come")
+        opening().put_if_absent(KEY, b"first come")
         with pytest.raises(ObjectDiffers) as caught:
             upload.finish()
     assert caught.value.key == KEY
@@ -119,25 +121,25 @@ def test_the_same_bytes_meanwhile_are_success(opening: Callable[[], ObjectStore]
     content = CONTENT[:size_bytes]
     with opening().upload(KEY) as upload:
         write(upload, content)
-        opening().put_new(KEY, content)
+        opening().put_if_absent(KEY, content)
         written = upload.finish()
     assert (written.size_bytes, written.sha256) == (size_bytes, hashlib.sha256(content).hexdigest())
 
 
 def test_what_a_label_finished_is_recognised(store: ObjectStore) -> None:
     """A bucket knows its finished object by its label, and only by that; a folder never says."""
-    assert store.left_whole(KEY, LABEL) is None
+    assert store.find_completed(KEY, LABEL) is None
     whole(store, b"all of it")
     is_bucket = store.url.startswith("s3:")
-    assert (store.left_whole(KEY, LABEL) == store.stat(KEY)) is is_bucket
-    assert store.left_whole(KEY, "another") is None
+    assert (store.find_completed(KEY, LABEL) == store.head(KEY)) is is_bucket
+    assert store.find_completed(KEY, "another") is None
 
 
 def test_an_object_without_a_label_is_nobodys(store: ObjectStore) -> None:
     """An object that was put, or uploaded without a label, is not taken for a labelled one's."""
-    store.put_new(KEY, b"x")
-    assert store.left_whole(KEY, LABEL) is None
-    assert store.left_whole(KEY, "") is None
+    store.put_if_absent(KEY, b"x")
+    assert store.find_completed(KEY, LABEL) is None
+    assert store.find_completed(KEY, "") is None
 
 
 # --- a bucket: going on ---
@@ -161,7 +163,7 @@ def test_an_upload_is_gone_on_with(s3: S3Server, bucket: str, first_part_bytes: 
     seen = bytearray()
     with between(s3) as proxy:
         store = proxy.server.store(bucket, "pre")
-        began, written = whole(store, size_bytes=size_bytes, observe=seen.extend)
+        began, written = whole(store, size_bytes=size_bytes, on_chunk=seen.extend)
         sent = sum(len(exchange.body) for exchange in proxy.seen if "partNumber" in exchange.query)
     parts = len(CONTENT) // first_part_bytes
     assert began == (parts - 1) * first_part_bytes
@@ -171,7 +173,7 @@ def test_an_upload_is_gone_on_with(s3: S3Server, bucket: str, first_part_bytes: 
     if began:
         assert written == expected.written("read-back", written.etag)
     assert (written.sha256, written.crc64nvme) == (expected.sha256, expected.crc64nvme)
-    assert store.state(KEY) == Statement(len(CONTENT), store.state(KEY).crc64nvme, written.etag)  # type: ignore[union-attr]
+    assert store.attributes(KEY) == ObjectAttributes(len(CONTENT), store.attributes(KEY).crc64nvme, written.etag)  # type: ignore[union-attr]
     assert read_bytes(store, KEY) == CONTENT
     assert s3.unfinished(bucket) == []
 
@@ -180,7 +182,7 @@ def test_an_upload_breaks_off_again_and_again(s3: S3Server, bucket: str) -> None
     """Each try keeps its whole parts; the last one finishes with all of them."""
     began = []
     for least in range(0, len(CONTENT), PART_BYTES):
-        with suppress(Broken), s3.store(bucket).upload(KEY, label=LABEL) as upload:
+        with suppress(Broken), s3.store(bucket).upload(KEY, resume_token=LABEL) as upload:
             began.append(upload.size_bytes)
             write(upload, CONTENT[upload.size_bytes : least + PART_BYTES + 1])
             raise Broken
@@ -211,13 +213,13 @@ def test_another_key_is_never_gone_on_with(s3: S3Server, bucket: str) -> None:
     """The same label under a longer or shorter key is another upload."""
     break_off(s3.store(bucket))
     for key in (f"{KEY}x", KEY[:-1]):
-        with s3.store(bucket).upload(key, label=LABEL) as upload:
+        with s3.store(bucket).upload(key, resume_token=LABEL) as upload:
             assert upload.size_bytes == 0
 
 
 def test_the_farthest_upload_is_gone_on_with(s3: S3Server, bucket: str) -> None:
     """Of two uploads of the same file that broke off the one with more bytes is taken."""
-    with suppress(Broken), s3.store(bucket).upload(KEY, label=LABEL) as late:
+    with suppress(Broken), s3.store(bucket).upload(KEY, resume_token=LABEL) as late:
         break_off(s3.store(bucket))
         write(late, CONTENT[: PART_BYTES + 1])
         raise Broken
@@ -234,7 +236,7 @@ def test_a_source_that_gives_other_bytes_is_noticed(s3: S3Server, bucket: str, p
         whole(s3.store(bucket), other)
     assert caught.value.key == KEY
     assert s3.unfinished(bucket) == []
-    assert s3.store(bucket).stat(KEY) is None
+    assert s3.store(bucket).head(KEY) is None
     assert whole(s3.store(bucket), other)[0] == 0
     assert read_bytes(s3.store(bucket), KEY) == other
 
@@ -252,14 +254,14 @@ def test_bytes_that_do_not_make_up_the_size_are_no_object(s3: S3Server, bucket: 
     break_off(s3.store(bucket))
     with pytest.raises(SourceDiffers):
         whole(s3.store(bucket), CONTENT[:-1], size_bytes=len(CONTENT))
-    assert s3.store(bucket).stat(KEY) is None
+    assert s3.store(bucket).head(KEY) is None
 
 
 def test_an_upload_may_begin_again(s3: S3Server, bucket: str) -> None:
     """After `restart` an upload that had parts already takes all bytes, and is proved without reading them back."""
     break_off(s3.store(bucket))
     seen = bytearray()
-    with s3.store(bucket).upload(KEY, label=LABEL, observe=seen.extend) as upload:
+    with s3.store(bucket).upload(KEY, resume_token=LABEL, on_chunk=seen.extend) as upload:
         assert upload.size_bytes == PART_BYTES
         upload.restart()
         assert upload.size_bytes == 0
@@ -289,7 +291,7 @@ def test_an_upload_that_never_had_a_part_is_no_hindrance(s3: S3Server, bucket: s
 @pytest.mark.parametrize("theirs", [b"small", bytes(PART_BYTES)])
 def test_parts_that_another_writer_changed_make_no_object(s3: S3Server, bucket: str, theirs: bytes) -> None:
     """When somebody else writes into the same upload it is given up, and the next try is whole."""
-    with s3.store(bucket).upload(KEY, label=LABEL) as upload:
+    with s3.store(bucket).upload(KEY, resume_token=LABEL) as upload:
         write(upload, CONTENT)
         for begun in s3.client.list_multipart_uploads(Bucket=bucket)["Uploads"]:
             if begun["Key"] == KEY:
@@ -303,7 +305,7 @@ def test_parts_that_another_writer_changed_make_no_object(s3: S3Server, bucket: 
 
 def test_without_a_label_nothing_is_left(s3: S3Server, bucket: str) -> None:
     """An upload without a label that breaks off leaves no part, no unfinished upload and no thread behind."""
-    break_off(s3.store(bucket), label="")
+    break_off(s3.store(bucket), resume_token="")
     assert s3.unfinished(bucket) == []
     assert sending_threads() == []
 
@@ -312,20 +314,20 @@ def test_a_broken_upload_leaves_no_thread(s3: S3Server, bucket: str) -> None:
     """Parts that are on their way are waited for, so that the next try finds them."""
     break_off(s3.store(bucket))
     assert sending_threads() == []
-    with s3.store(bucket).upload(KEY, label=LABEL) as upload:
+    with s3.store(bucket).upload(KEY, resume_token=LABEL) as upload:
         assert upload.size_bytes == PART_BYTES
 
 
 def test_long_listings_are_read_to_their_end(s3: S3Server, bucket: str) -> None:
     """More parts, uploads and objects than one answer holds are all seen."""
     content = Random(4).randbytes(3 * PART_BYTES + 1)
-    for label in ("a", "b", "c", LABEL):
-        break_off(s3.store(bucket), content[: PART_BYTES + 1] if label != LABEL else content, label)
+    for resume_token in ("a", "b", "c", LABEL):
+        break_off(s3.store(bucket), content[: PART_BYTES + 1] if resume_token != LABEL else content, resume_token)
     store = s3.store(bucket)
     short_pages(store)
     assert whole(store, content)[0] == 2 * PART_BYTES
     for number in range(5):
-        store.put_new(f"a/{number}", b"")
+        store.put_if_absent(f"a/{number}", b"")
     assert [stored.key for stored in store.list("a/")] == [f"a/{number}" for number in range(5)]
 
 
@@ -357,7 +359,7 @@ def test_whoever_comes_after_the_look_is_too_late(request: pytest.FixtureRequest
             looks.append(exchange)
             exchange.fail(404, "NoSuchKey")
 
-    server.store(bucket).put_new(KEY, b"first come")
+    server.store(bucket).put_if_absent(KEY, b"first come")
     with between(server) as proxy:
         proxy.on_answer = look_too_early
         with pytest.raises(ObjectDiffers):
@@ -417,7 +419,7 @@ def test_a_byte_that_changes_on_its_way_is_refused(s3: S3Server, bucket: str, si
         proxy.on_request = alter
         with pytest.raises(PipelineError):
             whole(proxy.server.store(bucket), CONTENT[:size_bytes])
-    assert s3.store(bucket).stat(KEY) is None
+    assert s3.store(bucket).head(KEY) is None
 
 
 @pytest.mark.parametrize("size_bytes", [3, len(CONTENT)])
@@ -434,7 +436,7 @@ def test_a_server_that_keeps_other_bytes_is_caught(s3: S3Server, bucket: str, si
         store = proxy.server.store(bucket)
         with pytest.raises(PipelineError) as caught:
             whole(store, CONTENT[:size_bytes])
-    assert isinstance(caught.value, FixityError) or s3.store(bucket).stat(KEY) is None
+    assert isinstance(caught.value, FixityError) or s3.store(bucket).head(KEY) is None
 
 
 @pytest.mark.parametrize("size_bytes", [3, len(CONTENT)])

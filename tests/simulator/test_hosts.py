@@ -297,7 +297,7 @@ def test_requests_are_noted_before_they_are_answered(simulator: Simulator, files
 
 
 def test_settings_are_a_whole_configuration() -> None:
-    """The TOML names every project with its credentials, keeps data in one folder, and says `since` only if known."""
+    """The TOML names every project with its credentials, keeps data in one folder, and has `start_date` only if known."""
     with Simulator(World(begin=date(2026, 11, 1))) as simulator:
         settings = tomllib.loads(simulator.settings_toml("/data dir"))
         assert settings["lake"] == {"url": "file:/data dir/lake"}
@@ -305,9 +305,9 @@ def test_settings_are_a_whole_configuration() -> None:
         project = settings["projects"]["globex"]
         assert project["base_url"] == simulator.base_url
         assert project["app_key"] == simulator.world.project("globex").app_key
-        assert project["since"] == date(2026, 11, 1)
+        assert project["start_date"] == date(2026, 11, 1)
     with Simulator() as simulator:
-        assert "since" not in tomllib.loads(simulator.settings_toml("d"))["projects"]["acme"]
+        assert "start_date" not in tomllib.loads(simulator.settings_toml("d"))["projects"]["acme"]
 
 
 def test_fifty_thousand_rows_in_one_day_are_served() -> None:

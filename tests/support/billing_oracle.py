@@ -15,7 +15,7 @@ LineKey = tuple[str, date, str | None, str | None, str]
 
 
 def true_lines(
-    world: World, now: datetime, month: str, *, zone: str = "UTC", rounding: str = "connection_up"
+    world: World, now: datetime, month: str, *, zone: str = "UTC", rounding: str = "ceil_per_connection"
 ) -> dict[LineKey, Sums]:
     """Measures by project, day, owner, billing code and room of everything collected at `now`; storage left out."""
     lines: dict[LineKey, Sums] = defaultdict(lambda: defaultdict(Decimal))
@@ -53,7 +53,7 @@ def connection_sums(one: Connection, now: datetime, rounding: str, *, is_recorde
     told = one.disconnected_at - one.connected_at
     if one.corrected_at is not None and now >= one.corrected_at:
         told *= 1.25
-    vendor = ZERO if one.old_shape else minutes(told, "connection_up")
+    vendor = ZERO if one.old_shape else minutes(told, "ceil_per_connection")
     billed = vendor if rounding == "vendor" and not one.old_shape else minutes(stay, rounding)
     return {
         "connections": Decimal(1),

@@ -14,9 +14,9 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.models import ListedFile, Period, Source, StoredMedia
 from pipeline.enablex.protocol import ReplyHead, ReplyReader, Request, period_request, rooms_request
 from pipeline.storage import LocalStore, raw
-from pipeline.storage.manifests import stored_entry, write_entry
+from pipeline.storage.manifests import append_entry, stored_entry
 from pipeline.tables import parquet
-from pipeline.tables.build import Builder, chains
+from pipeline.tables.build import Builder, plan_sequences
 from pipeline.tables.document_days import document_days
 from pipeline.tables.schemas import TABLES
 from tests.support.cdrs import BEGIN
@@ -71,8 +71,8 @@ class Lake:
         asked_at = ASKED + timedelta(hours=hour)
         request = request or (rooms_request() if source == "rooms" else period_request(source, day))
         head = ReplyHead(request, status, headers or {"content-type": "application/json"})
-        reader, spool = ReplyReader(head), raw.Spool(partial(document_days, source, asked=day))
-        place = raw.Place(source, PROJECT, day, asked_at)
+        reader, spool = ReplyReader(head), raw.SpooledBody(partial(document_days, source, asked=day))
+        place = raw.RawLocation(source, PROJECT, day, asked_at)
         for start in range(0, len(body), 1000):
             spool.write(body[start : start + 1000])
             spool.note(reader.feed(body[start : start + 1000]))
@@ -82,14 +82,14 @@ class Lake:
     def store_file(self, file: ListedFile, content: bytes) -> None:
         """Put a media file into the vault, with its manifest, as copy-media does."""
         key = f"media/{file.conf_num}/{file.name}"
-        self.vault.put_new(key, content)
+        self.vault.put_if_absent(key, content)
         stored = StoredMedia(key, len(content), "0" * 64, "application/json", None, is_readable=True)
-        write_entry(self.vault, file, stored_entry(file, stored, file.first_listed_at))
+        append_entry(self.vault, file, stored_entry(file, stored, file.first_listed_at))
 
     def build(self, period: Period | None = None) -> list[str]:
         """Build what is stale; the stretches, by name."""
         stretches = self.builder.stale(PROJECT, period, self.wanted)
-        results = [result for chain in chains(stretches, 1) for result in self.builder.build(chain)]
+        results = [result for chain in plan_sequences(stretches, 1) for result in self.builder.build(chain)]
         for result in results:
             if isinstance(result, PipelineError):
                 raise result

@@ -17,18 +17,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from jobs.lease import Turn, take_turn
-from jobs.schedule import JOBS, alarms, trigger
+from jobs.lease import JobStatus, run_if_due
+from jobs.schedule import JOBS, cron_trigger, job_schedules
 from pipeline.core.context import App
-from pipeline.core.models import AT_RISK, Outcome
+from pipeline.core.models import AT_RISK, RunResult
 from pipeline.core.settings.sections import Settings
 from pipeline.enablex.simulator.server import RequestSeen
 from pipeline.enablex.simulator.world import SimFile
-from pipeline.storage.run_store import wait_after
+from pipeline.storage.run_store import backoff
 from tests.conftest import Site
 
 HOUR = timedelta(hours=1)
-LONGEST_REST = wait_after(99)
+LONGEST_REST = backoff(99)
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,15 @@ class Host:
     rung_at: datetime | None = None
     again: set[str] = field(default_factory=set)
 
-    def take_turns(self, now: datetime) -> list[tuple[str, Turn]]:
+    def take_turns(self, now: datetime) -> list[tuple[str, JobStatus]]:
         turns = []
-        for alarm in alarms(self.settings):
+        for job in job_schedules(self.settings):
             since = self.rung_at and self.rung_at + timedelta(seconds=1)
-            rings_at = trigger(alarm.cron).get_next_fire_time(None, since) if since else now
-            if alarm.name in self.again or (rings_at and rings_at <= now):
-                turn = take_turn(alarm, self.settings, now=now)
-                turns.append((alarm.name, turn))
-                (self.again.add if turn in {Turn.HELD, Turn.BROKEN} else self.again.discard)(alarm.name)
+            rings_at = cron_trigger(job.cron).get_next_fire_time(None, since) if since else now
+            if job.name in self.again or (rings_at and rings_at <= now):
+                turn = run_if_due(job, self.settings, now=now)
+                turns.append((job.name, turn))
+                (self.again.add if turn in {JobStatus.LOCKED, JobStatus.FAILED} else self.again.discard)(job.name)
         self.rung_at = now
         return turns
 
@@ -125,7 +125,7 @@ class Weeks:
     cut_store: Callable[[], None]
     mend_store: Callable[[], None]
     seen: list[Seen] = field(default_factory=list)
-    turns: Counter[tuple[str, Turn]] = field(default_factory=Counter)
+    turns: Counter[tuple[str, JobStatus]] = field(default_factory=Counter)
     on_ledger_deleted: Callable[[], None] = lambda: None
     _requests: int = 0
     _deleted_at: datetime | None = None
@@ -147,7 +147,7 @@ class Weeks:
                 done = [
                     turn for turns in threads.map(lambda host, at=now: host.take_turns(at), hosts) for turn in turns
                 ]
-                counts = Counter(name for name, turn in done if turn is Turn.DONE)
+                counts = Counter(name for name, turn in done if turn is JobStatus.COMPLETED)
                 assert not counts or max(counts.values()) == 1, f"{now}: done twice: {counts}"
                 self.turns.update(done)
                 self.seen[-1].store &= self._is_store_up
@@ -227,8 +227,8 @@ def one_at_a_time(unless: Callable[[], bool]) -> Iterator[None]:
     """
     jobs = dict(JOBS)
 
-    def watched(name: str, job: Callable[[App], Outcome]) -> Callable[[App], Outcome]:
-        def run(app: App) -> Outcome:
+    def watched(name: str, job: Callable[[App], RunResult]) -> Callable[[App], RunResult]:
+        def run(app: App) -> RunResult:
             with _COUNTING:
                 _UNDER_WAY[name] += 1
                 assert _UNDER_WAY[name] == 1 or unless(), f"{name} runs twice at a time"

@@ -310,7 +310,7 @@ def report(app: App, day: date) -> str:
     lookback_days = app.settings.collect.lookback_days
     settled: dict[str, bool | None] = {}
     for name in chosen_projects(app.settings, None):
-        asked = raw.last_asked(app.vault, "cdr", name).get(day)
+        asked = raw.last_collected(app.vault, "cdr", name).get(day)
         settled[name] = is_settled(day, asked, lookback_days) if asked else None
     answers = {name: run_query(app.lake, sql.format(day=day)).to_pylist() for name, sql in DAY_SQL.items()}
     return day_page(DayFacts(day, app.clock(), settled, **answers))

@@ -74,9 +74,9 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
             if price.project is not None and price.project not in settings.projects:
                 known = ", ".join(settings.projects) or "none"
                 raise ConfigError(f"billing.prices.{unit}: no project {price.project}; projects here: {known}")
-    if settings.media.adopt and not settings.vault.url.startswith("s3:"):
+    if settings.media.delivery_url and not settings.vault.url.startswith("s3:"):
         raise ConfigError(
-            f"media.adopt: files are copied inside S3, but the vault is {settings.vault.url}; use an s3:// vault"
+            f"media.delivery_url: files are copied inside S3, but the vault is {settings.vault.url}; use an s3:// vault"
         )
     return Loaded(settings, origins)
 

@@ -13,14 +13,14 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.core.executor import Kind
+from pipeline.core.executor import Backend
 from pipeline.core.settings.prices import Prices
 
 _PREFIX = "POSTROOM_"
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:]*):([^@]*)@")
 _SHORTEST_SECRET_PATH = 8
 """Of a secret URL the path alone is masked as well, when it is long enough to be one."""
-Rounding = Literal["connection_up", "exact", "vendor"]
+Rounding = Literal["ceil_per_connection", "exact", "vendor"]
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -93,16 +93,16 @@ class Lock(_Section):
 
     mode: Literal["off", "governance", "compliance"] = "off"
     days: int = Field(default=0, ge=0, le=36500)
-    i_understand: bool = False
+    accept_irreversible: bool = False
 
     @model_validator(mode="after")
     def _is_meant(self) -> Self:
         if self.mode != "off" and self.days == 0:
             raise ValueError(f'mode = "{self.mode}" needs days: for how long nobody can delete what was stored')
-        if self.mode == "compliance" and not self.i_understand:
+        if self.mode == "compliance" and not self.accept_irreversible:
             raise ValueError(
                 f'mode = "compliance" keeps every file for {self.days} days, and nobody can shorten that, not even the'
-                " owner of the account; set i_understand = true as well"
+                " owner of the account; set accept_irreversible = true as well"
             )
         return self
 
@@ -133,7 +133,7 @@ class Project(_Section):
     files_user: str = ""
     files_password: SecretStr = SecretStr("")
     file_hosts: tuple[str, ...] = ("*.enablex.io",)
-    since: date | None = None
+    start_date: date | None = None
     to_date_is_inclusive: bool = False
     nightly: Cron | None = None
 
@@ -151,38 +151,38 @@ class Collect(_Section):
 class Media(_Section):
     """How files are copied.
 
-    `retention_hours`: how long EnableX keeps a file. `recheck_hours`: so long after a file was stored, the file host is
-    asked whether it still has the same one. `adopt`: where EnableX's Recording Delivery puts files. `max_mib_per_s`: of
-    all downloads together, 0 for no limit.
+    `retention_hours`: how long EnableX keeps a file. `recheck_after_hours`: ages of a stored file at which the file host
+    is asked whether it still has the same one. `delivery_url`: where EnableX's Recording Delivery puts files.
+    `bandwidth_limit_mib_per_s`: for all downloads together; 0 is no limit.
     """
 
     retention_hours: int = Field(default=72, ge=1)
     concurrency: int = Field(default=4, ge=1, le=64)
-    part_mib: int = Field(default=6, ge=5, le=5120)
-    recheck_hours: tuple[Annotated[float, Field(gt=0)], ...] = (1, 24)
-    adopt: Annotated[str, AfterValidator(_bucket_url)] = ""
-    max_mib_per_s: float = Field(default=0, ge=0)
+    multipart_part_mib: int = Field(default=6, ge=5, le=5120)
+    recheck_after_hours: tuple[Annotated[float, Field(gt=0)], ...] = (1, 24)
+    delivery_url: Annotated[str, AfterValidator(_bucket_url)] = ""
+    bandwidth_limit_mib_per_s: float = Field(default=0, ge=0)
 
 
-class Engine(_Section):
+class Executor(_Section):
     """Where days are built and files are copied.
 
-    `processes`: how many for kind "processes". `scheduler`: of the Dask cluster for kind "dask", whose workers see the
-    file host's passwords, the key of pseudonyms, and the same lake and vault.
+    `workers`: number of processes with backend "processes". `dask_address`: of the Dask scheduler with backend "dask";
+    its workers receive the file host's passwords and the pseudonym key, and need the same lake and vault.
     """
 
-    kind: Kind = "threads"
-    processes: int = Field(default=2, ge=1, le=256)
-    scheduler: str = ""
+    backend: Backend = "threads"
+    workers: int = Field(default=2, ge=1, le=256)
+    dask_address: str = ""
 
     @model_validator(mode="after")
     def _is_reachable(self) -> Self:
-        if self.kind == "dask" and not self.scheduler.startswith(("tcp://", "tls://")):
-            raise ValueError('kind = "dask" needs scheduler = "tcp://HOST:8786" (or tls://…)')
+        if self.backend == "dask" and not self.dask_address.startswith(("tcp://", "tls://")):
+            raise ValueError('backend = "dask" needs dask_address = "tcp://HOST:8786" (or tls://…)')
         return self
 
 
-class Ledger(_Section):
+class RunStoreSettings(_Section):
     """What was attempted; deleting it loses no fact."""
 
     url: str = "sqlite:///./data/ledger.db"
@@ -195,7 +195,7 @@ class Billing(_Section):
     """How days are cut, minutes are rounded and units are priced for billing (docs/guide/billing.md)."""
 
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
-    rounding: Rounding = "connection_up"
+    rounding: Rounding = "ceil_per_connection"
     prices: Prices = Prices()
 
 
@@ -222,14 +222,14 @@ class Metrics(_Section):
 
 
 class Notify(_Section):
-    """Who hears of changes. The URLs are secrets: whoever knows them may write there.
+    """Where changes are announced. The URLs are secrets: they grant permission to write.
 
-    `missing_days`: a day that was never collected is told of so many days after its end.
+    `missing_after_days`: days after which a never-collected day is reported.
     """
 
     webhook_url: Annotated[SecretStr, AfterValidator(_secret_url)] = SecretStr("")
     heartbeat_url: Annotated[SecretStr, AfterValidator(_secret_url)] = SecretStr("")
-    missing_days: int = Field(default=2, ge=1)
+    missing_after_days: int = Field(default=2, ge=1)
 
     @property
     def webhook(self) -> str:
@@ -263,8 +263,8 @@ class Settings(BaseSettings):
     projects: dict[str, Project] = {}
     collect: Collect = Collect()
     media: Media = Media()
-    engine: Engine = Engine()
-    ledger: Ledger = Ledger()
+    executor: Executor = Executor()
+    run_store: RunStoreSettings = RunStoreSettings()
     billing: Billing = Billing()
     privacy: Privacy = Privacy()
     rooms: Rooms = Rooms()
@@ -295,7 +295,7 @@ class Settings(BaseSettings):
             for user, password in ((project.app_id, project.app_key), (project.files_user, project.files_password)):
                 if text := password.get_secret_value():
                     texts.append(base64.b64encode(f"{user}:{text}".encode()).decode())
-        in_url = _PASSWORD_IN_URL.search(self.ledger.url)
+        in_url = _PASSWORD_IN_URL.search(self.run_store.url)
         if in_url and in_url[2]:
             texts += [in_url[2], unquote_plus(in_url[2])]
         yield from dict.fromkeys([*texts, *map(quote_plus, texts)])

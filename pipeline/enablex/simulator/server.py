@@ -146,7 +146,7 @@ class Simulator:
         """A Postroom configuration that reads this simulator and keeps everything under `data_dir`."""
         lines = ["[lake]", f"url = {_quoted(f'file:{data_dir}/lake')}"]
         lines += ["[vault]", f"url = {_quoted(f'file:{data_dir}/vault')}"]
-        lines += ["[ledger]", f"url = {_quoted(f'sqlite:///{data_dir}/ledger.db')}"]
+        lines += ["[run_store]", f"url = {_quoted(f'sqlite:///{data_dir}/ledger.db')}"]
         lines += ["[collect]", "requests_per_second = 1000.0"]
         for name in self.world.projects:
             project = self.world.project(name)
@@ -160,7 +160,7 @@ class Simulator:
                 'file_hosts = ["127.0.0.1"]',
             ]
             if self.world.begin is not None:
-                lines.append(f"since = {self.world.begin.isoformat()}")
+                lines.append(f"start_date = {self.world.begin.isoformat()}")
         return "\n".join(lines) + "\n"
 
     def answer(self, host: _Host, request: Request) -> Reply:

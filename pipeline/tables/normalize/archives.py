@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any
 
 from pipeline.core.errors import RecordError
-from pipeline.core.models import ListedFile, Page
+from pipeline.core.models import ListedFile, RawResponse
 from pipeline.storage import keys
 from pipeline.tables.normalize import values
 
@@ -32,7 +32,7 @@ class ArchiveRecord:
     """(kind, url) in the order listed."""
 
 
-def archive_record(document: Any, page: Page) -> ArchiveRecord:
+def archive_record(document: Any, page: RawResponse) -> ArchiveRecord:
     """Read one archive document; a record without a readable `trans_date` counts on the day that was asked for.
 
     Raises:
@@ -63,7 +63,7 @@ def page_noon(day: date) -> datetime:
     return datetime.combine(day, time(12), UTC)
 
 
-def listed_files(readings: Iterable[tuple[Page, ArchiveRecord]]) -> list[ListedFile]:
+def listed_files(readings: Iterable[tuple[RawResponse, ArchiveRecord]]) -> list[ListedFile]:
     """All files ever listed, each once, sorted by identity.
 
     Identity is (conf_num, kind, name), for URLs change between readings; a second file of the same base name in one
@@ -72,7 +72,7 @@ def listed_files(readings: Iterable[tuple[Page, ArchiveRecord]]) -> list[ListedF
     files: dict[tuple[str, str, str], ListedFile] = {}
     first: dict[str, ArchiveRecord] = {}
     last: dict[str, ArchiveRecord] = {}
-    for page, record in sorted(readings, key=lambda reading: (reading[0].asked_at, reading[0].stem)):
+    for page, record in sorted(readings, key=lambda reading: (reading[0].asked_at, reading[0].response_id)):
         if record == last.get(record.conf_num):
             continue  # as most are: a page lists all sessions of a day again, whatever is new
         last[record.conf_num] = record

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.core.errors import RecordError
 from pipeline.core.models import Row
 from pipeline.tables.normalize import values
-from pipeline.tables.normalize.row_reader import Path, Reader, path_tree, unknown_paths
+from pipeline.tables.normalize.row_reader import Path, RowReader, path_tree, unknown_paths
 from pipeline.tables.schemas import CDR_CONTENT
 
 FIELDS: tuple[tuple[str, Path, Any], ...] = tuple(
@@ -67,7 +67,7 @@ WITHOUT_COLUMN: tuple[Path, ...] = (
 )
 """Documented fields that no column takes: they stand in `extra`, and are no news."""
 
-_READER = Reader(CDR_CONTENT, elsewhere=(*SECRETS, QUALITY))
+_READER = RowReader(CDR_CONTENT, elsewhere=(*SECRETS, QUALITY))
 _KNOWN = path_tree([*(path for _, path, _ in FIELDS), *SECRETS, QUALITY, *WITHOUT_COLUMN])
 
 

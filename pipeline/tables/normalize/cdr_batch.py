@@ -24,16 +24,16 @@ from pipeline.enablex.envelope import UNREADABLE
 from pipeline.storage.documents import Documents
 from pipeline.tables.normalize import cdr
 from pipeline.tables.normalize.arrow_ops import decimals, mask
-from pipeline.tables.normalize.field_scanner import MOST_CUT, Finder, Found
+from pipeline.tables.normalize.field_scanner import MOST_CUT, FieldScanner, ScanResult
 from pipeline.tables.normalize.json_cells import LIST, NOTHING, OBJECT
 from pipeline.tables.normalize.row_reader import (
     Path,
-    Reader,
-    extra_text,
+    RowReader,
+    drop_empty,
+    extra_json,
     path_tree,
-    put_at,
+    set_path,
     unknown_paths,
-    without_nothing,
 )
 from pipeline.tables.schemas import CDR_CONTENT, arrow_schema
 
@@ -62,12 +62,14 @@ class Batch:
     unknown: Counter[str] = field(default_factory=Counter)
 
 
-def read_batch(documents: Sequence[msgspec.Raw], first_ordinal: int = 0, rooms: Rooms | None = None) -> Batch:
+def read_batch(
+    documents: Sequence[msgspec.Raw], first_ordinal: int = 0, rooms: RoomDetailsCache | None = None
+) -> Batch:
     """Rows of some thousand documents; each becomes a row or a reject. Ordinals count from `first_ordinal`.
 
     `rooms` is kept from one batch to the next, so that each room definition is read once.
     """
-    documents, rooms = Documents.of(documents), rooms or Rooms()
+    documents, rooms = Documents.of(documents), rooms or RoomDetailsCache()
     try:
         return _read_batch(documents, first_ordinal, rooms)
     except RecursionError:
@@ -80,7 +82,7 @@ def read_batch(documents: Sequence[msgspec.Raw], first_ordinal: int = 0, rooms: 
     return Batch(rows, one.rejects | other.rejects, one.unknown + other.unknown)
 
 
-def _read_batch(documents: Documents, first_ordinal: int, rooms: Rooms) -> Batch:
+def _read_batch(documents: Documents, first_ordinal: int, rooms: RoomDetailsCache) -> Batch:
     batch = Batch(OBSERVATION.empty_table())
     batch.rows, odd = _plain_rows(documents, rooms, batch)
     if odd.any():
@@ -137,22 +139,22 @@ def _by_type(fields: Iterable[tuple[str, Path, pa.DataType]]) -> list[tuple[str,
 
 _FIELDS = _by_type(field for field in cdr.FIELDS if not _inside(field[1]))
 _REST = [path for path in cdr.WITHOUT_COLUMN if not _inside(path)]
-_FINDER = Finder(
+_SCANNER = FieldScanner(
     [*(path for _, path, _ in _FIELDS), _DETAILS, cdr.QUALITY, *_REST],
     others=[path for path in cdr.SECRETS if not _inside(path)],
 )
-cut_documents = _FINDER.cut
+cut_documents = _SCANNER.split
 """Cuts landed CDRs, and sees on the way what `read_batch` wants to know of them."""
 
 _ROOM_FIELDS = _by_type((name, path[len(_DETAILS) :], kind) for name, path, kind in cdr.FIELDS if _inside(path))
 _ROOM_REST = [path[len(_DETAILS) :] for path in cdr.WITHOUT_COLUMN if _inside(path)]
 _ROOM_SECRETS = [path[len(_DETAILS) :] for path in cdr.SECRETS if _inside(path)]
-_ROOM_FINDER = Finder([path for _, path, _ in _ROOM_FIELDS], others=[*_ROOM_REST, *_ROOM_SECRETS])
+_ROOM_SCANNER = FieldScanner([path for _, path, _ in _ROOM_FIELDS], others=[*_ROOM_REST, *_ROOM_SECRETS])
 
 
-def _plain_rows(documents: Documents, rooms: Rooms, batch: Batch) -> tuple[pa.Table, np.ndarray]:
+def _plain_rows(documents: Documents, rooms: RoomDetailsCache, batch: Batch) -> tuple[pa.Table, np.ndarray]:
     """A row of columns for each document, and a mask of those that `cdr_row` has to read instead."""
-    found = _FINDER.find(documents)
+    found = _SCANNER.scan(documents)
     columns, odd = _columns(found, _FIELDS)
     details = found.cells([_DETAILS])
     odd |= ~np.isin(details.kinds, (NOTHING, OBJECT))
@@ -178,7 +180,9 @@ def _plain_rows(documents: Documents, rooms: Rooms, batch: Batch) -> tuple[pa.Ta
     return pa.table([columns[name] for name in OBSERVATION.names], names=OBSERVATION.names), odd
 
 
-def _columns(found: Found, fields: Sequence[tuple[str, Path, pa.DataType]]) -> tuple[dict[str, pa.Array], np.ndarray]:
+def _columns(
+    found: ScanResult, fields: Sequence[tuple[str, Path, pa.DataType]]
+) -> tuple[dict[str, pa.Array], np.ndarray]:
     """The columns that are taken from one place each, and a mask of the documents that are not as documented.
 
     All columns of one type are read at once, as one long column.
@@ -193,7 +197,7 @@ def _columns(found: Found, fields: Sequence[tuple[str, Path, pa.DataType]]) -> t
     return columns, odd
 
 
-def _quality(found: Found) -> pa.Array:
+def _quality(found: ScanResult) -> pa.Array:
     """`stats_quality` as it stands; null where it says nothing."""
     texts = found.cells([cdr.QUALITY]).only(OBJECT)
     return pc.cast(pc.if_else(pc.equal(texts, "{}"), None, texts), pa.binary())
@@ -202,7 +206,7 @@ def _quality(found: Found) -> pa.Array:
 # --- room definitions ---------------------------------------------------------------------------------------------
 
 
-class Rooms:
+class RoomDetailsCache:
     """The room definitions met so far: each different text of `room_details` is read once, for all its connections.
 
     `table` has a row of columns for each. Keep one for all batches of a build; it forgets when it has too many.
@@ -225,7 +229,7 @@ class Rooms:
         found: np.ndarray = place[pc.fill_null(encoded.indices, len(different) - 1).to_numpy()]
         return found
 
-    def extras(self, places: np.ndarray, found: Found) -> pa.Array:
+    def extras(self, places: np.ndarray, found: ScanResult) -> pa.Array:
         """`extra` of connections: what is left of the room's definition and of all else."""
         rests, codes = _rests(found)
         different, place = np.unique(places * len(rests) + codes, return_inverse=True)
@@ -247,7 +251,7 @@ class Rooms:
 
     def _read(self, texts: list[str | None]) -> None:
         contents = [b"{}" if text is None else text.encode() for text in texts]
-        columns, odd = _columns(_ROOM_FINDER.find(Documents.of(contents)), _ROOM_FIELDS)
+        columns, odd = _columns(_ROOM_SCANNER.scan(Documents.of(contents)), _ROOM_FIELDS)
         fast = pa.table([columns[name] for name in _ROOM_NAMES], names=_ROOM_NAMES)
         read = {at: _room_row(contents[at]) for at in np.flatnonzero(odd).tolist()}
         slow = pa.Table.from_pylist([row or {} for row, _ in read.values()], schema=self.table.schema)
@@ -272,7 +276,7 @@ _MOST_ROOMS = 96 * 1024
 """About 110 MB."""
 
 _ROOM_NAMES = [name for name, _, _ in _ROOM_FIELDS]
-_ROOM_READER = Reader(
+_ROOM_READER = RowReader(
     [replace(column, path=".".join(column.path.split(".")[len(_DETAILS) :])) for column in CDR_CONTENT
      if _inside(tuple(column.path.split(".")))],
     elsewhere=_ROOM_SECRETS,
@@ -304,10 +308,10 @@ _ROOM_REST_DECODER = msgspec.json.Decoder(_rest_struct("Rest", path_tree(_ROOM_R
 
 def _room_rest(text: bytes) -> str | None:
     """Fields of a documented definition without a column, without those that say nothing."""
-    return extra_text(without_nothing(msgspec.to_builtins(_ROOM_REST_DECODER.decode(text)) or {}))
+    return extra_json(drop_empty(msgspec.to_builtins(_ROOM_REST_DECODER.decode(text)) or {}))
 
 
-def _rests(found: Found) -> tuple[list[dict[str, Any]], np.ndarray]:
+def _rests(found: ScanResult) -> tuple[list[dict[str, Any]], np.ndarray]:
     """What is left of documents outside of the room's definition: each different rest, and whose is which."""
     cells = found.cells(_REST)
     texts = pc.fill_null(cells.texts.dictionary_encode().indices, 0).to_numpy().astype(np.int64)
@@ -322,15 +326,15 @@ def _rest(told: list[Any]) -> dict[str, Any]:
     """Fields without a column from outside the room's definition, without those that say nothing."""
     rest: dict[str, Any] = {}
     for path, value in zip(_REST, told, strict=True):
-        put_at(rest, path, value)
-    return without_nothing(rest)
+        set_path(rest, path, value)
+    return drop_empty(rest)
 
 
 def _extra(of_room: str | None, rest: dict[str, Any]) -> str | None:
     if of_room is not None:
         details = msgspec.Raw(of_room.encode())
         rest = {**rest, _DETAILS[0]: {**rest.get(_DETAILS[0], {}), _DETAILS[1]: details}}
-    return extra_text(rest)
+    return extra_json(rest)
 
 
 # --- columns made of columns ----------------------------------------------------------------------------------------

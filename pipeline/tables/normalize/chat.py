@@ -14,10 +14,10 @@ import msgspec
 from pipeline.core.errors import RecordError
 from pipeline.core.models import Row
 from pipeline.enablex.envelope import UNREADABLE
-from pipeline.tables.normalize.row_reader import Reader
+from pipeline.tables.normalize.row_reader import RowReader
 from pipeline.tables.schemas import CHAT
 
-_READER = Reader(CHAT.columns)
+_READER = RowReader(CHAT.columns)
 
 
 def chat_messages(content: bytes) -> list[Any]:

@@ -40,7 +40,7 @@ def is_compiled() -> bool:
     return bool(_scanner)
 
 
-class Found(Protocol):
+class ScanResult(Protocol):
     """What a finder found; `odd` is a mask of the documents."""
 
     odd: np.ndarray
@@ -49,14 +49,14 @@ class Found(Protocol):
         """What stands there in all documents, path after path; nothing in odd ones."""
 
 
-class Finder:
+class FieldScanner:
     """Looks for what stands at `paths`; `others` may be there as well."""
 
     def __init__(self, paths: Iterable[Path], others: Iterable[Path] = ()) -> None:
         self.rows = {path: row for row, path in enumerate(paths)}
         self._tree = path_tree([*self.rows, *others])
 
-    def find(self, documents: Documents) -> Found:
+    def scan(self, documents: Documents) -> ScanResult:
         if isinstance(documents.found, _Scanned) and documents.found.finder is self:
             return documents.found
         if not _scanner:
@@ -66,7 +66,7 @@ class Finder:
         found.finish(documents)
         return found
 
-    def cut(self, text: bytearray) -> Documents | None:
+    def split(self, text: bytearray) -> Documents | None:
         """Find while cutting: as many documents as are whole, but no more than `MOST_CUT`; None without a compiler."""
         if not _scanner:
             return None
@@ -134,7 +134,7 @@ def _nodes(tree: dict[str, Any], rows: dict[Path, int]) -> Iterator[list[tuple[b
 class _Scanned:
     """All values of some documents in one column, path after path. To be `filled` by the scanner, then finished."""
 
-    def __init__(self, finder: Finder, most: int) -> None:
+    def __init__(self, finder: FieldScanner, most: int) -> None:
         self.finder = finder
         shape = len(finder.rows), most
         self.filled = (

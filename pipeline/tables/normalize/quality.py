@@ -20,8 +20,8 @@ from pipeline.enablex.envelope import UNREADABLE
 from pipeline.storage.documents import Documents
 from pipeline.tables.normalize import values
 from pipeline.tables.normalize.arrow_ops import mask
-from pipeline.tables.normalize.field_scanner import Finder
-from pipeline.tables.normalize.row_reader import extra_text, without_nothing
+from pipeline.tables.normalize.field_scanner import FieldScanner
+from pipeline.tables.normalize.row_reader import drop_empty, extra_json
 from pipeline.tables.schemas import CDR_QUALITY
 
 _MEASURES = {
@@ -37,7 +37,7 @@ BATCH_CONNECTIONS = 4000
 _PLACES = [(direction, medium) for direction in ("receive", "send") for medium in ("audio", "sharing", "video")]
 """In the order of the table's key."""
 
-_FINDER = Finder((*place, measure) for measure in _MEASURES for place in _PLACES)
+_SCANNER = FieldScanner((*place, measure) for measure in _MEASURES for place in _PLACES)
 
 
 def quality_table(connections: pa.Table) -> pa.Table:
@@ -75,7 +75,7 @@ def quality_rows(quality: Any) -> Iterator[Row]:
     """The rows of one connection; a value that cannot be read stays in `extra`, as do other measures."""
     for direction, media in quality.items() if isinstance(quality, dict) else ():
         for medium, measures in media.items() if isinstance(media, dict) else ():
-            if isinstance(measures, dict) and without_nothing(measures):
+            if isinstance(measures, dict) and drop_empty(measures):
                 yield {"direction": direction, "medium": medium, **_measured(measures)}
 
 
@@ -87,7 +87,7 @@ def _measured(measures: dict[str, Any]) -> Row:
             row[name] = values.reader(column_type)(measures.get(key))
         except ValueError:
             rest[key] = measures[key]
-    return {**row, "extra": extra_text(without_nothing(rest))}
+    return {**row, "extra": extra_json(drop_empty(rest))}
 
 
 def _plain_table(stats: Documents, whose: pa.Table) -> tuple[pa.Table, np.ndarray]:
@@ -95,7 +95,7 @@ def _plain_table(stats: Documents, whose: pa.Table) -> tuple[pa.Table, np.ndarra
 
     Every place of every connection stands in one long column for each measure; places that say nothing are left out.
     """
-    found = _FINDER.find(stats)
+    found = _SCANNER.scan(stats)
     odd, shape = found.odd, (len(_PLACES), len(stats))
     says_something = np.zeros(shape, bool)
     columns = {}

@@ -11,10 +11,10 @@ from typing import Any
 
 from pipeline.core.errors import RecordError
 from pipeline.core.models import Row
-from pipeline.tables.normalize.row_reader import Reader
+from pipeline.tables.normalize.row_reader import RowReader
 from pipeline.tables.schemas import ROOMS
 
-_READER = Reader(
+_READER = RowReader(
     ROOMS.columns,
     elsewhere=(
         ("sip", "pin"),

@@ -19,7 +19,7 @@ Tree = Mapping[str, Any]
 """Paths as nested mappings; None at the end of each."""
 
 
-class Reader:
+class RowReader:
     """Reads the columns that are taken from one place each; `elsewhere` are places that `extra` leaves out as well.
 
     `extra` never has what speaks about a person or is a secret: not as a value that fits no column, nor inside an
@@ -43,14 +43,14 @@ class Reader:
         misfits: list[Path] = []
         for name, path, read, is_personal in self._columns:
             try:
-                row[name] = read(value_at(document, path))
+                row[name] = read(get_path(document, path))
             except ValueError:
                 row[name] = None
                 misfits += [] if is_personal else [path]
-        rest = without_nothing(self._leftover(document, self._taken, ()))
+        rest = drop_empty(self._leftover(document, self._taken, ()))
         for path in misfits:
-            put_at(rest, path, _without_secrets(value_at(document, path)))
-        return {**row, "extra": extra_text(rest)}
+            set_path(rest, path, _without_secrets(get_path(document, path)))
+        return {**row, "extra": extra_json(rest)}
 
     def _leftover(self, document: Mapping[str, Any], taken: Tree, at: Path) -> dict[str, Any]:
         """What `taken` does not name; a branch that is taken in part keeps the rest."""
@@ -64,7 +64,7 @@ class Reader:
         return rest
 
 
-def value_at(document: Any, path: Iterable[str]) -> Any:
+def get_path(document: Any, path: Iterable[str]) -> Any:
     for key in path:
         if not isinstance(document, dict):
             return None
@@ -72,7 +72,7 @@ def value_at(document: Any, path: Iterable[str]) -> Any:
     return document
 
 
-def put_at(tree: dict[str, Any], path: Path, value: Any) -> None:
+def set_path(tree: dict[str, Any], path: Path, value: Any) -> None:
     """Put a value at the end of a path; branches that are missing are made."""
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
@@ -83,20 +83,20 @@ def path_tree(paths: Iterable[Path]) -> dict[str, Any]:
     """Paths as nested dicts; None at the end of each."""
     tree: dict[str, Any] = {}
     for path in paths:
-        put_at(tree, path, None)
+        set_path(tree, path, None)
     return tree
 
 
-def extra_text(rest: Mapping[str, Any]) -> str | None:
+def extra_json(rest: Mapping[str, Any]) -> str | None:
     """What no column takes, as JSON with sorted keys; None for nothing."""
     return msgspec.json.encode(rest, order="deterministic").decode() if rest else None
 
 
-def without_nothing(fields: Mapping[str, Any]) -> dict[str, Any]:
+def drop_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The same fields without those that say nothing (null, empty text, empty objects) and those named like secrets."""
     told: dict[str, Any] = {}
     for key, value in fields.items():
-        kept = without_nothing(value) if isinstance(value, dict) else _without_secrets(value)
+        kept = drop_empty(value) if isinstance(value, dict) else _without_secrets(value)
         if kept is not None and kept not in ("", {}) and not _is_secret(key):
             told[key] = kept
     return told

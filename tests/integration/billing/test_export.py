@@ -23,7 +23,7 @@ from pipeline.billing.export import PRICES, export_billing
 from pipeline.billing.line_items import LINE_KEY, MEASURES
 from pipeline.billing.month import billing_month
 from pipeline.billing.reconcile import UNITS
-from pipeline.core.models import Outcome, Period
+from pipeline.core.models import Period, RunResult
 from pipeline.core.settings.prices import AMOUNTS
 from pipeline.enablex.simulator.server import Simulator
 from pipeline.enablex.simulator.world import Connection, World
@@ -88,7 +88,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
         yield Nights(simulator, folder, text)
 
 
-def export(site: Site, now: datetime, month: str = MONTH, *, project: str | None = None) -> Outcome:
+def export(site: Site, now: datetime, month: str = MONTH, *, project: str | None = None) -> RunResult:
     with site.app(now) as app:
         wanted = billing_month(month, app.settings.billing.time_zone)
         return export_billing(app, wanted, project=project, provisional=True)
@@ -143,7 +143,7 @@ def assert_adds_up(site: Site, revision: int) -> list[dict[str, str]]:
     return corrections
 
 
-@pytest.mark.parametrize("rounding", ["connection_up", "exact", "vendor"])
+@pytest.mark.parametrize("rounding", ["ceil_per_connection", "exact", "vendor"])
 def test_revision_and_corrections_are_the_next_revision(nights: Nights, rounding: str) -> None:
     """Revision 1 + corrections = revision 2, per line and in total; both are true; late and corrected are named."""
     site = nights.site(MID, rounding=rounding)
@@ -407,7 +407,7 @@ def invoice_of(site: Site, seen_at: datetime) -> dict[str, tuple[str, int]]:
 
 def minutes_told(one: Connection, now: datetime) -> Decimal:
     """EnableX's own count; of old records, which have none, the begun minutes."""
-    sums = connection_sums(one, now, "connection_up", is_recorded=False)
+    sums = connection_sums(one, now, "ceil_per_connection", is_recorded=False)
     return sums["connect_billed_min"] or sums["participant_min"]
 
 

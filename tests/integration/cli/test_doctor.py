@@ -140,7 +140,7 @@ def test_a_ledger_that_cannot_be_used_is_named(site: Site) -> None:
     (site.folder / "ledger.db").write_text("this is not a database, and long enough to be taken for one" * 20)
     found = checks(site)
     assert failed(found) == {"ledger"}
-    assert "ledger.url" in found["ledger"]["next_step"]
+    assert "run_store.url" in found["ledger"]["next_step"]
     assert found["acme API"]["ok"]
 
 

@@ -173,7 +173,9 @@ def test_the_password_of_the_ledger_is_not_told(
 ) -> None:
     """A ledger that cannot be reached is named without its password, as a process of its own tells it too."""
     del told
-    monkeypatch.setenv("POSTROOM_LEDGER__URL", f"postgresql+psycopg://post:{quote_plus(PASSWORD_IN_URL)}@127.0.0.1:9/x")
+    monkeypatch.setenv(
+        "POSTROOM_RUN_STORE__URL", f"postgresql+psycopg://post:{quote_plus(PASSWORD_IN_URL)}@127.0.0.1:9/x"
+    )
     said = say("status", "doctor", "settings")
     command = [sys.executable, "-m", "pipeline", "--verbose", "--config", str(site.config), "status"]
     done = subprocess.run(command, capture_output=True, check=False, timeout=60)

@@ -11,10 +11,10 @@ import pytest
 import zstandard
 
 from pipeline.core.errors import TimedOut
-from pipeline.core.models import Outcome, Period
+from pipeline.core.models import Period, RunResult
 from pipeline.enablex.protocol import Request
 from pipeline.enablex.simulator.world import World
-from pipeline.ingest.collect import Ask, collect_day
+from pipeline.ingest.collect import CollectTask, collect_day
 from pipeline.ingest.collect import collect as run_collect
 from pipeline.storage import LocalStore, raw
 from pipeline.tables import parquet
@@ -44,10 +44,10 @@ def without_moments(rows: list[dict]) -> list[dict]:
 
 
 def last_asked(site: Site) -> set[date]:
-    return set(raw.last_asked(LocalStore(site.folder / "vault"), "cdr", "acme"))
+    return set(raw.last_collected(LocalStore(site.folder / "vault"), "cdr", "acme"))
 
 
-def collect(site: Site, *, hours: int = 0) -> Outcome:
+def collect(site: Site, *, hours: int = 0) -> RunResult:
     """Collect the CDRs of yesterday, some hours later by our own clock."""
     with site.app(NOW + timedelta(hours=hours)) as app:
         return run_collect(app, ONE_DAY, sources=("cdr",))
@@ -153,13 +153,13 @@ def test_killed_between_parts_the_day_is_unanswered(tmp_path: Path) -> None:
         assert lake.answer(bodies[n], request=requests[n], is_part=True)
     lake.build()
     assert [row["cdr_id"] for row in lake.rows("cdr")] == ["c0", "c1"]
-    assert raw.last_asked(lake.vault, "cdr", PROJECT) == {}
+    assert raw.last_collected(lake.vault, "cdr", PROJECT) == {}
     new = [lake.answer(bodies[n], request=requests[n], is_part=True, hour=1) for n in range(3)]
     assert new == [False, False, True]
     lake.build()
     assert [(row["cdr_id"], row["revision"]) for row in lake.rows("cdr")] == [("c0", 1), ("c1", 1), ("c2", 1)]
     lake.answer(b'{"result":"0","cdr":[]}', hour=2)
-    assert raw.last_asked(lake.vault, "cdr", PROJECT) == {DAY: ASKED + timedelta(hours=2)}
+    assert raw.last_collected(lake.vault, "cdr", PROJECT) == {DAY: ASKED + timedelta(hours=2)}
 
 
 def test_identical_replies_are_stored_once(make_site: Callable[..., Site]) -> None:
@@ -201,4 +201,4 @@ def test_a_question_without_rooms_is_not_split(make_site: Callable[..., Site]) -
     """A question that times out and cannot be split is an error of its own, which names the setting to raise."""
     site = impatient(make_site(WORLD, faults=("slow@/rooms=0.6",)))
     with site.app() as app, pytest.raises(TimedOut, match="timeout_s"):
-        collect_day(app, Ask("rooms", "acme", NOW.date()))
+        collect_day(app, CollectTask("rooms", "acme", NOW.date()))

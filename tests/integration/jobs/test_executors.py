@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from jobs.nightly import nightly as run_nightly
-from jobs.workers import Kit, settings_for_workers
+from jobs.workers import WorkerConfig, settings_for_workers
 from pipeline.cli.main import run_command
 from pipeline.core.errors import DigestDiffers, PipelineError, RecordError
 from pipeline.enablex.simulator.world import World
@@ -36,7 +36,7 @@ def beside(site: Site, name: str, engine: str) -> Site:
     folder = site.folder / name
     folder.mkdir()
     other = Site(site.simulator, folder)
-    other.config.write_text(site.simulator.settings_toml(str(folder)) + f"\n[engine]\n{engine}\n")
+    other.config.write_text(site.simulator.settings_toml(str(folder)) + f"\n[executor]\n{engine}\n")
     return other
 
 
@@ -71,7 +71,7 @@ def test_every_engine_makes_the_same_even_when_a_worker_is_killed(
     file and replaced by another one, make the same tables and files, byte for byte, as the threads of one process.
     """
     site, expected = by_threads
-    assert nightly(beside(site, "processes", 'kind = "processes"\nprocesses = 1')) == expected
+    assert nightly(beside(site, "processes", 'backend = "processes"\nworkers = 1')) == expected
     with dask_cluster(tmp_path) as cluster:
         first = cluster.add_worker()
 
@@ -81,7 +81,7 @@ def test_every_engine_makes_the_same_even_when_a_worker_is_killed(
                 first.wait()
                 cluster.add_worker()
 
-        on_dask = beside(site, "dask", f'kind = "dask"\nscheduler = "{cluster.url}"')
+        on_dask = beside(site, "dask", f'backend = "dask"\ndask_address = "{cluster.url}"')
         in_buckets(on_dask, ceph)
         site.simulator.on_request = replace_worker
         assert nightly(on_dask) == expected
@@ -91,11 +91,11 @@ def test_every_engine_makes_the_same_even_when_a_worker_is_killed(
 def test_what_workers_are_told_shows_no_secret_and_has_no_api_key(site: Site) -> None:
     """Workers get neither API keys nor the ledger, and full paths; the text of what they get names no secret."""
     settings = settings_for_workers(site.settings(), 2)
-    kit = Kit(settings, None)
+    kit = WorkerConfig(settings, None)
     project = settings.projects["acme"]
     assert project.app_key.get_secret_value() == ""
     assert project.files_password.get_secret_value()
-    assert settings.ledger.url == "sqlite://"
+    assert settings.run_store.url == "sqlite://"
     assert all(secret not in repr(kit) for secret in site.settings().secrets())
     assert pickle.loads(pickle.dumps(kit)) == kit
 
@@ -109,9 +109,9 @@ def test_errors_survive_the_way_from_a_worker(error: PipelineError) -> None:
 
 def test_an_engine_that_cannot_be_is_said_in_one_line(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     """Dask without a scheduler's address is refused by name, with what would be valid."""
-    site.config.write_text(site.config.read_text() + '\n[engine]\nkind = "dask"\n')
+    site.config.write_text(site.config.read_text() + '\n[executor]\nbackend = "dask"\n')
     assert run_command(["--config", str(site.config), "build"]) == 2
-    assert 'needs scheduler = "tcp://HOST:8786"' in capsys.readouterr().err
+    assert 'needs dask_address = "tcp://HOST:8786"' in capsys.readouterr().err
 
 
 _PARENT = """

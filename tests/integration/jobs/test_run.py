@@ -20,12 +20,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from jobs.monitoring.exporter import Exposed
+from jobs.monitoring.exporter import MetricsCollector
 from jobs.run import record_run
 from jobs.status import status
 from pipeline.core.errors import StoreUnavailable
 from pipeline.core.log import MASK
-from pipeline.core.models import Outcome
+from pipeline.core.models import RunResult
 from tests.conftest import NOW, Site
 from tests.support.environ import clean_environ
 from tests.support.promtool import check_metrics
@@ -50,8 +50,8 @@ def test_a_night_is_in_the_log_the_ledger_and_the_textfile(make_site: Callable[.
     site.configure("max_attempts = 2", "max_attempts = 9")
     done = site.postroom("--json", "--verbose", "nightly")
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    with sqlite3.connect(site.folder / "ledger.db") as ledger:
-        (run_id, counts), *others = ledger.execute("SELECT run_id, counts FROM runs").fetchall()
+    with sqlite3.connect(site.folder / "ledger.db") as run_store:
+        (run_id, counts), *others = run_store.execute("SELECT run_id, counts FROM runs").fetchall()
     counts = json.loads(counts)
     assert others == []
     assert {(line["run_id"], line["command"]) for line in lines} == {(run_id, "nightly")}
@@ -161,17 +161,17 @@ def receiver() -> Iterator[Receiver]:
     server.server_close()
 
 
-def failing(item: str = "acme/cdr/2026-11-22") -> Callable[[object], Outcome]:
-    def flow(_app: object) -> Outcome:
-        outcome = Outcome("nightly")
-        outcome.fail(item, "it broke", project="acme")
+def failing(item: str = "acme/cdr/2026-11-22") -> Callable[[object], RunResult]:
+    def flow(_app: object) -> RunResult:
+        outcome = RunResult("nightly")
+        outcome.add_failure(item, "it broke", project="acme")
         return outcome
 
     return flow
 
 
-def good(_app: object) -> Outcome:
-    return Outcome("nightly")
+def good(_app: object) -> RunResult:
+    return RunResult("nightly")
 
 
 def test_news_is_told_once_per_change(site: Site, receiver: Receiver) -> None:
@@ -180,7 +180,7 @@ def test_news_is_told_once_per_change(site: Site, receiver: Receiver) -> None:
     secrets = f'webhook_url = "{receiver.url}/services/T0/sEcReT"\nheartbeat_url = "{receiver.url}/ping/sEcReT"\n'
     site.configure("[collect]\n", f"[notify]\n{secrets}\n[collect]\n")
 
-    def run(flow: Callable[..., Outcome], command: str = "nightly", *, unattended: bool = True) -> None:
+    def run(flow: Callable[..., RunResult], command: str = "nightly", *, unattended: bool = True) -> None:
         with site.app() as app:
             record_run(app, command, flow, is_unattended=unattended)
 
@@ -208,7 +208,7 @@ def test_a_webhook_that_fails_is_one_line(site: Site, receiver: Receiver) -> Non
     breaks off is told too, and its error comes out."""
     site.configure("[collect]\n", f'[notify]\nwebhook_url = "{receiver.url}/services/T0/sEcReT"\n\n[collect]\n')
 
-    def breaking(_app: object) -> Outcome:
+    def breaking(_app: object) -> RunResult:
         raise StoreUnavailable(f"no disk; see {receiver.url}/services/T0/sEcReT")
 
     with site.app() as app:
@@ -232,7 +232,7 @@ def test_a_textfile_that_cannot_be_written_stops_no_news(site: Site, receiver: R
     more = f'[metrics]\ntextfile = "{textfile}"\n\n[notify]\nwebhook_url = "{receiver.url}/hook"\n\n[collect]\n'
     site.configure("[collect]\n", more)
     with site.app() as app, capture_logs() as lines:
-        record_run(app, "nightly", failing(), is_unattended=True, exposed=Exposed())
+        record_run(app, "nightly", failing(), is_unattended=True, collector=MetricsCollector())
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["metrics.unwritten"]
     assert len(receiver.heard()[0]) == 1
 
@@ -242,9 +242,9 @@ def test_runs_that_end_together_tell_once(site: Site, receiver: Receiver) -> Non
     site.configure("[collect]\n", f'[notify]\nwebhook_url = "{receiver.url}/"\n\n[collect]\n')
     together = threading.Barrier(4)
 
-    def flow(_app: object) -> Outcome:
+    def flow(_app: object) -> RunResult:
         together.wait()
-        return Outcome("nightly")
+        return RunResult("nightly")
 
     def run(number: int) -> None:
         with site.app(NOW + timedelta(days=9)) as app:

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from jobs.lease import Turn, take_turn
+from jobs.lease import JobStatus, run_if_due
 from jobs.runtime import open_app
-from jobs.schedule import ALARM_CLOCK, JOBS, Alarm, alarms
+from jobs.schedule import APSCHEDULER_DEFAULTS, JOBS, JobSchedule, job_schedules
 from pipeline.core.errors import Stopped
 from pipeline.enablex.simulator.world import World
-from pipeline.storage.run_store import Ledger
+from pipeline.storage.run_store import RunStore
 from pipeline.tables import parquet
 from tests.conftest import NOW, Site
 from tests.integration.media.test_copy import WORLD, stored_digests
@@ -31,8 +31,8 @@ from tests.support.environ import clean_environ
 from tests.support.servers.postgres import PostgresServer
 
 
-def alarm(site: Site, name: str) -> Alarm:
-    return next(alarm for alarm in alarms(site.settings()) if alarm.name == name)
+def job(site: Site, name: str) -> JobSchedule:
+    return next(job for job in job_schedules(site.settings()) if job.name == name)
 
 
 def start(command: list[str], site: Site, **environ: str) -> subprocess.Popen[str]:
@@ -55,25 +55,25 @@ def wait_for(process: subprocess.Popen[str], event: str) -> list[dict[str, Any]]
 def test_every_job_runs_once_when_it_is_due(site: Site) -> None:
     """Each job of the timetable does its work against a live API and leaves its last good run in the ledger; asked
     again at the same moment it is not due any more."""
-    for each in alarms(site.settings()):
-        assert take_turn(each, site.settings(), now=NOW) is Turn.DONE
-        assert take_turn(each, site.settings(), now=NOW) is Turn.NOT_DUE
-    assert {each.job for each in alarms(site.settings())} == set(JOBS)
-    ledger = Ledger(site.settings().ledger.url)
-    assert set(ledger.last_good_runs()) == set(JOBS)
-    ledger.close()
+    for each in job_schedules(site.settings()):
+        assert run_if_due(each, site.settings(), now=NOW) is JobStatus.COMPLETED
+        assert run_if_due(each, site.settings(), now=NOW) is JobStatus.NOT_DUE
+    assert {each.job for each in job_schedules(site.settings())} == set(JOBS)
+    run_store = RunStore(site.settings().run_store.url)
+    assert set(run_store.last_successes_by_command()) == set(JOBS)
+    run_store.close()
 
 
 def test_a_turn_that_is_not_due_costs_nothing(site: Site) -> None:
     """It asks the ledger and leaves its bytes as they are; no store is opened: not even one that is out of order."""
-    snapshot = alarm(site, "rooms snapshot")
-    assert take_turn(snapshot, site.settings(), now=NOW) is Turn.DONE
-    ledger = (site.folder / "ledger.db").read_bytes()
+    snapshot = job(site, "rooms snapshot")
+    assert run_if_due(snapshot, site.settings(), now=NOW) is JobStatus.COMPLETED
+    run_store = (site.folder / "ledger.db").read_bytes()
     (site.folder / "vault").rename(site.folder / "away")
     (site.folder / "vault").symlink_to(site.folder / "vault")
-    assert take_turn(snapshot, site.settings(), now=NOW) is Turn.NOT_DUE
-    assert (site.folder / "ledger.db").read_bytes() == ledger
-    assert take_turn(snapshot, site.settings(), now=NOW + timedelta(days=1)) is Turn.BROKEN
+    assert run_if_due(snapshot, site.settings(), now=NOW) is JobStatus.NOT_DUE
+    assert (site.folder / "ledger.db").read_bytes() == run_store
+    assert run_if_due(snapshot, site.settings(), now=NOW + timedelta(days=1)) is JobStatus.FAILED
 
 
 def test_schedulers_share_the_work(make_site: Callable[..., Site], postgres: PostgresServer) -> None:
@@ -82,10 +82,10 @@ def test_schedulers_share_the_work(make_site: Callable[..., Site], postgres: Pos
     site.configure(f"sqlite:///{site.folder}/ledger.db", postgres.new_database())
     with ThreadPoolExecutor(4) as hosts:
         turns = list(
-            hosts.map(lambda _: take_turn(alarm(site, "copy-media"), site.settings(), now=NOW), range(4)),
+            hosts.map(lambda _: run_if_due(job(site, "copy-media"), site.settings(), now=NOW), range(4)),
         )
-    assert turns.count(Turn.DONE) == 1
-    assert set(turns) <= {Turn.DONE, Turn.HELD, Turn.NOT_DUE}
+    assert turns.count(JobStatus.COMPLETED) == 1
+    assert set(turns) <= {JobStatus.COMPLETED, JobStatus.LOCKED, JobStatus.NOT_DUE}
     assert site.downloads() == len({request.path for request in site.simulator.requests if request.host != "api"})
 
 
@@ -96,14 +96,14 @@ def test_two_schedulers_start_together(make_site: Callable[..., Site]) -> None:
     site = make_site(world, now=today)
     site.configure("[collect]\n", f"[schedule]\n{ONCE_A_YEAR}\n[collect]\n")
     with site.app() as app, start(["-m", "jobs"], site) as one, start(["-m", "jobs"], site) as other:
-        while set(app.ledger.last_good_runs()) != set(JOBS):
+        while set(app.run_store.last_successes_by_command()) != set(JOBS):
             assert (one.poll(), other.poll()) == (None, None)
             time.sleep(0.05)
         for process in (one, other):
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=30)
         assert (one.returncode, other.returncode) == (0, 0)
-        assert app.ledger.run_ends() == {(job, 0): 1 for job in JOBS}
+        assert app.run_store.run_ends() == {(job, 0): 1 for job in JOBS}
     assert stored_digests(site) == sorted(file.sha256 for file in site.truth_files().values()) != []
 
 
@@ -116,31 +116,31 @@ def test_a_project_has_a_night_of_its_own(make_site: Callable[..., Site]) -> Non
     """A project with its own time is left out of the others' nightly, and its own takes nobody else's days."""
     site = make_site(World(projects=("acme", "globex"), sessions_per_day=1, begin=NOW.date()))
     site.configure("[projects.globex]\n", '[projects.globex]\nnightly = "45 20 * * *"\n')
-    assert take_turn(alarm(site, "nightly globex"), site.settings(), now=NOW) is Turn.DONE
+    assert run_if_due(job(site, "nightly globex"), site.settings(), now=NOW) is JobStatus.COMPLETED
     assert {key.split("project=")[1].split("/")[0] for key in site.objects("vault/raw/")} == {"globex"}
-    assert take_turn(alarm(site, "nightly"), site.settings(), now=NOW) is Turn.DONE
+    assert run_if_due(job(site, "nightly"), site.settings(), now=NOW) is JobStatus.COMPLETED
     assert {key.split("project=")[1].split("/")[0] for key in site.objects("vault/raw/")} == {"globex", "acme"}
 
 
 def test_what_broke_off_is_still_due(site: Site) -> None:
     """A turn in which nothing worked, or that was stopped, is not counted as done; the next one makes up for it."""
     site.simulator.faults.on("api_500")
-    assert take_turn(alarm(site, "nightly"), site.settings(), now=NOW) is Turn.BROKEN
+    assert run_if_due(job(site, "nightly"), site.settings(), now=NOW) is JobStatus.FAILED
     site.simulator.faults.clear()
-    assert take_turn(alarm(site, "nightly"), site.settings(), now=NOW, is_stopping=lambda: True) is Turn.BROKEN
-    assert take_turn(alarm(site, "nightly"), site.settings(), now=NOW) is Turn.DONE
+    assert run_if_due(job(site, "nightly"), site.settings(), now=NOW, is_stopping=lambda: True) is JobStatus.FAILED
+    assert run_if_due(job(site, "nightly"), site.settings(), now=NOW) is JobStatus.COMPLETED
 
 
 def test_a_job_that_breaks_off_is_one_error(site: Site) -> None:
     """A run that cannot go on is one line among the errors, with its job; so is a job that does not come to its run."""
     (site.folder / "vault").write_text("a file where the vault should be")
     with capture_logs() as lines:
-        assert take_turn(alarm(site, "nightly"), site.settings(), now=NOW) is Turn.BROKEN
+        assert run_if_due(job(site, "nightly"), site.settings(), now=NOW) is JobStatus.FAILED
     errors = [line for line in lines if line["log_level"] == "error"]
     assert [(line["event"], line["error"].count("\n")) for line in errors] == [("run.broken", 0)]
     site.configure('url = "sqlite:///', 'url = "sqlite:////dev/null/')
     with capture_logs() as lines:
-        assert take_turn(alarm(site, "nightly"), site.settings(), now=NOW) is Turn.BROKEN
+        assert run_if_due(job(site, "nightly"), site.settings(), now=NOW) is JobStatus.FAILED
     errors = [line for line in lines if line["log_level"] == "error"]
     assert [(line["event"], line["job"]) for line in errors] == [("job.broken", "nightly")]
 
@@ -148,30 +148,30 @@ def test_a_job_that_breaks_off_is_one_error(site: Site) -> None:
 def test_what_did_nothing_is_still_due_while_files_are_at_risk(site: Site) -> None:
     """Files at risk make the exit code 4; a night in which nothing worked is tried again soon all the same, and is no
     good run."""
-    nightly, clock, faults = alarm(site, "nightly"), site.simulator.clock, site.simulator.faults
+    nightly, clock, faults = job(site, "nightly"), site.simulator.clock, site.simulator.faults
     faults.on("files_down")
-    assert take_turn(nightly, site.settings(), now=NOW) is Turn.DONE
+    assert run_if_due(nightly, site.settings(), now=NOW) is JobStatus.COMPLETED
     clock.advance(timedelta(hours=60))
     faults.on("api_down")
     assert site.run("--json", "nightly").returncode == 4
-    assert take_turn(nightly, site.settings(), now=clock.now()) is Turn.BROKEN
+    assert run_if_due(nightly, site.settings(), now=clock.now()) is JobStatus.FAILED
     with site.app() as app:
-        assert app.ledger.last_done("nightly") == NOW
+        assert app.run_store.last_done("nightly") == NOW
     faults.clear()
-    assert take_turn(nightly, site.settings(), now=clock.now()) is Turn.DONE
+    assert run_if_due(nightly, site.settings(), now=clock.now()) is JobStatus.COMPLETED
 
 
 def test_after_days_off_the_nearest_to_deletion_comes_first(make_site: Callable[..., Site]) -> None:
     """After three days off, one turn of each job in the timetable's order: files that still live are fetched first
     (by deadline, as copy-media does), then every missed day has its CDRs."""
     site = make_site(World(projects=("acme",), sessions_per_day=2, begin=NOW.date() - timedelta(days=1)))
-    for each in alarms(site.settings()):
-        take_turn(each, site.settings(), now=NOW)
+    for each in job_schedules(site.settings()):
+        run_if_due(each, site.settings(), now=NOW)
     seen = len(site.simulator.requests)
     site.simulator.clock.advance(timedelta(days=3))
     now = site.simulator.clock.now()
-    for each in alarms(site.settings()):
-        assert take_turn(each, site.settings(), now=now) in {Turn.DONE, Turn.NOT_DUE}
+    for each in job_schedules(site.settings()):
+        assert run_if_due(each, site.settings(), now=now) in {JobStatus.COMPLETED, JobStatus.NOT_DUE}
     asked = ["cdr" if "/cdr/" in request.path else request.host for request in site.simulator.requests[seen:]]
     assert asked.index("files") < asked.index("cdr")
     assert {file.sha256 for file in site.truth_files().values()} <= set(stored_digests(site))
@@ -182,7 +182,7 @@ def test_after_days_off_the_nearest_to_deletion_comes_first(make_site: Callable[
 
 def test_missed_alarms_are_run_late_and_once() -> None:
     """No alarm is dropped for being late, several missed ones are one, and no job runs beside itself."""
-    assert ALARM_CLOCK == {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
+    assert APSCHEDULER_DEFAULTS == {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
 
 
 def test_stopping_finishes_what_is_under_way(site: Site) -> None:
@@ -199,7 +199,7 @@ def test_stopping_finishes_what_is_under_way(site: Site) -> None:
         open_app(site.settings(), now=NOW, is_stopping=stop.is_set) as app,
         pytest.raises(Stopped, match="things: 3 left"),
     ):
-        app.each("things", range(4), item, at_once=1)
+        app.map_items("things", range(4), item, max_concurrency=1)
     assert done == [0]
 
 

@@ -18,7 +18,7 @@ import pytest
 import structlog
 from botocore.retries.standard import ExponentialBackoff
 
-from jobs.lease import Turn
+from jobs.lease import JobStatus
 from pipeline.core.models import Period
 from pipeline.enablex.simulator.world import World
 from pipeline.media.audit import audit_media
@@ -90,8 +90,8 @@ def live_through(weeks: Weeks, receiver: Receiver) -> None:
     check_news(receiver, deleted_after)
 
 
-def by_end(weeks: Weeks) -> Counter[Turn]:
-    counts: Counter[Turn] = Counter()
+def by_end(weeks: Weeks) -> Counter[JobStatus]:
+    counts: Counter[JobStatus] = Counter()
     for (_, turn), count in weeks.turns.items():
         counts[turn] += count
     return counts

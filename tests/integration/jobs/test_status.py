@@ -10,7 +10,7 @@ import duckdb
 
 from jobs.run import record_run
 from jobs.status import status
-from pipeline.core.models import Outcome
+from pipeline.core.models import RunResult
 from pipeline.enablex.simulator.world import World
 from pipeline.ingest.collect import collect
 from pipeline.storage import LocalStore
@@ -170,18 +170,18 @@ def test_each_project_has_its_last_good_runs(make_site: Callable[..., Site]) -> 
     """When each job last did its work is told per project: not of one that failed, and not of one that was left out."""
     site = make_site(World(projects=("acme", "umbrella"), sessions_per_day=1, begin=NOW.date()))
 
-    def failing_for_acme(_app: object) -> Outcome:
-        outcome = Outcome("nightly")
-        outcome.succeeded()
-        outcome.fail("acme/cdr/2026-11-22", "it broke", project="acme")
+    def failing_for_acme(_app: object) -> RunResult:
+        outcome = RunResult("nightly")
+        outcome.add_success()
+        outcome.add_failure("acme/cdr/2026-11-22", "it broke", project="acme")
         return outcome
 
     with site.app() as app:
-        record_run(app, "nightly", lambda _app: Outcome("nightly"), is_unattended=False)
+        record_run(app, "nightly", lambda _app: RunResult("nightly"), is_unattended=False)
     with site.app(NOW + timedelta(days=1)) as app:
         record_run(app, "nightly", failing_for_acme, is_unattended=False)
-        record_run(app, "nightly acme", lambda _app: Outcome("nightly"), is_unattended=False, projects=["acme"])
-        record_run(app, "audit-media", lambda _app: Outcome("audit-media"), is_unattended=False, projects=["acme"])
+        record_run(app, "nightly acme", lambda _app: RunResult("nightly"), is_unattended=False, projects=["acme"])
+        record_run(app, "audit-media", lambda _app: RunResult("audit-media"), is_unattended=False, projects=["acme"])
     with site.app(NOW + timedelta(days=2)) as app:
         record_run(app, "nightly", failing_for_acme, is_unattended=False)
     said = site.outcome("build", "--project", "umbrella", now=NOW + timedelta(days=3))

@@ -66,15 +66,15 @@ def test_a_night_is_one_trace(make_site: Callable[..., Site], collector: Collect
     """Run, items, requests and writes are spans of one trace, each below what it is part of, also what other processes
     do; the run's id is the ledger's, the trace's id is in the log, and no secret, path or query is told."""
     site = make_site(faults=("api_500=1",))
-    site.configure("[collect]\n", '[engine]\nkind = "processes"\nprocesses = 1\n\n[collect]\n')
+    site.configure("[collect]\n", '[executor]\nbackend = "processes"\nworkers = 1\n\n[collect]\n')
     done = site.run("--verbose", "nightly")
     assert done.returncode in {0, 4}
     spans = {span.span_id: span for span in collector.spans}
     about = {span_id: fields(span) for span_id, span in spans.items()}
     root, *others = [span for span in spans.values() if not span.parent_span_id]
     assert others == []
-    with sqlite3.connect(site.folder / "ledger.db") as ledger:
-        [(run_id,)] = ledger.execute("SELECT run_id FROM runs").fetchall()
+    with sqlite3.connect(site.folder / "ledger.db") as run_store:
+        [(run_id,)] = run_store.execute("SELECT run_id FROM runs").fetchall()
     assert (root.name, about[root.span_id]["postroom.run_id"], collector.services) == ("nightly", run_id, {"postroom"})
     assert {span.trace_id for span in spans.values()} == {root.trace_id}
     assert {one["postroom.run_id"] for one in about.values()} == {run_id}

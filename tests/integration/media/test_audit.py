@@ -15,12 +15,12 @@ import pytest
 from awscrt.checksums import crc64nvme
 
 from pipeline.core.errors import StoreUnavailable
-from pipeline.core.models import Outcome, Period
+from pipeline.core.models import Period, RunResult
 from pipeline.enablex.simulator.world import World
 from pipeline.media.audit import audit_media
 from pipeline.media.copy import copy_media
 from pipeline.storage import LocalStore, read_bytes
-from pipeline.storage.base import Tally, crc_text, read_back
+from pipeline.storage.base import Checksums, checksum_object, crc_text
 from pipeline.storage.keys import parse_audit_key
 from pipeline.tables import parquet
 from pipeline.tables.build import build
@@ -42,7 +42,7 @@ def vault(make_site: Callable[..., Site]) -> Site:
     return site
 
 
-def audited(site: Site, period: Period | None = None, percent: float = 0, weeks: int = 0) -> Outcome:
+def audited(site: Site, period: Period | None = None, percent: float = 0, weeks: int = 0) -> RunResult:
     """An audit so many weeks later."""
     with site.app(NOW + weeks * WEEK) as app:
         return audit_media(app, period, sample_percent=percent)
@@ -68,7 +68,7 @@ def key_of(site: Site, path: Path) -> str:
     return path.relative_to(site.folder / "vault").as_posix()
 
 
-def the_problem(outcome: Outcome) -> tuple[str, str]:
+def the_problem(outcome: RunResult) -> tuple[str, str]:
     """The one problem that there is: which object, and what is said of it."""
     assert outcome.exit_code == 3
     assert outcome.counts["problems"] == len(outcome.failed) == 1
@@ -295,10 +295,10 @@ def test_a_file_that_the_disk_cannot_read_is_a_problem(vault: Site, monkeypatch:
     """A read error is that file's problem: it is named, and the others are still audited."""
     bad = key_of(vault, files(vault)[0])
 
-    def read(store: LocalStore, key: str) -> Tally:
+    def read(store: LocalStore, key: str) -> Checksums:
         if key == bad:
             raise OSError(5, "Input/output error")
-        return read_back(store, key)
+        return checksum_object(store, key)
 
     monkeypatch.setattr("pipeline.media.audit.read_back", read)
     outcome = audited(vault, percent=100)

@@ -18,7 +18,7 @@ from pipeline.core.models import ListedFile, MediaItem
 from pipeline.enablex.file_host import FileHost
 from pipeline.enablex.simulator.server import Simulator
 from pipeline.enablex.simulator.world import SimFile, World
-from pipeline.media.transfer import Copier
+from pipeline.media.transfer import FileArchiver
 from pipeline.storage import LocalStore, ObjectStore, read_bytes
 from tests.conftest import NOW
 from tests.support.servers.s3 import S3Server
@@ -62,7 +62,7 @@ def copy_under_faults(simulator: Simulator, vault: ObjectStore, transfers: int) 
     lot = random.Random(14)
     stored = {}
     with file_host(simulator) as host:
-        copier = Copier(host, vault, NOW)
+        copier = FileArchiver(host, vault, NOW)
         for file in files():
             simulator.clock.set(file.listed_at + timedelta(minutes=1))
             for fault in lot.sample(FAULTS, 2):

@@ -10,7 +10,7 @@ import pytest
 
 from jobs.status import status
 from pipeline.core.context import App
-from pipeline.core.models import Outcome
+from pipeline.core.models import RunResult
 from pipeline.enablex.simulator.world import World
 from pipeline.media.copy import copy_media, plan
 from pipeline.storage import read_bytes
@@ -23,15 +23,15 @@ from tests.integration.media.test_copy import DAYS, WORLD
 HOUR = timedelta(hours=1)
 
 
-def copy(site: Site) -> Outcome:
+def copy(site: Site) -> RunResult:
     with site.app() as app:
         return copy_media(app)
 
 
-def noted_copy(site: Site) -> Outcome:
+def noted_copy(site: Site) -> RunResult:
     """As the command does it: failures are noted in the ledger."""
     with site.app() as app:
-        return app.ledger.record_run("copy-media", app.clock, lambda: copy_media(app))
+        return app.run_store.record_run("copy-media", app.clock, lambda: copy_media(app))
 
 
 def entries(app: App) -> list[Entry]:
@@ -178,7 +178,7 @@ def test_what_does_not_open_is_stored_and_named(fresh: Site) -> None:
 
 
 def test_the_network_is_not_taken_whole(fresh: Site) -> None:
-    """With media.max_mib_per_s all downloads together are no faster than that."""
+    """With media.bandwidth_limit_mib_per_s all downloads together are no faster than that."""
     fresh.config.write_text(fresh.config.read_text() + "\n[media]\nmax_mib_per_s = 0.25\n")
     total = sum(file.size_bytes for file in fresh.truth_files().values())
     waits: list[float] = []
@@ -197,14 +197,14 @@ def test_only_the_patient_wait(fresh: Site) -> None:
     assert noted_copy(fresh).failed
     fresh.simulator.faults.clear()
     with fresh.app() as app:
-        waiting = {str(item) for item in plan(app, "acme").waiting}
-        resting = app.ledger.resting(app.clock()) & waiting
+        waiting = {str(item) for item in plan(app, "acme").pending}
+        resting = app.run_store.backing_off(app.clock()) & waiting
         assert resting
-        copy_media(app, patient=True)
-        assert {str(item) for item in plan(app, "acme").waiting} == resting
+        copy_media(app, respect_backoff=True)
+        assert {str(item) for item in plan(app, "acme").pending} == resting
     with fresh.app(fresh.simulator.clock.now() + timedelta(minutes=16)) as app:
-        copy_media(app, patient=True)
-        assert not plan(app, "acme").waiting
+        copy_media(app, respect_backoff=True)
+        assert not plan(app, "acme").pending
 
 
 def test_nobody_waits_with_a_file_at_risk(fresh: Site) -> None:
@@ -214,7 +214,7 @@ def test_nobody_waits_with_a_file_at_risk(fresh: Site) -> None:
     assert noted_copy(fresh).failed
     fresh.simulator.faults.clear()
     with fresh.app() as app:
-        at_risk = {str(item) for item in plan(app, "acme").waiting if item.is_at_risk(app.clock())}
-        assert at_risk & app.ledger.resting(app.clock())
-        copy_media(app, patient=True)
-        assert not at_risk & {str(item) for item in plan(app, "acme").waiting}
+        at_risk = {str(item) for item in plan(app, "acme").pending if item.is_at_risk(app.clock())}
+        assert at_risk & app.run_store.backing_off(app.clock())
+        copy_media(app, respect_backoff=True)
+        assert not at_risk & {str(item) for item in plan(app, "acme").pending}

@@ -47,9 +47,9 @@ def test_a_night_in_buckets_is_a_night_in_folders(make_site: Callable[..., Site]
             assert hashlib.sha256(read_bytes(there.vault, entry.key or "")).hexdigest() == entry.sha256
         assert {entry.proof for entry in files} == {"md5" if s3.name == "ceph" else "crc64nvme"}
         assert parquet.read_arrow("cdr", lake=there.lake).equals(parquet.read_arrow("cdr", lake=here.lake))
-        before = {stored.key: there.lake.state(stored.key) for stored in there.lake.list("")}
+        before = {stored.key: there.lake.attributes(stored.key) for stored in there.lake.list("")}
         assert nightly(there).counts["tables_written"] == 0
-        assert {stored.key: there.lake.state(stored.key) for stored in there.lake.list("")} == before
+        assert {stored.key: there.lake.attributes(stored.key) for stored in there.lake.list("")} == before
 
 
 def test_a_night_with_nothing_new_asks_a_bucket_little(make_site: Callable[..., Site], ceph: S3Server) -> None:
@@ -89,6 +89,6 @@ def test_queries_of_a_bucket_read_what_they_need(ceph: S3Server) -> None:
         read = [exchange for exchange in proxy.seen if exchange.method == "GET" and "part-0.parquet" in exchange.target]
         key = table_key("cdr", "globex", days[1])
         assert {unquote(urlsplit(exchange.target).path) for exchange in read} == {f"/{bucket}/{key}"}
-        stored = ceph.store(bucket).stat(key)
+        stored = ceph.store(bucket).head(key)
         assert stored
         assert sum(len(exchange.answer) for exchange in read) < stored.size_bytes

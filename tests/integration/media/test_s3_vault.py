@@ -93,9 +93,9 @@ def deliver(site: Site, s3: S3Server, *, but: Callable[[SimFile, bytes], bytes] 
 
 
 def test_a_delivered_file_is_copied_inside_the_bucket(make_site: Callable[..., Site], s3: S3Server) -> None:
-    """With media.adopt, what EnableX has delivered is verified, copied inside S3, and never downloaded whole."""
+    """With media.delivery_url, what EnableX has delivered is verified, copied inside S3, and never downloaded whole."""
     site = make_site(replace(WORLD, file_bytes=400_000))
-    in_buckets(site, s3, media=f'adopt = "{deliver(site, s3)}"')
+    in_buckets(site, s3, media=f'delivery_url = "{deliver(site, s3)}"')
     with site.app() as app:
         outcome = copy_media(app)
         assert (outcome.failed, outcome.counts["files_adopted"]) == ([], outcome.counts["files_copied"])
@@ -109,7 +109,7 @@ def test_a_delivered_file_is_not_believed_by_its_name(make_site: Callable[..., S
     """A delivery that is cut short, or differs where it is compared, is left, and the file is downloaded."""
     site = make_site(replace(WORLD, file_bytes=400_000))
     url = deliver(site, ceph, but=lambda file, body: body[:-1] if file.kind == "chat" else body[:-1] + b"?")
-    in_buckets(site, ceph, media=f'adopt = "{url}"')
+    in_buckets(site, ceph, media=f'delivery_url = "{url}"')
     with site.app() as app:
         outcome = copy_media(app)
         assert (outcome.failed, outcome.counts["files_adopted"]) == ([], 0)
@@ -144,7 +144,7 @@ def test_a_killed_copy_goes_on_where_it_was(make_site: Callable[..., Site], s3: 
     if IS_SOAK and s3.name != "ceph":
         pytest.skip("fifty kills are for the real server")
     site, lot = make_site(CROWD, faults=(f"big_file={BIG_BYTES}",)), random.Random(9)
-    bucket = in_buckets(site, s3, media="part_mib = 5")
+    bucket = in_buckets(site, s3, media="multipart_part_mib = 5")
     site.outcome("collect", "--source", "archive")
     sent: Counter[tuple[str, int]] = Counter()
     kills = 0
@@ -175,7 +175,7 @@ def test_a_killed_copy_goes_on_where_it_was(make_site: Callable[..., Site], s3: 
 def test_a_host_that_cannot_go_on_begins_again(make_site: Callable[..., Site], ceph: S3Server, fault: str) -> None:
     """Where the file host sends no rest, or another one than asked for, the file is right all the same."""
     site, lot = make_site(CROWD, faults=(f"big_file={BIG_BYTES // 2}",)), random.Random(9)
-    bucket = in_buckets(site, ceph, media="part_mib = 5")
+    bucket = in_buckets(site, ceph, media="multipart_part_mib = 5")
     site.outcome("collect", "--source", "archive")
     assert sent_parts(site, kill_after=4, lot=lot)[1] == -signal.SIGKILL
     site.simulator.faults.on(fault)

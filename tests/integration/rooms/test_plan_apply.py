@@ -53,7 +53,7 @@ def running(world: World, **more: Any) -> Iterator[Site]:
         yield site
 
 
-def told(site: Site) -> dict[tuple[str, str], dict[str, Any]]:
+def actual(site: Site) -> dict[tuple[str, str], dict[str, Any]]:
     """Every room by project and id, straight from the simulator, whatever faults are on."""
     faults = site.simulator.faults.active()
     site.simulator.faults.clear()
@@ -69,8 +69,8 @@ def told(site: Site) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def keys(site: Site) -> Counter[str]:
-    marks = [room["data"].get("postroom_key") for room in told(site).values()]
-    return Counter(mark for mark in marks if mark)
+    marks = [room["data"].get("postroom_key") for room in actual(site).values()]
+    return Counter(external_key for external_key in marks if external_key)
 
 
 def toml(value: Any) -> str:
@@ -157,17 +157,17 @@ def test_any_two_files(first: dict[str, Any], second: dict[str, Any], other: str
     """Apply A, apply B: the plan of B is empty, each key has one room, no room outside the files was touched."""
     with running(TWO, faults=faults) as site, open_app(site.settings(), now=NOW) as app:
         for project, client in app.clients.items():
-            for mark in ("clinic-20/a", "once/a", f"x/{project}"):
-                client.send(request_for({"name": "mine", "owner_ref": "o", "data": {"postroom_key": mark}}))
-        others = told(site)
+            for external_key in ("clinic-20/a", "once/a", f"x/{project}"):
+                client.send(request_for({"name": "mine", "owner_ref": "o", "data": {"postroom_key": external_key}}))
+        others = actual(site)
         assert apply_rooms(app, write(site, "clinic", first)).failed == []
-        after_first = told(site)
+        after_first = actual(site)
         path = write(site, other, second)
         outcome = apply_rooms(app, path, prune=True, replace=True)
         assert outcome.failed == []
         plan = plan_rooms(app, path, prune=True, replace=True)
         assert set(plan.counts) <= {"unchanged"}, plan.details["changes"]
-        now = told(site)
+        now = actual(site)
         untouched = others if other == "clinic" else after_first
         assert {place: now[place] for place in untouched} == untouched
         marks = [room["data"]["postroom_key"] for place, room in now.items() if place not in untouched]
@@ -184,23 +184,23 @@ def request_for(body: dict[str, Any]) -> Any:
 def wanted_after_all(site: Site, file: str, rooms: dict[str, Any], now: dict[Any, dict[str, Any]]) -> None:
     """What EnableX has is what the file says, read by this test's own eyes."""
     by_key = {room["data"].get("postroom_key"): (project, room) for (project, _), room in now.items()}
-    for key, wanted in rooms.items():
+    for key, desired in rooms.items():
         project, room = by_key[f"{file}/{key}"]
-        assert project == wanted["project"]
-        assert (room["name"], room["owner_ref"]) == (wanted["name"], wanted["owner_ref"])
+        assert project == desired["project"]
+        assert (room["name"], room["owner_ref"]) == (desired["name"], desired["owner_ref"])
         settings_ = room["settings"]
         for name in (*FLAGS, "quality", "media_zone"):
-            assert name not in wanted or settings_[name] == wanted[name]
+            assert name not in desired or settings_[name] == desired[name]
         for name in ("participants", "moderators", "duration", "max_active_talkers", "billing_code"):
-            assert name not in wanted or str(settings_[name]) == str(wanted[name])
-        if not wanted.get("auto_recording"):
+            assert name not in desired or str(settings_[name]) == str(desired[name])
+        if not desired.get("auto_recording"):
             assert settings_["auto_recording"] is False
 
 
 # --- lost replies ---
 
 
-@pytest.mark.parametrize("seed", range(4 * TIMES))
+@pytest.external_key.parametrize("seed", range(4 * TIMES))
 def test_lost_replies_make_no_second_room(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is lost on whichever write, at random: never two rooms for one key; then the plan is empty."""
     monkeypatch.setattr(retry, "_back_off", lambda _state: 0.0)
@@ -220,7 +220,7 @@ def test_lost_replies_make_no_second_room(seed: int, monkeypatch: pytest.MonkeyP
     ]
     faults = ("lost_reply=0.25", "lost_reply_502=0.15", "truncated_body=0.1", "truncated_json=0.05", "api_503_html=0.1")
     with running(World(seed=seed, projects=("acme",), sessions_per_day=2, begin=BEGIN)) as site:
-        before = told(site)
+        before = actual(site)
         with open_app(site.settings(), now=NOW) as app:
             for rooms in versions:
                 path = write(site, "clinic", rooms)
@@ -234,19 +234,19 @@ def test_lost_replies_make_no_second_room(seed: int, monkeypatch: pytest.MonkeyP
                 assert apply_rooms(app, path, prune=True).failed == []
                 assert set(plan_rooms(app, path, prune=True).counts) <= {"unchanged"}
                 assert keys(site) == Counter(f"clinic/{key}" for key in rooms)
-        assert {place: told(site)[place] for place in before} == before
+        assert {place: actual(site)[place] for place in before} == before
 
 
-@pytest.mark.parametrize("fault", ["lost_reply", "lost_reply_502", "truncated_body", "truncated_json"])
+@pytest.external_key.parametrize("fault", ["lost_reply", "lost_reply_502", "truncated_body", "truncated_json"])
 def test_one_room_by_hand_is_not_made_twice(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`rooms create` too looks its room up after a lost reply: one POST, one room."""
     monkeypatch.setattr(retry, "_back_off", lambda _state: 0.0)
     with running(ONE) as site:
-        before = told(site)
+        before = actual(site)
         site.simulator.faults.on(f"{fault}=1")
         done = site.run("rooms", "create", "--name", "n", "--owner-ref", "o", "--participants", "2")
         assert done.returncode == 0, done.stderr
-        assert len(told(site)) == len(before) + 1
+        assert len(actual(site)) == len(before) + 1
         assert sum(seen.method == "POST" for seen in site.simulator.requests) == 1
 
 
@@ -292,8 +292,8 @@ def many(count: int) -> dict[str, dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize("at", [1, 9, 20])
-@pytest.mark.parametrize("when", ["before the reply", "in the back-off"])
+@pytest.external_key.parametrize("at", [1, 9, 20])
+@pytest.external_key.parametrize("when", ["before the reply", "in the back-off"])
 def test_killed_and_run_again(make_site: Callable[..., Site], at: int, when: str) -> None:
     """kill -9 in the middle of apply: the next one makes what is missing, no room twice, no more writes than rooms."""
     site = make_site(ONE)

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from pipeline.core.errors import FixityError, RecordError, UnreadableReply
 from pipeline.core.models import Period
 from pipeline.storage import LocalStore
-from pipeline.tables.build import week_of, week_pages
+from pipeline.tables.build import input_window, week_of
 from pipeline.tables.normalize import cdr
 from pipeline.tables.normalize.cdr_batch import decoded
 from pipeline.tables.schemas import CDR_CONTENT, TABLES
-from pipeline.tables.sources import REACH_DAYS
+from pipeline.tables.sources import LATE_ARRIVAL_DAYS
 from tests.support.cdrs import NEW, OLD, changed, documents, raw
 from tests.support.lakes import ASKED, DAY, PROJECT, Lake, identity_on_disk
 
-DAYS = [DAY + timedelta(days=n) for n in range(REACH_DAYS + 1)]
+DAYS = [DAY + timedelta(days=n) for n in range(LATE_ARRIVAL_DAYS + 1)]
 """All of these are in reach of one another."""
 
 DERIVED = ("cdr", "cdr_changes", "cdr_quality", "sessions", "usage_daily")
@@ -170,7 +170,7 @@ def test_no_document_is_lost(said: list[Said]) -> None:
             except RecordError:
                 broken += 1
                 continue
-            if abs(cdr.row_day(row) - one.day) > timedelta(days=REACH_DAYS):
+            if abs(cdr.row_day(row) - one.day) > timedelta(days=LATE_ARRIVAL_DAYS):
                 broken += 1
             else:
                 keys[row["cdr_id"]] += 1
@@ -381,18 +381,18 @@ def test_every_day_has_every_table(tmp_path: Path) -> None:
 def test_a_day_is_the_same_whichever_days_are_built_with_it(tmp_path: Path) -> None:
     """A session that goes on for weeks gives the same tables built all at once, or each day by itself, in any order."""
     days = [DAY + timedelta(days=at) for at in range(0, 20, 2)]
-    at_once, one_by_one = Lake(tmp_path / "a"), Lake(tmp_path / "b")
-    for lake in (at_once, one_by_one):
+    max_concurrency, one_by_one = Lake(tmp_path / "a"), Lake(tmp_path / "b")
+    for lake in (max_concurrency, one_by_one):
         for day in days:
             began, ended = f"{day}T10:00:00.000Z", f"{day}T11:00:00.000Z"
             times = {"trans_date": ended, "room__connect_dt": began, "room__disconnect_dt": ended}
             signal = {"sigserver__connect_dt": began, "sigserver__disconnect_dt": ended}
             lake.say([call(f"c{day}", "s1", day, **times, **signal)], day=day, hour=24 * 30)
-    at_once.build()
+    max_concurrency.build()
     for day in reversed(days):
         one_by_one.build(Period(day, day))
     one_by_one.build()
-    assert one_by_one.objects() == at_once.objects()
+    assert one_by_one.objects() == max_concurrency.objects()
 
 
 def calls_a_day(lake: Lake, days: int) -> list[date]:
@@ -428,7 +428,7 @@ def test_a_damaged_page_costs_only_the_weeks_that_see_it(tmp_path: Path) -> None
     with pytest.raises(FixityError):
         lake.build()
     built = {row["day"] for row in lake.rows("cdr")}
-    assert built == {day for day in days if days[0] not in week_pages(day)}
+    assert built == {day for day in days if days[0] not in input_window(day)}
     assert built
 
 

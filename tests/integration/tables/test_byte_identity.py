@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.enablex.envelope import Envelope
 from pipeline.enablex.protocol import ReplyHead, period_request
 from pipeline.storage import LocalStore, raw
-from pipeline.tables.build import Builder, Built, chains
+from pipeline.tables.build import Builder, BuildResult, plan_sequences
 from pipeline.tables.document_days import document_days
 from pipeline.tables.schemas import TABLES
 from tests.benchmarks.records import DAY, records
@@ -23,15 +23,15 @@ EXPECTED = ROOT / "tests/golden/parquet_sha256.json"
 def built(folder: Path) -> dict[str, str]:
     """SHA-256 of every table's day, built from 500 records in one landed reply."""
     body = b'{"result":"0","cdr":[' + b",".join(records(500)) + b"]}"
-    spool, envelope = raw.Spool(partial(document_days, "cdr", asked=DAY)), Envelope("cdr")
+    spool, envelope = raw.SpooledBody(partial(document_days, "cdr", asked=DAY)), Envelope("cdr")
     spool.write(body)
     spool.note([*envelope.feed(body), *envelope.finish()])
     vault, lake = LocalStore(folder / "vault"), LocalStore(folder / "lake")
-    place = raw.Place("cdr", "acme", DAY, datetime(2026, 11, 24, tzinfo=UTC))
+    place = raw.RawLocation("cdr", "acme", DAY, datetime(2026, 11, 24, tzinfo=UTC))
     raw.land(vault, place, ReplyHead(period_request("cdr", DAY), 200, {}), spool)
     builder = Builder(lake, vault, timedelta(hours=72))
-    for chain in chains(builder.stale("acme", None, tuple(TABLES)), 1):
-        assert all(isinstance(built, Built) for built in builder.build(chain))
+    for chain in plan_sequences(builder.stale("acme", None, tuple(TABLES)), 1):
+        assert all(isinstance(built, BuildResult) for built in builder.build(chain))
     return {
         path.relative_to(folder / "lake/tables").parts[0]: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted((folder / "lake/tables").rglob("*.parquet"))

@@ -31,7 +31,7 @@ class PostgresServer:
     _numbers: count[int]
 
     def new_database(self) -> str:
-        """Make an empty database; its URL, as `ledger.url` has it."""
+        """Make an empty database; its URL, as `run_store.url` has it."""
         name = f"ledger_{next(self._numbers)}"
         engine = sa.create_engine(self._url("postgres"), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.billing.corrections import item_corrections, with_amounts
-from pipeline.billing.line_items import ITEMS, LINE_KEY, MEASURES, lines_of
+from pipeline.billing.line_items import ITEMS, LINE_KEY, MEASURES, aggregate_lines
 from pipeline.billing.month import billing_month
-from pipeline.billing.pricing import priced, prices_differ, prices_in_month
+from pipeline.billing.pricing import prices_differ, prices_in_month, rate
 from pipeline.core.settings.prices import AMOUNTS, Price, Prices, Tier
 
 NOVEMBER = billing_month("2026-11", "UTC")
@@ -39,8 +39,8 @@ def items_of(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def lines_at(items: pa.Table, prices: Prices) -> pa.Table:
-    lines = lines_of(items)
-    return priced(lines, prices, NOVEMBER) if prices_in_month(prices, ["acme"], NOVEMBER) else lines
+    lines = aggregate_lines(items)
+    return rate(lines, prices, NOVEMBER) if prices_in_month(prices, ["acme"], NOVEMBER) else lines
 
 
 @st.composite

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.billing.focus import as_text, focus_rows
 from pipeline.billing.line_items import LINES, MEASURES
 from pipeline.billing.month import billing_month
-from pipeline.billing.pricing import priced
+from pipeline.billing.pricing import rate
 from pipeline.core.settings.prices import Prices
 
 NOVEMBER = billing_month("2026-11", "America/New_York")
@@ -22,7 +22,7 @@ PRICES = Prices.model_validate({"currency": "USD", "participant_min": "0.004", "
 def lines_of(*rows: dict[str, Any]) -> pa.Table:
     none = {name: Decimal(0) if pa.types.is_decimal(kind) else 0 for name, kind in MEASURES.items()}
     lines = pa.Table.from_pylist([{**none, "project": "acme", "day": date(2026, 11, 1), **row} for row in rows], LINES)
-    return priced(lines, PRICES, NOVEMBER)
+    return rate(lines, PRICES, NOVEMBER)
 
 
 BEFORE = lines_of(

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from pipeline.billing.invoice import (
     CAUSES,
-    OURS,
-    TO_ASK,
+    MEASURED,
+    UNEXPLAINED,
     VERDICTS,
     Invoice,
     came_late,
     compare,
-    explained,
     read_invoice,
+    summarize_differences,
 )
 from pipeline.core.arrow_types import TIME
 from pipeline.core.errors import ConfigError
@@ -29,8 +29,11 @@ DAY = date(2026, 11, 3)
 
 
 def ours_of(*rows: dict[str, Any]) -> pa.Table:
-    known = {name: 0 if pa.types.is_integer(kind) else None for name, kind in zip(OURS.names, OURS.types, strict=True)}
-    return pa.Table.from_pylist([{**known, "project": "acme", "day": DAY, "here": 1, **row} for row in rows], OURS)
+    known = {
+        name: 0 if pa.types.is_integer(kind) else None
+        for name, kind in zip(MEASURED.names, MEASURED.types, strict=True)
+    }
+    return pa.Table.from_pylist([{**known, "project": "acme", "day": DAY, "here": 1, **row} for row in rows], MEASURED)
 
 
 def theirs_of(by: str, *lines: tuple[str | None, int]) -> Invoice:
@@ -122,9 +125,9 @@ def test_the_difference_is_explained_to_the_last_line(
     for line in table:
         assert sum(line[f"{cause}_min"] for cause in CAUSES) == line["difference_min"]
         assert line["difference_min"] == line["theirs_min"] - line["ours_min"]
-        assert (line["verdict"] in TO_ASK) >= any(line[f"{cause}_min"] for cause in TO_ASK)
+        assert (line["verdict"] in UNEXPLAINED) >= any(line[f"{cause}_min"] for cause in UNEXPLAINED)
     whole = Decimal(sum(minutes for _, minutes in theirs) - sum(row["ours"] for row in ours)).scaleb(-3)
-    *told, total = explained(lines)
+    *told, total = summarize_differences(lines)
     assert [row["verdict"] for row in told] == list(VERDICTS)
     assert sum(row["explains"] for row in told) == total["explains"] == total["theirs"] - total["ours"] == whole
     assert sum(row["lines"] for row in told) == total["lines"] == len(table)

@@ -49,11 +49,11 @@ def rows_of(table: str, columns: tuple[str, ...], rows: list[dict[str, Any]]) ->
     return pa.Table.from_pylist(rows, pa.schema([TABLES[table].schema.field(name) for name in columns]))
 
 
-@pytest.mark.parametrize("rounding", ["connection_up", "exact", "vendor"])
+@pytest.mark.parametrize("rounding", ["ceil_per_connection", "exact", "vendor"])
 def test_the_worked_example_of_minutes(rounding: Any) -> None:
     """The minutes that docs/guide/billing.md shows are the minutes that are billed."""
     *told, participant, recording, transcoding = documented("in")
-    column = ("connection_up", "exact", "vendor").index(rounding) + 3
+    column = ("ceil_per_connection", "exact", "vendor").index(rounding) + 3
     stays = [(moment(row[0]), moment(row[1])) for row in told]
     session = {
         "conf_num": "1",

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from pipeline.billing.line_items import LINES, MEASURES
 from pipeline.billing.month import billing_month
-from pipeline.billing.pricing import priced, prices_in_month
+from pipeline.billing.pricing import prices_in_month, rate
 from pipeline.core.errors import ConfigError
 from pipeline.core.settings.prices import AMOUNTS, Price, Prices, Tier
 from tests.unit.billing.test_line_items import DOCUMENT, documented
@@ -45,7 +45,7 @@ def test_the_worked_example_of_amounts() -> None:
         {"project": "b", "day": date.fromisoformat(day), "owner_ref": owner, "participant_min": Decimal(minutes)}
         for day, owner, minutes, _, _ in told
     ]
-    found = priced(lines_of(rows), prices, NOVEMBER)
+    found = rate(lines_of(rows), prices, NOVEMBER)
     assert found["participant_amount"].to_pylist() == [Decimal(row[4]) for row in told]
     assert set(found["storage_amount"].to_pylist()) == {0}
     assert found["amount"] == found["participant_amount"]
@@ -108,7 +108,7 @@ def test_lines_add_up_to_the_month(
     share of its day; and in whatever order lines come, the same comes out."""
     before, after, rows = month
     prices, smallest = prices_of(before, after, decimals=decimals), Decimal(1).scaleb(-decimals)
-    found = priced(lines_of(rows), prices, NOVEMBER)
+    found = rate(lines_of(rows), prices, NOVEMBER)
     costs = one_by_one(before, after, rows)
     assert sum(found["amount"].to_pylist()) == sum(costs.values()).quantize(smallest, ROUND_HALF_UP)
     for row in found.to_pylist():
@@ -117,14 +117,14 @@ def test_lines_add_up_to_the_month(
         assert abs(Fraction(row["participant_amount"]) - share) < smallest
     shuffled = list(rows)
     chance.shuffle(shuffled)
-    assert priced(lines_of(shuffled), prices, NOVEMBER).equals(found)
+    assert rate(lines_of(shuffled), prices, NOVEMBER).equals(found)
 
 
 def test_amounts_are_exact_at_any_size() -> None:
     """A month of a hundred thousand million minutes at nine places is as exact as a small one: no 64 bits overflow."""
     minutes, price = [Decimal("123456789012.345"), Decimal("0.001")], Decimal("1.234567891")
     rows = [{"day": NOVEMBER.first, "owner_ref": str(row), "participant_min": used} for row, used in enumerate(minutes)]
-    found = priced(lines_of(rows), prices_of(Price(price=price), decimals=4), NOVEMBER)["amount"].to_pylist()
+    found = rate(lines_of(rows), prices_of(Price(price=price), decimals=4), NOVEMBER)["amount"].to_pylist()
     assert sum(found) == (sum(minutes) * price).quantize(Decimal("0.0001"), ROUND_HALF_UP)
     assert abs(found[0] - minutes[0] * price) < Decimal("0.0001")
 
@@ -145,10 +145,10 @@ def test_a_project_has_its_own_price_and_tiers() -> None:
     rows = [
         {"project": project, "day": NOVEMBER.first, "participant_min": Decimal(2)} for project in ("acme", "b", "c")
     ]
-    found = priced(lines_of(rows), prices_of(own, tiers), NOVEMBER)
+    found = rate(lines_of(rows), prices_of(own, tiers), NOVEMBER)
     assert found["participant_amount"].to_pylist() == [4, 11, 11]
     assert found["recording_amount"].null_count == 3
-    alone = priced(lines_of(rows), prices_of(own), NOVEMBER)
+    alone = rate(lines_of(rows), prices_of(own), NOVEMBER)
     assert alone["amount"].to_pylist() == [4, None, None]
     assert set(AMOUNTS) < set(alone.schema.names)
 

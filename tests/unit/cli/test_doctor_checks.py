@@ -9,7 +9,7 @@ from email.utils import format_datetime
 import pytest
 
 from pipeline.cli import doctor_checks
-from pipeline.cli.doctor_checks import Answer
+from pipeline.cli.doctor_checks import ProbeResult
 from pipeline.core.settings.sections import Project
 from pipeline.storage.selftest import StoreFacts
 
@@ -25,7 +25,7 @@ def test_a_clock_is_wrong_from_two_minutes_on(ahead_s: int, ok: bool, said: str)
     """EnableX's Date so many seconds ahead of ours: which clock is wrong, by how much."""
     check = doctor_checks.clock_check("clock", format_datetime(NOW + timedelta(seconds=ahead_s)), NOW, NOW)
     assert check.ok is ok
-    assert said in check.said
+    assert said in check.detail
 
 
 def test_a_slow_answer_is_no_skew() -> None:
@@ -61,7 +61,7 @@ def test_a_store_without_checksums_costs_time_and_no_trust() -> None:
         for check in doctor_checks.store_checks("vault", StoreFacts(heeds_put=False, heeds_parts=False))
     }
     assert all(check.ok for check in found.values())
-    assert "not heeded by PUT and parts" in found["vault conditions"].said
+    assert "not heeded by PUT and parts" in found["vault conditions"].detail
     assert "read back" in found["vault checksums"].next_step
 
 
@@ -87,7 +87,10 @@ def test_a_range_is_told_by_its_bytes(rest: bytes, answer: str) -> None:
 
 def test_answers_are_settings() -> None:
     """Answers can stand in a settings file as they are printed: a setting where there is one, all else is a comment."""
-    asked = [doctor_checks.to_date_answer("acme", "2026-11-21", 9, 9), Answer("zeta", "is y", "no", "seen", "nothing")]
+    asked = [
+        doctor_checks.to_date_answer("acme", "2026-11-21", 9, 9),
+        ProbeResult("zeta", "is y", "no", "seen", "nothing"),
+    ]
     told = tomllib.loads("\n".join(doctor_checks.as_toml(asked, NOW)))
     assert told == {"projects": {"acme": {"to_date_is_inclusive": True}, "zeta": {}}}
     assert set(told["projects"]["acme"]) <= set(Project.model_fields)

@@ -139,7 +139,7 @@ def test_the_command_writes_files_and_streams(
 ) -> None:
     """`query` prints a table, CSV or JSON; `--output` writes by its ending; what makes no sense is one line, code 2."""
     monkeypatch.setenv("POSTROOM_LAKE__URL", f"file:{tmp_path}/lake")
-    monkeypatch.setenv("POSTROOM_LEDGER__URL", f"sqlite:///{tmp_path}/ledger.db")
+    monkeypatch.setenv("POSTROOM_RUN_STORE__URL", f"sqlite:///{tmp_path}/ledger.db")
 
     def said(*arguments: str) -> tuple[int, str]:
         code = run_command([*arguments])

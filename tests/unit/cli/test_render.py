@@ -17,11 +17,11 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from pipeline.billing.invoice import OURS, compare, explained, read_invoice
+from pipeline.billing.invoice import MEASURED, compare, read_invoice, summarize_differences
 from pipeline.cli import render
 from pipeline.cli.billing import show_comparison
 from pipeline.cli.doctor_checks import Check
-from pipeline.core.models import Outcome, Row
+from pipeline.core.models import Row, RunResult
 from tests.support.paths import ROOT
 
 EXPECTED = ROOT / "tests/golden" / "show"
@@ -54,40 +54,40 @@ def deadline(name: str, hours_left: float) -> Row:
 
 
 def outcome_quiet(console: Console) -> None:
-    render.show_outcome(console, Outcome("build"))
+    render.show_outcome(console, RunResult("build"))
 
 
 def outcome_good(console: Console) -> None:
-    outcome = Outcome("nightly")
-    outcome.succeeded(
+    outcome = RunResult("nightly")
+    outcome.add_success(
         3, replies=8, new_pages=5, documents=1234, rejects=0, files_copied=2, bytes_copied=1_234_567_890, days_built=3
     )
     render.show_outcome(console, outcome)
 
 
 def outcome_bad(console: Console) -> None:
-    outcome = Outcome("copy-media")
-    outcome.succeeded(1, files_copied=1, bytes_copied=999, own_word=7)
+    outcome = RunResult("copy-media")
+    outcome.add_success(1, files_copied=1, bytes_copied=999, own_word=7)
     for name in ("a.mkv", "b.mkv", "c.mkv"):
-        outcome.fail(f"acme/284170002063/recording/{name}", "HTTP 503 from https://portal.enablex.io/path")
-    outcome.fail("acme/9/chat/[b]chat[/b].json", "not whole: [red]look[/red] :boom:")
+        outcome.add_failure(f"acme/284170002063/recording/{name}", "HTTP 503 from https://portal.enablex.io/path")
+    outcome.add_failure("acme/9/chat/[b]chat[/b].json", "not whole: [red]look[/red] :boom:")
     outcome.lost.append(deadline("gone.mkv", -30.5))
     outcome.at_risk += [deadline("late.mkv", -0.0), deadline("soon.mkv", 0.5), deadline("next.mkv", 23.9)]
     render.show_outcome(console, outcome)
 
 
 def outcome_audit(console: Console) -> None:
-    outcome = Outcome("audit-media")
-    outcome.succeeded(
+    outcome = RunResult("audit-media")
+    outcome.add_success(
         2, sessions_audited=5, files_audited=1204, files_reread=13, bytes_reread=12_345_678_901, problems=1
     )
-    outcome.fail("media/a.mkv", "missing: manifest 0003 of session 284 names it (recording a.mkv); restore it")
-    outcome.notice("unexpected", "media/b.mkv")
+    outcome.add_failure("media/a.mkv", "missing: manifest 0003 of session 284 names it (recording a.mkv); restore it")
+    outcome.add_notice("unexpected", "media/b.mkv")
     render.show_outcome(console, outcome)
 
 
-def _status() -> Outcome:
-    outcome = Outcome("status")
+def _status() -> RunResult:
+    outcome = RunResult("status")
     outcome.details["projects"] = {
         "acme": {
             "days": {
@@ -146,7 +146,7 @@ def status_busy(console: Console) -> None:
 
 
 def status_fresh(console: Console) -> None:
-    outcome = Outcome("status")
+    outcome = RunResult("status")
     outcome.details |= {"projects": {}, "stores": {"lake": {}, "vault": {}}, "next_runs": {}}
     render.show_status(console, outcome)
 
@@ -158,8 +158,8 @@ def doctor_bad(console: Console) -> None:
         Check("acme API", False, "GET /archive/period: credentials refused", "copy App ID and App Key"),
         Check("acme files", None, "without the API no file is known to try"),
     ]
-    outcome = Outcome("doctor", details={"checks": [asdict(check) for check in found]})
-    outcome.fail("acme API", "credentials refused")
+    outcome = RunResult("doctor", details={"checks": [asdict(check) for check in found]})
+    outcome.add_failure("acme API", "credentials refused")
     outcome.details["toml"] = ["[projects.acme]", "# is to_date inclusive? yes (9 of the 9 CDRs came)"]
     render.show_doctor(console, outcome)
 
@@ -233,9 +233,11 @@ def comparison(console: Console) -> None:
         {"cdr_id": "65ec6b1f0c3a9e0012ab34d0", "here": 1, "ours": 1_234_000, **none},
     ]
     content = b"cdr_id,minutes\n65ec6b1f0c3a9e0012ab34cd,31\n65ec6b1f0c3a9e0012ab34ce,12\n[made-up],90.5\n"
-    lines = compare(pa.Table.from_pylist(ours, OURS), read_invoice(content, "invoice.csv"))
-    outcome = Outcome("billing compare", details={"by": ["cdr_id"], "explained": explained(lines), "output": "l.csv"})
-    outcome.fail("2026-11", "1 missing here, 1 missing there: -1,143.500 minutes")
+    lines = compare(pa.Table.from_pylist(ours, MEASURED), read_invoice(content, "invoice.csv"))
+    outcome = RunResult(
+        "billing compare", details={"by": ["cdr_id"], "explained": summarize_differences(lines), "output": "l.csv"}
+    )
+    outcome.add_failure("2026-11", "1 missing here, 1 missing there: -1,143.500 minutes")
     show_comparison(console, outcome, lines)
 
 
@@ -295,8 +297,8 @@ def test_a_file_gets_whole_lines() -> None:
     """Output into a file is not wrapped: a long name with its hash stays in one piece, for grep."""
     stream = io.StringIO()
     console = render.console_for(stream)
-    outcome = Outcome("copy-media")
-    outcome.fail("acme/" + "x" * 300, "because")
+    outcome = RunResult("copy-media")
+    outcome.add_failure("acme/" + "x" * 300, "because")
     render.show_outcome(console, outcome)
     assert console.width == 160
     assert stream.getvalue().splitlines()[1] == f"failed acme/{'x' * 300}: because"

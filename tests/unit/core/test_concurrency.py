@@ -7,25 +7,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.core.concurrency import Lanes, ahead, mapped
+from pipeline.core.concurrency import SerialWorkers, map_concurrent, prefetch
 
 
 def test_a_lane_keeps_its_order() -> None:
     """What is given to one lane is done in the order given, whatever other lanes do, and all is done at the end."""
     done: dict[str, list[int]] = {"a": [], "b": []}
-    with Lanes() as lanes:
+    with SerialWorkers() as lanes:
         for number in range(50):
             for lane, numbers in done.items():
-                lanes.give(lane, numbers.append, number)
+                lanes.submit(lane, numbers.append, number)
     assert done == {"a": list(range(50)), "b": list(range(50))}
 
 
 def test_lanes_run_side_by_side() -> None:
     """Two lanes work at the same time: each waits for the other to have begun."""
     meeting = threading.Barrier(2, timeout=10)
-    with Lanes() as lanes:
-        lanes.give("a", meeting.wait)
-        lanes.give("b", meeting.wait)
+    with SerialWorkers() as lanes:
+        lanes.submit("a", meeting.wait)
+        lanes.submit("b", meeting.wait)
     assert not meeting.broken
 
 
@@ -34,9 +34,9 @@ def test_giving_waits_for_a_lane_that_is_behind() -> None:
     may_go, given = threading.Event(), []
 
     def give_all() -> None:
-        with Lanes() as lanes:
+        with SerialWorkers() as lanes:
             for number in range(20):
-                lanes.give("slow", may_go.wait, 10)
+                lanes.submit("slow", may_go.wait, 10)
                 given.append(number)
 
     giver = threading.Thread(target=give_all)
@@ -52,25 +52,25 @@ def test_giving_waits_for_a_lane_that_is_behind() -> None:
 @pytest.mark.parametrize("after", [0, 1, 10])
 def test_an_error_comes_out(after: int) -> None:
     """An error in a lane comes out of a later `give` or at the end, whichever is first."""
-    with pytest.raises(ZeroDivisionError), Lanes() as lanes:  # noqa: PT012 - which of these raises is not promised
-        lanes.give("a", divmod, 1, 0)
+    with pytest.raises(ZeroDivisionError), SerialWorkers() as lanes:  # noqa: PT012 - which of these raises is not promised
+        lanes.submit("a", divmod, 1, 0)
         for _ in range(after):
-            lanes.give("a", divmod, 1, 1)
+            lanes.submit("a", divmod, 1, 1)
 
 
 def test_the_callers_own_error_wins() -> None:
     """An error between giving is the one that comes out; what has not begun is left, and no thread stays."""
     before = threading.active_count()
-    with pytest.raises(KeyError, match="mine"), Lanes() as lanes:  # noqa: PT012
-        lanes.give("a", divmod, 1, 0)
+    with pytest.raises(KeyError, match="mine"), SerialWorkers() as lanes:  # noqa: PT012
+        lanes.submit("a", divmod, 1, 0)
         raise KeyError("mine")
     assert threading.active_count() == before
 
 
 def test_ahead_gives_the_same_items() -> None:
     """Made ahead in another thread, items are the same, in the same order."""
-    assert list(ahead(iter(range(20)))) == list(range(20))
-    assert list(ahead(iter([]))) == []
+    assert list(prefetch(iter(range(20)))) == list(range(20))
+    assert list(prefetch(iter([]))) == []
 
 
 def test_ahead_passes_errors_on() -> None:
@@ -83,14 +83,14 @@ def test_ahead_passes_errors_on() -> None:
 
     found: list[int] = []
     with pytest.raises(OSError, match="disk"):
-        found.extend(ahead(broken()))
+        found.extend(prefetch(broken()))
     assert found == [1, 2]
 
 
 def test_ahead_ends_with_its_user() -> None:
     """Who stops in the middle leaves no thread behind."""
     before = threading.active_count()
-    items = ahead(iter(range(100)))
+    items = prefetch(iter(range(100)))
     assert next(items) == 0
     items.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
@@ -106,21 +106,21 @@ def test_what_is_mapped_keeps_its_order() -> None:
             may_end[number + 1].wait(10)
         return number
 
-    assert list(mapped(ends_after_the_next, range(100), 4)) == list(range(100))
+    assert list(map_concurrent(ends_after_the_next, range(100), 4)) == list(range(100))
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
-def test_items_are_mapped_as_there_is_room(at_once: int) -> None:
+def test_items_are_mapped_as_there_is_room(max_concurrency: int) -> None:
     """Of many items only as many are taken before the first result as are worked on at once: memory stays small."""
     items = iter(range(1000))
-    assert next(mapped(str, items, at_once)) == "0"
-    assert next(items) == at_once
+    assert next(map_concurrent(str, items, max_concurrency)) == "0"
+    assert next(items) == max_concurrency
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
-def test_an_error_comes_in_its_place(at_once: int) -> None:
+def test_an_error_comes_in_its_place(max_concurrency: int) -> None:
     """What was made before the item that failed is given first."""
-    results = mapped(lambda number: 6 // number, [3, 2, 0, 1], at_once)
+    results = map_concurrent(lambda number: 6 // number, [3, 2, 0, 1], max_concurrency)
     assert [next(results), next(results)] == [2, 3]
     with pytest.raises(ZeroDivisionError):
         next(results)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.models import MediaItem, Outcome, Period, Row, end_of_day, utc_text
+from pipeline.core.models import MediaItem, Period, Row, RunResult, end_of_day, utc_text
 from tests.support.records import LOCAL_TIMES, listed_file
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
@@ -89,12 +89,12 @@ def test_a_file_is_the_same_file_under_another_url() -> None:
     assert one.identity == other.identity == ("284170002063", "recording", "a1.mkv")
 
 
-def outcome(*, did: int = 0, failed: int = 0, at_risk: int = 0, lost: int = 0, is_staged: bool = False) -> Outcome:
-    made = Outcome("nightly", is_staged=is_staged)
+def outcome(*, did: int = 0, failed: int = 0, at_risk: int = 0, lost: int = 0, is_staged: bool = False) -> RunResult:
+    made = RunResult("nightly", is_staged=is_staged)
     if did:
-        made.succeeded(did, replies=did)
+        made.add_success(did, replies=did)
     for number in range(failed):
-        made.fail(f"item {number}", "because")
+        made.add_failure(f"item {number}", "because")
     deadline: Row = MediaItem(listed_file(), NOW).deadline(NOW)
     made.at_risk += [deadline] * at_risk
     made.lost += [deadline] * lost
@@ -116,26 +116,26 @@ def outcome(*, did: int = 0, failed: int = 0, at_risk: int = 0, lost: int = 0, i
         (outcome(failed=1, lost=1, is_staged=True), 1),
     ],
 )
-def test_the_most_urgent_thing_is_the_exit_code(made: Outcome, code: int) -> None:
+def test_the_most_urgent_thing_is_the_exit_code(made: RunResult, code: int) -> None:
     """0 done, 1 nothing worked, 3 some failed, 4 at risk or lost, which goes before all; a staged loss does not."""
     assert made.exit_code == code
     assert made.ok is (code == 0)
-    assert made.as_json()["ok"] is (code == 0)
+    assert made.to_dict()["ok"] is (code == 0)
 
 
 def test_an_outcome_takes_over_all_of_its_steps() -> None:
     """Numbers add up, and no failure, deadline or loss of a step is forgotten."""
     whole = outcome(did=2, failed=1)
-    whole.absorb(outcome(did=3, failed=2, at_risk=1, lost=2))
+    whole.merge(outcome(did=3, failed=2, at_risk=1, lost=2))
     assert whole.counts == {"replies": 5}
-    assert (whole.did, len(whole.failed), len(whole.at_risk), len(whole.lost)) == (5, 3, 1, 2)
+    assert (whole.items_succeeded, len(whole.failed), len(whole.at_risk), len(whole.lost)) == (5, 3, 1, 2)
 
 
 def test_an_outcome_as_json_has_what_the_design_promises() -> None:
     """`command`, `ok`, `counts`, `failed`, `at_risk`, `lost` and the details of the command, in plain JSON."""
     made = outcome(did=1, failed=1, at_risk=1)
     made.details["days"] = ["2026-11-22"]
-    text = json.loads(json.dumps(made.as_json()))
+    text = json.loads(json.dumps(made.to_dict()))
     assert list(text) == ["command", "ok", "counts", "failed", "at_risk", "lost", "days"]
     assert text["failed"] == [{"item": "item 0", "error": "because"}]
 

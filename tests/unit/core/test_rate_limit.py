@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.rate_limit import Pacer
+from pipeline.core.rate_limit import RateLimiter
 
 
 class Clock:
@@ -26,14 +26,14 @@ class Clock:
         self.slept_s.append(seconds)
         self.now_s += seconds
 
-    def pacer(self, per_second: float) -> Pacer:
-        return Pacer(per_second, monotonic=self.monotonic, sleep=self.sleep)
+    def pacer(self, per_second: float) -> RateLimiter:
+        return RateLimiter(per_second, monotonic=self.monotonic, sleep=self.sleep)
 
 
 def test_the_first_call_starts_at_once() -> None:
     """Nobody waits for a quota that nobody has used."""
     clock = Clock()
-    clock.pacer(1.0).wait()
+    clock.pacer(1.0).acquire()
     assert clock.slept_s == []
 
 
@@ -45,7 +45,7 @@ def test_starts_keep_their_distance(per_second: float, works_s: list[float]) -> 
     starts = []
     for work_s in works_s:
         asked = clock.now_s
-        pacer.wait()
+        pacer.acquire()
         starts.append(clock.now_s)
         if len(starts) > 1 and asked - starts[-2] >= 1 / per_second:
             assert clock.now_s == asked
@@ -58,20 +58,20 @@ def test_an_idle_hour_is_no_credit() -> None:
     """After a pause the calls do not come in a burst."""
     clock = Clock()
     pacer = clock.pacer(2.0)
-    pacer.wait()
+    pacer.acquire()
     clock.now_s += 3600
     for _ in range(3):
-        pacer.wait()
+        pacer.acquire()
     assert clock.slept_s == [0.5, 0.5]
 
 
 def test_threads_share_one_pace() -> None:
     """Callers of many threads at one moment are spread out, one per gap."""
     slept_s: list[float] = []
-    pacer = Pacer(4.0, monotonic=lambda: 100.0, sleep=slept_s.append)
+    pacer = RateLimiter(4.0, monotonic=lambda: 100.0, sleep=slept_s.append)
     with ThreadPoolExecutor(8) as threads:
         for _ in range(20):
-            threads.submit(pacer.wait)
+            threads.submit(pacer.acquire)
     assert sorted(slept_s) == [0.25 * number for number in range(1, 20)]
 
 
@@ -80,9 +80,9 @@ def test_a_pause_holds_the_next_start(pause_s: float, waited_s: float) -> None:
     """After a throttled reply nobody starts for as long as was asked, and never sooner than the pace allows."""
     clock = Clock()
     pacer = clock.pacer(1.0)
-    pacer.wait()
-    pacer.pause(pause_s)
-    pacer.wait()
+    pacer.acquire()
+    pacer.back_off(pause_s)
+    pacer.acquire()
     assert clock.slept_s == [waited_s]
 
 
@@ -90,9 +90,9 @@ def test_after_a_pause_the_pace_goes_on() -> None:
     """A pause delays the queue; it does not let it out all at once."""
     clock = Clock()
     pacer = clock.pacer(1.0)
-    pacer.pause(10.0)
+    pacer.back_off(10.0)
     for _ in range(3):
-        pacer.wait()
+        pacer.acquire()
     assert clock.slept_s == [10.0, 1.0, 1.0]
 
 
@@ -100,7 +100,7 @@ def test_a_shorter_pause_does_not_cut_a_longer_one() -> None:
     """Two throttled replies: the longer wait counts."""
     clock = Clock()
     pacer = clock.pacer(1.0)
-    pacer.pause(30.0)
-    pacer.pause(2.0)
-    pacer.wait()
+    pacer.back_off(30.0)
+    pacer.back_off(2.0)
+    pacer.acquire()
     assert clock.slept_s == [30.0]

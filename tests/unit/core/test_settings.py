@@ -126,7 +126,7 @@ def test_a_project_may_come_from_the_environment_alone() -> None:
         },
     )
     project = loaded.settings.projects["acme"]
-    assert (project.since, project.file_hosts) == (date(2026, 1, 1), ("files.example",))
+    assert (project.start_date, project.file_hosts) == (date(2026, 1, 1), ("files.example",))
 
 
 @pytest.mark.parametrize("text", ["0.004", '"0.004"', '{ price = "0.004" }', "[{ price = 0.004 }]"])
@@ -265,7 +265,7 @@ SECRETS = f"""{PROJECT.replace("k3y", "s3cret-1")}files_password = "s3cret-2"
 [privacy]
 pseudonymise = ["user_name"]
 key = "s3cret-3"
-[ledger]
+[run_store]
 url = "postgresql+psycopg://post:s3cret-4/x@db.example/ledger"
 """
 
@@ -276,7 +276,7 @@ def test_no_secret_shows(write: Write) -> None:
     assert "s3cret" not in str(loaded.rows())
     rows = shown(loaded)
     assert rows["projects.acme.files_password"][0] == "********"
-    assert rows["ledger.url"][0] == "postgresql+psycopg://post:********@db.example/ledger"
+    assert rows["run_store.url"][0] == "postgresql+psycopg://post:********@db.example/ledger"
     assert rows["projects.acme.since"] == ("(not set)", "default")
     for number in (1, 2, 3):
         assert f"s3cret-{number}" not in repr(loaded.settings)

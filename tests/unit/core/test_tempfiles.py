@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import StoreUnavailable
-from pipeline.core.tempfiles import is_alive, scratch_folder
+from pipeline.core.tempfiles import is_alive, temp_folder
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_folder_is_gone_afterwards(place: Path) -> None:
     """Whatever happens inside, the folder and what lies in it are gone, and the error is its own."""
-    with pytest.raises(OSError, match="the vault"), scratch_folder() as folder:  # noqa: PT012 - the error comes from inside
+    with pytest.raises(OSError, match="the vault"), temp_folder() as folder:  # noqa: PT012 - the error comes from inside
         assert folder.parent == place
         (folder / "rows").write_bytes(b"x")
         raise OSError("the vault")
@@ -45,7 +45,7 @@ def test_what_a_killed_process_left_is_removed(place: Path) -> None:
     for name in names:
         (place / name).mkdir()
         (place / name / "run-1.arrow").write_bytes(b"names and addresses")
-    with scratch_folder():
+    with temp_folder():
         assert {name: (place / name).exists() for name in names} == names
     assert is_alive(os.getpid())
 
@@ -53,5 +53,5 @@ def test_what_a_killed_process_left_is_removed(place: Path) -> None:
 def test_a_place_that_cannot_be_used_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the place and TMPDIR."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(StoreUnavailable, match=r"nowhere.*TMPDIR"), scratch_folder():
+    with pytest.raises(StoreUnavailable, match=r"nowhere.*TMPDIR"), temp_folder():
         pass

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.enablex import envelope
 from pipeline.enablex.envelope import Envelope, EnvelopeError
 from pipeline.storage.documents import Documents, LandedEnvelope
-from pipeline.tables.normalize.field_scanner import Finder
+from pipeline.tables.normalize.field_scanner import FieldScanner
 
 TRICKY = st.lists(
     st.sampled_from(["},{", "}, {", "]}", "[", "]", "{", "}", ",",
@@ -216,7 +216,7 @@ def test_documents_keep_their_bytes() -> None:
 
 
 def landed(payload: str) -> Envelope:
-    return LandedEnvelope(payload, Finder([("a",), ("b", "c")]).cut)
+    return LandedEnvelope(payload, FieldScanner([("a",), ("b", "c")]).split)
 
 
 @given(replies(), *SIZES)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import FileError, FileGone, FileRefused, FileUnavailable
-from pipeline.enablex.file_host import MAX_REDIRECTS, FileHost, WrongPart, _redirect_target, secured
+from pipeline.enablex.file_host import MAX_REDIRECTS, FileHost, RangeMismatchError, _redirect_target, secured
 
 PASSWORD = "s3cret-word"
 
@@ -181,7 +181,7 @@ def test_a_file_comes_with_its_facts(server: Server, host: FileHost) -> None:
     """An allowed host is asked once, with the credentials at once, and its body comes out as it is."""
     with host.open(f"{server.allowed}/ok") as body:
         assert b"".join(body.chunks) == b"bytes"
-        assert (body.is_framed, body.total_bytes, body.first_byte) == (True, 5, 0)
+        assert (body.is_length_delimited, body.total_bytes, body.first_byte) == (True, 5, 0)
         assert body.content_type == "video/webm"
     ((path, authorization),) = server.seen
     assert path == "127.0.0.1/ok"
@@ -211,7 +211,7 @@ def test_the_rest_of_a_file_is_asked_for(
 @pytest.mark.parametrize("said", ["bytes%202-3/4", "bytes%203-4/9", "bytes%203-4/*", "nonsense"])
 def test_another_part_is_not_taken_for_the_rest(server: Server, host: FileHost, said: str) -> None:
     """A part that begins elsewhere, ends too early, or does not say: refused, so that the whole can be asked for."""
-    with pytest.raises(WrongPart), host.open(f"{server.allowed}/part/{said}", first_byte=3):
+    with pytest.raises(RangeMismatchError), host.open(f"{server.allowed}/part/{said}", first_byte=3):
         pass
 
 

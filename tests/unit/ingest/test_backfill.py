@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.core.models import Period
 from pipeline.ingest.backfill import portions
-from pipeline.ingest.collect import Ask
-from pipeline.tables.build import week_pages
+from pipeline.ingest.collect import CollectTask
+from pipeline.tables.build import input_window
 
 FIRST = date(2024, 1, 1)
 
@@ -26,7 +26,7 @@ def test_portions_ask_for_everything_once_and_build_nothing_too_early(start, off
     """
     first = FIRST + timedelta(days=start)
     period = Period(first, first + timedelta(days=max(offsets)))
-    asks = [Ask(source, "acme", first + timedelta(days=offset)) for source in sources for offset in offsets]
+    asks = [CollectTask(source, "acme", first + timedelta(days=offset)) for source in sources for offset in offsets]
     cut = list(portions(asks, period))
     asked = [ask for portion in cut for ask in portion.asks]
     assert sorted(map(str, asked)) == sorted(map(str, asks))
@@ -36,4 +36,4 @@ def test_portions_ask_for_everything_once_and_build_nothing_too_early(start, off
     for number, portion in enumerate(cut):
         later = [ask.day for after in cut[number + 1 :] for ask in after.asks]
         if portion.whole and later:
-            assert week_pages(portion.whole.last).last < min(later)
+            assert input_window(portion.whole.last).last < min(later)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.monitoring.notifications import FAILED, OK, State, job_states, news, status_states
-from pipeline.core.models import Failure, Outcome
+from jobs.monitoring.notifications import FAILED, OK, Condition, changed_conditions, job_states, status_states
+from pipeline.core.models import Failure, RunResult
 
 STATES = st.lists(st.dictionaries(st.sampled_from("abc"), st.sampled_from([OK, FAILED, "3"]), max_size=3), max_size=8)
 
@@ -17,7 +17,7 @@ def test_each_change_is_told_once(runs: list[dict[str, str]]) -> None:
     told: dict[str, str] = {}
     before: dict[str, str] = {}
     for run in runs:
-        fresh = news([State(subject, state, "") for subject, state in run.items()], told)
+        fresh = changed_conditions([Condition(subject, state, "") for subject, state in run.items()], told)
         assert {one.subject for one in fresh} == {
             subject for subject, state in run.items() if state != before.get(subject, OK)
         }
@@ -37,8 +37,8 @@ def test_a_failure_is_its_projects() -> None:
     assert [state.state for state in by_name] == [OK, FAILED]
 
 
-def status(*, at_risk: int = 0, lost: int = 0, missing: tuple[str, ...] = ()) -> Outcome:
-    outcome = Outcome("status")
+def status(*, at_risk: int = 0, lost: int = 0, missing: tuple[str, ...] = ()) -> RunResult:
+    outcome = RunResult("status")
     file = {"project": "acme", "conf_num": "c1", "kind": "recording", "name": "a.mkv"}
     outcome.at_risk = [{**file, "hours_left": 5.0 + number} for number in reversed(range(at_risk))]
     media = {"lost": {"files": lost, "bytes": 0}} if lost else {}
@@ -57,8 +57,8 @@ def test_what_is_at_stake_is_told() -> None:
     assert lost.sentence.startswith("acme: files lost so far: 2;")
     assert missing.sentence.startswith("acme: days missing for long: 2026-11-19, 2026-11-20; ")
     told = {state.subject: state.state for state in (at_risk, lost, missing)}
-    assert news(status_states(bad, 2), told) == []
-    assert [one.subject for one in news(status_states(status(at_risk=9, lost=3), 2), told)] == [
+    assert changed_conditions(status_states(bad, 2), told) == []
+    assert [one.subject for one in changed_conditions(status_states(status(at_risk=9, lost=3), 2), told)] == [
         "acme/files lost",
         "acme/days missing",
     ]

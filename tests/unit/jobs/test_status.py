@@ -62,12 +62,12 @@ def test_days_are_told_apart() -> None:
 
 
 def test_without_a_beginning_there_is_nothing_missing() -> None:
-    """A project that was never collected and says no `since` has no days at all."""
+    """A project that was never collected and has no `start_date` has no days at all."""
     assert day_states({}, None, TODAY, 3) == {"first": None, "missing": [], "provisional": [], "settled": 0}
 
 
 def test_a_beginning_in_the_future_is_no_error() -> None:
-    """`since` after today is one missing day, not a period that runs backward."""
+    """`start_date` after today is one missing day, not a period that runs backward."""
     assert day_states({}, date(2026, 12, 1), TODAY, 3)["missing"] == ["2026-12-01"]
 
 

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from pipeline.core.models import Row, StoredMedia
 from pipeline.media import audit_checks
-from pipeline.media.audit_checks import Named, Seen, check_chain, choose_sample, file_row, reread_row
-from pipeline.storage.base import Statement, Tally
+from pipeline.media.audit_checks import ManifestedFile, PriorAudit, check_chain, choose_sample, file_row, reread_row
+from pipeline.storage.base import Checksums, ObjectAttributes
 from pipeline.storage.keys import media_key
 from pipeline.storage.manifests import Entry, Manifest, next_manifest, read_manifest, stored_entry, write_manifest
 from pipeline.tables.schemas import AUDITS
@@ -29,7 +29,7 @@ CHANGES = st.sampled_from([1, 2, 64, 255])
 def stored(name: str, content: bytes, *, store_etag: str | None = None) -> Entry:
     """The entry of a file with these bytes, as copy-media writes it."""
     file = listed_file(name=name)
-    tally = Tally()
+    tally = Checksums()
     tally.feed(content)
     key = media_key(file.project, file.day, file.room_id, file.conf_num, file.kind, name)
     media = StoredMedia(key, tally.size_bytes, tally.sha256, None, None, True, tally.crc64nvme, "synced", store_etag)
@@ -45,17 +45,17 @@ def chain(*contents: bytes) -> dict[int, bytes]:
     return manifests
 
 
-def broken(contents: dict[int, bytes], seen: dict[int, Seen] | None = None) -> dict[str, str]:
+def broken(contents: dict[int, bytes], seen: dict[int, PriorAudit] | None = None) -> dict[str, str]:
     """What is wrong, by the name of the manifest."""
     rows = check_chain("acme", DAY, CONF_NUM, contents, seen or {}).rows
     assert {row["verdict"] for row in rows} <= {"ok", "manifest_broken"}
     return {row["name"]: row["detail"] for row in rows if row["verdict"] == "manifest_broken"}
 
 
-def saw(contents: dict[int, bytes]) -> dict[int, Seen]:
+def saw(contents: dict[int, bytes]) -> dict[int, PriorAudit]:
     """What an audit remembers of these manifests: the newest."""
     newest = max(contents)
-    return {newest: Seen(hashlib.sha256(contents[newest]).hexdigest(), AT)}
+    return {newest: PriorAudit(hashlib.sha256(contents[newest]).hexdigest(), AT)}
 
 
 def changed(content: bytes, place: int, change: int) -> bytes:
@@ -187,12 +187,12 @@ def seen_file(content: bytes, there: bytes | None, etag: str | None = None, crc:
     entry = stored("a1.mkv", content, store_etag=etag and hashlib.md5(content).hexdigest())
     stated = None
     if there is not None:
-        tally = Tally()
+        tally = Checksums()
         tally.feed(there)
-        stated = Statement(
+        stated = ObjectAttributes(
             len(there), tally.crc64nvme if crc else None, hashlib.md5(there).hexdigest() if etag else None
         )
-    return file_row(entry.key or "", DAY, Named(entry, CONF_NUM, 3), stated)
+    return file_row(entry.key or "", DAY, ManifestedFile(entry, CONF_NUM, 3), stated)
 
 
 def read_row(row: Row, there: bytes) -> Row:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.models import ListedFile, Probe, StoredMedia
 from pipeline.media.plan import plan_media, plan_rechecks
-from pipeline.storage.manifests import Entry, checked_entry, gone_entry, lost_entry, stored_entry
+from pipeline.storage.manifests import Entry, checked_entry, deleted_at_source_entry, lost_entry, stored_entry
 from pipeline.tables.normalize.media import expires_at, media_rows
 from pipeline.tables.schemas import MEDIA
 from tests.support.records import ENDED_AT, listed_file
@@ -134,7 +134,7 @@ def test_a_stored_file_is_looked_at_again_at_each_age(
     [
         None,
         lost_entry(listed_file(), "gone", 410, AT),
-        gone_entry(stored_entry(listed_file(), STORED, AT), AT),
+        deleted_at_source_entry(stored_entry(listed_file(), STORED, AT), AT),
     ],
     ids=["waiting", "lost", "gone"],
 )

@@ -32,7 +32,7 @@ def test_a_recording_is_described(
     store: LocalStore, ending: str, container: str, video: str, audio: str, duration_s: float
 ) -> None:
     """Container, codecs, length and picture size of every format that EnableX serves."""
-    store.put_new("a", (FOLDER / f"sample.{ending}").read_bytes())
+    store.put_if_absent("a", (FOLDER / f"sample.{ending}").read_bytes())
     assert probe(store, "a") == Probe(container, duration_s, video, audio, 64, 48)
 
 
@@ -51,7 +51,7 @@ def test_a_recording_is_described(
 )
 def test_what_is_no_recording_does_not_open(store: LocalStore, content: bytes) -> None:
     """Noise, cut files, and text that would make a player open something else: not opened, and no crash."""
-    store.put_new("a", content)
+    store.put_if_absent("a", content)
     assert probe(store, "a") is None
 
 

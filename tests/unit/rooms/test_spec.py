@@ -20,7 +20,7 @@ from pipeline.rooms.plan import (
     Room,
     RoomChanges,
     RoomsFile,
-    by_mark,
+    by_external_key,
     masked,
     plan_rooms,
     read_rooms_file,
@@ -51,8 +51,8 @@ def made(changes: RoomChanges) -> list[dict[str, Any]]:
     ]
 
 
-def plan(wanted: RoomsFile, actual: list[dict[str, Any]], now: datetime = NOW, **how: bool) -> list[Change]:
-    return list(plan_rooms(wanted, {"acme": actual}, now, **how).changes)
+def plan(desired: RoomsFile, actual: list[dict[str, Any]], now: datetime = NOW, **how: bool) -> list[Change]:
+    return list(plan_rooms(desired, {"acme": actual}, now, **how).changes)
 
 
 # --- fields ---
@@ -61,10 +61,10 @@ def plan(wanted: RoomsFile, actual: list[dict[str, Any]], now: datetime = NOW, *
 def test_every_documented_field_is_there() -> None:
     """Each field of the contract's table can be said by its own name, and none that it does not know."""
     rows = re.findall(r"^\| (`.*?) \|", SECTION_9, re.M)
-    told = {name.removeprefix("settings.") for row in rows for name in re.findall(r"`([a-z_.]+)`", row)}
+    actual = {name.removeprefix("settings.") for row in rows for name in re.findall(r"`([a-z_.]+)`", row)}
     known = {name.split(".")[0] for name in fields.FIELDS} | {"data"}
-    assert told - {"sip"} <= known
-    assert known - told <= {"aor", "sip"}
+    assert actual - {"sip"} <= known
+    assert known - actual <= {"aor", "sip"}
     assert known == set(Room.__dataclass_fields__)
 
 
@@ -110,7 +110,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("field", "said", "why"), WRONG, ids=lambda v: v if isinstance(v, str) else "")
+@pytest.external_key.parametrize(("field", "said", "why"), WRONG, ids=lambda v: v if isinstance(v, str) else "")
 def test_what_enablex_would_refuse_is_not_sent(field: str, said: dict[str, Any], why: str) -> None:
     """Types, ranges and the rules of permanent, scheduled and ad hoc rooms: the field is named, and EnableX's code."""
     with pytest.raises(ConfigError) as refused:
@@ -121,7 +121,7 @@ def test_what_enablex_would_refuse_is_not_sent(field: str, said: dict[str, Any],
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
+@pytest.external_key.parametrize(
     "said",
     [
         {"participants": "10", "moderators": "2"},
@@ -161,7 +161,7 @@ def test_a_body_is_as_the_samples_send_it() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@pytest.external_key.parametrize(
     "given",
     [
         "2026-12-01T14:00:00Z",
@@ -179,7 +179,7 @@ def test_a_time_in_any_zone_becomes_utc(given: Any) -> None:
     assert fields.moment(given) == LATER
 
 
-@pytest.mark.parametrize(
+@pytest.external_key.parametrize(
     ("given", "why"),
     [
         ("2026-03-29 02:30 Europe/Berlin", "skipped"),
@@ -206,7 +206,7 @@ def test_a_time_keeps_its_moment(wall: datetime, offset_min: int) -> None:
     """Whatever the offset, what is sent is the same moment in UTC."""
     moment = wall.replace(microsecond=0, tzinfo=timezone(timedelta(minutes=offset_min)))
     assert fields.moment(moment.isoformat()) == moment
-    sent = fields.MOMENT.sent(fields.moment(moment))
+    sent = fields.MOMENT.serialize(fields.moment(moment))
     assert datetime.strptime(sent, "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC) == moment
 
 
@@ -214,19 +214,19 @@ def test_a_time_keeps_its_moment(wall: datetime, offset_min: int) -> None:
 
 
 def test_the_example_file_is_valid() -> None:
-    """config/rooms.toml names no room until its example is uncommented, and then every room of it is right."""
+    """config/rooms.example.toml names no room until its example is uncommented, and then every room of it is right."""
     text = (ROOT / "config" / "rooms.toml").read_text()
     assert tomllib.loads(text) == {"file": "rooms"}
     live = tomllib.loads(re.sub("^# ", "", text, flags=re.M))
-    read = read_rooms_file(live, projects=["acme"], source="config/rooms.toml")
-    assert [wanted.key for wanted in read.rooms] == ["front-desk", "consultation-118", "hotline"]
-    assert [wanted.recording for wanted in read.rooms] == ["required", "required", "free"]
+    read = read_rooms_file(live, projects=["acme"], source="config/rooms.example.toml")
+    assert [desired.key for desired in read.rooms] == ["front-desk", "consultation-118", "hotline"]
+    assert [desired.recording for desired in read.rooms] == ["required", "required", "free"]
     assert str(read.rooms[1].room.begins_at()) == "2099-12-01 13:00:00+00:00"
     for name in fields.FIELDS:
         assert name.split(".")[0] in text
 
 
-@pytest.mark.parametrize(
+@pytest.external_key.parametrize(
     ("content", "message"),
     [
         ({}, 'file (rooms.toml): must be this file\'s own name, such as "clinic"'),
@@ -268,13 +268,13 @@ def test_a_mistake_in_the_file_is_named(content: dict[str, Any], message: str) -
 
 def test_a_room_is_made_and_then_nothing_is_to_be_done() -> None:
     """What was made as planned is unchanged in the next plan."""
-    wanted = file({"a": {}, "b": {**SCHEDULED, "knock": True, "data": {"ward": "B2"}}})
-    first = plan_rooms(wanted, {"acme": []}, NOW)
+    desired = file({"a": {}, "b": {**SCHEDULED, "knock": True, "data": {"ward": "B2"}}})
+    first = plan_rooms(desired, {"acme": []}, NOW)
     assert [change.action for change in first.changes] == ["create", "create"]
-    assert [change.action for change in plan(wanted, made(first))] == ["unchanged", "unchanged"]
+    assert [change.action for change in plan(desired, made(first))] == ["unchanged", "unchanged"]
 
 
-@pytest.mark.parametrize(
+@pytest.external_key.parametrize(
     ("wanted", "told"),
     [
         (30, "30"),
@@ -292,17 +292,17 @@ def test_a_room_is_made_and_then_nothing_is_to_be_done() -> None:
         ({"a": 1}, {"a": "1", "more": 2}),
     ],
 )
-def test_a_type_that_drifts_is_no_difference(wanted: Any, told: Any) -> None:
+def test_a_type_that_drifts_is_no_difference(desired: Any, actual: Any) -> None:
     """ "30" for 30, "true" for true: an echo in another type is the same value, in settings and in data."""
-    assert fields.same_json(wanted, told)
+    assert fields.same_json(desired, actual)
 
 
-@pytest.mark.parametrize(
+@pytest.external_key.parametrize(
     ("wanted", "told"), [(30, 31), (True, False), ("a", "b"), (True, "false"), (1, [1]), ({"a": 1}, {}), ([1], [1, 2])]
 )
-def test_another_value_is_a_difference(wanted: Any, told: Any) -> None:
+def test_another_value_is_a_difference(desired: Any, actual: Any) -> None:
     """Leniency about types hides no change."""
-    assert not fields.same_json(wanted, told)
+    assert not fields.same_json(desired, actual)
 
 
 DRIFTS: list[dict[str, Any]] = [
@@ -313,19 +313,19 @@ DRIFTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("echo", DRIFTS)
+@pytest.external_key.parametrize("echo", DRIFTS)
 def test_an_echo_that_drifts_changes_nothing(echo: dict[str, Any]) -> None:
     """Numbers as text, flags as words, nulls and keys that nobody sent: the plan stays empty."""
-    wanted = file({"a": {"knock": True, "max_active_talkers": 6}})
-    [told] = made(plan_rooms(wanted, {"acme": []}, NOW))
-    told["settings"] |= echo
-    assert [change.action for change in plan(wanted, [told])] == ["unchanged"]
+    desired = file({"a": {"knock": True, "max_active_talkers": 6}})
+    [actual] = made(plan_rooms(desired, {"acme": []}, NOW))
+    actual["settings"] |= echo
+    assert [change.action for change in plan(desired, [actual])] == ["unchanged"]
 
 
 def test_only_what_differs_is_sent() -> None:
     """An update names the differing fields and sends these alone, with the notes of ours."""
-    [told] = made(plan_rooms(file({"a": {"knock": True, "billing_code": "CC-1"}}), {"acme": []}, NOW))
-    [change] = plan(file({"a": {"knock": True, "billing_code": "CC-2", "participants": 12}}), [told])
+    [actual] = made(plan_rooms(file({"a": {"knock": True, "billing_code": "CC-1"}}), {"acme": []}, NOW))
+    [change] = plan(file({"a": {"knock": True, "billing_code": "CC-2", "participants": 12}}), [actual])
     assert change.action == "update"
     assert [str(d) for d in change.differences if not d.field.startswith("data.")] == [
         'participants: "10" -> "12"',
@@ -337,40 +337,40 @@ def test_only_what_differs_is_sent() -> None:
 
 def test_a_field_that_the_file_drops_goes_back_to_its_default() -> None:
     """Recording that the file no longer asks for is switched off; what was changed by hand elsewhere stays."""
-    [told] = made(plan_rooms(file({"a": {"auto_recording": True, "billing_code": "CC-1"}}), {"acme": []}, NOW))
-    told["settings"]["canvas"] = True  # by hand, in the portal
-    [change] = plan(file({"a": {}}), [told])
+    [actual] = made(plan_rooms(file({"a": {"auto_recording": True, "billing_code": "CC-1"}}), {"acme": []}, NOW))
+    actual["settings"]["canvas"] = True  # by hand, in the portal
+    [change] = plan(file({"a": {}}), [actual])
     assert change.body["settings"] == {"auto_recording": False, "billing_code": ""}
 
 
 def test_a_listing_that_leaves_fields_out_hides_no_change() -> None:
     """A sparse echo is no difference by itself, and a change of a field that is not told is sent all the same."""
-    wanted = file({"a": {"knock": True}})
-    [told] = made(plan_rooms(wanted, {"acme": []}, NOW))
-    sparse = {key: value for key, value in told.items() if key != "owner_ref"}
-    sparse["settings"] = {key: told["settings"][key] for key in ("mode", "scheduled", "adhoc")}
-    assert [change.action for change in plan(wanted, [sparse])] == ["unchanged"]
+    desired = file({"a": {"knock": True}})
+    [actual] = made(plan_rooms(desired, {"acme": []}, NOW))
+    sparse = {key: value for key, value in actual.items() if key != "owner_ref"}
+    sparse["settings"] = {key: actual["settings"][key] for key in ("mode", "scheduled", "adhoc")}
+    assert [change.action for change in plan(desired, [sparse])] == ["unchanged"]
     [change] = plan(file({"a": {"knock": False, "owner_ref": "tenant-43"}}), [sparse])
     assert change.action == "update"
     assert (change.body["owner_ref"], change.body["settings"]["knock"]) == ("tenant-43", False)
     assert not {"mode", "scheduled", "adhoc"} & set(change.body["settings"])
 
 
-@pytest.mark.parametrize("other", [{"mode": "lecture"}, {"adhoc": True}, SCHEDULED])
+@pytest.external_key.parametrize("other", [{"mode": "lecture"}, {"adhoc": True}, SCHEDULED])
 def test_what_cannot_change_is_said_and_replaced_on_demand(other: dict[str, Any]) -> None:
     """Mode and type block the room, and name --replace; with it the room is deleted and made anew."""
-    [told] = made(plan_rooms(file({"a": {}}), {"acme": []}, NOW))
-    [change] = plan(file({"a": other}), [told])
+    [actual] = made(plan_rooms(file({"a": {}}), {"acme": []}, NOW))
+    [change] = plan(file({"a": other}), [actual])
     assert (change.action, change.body) == ("blocked", {})
     assert "--replace" in change.why
-    [change] = plan(file({"a": other}), [told], replace=True)
-    assert (change.action, change.room_id) == ("replace", told["room_id"])
+    [change] = plan(file({"a": other}), [actual], replace=True)
+    assert (change.action, change.room_id) == ("replace", actual["room_id"])
     assert change.body["data"]["postroom_key"] == "clinic/a"
 
 
 def test_prune_takes_only_what_this_file_made() -> None:
     """Rooms of other files, of nobody, and of a file whose name begins the same are never in the plan."""
-    [told] = made(plan_rooms(file({"gone": {}}), {"acme": []}, NOW))
+    [actual] = made(plan_rooms(file({"gone": {}}), {"acme": []}, NOW))
     others = [
         {"room_id": "1", "name": "portal"},
         {"room_id": "2", "data": {"postroom_key": "clinic-2/gone"}},
@@ -378,24 +378,24 @@ def test_prune_takes_only_what_this_file_made() -> None:
         {"room_id": "4", "data": {"postroom_key": 7}},
         {"room_id": "5", "data": "clinic/gone"},
     ]
-    [left] = plan(file({}), [told, *others])
+    [left] = plan(file({}), [actual, *others])
     assert (left.action, left.key, "--prune" in left.why) == ("left", "gone", True)
-    [pruned] = plan(file({}), [told, *others], prune=True)
-    assert (pruned.action, pruned.room_id) == ("delete", told["room_id"])
+    [pruned] = plan(file({}), [actual, *others], prune=True)
+    assert (pruned.action, pruned.room_id) == ("delete", actual["room_id"])
 
 
 def test_two_rooms_with_one_key_are_said_and_left() -> None:
     """Nobody can tell which of them is meant: neither is touched, and both are named."""
-    wanted = file({"a": {}})
-    [told] = made(plan_rooms(wanted, {"acme": []}, NOW))
-    [change] = plan(wanted, [told, {**told, "room_id": "f" * 24}], prune=True, replace=True)
+    desired = file({"a": {}})
+    [actual] = made(plan_rooms(desired, {"acme": []}, NOW))
+    [change] = plan(desired, [actual, {**actual, "room_id": "f" * 24}], prune=True, replace=True)
     assert change.action == "blocked"
-    assert told["room_id"] in change.why
+    assert actual["room_id"] in change.why
     assert "f" * 24 in change.why
-    assert len(by_mark([told, {**told, "room_id": "f" * 24}])["clinic/a"]) == 2
+    assert len(by_external_key([actual, {**actual, "room_id": "f" * 24}])["clinic/a"]) == 2
 
 
-@pytest.mark.parametrize(
+@pytest.external_key.parametrize(
     ("before_start", "said", "action"),
     [
         (timedelta(minutes=15), {"participants": 3}, "update"),
@@ -411,8 +411,8 @@ def test_a_scheduled_room_is_changed_in_time_or_not_at_all(
     before_start: timedelta, said: dict[str, Any], action: str
 ) -> None:
     """Until 15 minutes before; later it is blocked, and once its time has passed there is nothing to do."""
-    [told] = made(plan_rooms(file({"a": SCHEDULED}), {"acme": []}, NOW))
-    [change] = plan(file({"a": {**SCHEDULED, **said}}), [told], LATER - before_start)
+    [actual] = made(plan_rooms(file({"a": SCHEDULED}), {"acme": []}, NOW))
+    [change] = plan(file({"a": {**SCHEDULED, **said}}), [actual], LATER - before_start)
     assert change.action == action
 
 
@@ -425,24 +425,24 @@ def test_a_scheduled_room_of_the_past_is_not_made() -> None:
 def test_secrets_do_not_show_in_a_plan() -> None:
     """A stream address is compared, and never shown."""
     address = {"live_recording": {"auto_recording": True, "url": "https://x/?token=0ld"}}
-    [told] = made(plan_rooms(file({"a": address}), {"acme": []}, NOW))
+    [actual] = made(plan_rooms(file({"a": address}), {"acme": []}, NOW))
     address["live_recording"] = {"auto_recording": True, "url": "https://x/?token=n3w"}
-    [change] = plan(file({"a": address}), [told])
+    [change] = plan(file({"a": address}), [actual])
     assert "live_recording.url" in [difference.field for difference in change.differences]
-    assert "n3w" not in repr(change) + str(change.as_json())
-    assert "0ld" not in repr(change) + str(change.as_json())
+    assert "n3w" not in repr(change) + str(change.to_dict())
+    assert "0ld" not in repr(change) + str(change.to_dict())
 
 
 def test_a_room_is_shown_without_its_secrets() -> None:
     """PIN, meeting id, passwords, keys and stream addresses are masked, wherever they stand; the rest is as it was."""
-    told = {
+    actual = {
         "name": "n",
         "settings": {"live_recording": {"url": "https://x/?t"}, "hls_view_url": "https://y", "knock": True},
         "sip": {"enabled": True, "pin": 99999, "meeting_id": 1, "password": "p"},
         "app_key": "k",
         "list": [{"token": "t"}],
     }
-    hidden = masked(told)
+    hidden = masked(actual)
     assert (hidden["name"], hidden["settings"]["knock"], hidden["sip"]["enabled"]) == ("n", True, True)
     assert not re.search(r"https|99999|'p'|'k'|'t'", str(hidden))
 
@@ -450,7 +450,7 @@ def test_a_room_is_shown_without_its_secrets() -> None:
 # --- one room by hand ---
 
 
-@pytest.mark.parametrize(
+@pytest.external_key.parametrize(
     ("told", "changes", "why"),
     [
         ({}, {"mode": "lecture"}, "10106"),
@@ -462,10 +462,12 @@ def test_a_room_is_shown_without_its_secrets() -> None:
         ({**SCHEDULED, "scheduled_time": NOW + timedelta(minutes=10)}, {"name": "late"}, "10006"),
     ],
 )
-def test_a_change_by_hand_is_checked_against_the_room(told: dict[str, Any], changes: dict[str, Any], why: str) -> None:
+def test_a_change_by_hand_is_checked_against_the_room(
+    actual: dict[str, Any], changes: dict[str, Any], why: str
+) -> None:
     """Fixed fields, values, the room's type and the last 15 minutes: refused before anything is sent."""
     with pytest.raises(ConfigError, match=why):
-        change_body(room(**told).body(), changes, NOW)
+        change_body(room(**actual).body(), changes, NOW)
 
 
 def test_what_is_odd_already_does_not_stand_in_the_way() -> None:
@@ -495,9 +497,9 @@ def test_an_audit_finds_what_it_says() -> None:
         {"room_id": "r5", "name": "five", "created": "2026-11-22T00:00:00.000Z", "settings": {}},
         {"room_id": "r6", "name": "six", "created": created, "data": {"postroom_key": "clinic/quiet"}, "settings": {}},
     ]
-    wanted = file({"quiet": {"recording": "free"}}, recording="required")
+    desired = file({"quiet": {"recording": "free"}}, recording="required")
     since = NOW - timedelta(days=60)
-    found = audit_rooms("acme", rooms, used, NOW, unused_days=30, known_since=since, file=wanted)
+    found = audit_rooms("acme", rooms, used, NOW, unused_days=30, known_since=since, file=desired)
     assert {(f.kind, f.room_id) for f in found} == {
         ("no owner", "gone"),
         ("no billing code", "r1"),

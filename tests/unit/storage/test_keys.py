@@ -19,7 +19,9 @@ DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
 UNTRUSTED = st.one_of(
     st.text(max_size=300),
     st.text("./\\ \x00\n:*a€\u202e", max_size=300),
-    st.builds(lambda stem, times, end: stem * times + end, st.text(max_size=9), st.integers(1, 99), st.text()),
+    st.builds(
+        lambda response_id, times, end: response_id * times + end, st.text(max_size=9), st.integers(1, 99), st.text()
+    ),
 )
 SEGMENT_LIMIT_BYTES = 255
 
@@ -32,14 +34,14 @@ def test_a_raw_key_says_again_what_it_was_built_from(
     source: str, project: str, day: date, asked_at: datetime, digest: str
 ) -> None:
     """The key of a landed page gives back source, project, day, stem and suffix, and the stem its moment."""
-    stem = keys.page_stem(asked_at, digest)
+    response_id = keys.make_response_id(asked_at, digest)
     for suffix in (keys.BODY_SUFFIX, keys.RECEIPT_SUFFIX):
-        key = keys.raw_key(source, project, day, stem, suffix)
-        assert keys.parse_raw_key(key) == (source, project, day, stem, suffix)
+        key = keys.raw_key(source, project, day, response_id, suffix)
+        assert keys.parse_raw_key(key) == (source, project, day, response_id, suffix)
         assert key.startswith(keys.raw_prefix(source, project, day))
         assert key.startswith(keys.raw_prefix(source, project))
-    assert keys.asked_at_of_stem(stem) == asked_at.replace(microsecond=asked_at.microsecond // 1000 * 1000)
-    assert stem.endswith(f"-{digest[:8]}")
+    assert keys.asked_at_of_response(response_id) == asked_at.replace(microsecond=asked_at.microsecond // 1000 * 1000)
+    assert response_id.endswith(f"-{digest[:8]}")
 
 
 @given(PROJECTS, DAYS, st.text(min_size=1, max_size=40), st.integers(1, 120_000))
@@ -58,9 +60,9 @@ def test_an_audit_key_says_again_what_it_was_built_from(
     project: str, day: date, audited_at: datetime, digest: str
 ) -> None:
     """The key of an audit's record gives back project, day and stem."""
-    stem = keys.page_stem(audited_at, digest)
-    key = keys.audit_key(project, day, stem)
-    assert keys.parse_audit_key(key) == (project, day, stem)
+    response_id = keys.make_response_id(audited_at, digest)
+    key = keys.audit_key(project, day, response_id)
+    assert keys.parse_audit_key(key) == (project, day, response_id)
     assert key.startswith(keys.audit_prefix(project, day))
     assert key.startswith(keys.audit_prefix(project))
 
@@ -106,18 +108,18 @@ def test_a_key_with_a_name_that_is_not_clean_is_no_media_key(project: str, day: 
 def test_keys_are_laid_out_as_the_design_says() -> None:
     """The keys in docs/guide/stores.md section 3 are the keys that are built: a store outlives the program."""
     day, asked_at = date(2026, 11, 22), datetime(2026, 11, 23, 2, 15, 0, 123_999, UTC)
-    stem = keys.page_stem(asked_at, "1f0c9a2e" + "0" * 56)
-    assert keys.raw_key("cdr", "acme", day, stem, keys.BODY_SUFFIX) == (
+    response_id = keys.make_response_id(asked_at, "1f0c9a2e" + "0" * 56)
+    assert keys.raw_key("cdr", "acme", day, response_id, keys.BODY_SUFFIX) == (
         "raw/source=cdr/project=acme/day=2026-11-22/20261123T021500.123Z-1f0c9a2e.json.zst"
     )
-    assert keys.raw_key("cdr", "acme", day, stem, keys.RECEIPT_SUFFIX) == (
+    assert keys.raw_key("cdr", "acme", day, response_id, keys.RECEIPT_SUFFIX) == (
         "raw/source=cdr/project=acme/day=2026-11-22/20261123T021500.123Z-1f0c9a2e.receipt.json"
     )
     assert keys.media_key("acme", day, "r1", "28417", "chat", "chat.json") == (
         "media/project=acme/day=2026-11-22/r1/28417/chat/chat.json"
     )
     assert keys.manifest_key("acme", day, "28417", 1) == "manifests/project=acme/day=2026-11-22/28417/0001.json"
-    assert keys.audit_key("acme", day, stem) == (
+    assert keys.audit_key("acme", day, response_id) == (
         "audits/project=acme/day=2026-11-22/20261123T021500.123Z-1f0c9a2e.parquet"
     )
     assert keys.table_key("cdr", "acme", day) == "tables/cdr/project=acme/day=2026-11-22/part-0.parquet"
@@ -126,13 +128,15 @@ def test_keys_are_laid_out_as_the_design_says() -> None:
 def test_a_stem_is_in_utc() -> None:
     """A page asked for in another time zone is named by the same moment in UTC."""
     kolkata = timezone(timedelta(hours=5, minutes=30))
-    assert keys.page_stem(datetime(2026, 11, 23, 2, 0, tzinfo=kolkata), "ab" * 32).startswith("20261122T203000.000Z-")
+    assert keys.make_response_id(datetime(2026, 11, 23, 2, 0, tzinfo=kolkata), "ab" * 32).startswith(
+        "20261122T203000.000Z-"
+    )
 
 
 @given(st.lists(MOMENTS, min_size=2, max_size=5), DIGESTS)
 def test_stems_sort_by_time(moments: list[datetime], digest: str) -> None:
     """A listing in order of key is a listing in order of time."""
-    stems = [keys.page_stem(moment, digest) for moment in sorted(moments)]
+    stems = [keys.make_response_id(moment, digest) for moment in sorted(moments)]
     assert stems == sorted(stems)
 
 
@@ -182,10 +186,10 @@ def test_a_foreign_key_is_nobodys(key: str) -> None:
 @pytest.mark.parametrize(
     "stem", ["", "20261123T021500.123Z", "20261123T021500.123Z-XYZ", "20261399T021500.123Z-1f0c9a2e"]
 )
-def test_only_a_stem_has_a_moment(stem: str) -> None:
+def test_only_a_stem_has_a_moment(response_id: str) -> None:
     """A name that is no stem has no moment, and that is said."""
     with pytest.raises(ValueError, match=r"not the name of a landed page|month must be"):
-        keys.asked_at_of_stem(stem)
+        keys.asked_at_of_response(response_id)
 
 
 # --- names ---

@@ -24,12 +24,12 @@ from pipeline.storage.keys import manifest_key, manifest_prefix
 from pipeline.storage.manifests import (
     Entry,
     Manifest,
+    append_entry,
     checked_entry,
     lost_entry,
     next_manifest,
     read_manifest,
     stored_entry,
-    write_entry,
     write_manifest,
 )
 from tests.support.records import DAY, listed_file
@@ -219,9 +219,9 @@ def test_entries_carry_public_urls_only() -> None:
 class _CountedStore(LocalStore):
     puts = 0
 
-    def put_new(self, key: str, content: bytes | Iterable[bytes], *, retention: Retention | None = None) -> int:
+    def put_if_absent(self, key: str, content: bytes | Iterable[bytes], *, retention: Retention | None = None) -> int:
         self.puts += 1
-        return super().put_new(key, content, retention=retention)
+        return super().put_if_absent(key, content, retention=retention)
 
 
 def test_threads_take_turns_at_a_session(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_threads_take_turns_at_a_session(tmp_path: Path) -> None:
         if number < begun.parties:
             begun.wait(10)
         file = listed_file(name=f"{number}.mkv")
-        write_entry(vault, file, stored_entry(file, dataclasses.replace(STORED, key=f"media/{number}.mkv"), AT))
+        append_entry(vault, file, stored_entry(file, dataclasses.replace(STORED, key=f"media/{number}.mkv"), AT))
 
     with ThreadPoolExecutor(begun.parties) as threads:
         list(threads.map(settle, range(count)))

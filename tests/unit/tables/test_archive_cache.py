@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core.errors import FixityError
 from pipeline.core.models import Period
-from pipeline.tables.sources import ArchiveMemory, read_archives
+from pipeline.tables.sources import ArchiveListingCache, read_archives
 from tests.support.lakes import DAY, PROJECT, Lake
 
 PERIOD = Period(DAY - timedelta(days=1), DAY)
@@ -32,7 +32,7 @@ def lake(tmp_path: Path) -> Lake:
 @pytest.mark.parametrize("most_records", [0, 4, 6, 100])
 def test_what_is_remembered_is_what_was_read(lake: Lake, most_records: int) -> None:
     """However many records it may hold, files, rejects and counts are those of the pages, each time."""
-    memory = ArchiveMemory(most_records)
+    memory = ArchiveListingCache(most_records)
     for period in (PERIOD, Period(DAY, DAY), PERIOD, PERIOD):
         assert read_archives(lake.vault, PROJECT, period, memory) == read_archives(lake.vault, PROJECT, period)
     found = read_archives(lake.vault, PROJECT, PERIOD, memory)
@@ -41,7 +41,7 @@ def test_what_is_remembered_is_what_was_read(lake: Lake, most_records: int) -> N
 
 def test_a_page_is_read_once(lake: Lake) -> None:
     """A page that is known is not opened again; a new one is; without a memory each is read and verified."""
-    memory = ArchiveMemory()
+    memory = ArchiveListingCache()
     before = read_archives(lake.vault, PROJECT, PERIOD, memory)
     for body in (lake.folder / "vault/raw").rglob("*.zst"):
         body.write_bytes(b"damaged")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.tables import external_sort
-from pipeline.tables.external_sort import SortedRuns
+from pipeline.tables.external_sort import ExternalSorter
 
 SCHEMA = pa.schema([("key", pa.string()), ("then", pa.int64()), ("what", pa.string())])
 KEYS = st.sampled_from(["", "a", "aa", "b", "é", "\U0001f600", "z\x00", "z"]) | st.text(
@@ -59,10 +59,10 @@ def assert_sorted(blocks: list[pa.Table], rows: list[tuple[str, Any]]) -> None:
 def test_all_rows_come_back_in_order(rows: list[tuple[str, Any]], size: int, sizes: dict[str, int]) -> None:
     """Every row comes back once, in order of key and then, and no key stands in two blocks."""
     with small(sizes) as folder:
-        sorting = SortedRuns(folder / "runs", SCHEMA, "key", "then")
+        sorting = ExternalSorter(folder / "runs", SCHEMA, "key", "then")
         for table in tables_of(rows, size):
             sorting.add(table)
-        assert_sorted(list(sorting.blocks()), rows)
+        assert_sorted(list(sorting.iter_blocks()), rows)
 
 
 def test_one_huge_key() -> None:
@@ -70,10 +70,10 @@ def test_one_huge_key() -> None:
     rows = [("m", at % 11) for at in range(500)] + [("a", 1), ("z", 2)] * 5
     sizes = {"RUN_ROWS": 40, "BATCH_ROWS": 3, "BLOCK_BATCHES": 8}
     with small(sizes) as folder:
-        sorting = SortedRuns(folder / "runs", SCHEMA, "key", "then")
+        sorting = ExternalSorter(folder / "runs", SCHEMA, "key", "then")
         for table in tables_of(rows, 7):
             sorting.add(table)
-        blocks = list(sorting.blocks())
+        blocks = list(sorting.iter_blocks())
     assert_sorted(blocks, rows)
     assert max(block.num_rows for block in blocks) >= 500
 
@@ -83,10 +83,10 @@ def test_a_block_is_about_so_many_batches() -> None:
     sizes = {"RUN_ROWS": 50, "BATCH_ROWS": 5, "BLOCK_BATCHES": 4}
     rows = [(f"{at * 7919 % 1000:04}", at) for at in range(1000)]
     with small(sizes) as folder:
-        sorting = SortedRuns(folder / "runs", SCHEMA, "key", "then")
+        sorting = ExternalSorter(folder / "runs", SCHEMA, "key", "then")
         for table in tables_of(rows, 10):
             sorting.add(table)
-        blocks = list(sorting.blocks())
+        blocks = list(sorting.iter_blocks())
     assert_sorted(blocks, rows)
     assert len(blocks) > 10
     assert max(block.num_rows for block in blocks) <= 5 * (4 + 20)
@@ -94,24 +94,24 @@ def test_a_block_is_about_so_many_batches() -> None:
 
 def test_few_rows_never_touch_the_disk(tmp_path: Path) -> None:
     """What fits into one run is sorted in memory."""
-    sorting = SortedRuns(tmp_path / "runs", SCHEMA, "key", "then")
+    sorting = ExternalSorter(tmp_path / "runs", SCHEMA, "key", "then")
     sorting.add(tables_of([("b", 1), ("a", 2)], 2)[0])
-    assert [block["key"].to_pylist() for block in sorting.blocks()] == [["a", "b"]]
+    assert [block["key"].to_pylist() for block in sorting.iter_blocks()] == [["a", "b"]]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_rows_no_blocks(tmp_path: Path) -> None:
     """Nothing added is no block, also when an empty table was added."""
-    sorting = SortedRuns(tmp_path / "runs", SCHEMA, "key", "then")
+    sorting = ExternalSorter(tmp_path / "runs", SCHEMA, "key", "then")
     sorting.add(SCHEMA.empty_table())
-    assert list(sorting.blocks()) == []
+    assert list(sorting.iter_blocks()) == []
 
 
 def test_other_columns_are_dropped(tmp_path: Path) -> None:
     """Columns that the schema does not name are left out."""
-    sorting = SortedRuns(tmp_path / "runs", SCHEMA, "key", "then")
+    sorting = ExternalSorter(tmp_path / "runs", SCHEMA, "key", "then")
     sorting.add(tables_of([("a", 1)], 1)[0].append_column("more", pa.array([1])))
-    (block,) = sorting.blocks()
+    (block,) = sorting.iter_blocks()
     assert block.schema.equals(SCHEMA)
 
 
@@ -120,10 +120,10 @@ def test_many_runs_become_one() -> None:
     rows = [(f"{at * 7919 % 3000:04}", at) for at in range(3000)]
     sizes = {"RUN_ROWS": 20, "BATCH_ROWS": 5, "BLOCK_BATCHES": 4, "MOST_RUNS": 6}
     with small(sizes) as folder:
-        sorting = SortedRuns(folder / "runs", SCHEMA, "key", "then")
+        sorting = ExternalSorter(folder / "runs", SCHEMA, "key", "then")
         for table in tables_of(rows, 10):
             sorting.add(table)
-        blocks = list(sorting.blocks())
+        blocks = list(sorting.iter_blocks())
         assert len(list((folder / "runs").iterdir())) <= 6
     assert_sorted(blocks, rows)
 
@@ -135,14 +135,14 @@ def test_rows_of_others_are_taken_as_they_are(
     """Two that include the same others, in memory or on disk, each give back all their rows in order."""
     rows = [row for part in parts for row in part]
     with small(sizes | {"MOST_RUNS": most_runs}) as folder:
-        others = [SortedRuns(folder / str(number), SCHEMA, "key", "then") for number in range(len(parts))]
+        others = [ExternalSorter(folder / str(number), SCHEMA, "key", "then") for number in range(len(parts))]
         tables = iter(tables_of(rows, 1))
         for part, other in zip(parts, others, strict=True):
             for _ in part:
                 other.add(next(tables))
             other.close()
         for name in ("one", "two"):
-            together = SortedRuns(folder / name, SCHEMA, "key", "then")
+            together = ExternalSorter(folder / name, SCHEMA, "key", "then")
             for other in others:
                 together.include(other)
-            assert_sorted(list(together.blocks()), rows)
+            assert_sorted(list(together.iter_blocks()), rows)

@@ -19,14 +19,14 @@ from pipeline.core.models import Period
 from pipeline.storage import LocalStore, keys
 from pipeline.tables import parquet
 from pipeline.tables.parquet import (
-    DayFile,
-    DayNote,
-    TableNote,
+    DayBuildRecord,
+    PartitionWriter,
+    TableBuildRecord,
     read_arrow,
-    read_note,
-    replace_day,
+    read_build_record,
+    replace_partition,
     table_of_rows,
-    write_note,
+    write_build_record,
 )
 from pipeline.tables.schemas import TABLES, TABLES_VERSION
 from tests.support.cdrs import NEW, OLD, changed
@@ -50,7 +50,7 @@ ROWS = table_of_rows(CDR, cdr_rows(20))
 
 def written(folder: Path, pieces: list[pa.Table]) -> bytes:
     folder.mkdir()
-    file = DayFile(folder, CDR, DAY)
+    file = PartitionWriter(folder, CDR, DAY)
     for piece in pieces:
         file.add(piece)
     file.close()
@@ -94,12 +94,12 @@ def test_a_day_without_rows_is_an_object_too(tmp_path: Path) -> None:
     assert read.schema.equals(CDR.schema)
 
 
-def put(lake: LocalStore, folder: Path, rows: pa.Table, known: TableNote | None) -> tuple[str, TableNote]:
-    file = DayFile(folder, CDR, DAY)
+def put(lake: LocalStore, folder: Path, rows: pa.Table, known: TableBuildRecord | None) -> tuple[str, TableBuildRecord]:
+    file = PartitionWriter(folder, CDR, DAY)
     file.add(rows)
     file.close()
-    sha256 = replace_day(lake, "cdr", "acme", DAY, file, known)
-    return sha256, TableNote("inputs", file.rows, file.path.stat().st_size, sha256)
+    sha256 = replace_partition(lake, "cdr", "acme", DAY, file, known)
+    return sha256, TableBuildRecord("inputs", file.rows, file.path.stat().st_size, sha256)
 
 
 def test_equal_bytes_are_not_written_again(tmp_path: Path) -> None:
@@ -130,12 +130,12 @@ def test_without_a_note_the_object_is_written(tmp_path: Path) -> None:
 def test_notes_are_read_back(tmp_path: Path) -> None:
     """A note says what was written; without one, or with one that cannot be read, nothing is built."""
     lake = LocalStore(tmp_path / "lake")
-    assert read_note(lake, "acme", DAY) == DayNote({})
-    note = {"sessions": TableNote("i", 1, 2, "s"), "cdr": TableNote("i", 3, 4, "t")}
-    write_note(lake, "acme", DAY, note)
-    assert read_note(lake, "acme", DAY).tables == note
+    assert read_build_record(lake, "acme", DAY) == DayBuildRecord({})
+    note = {"sessions": TableBuildRecord("i", 1, 2, "s"), "cdr": TableBuildRecord("i", 3, 4, "t")}
+    write_build_record(lake, "acme", DAY, note)
+    assert read_build_record(lake, "acme", DAY).tables == note
     (tmp_path / "lake" / keys.note_key("acme", DAY)).write_text("{")
-    assert read_note(lake, "acme", DAY) == DayNote({})
+    assert read_build_record(lake, "acme", DAY) == DayBuildRecord({})
 
 
 def test_rows_of_rows_are_sorted_by_key() -> None:

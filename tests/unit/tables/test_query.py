@@ -27,7 +27,7 @@ def put(lake: ObjectStore, table: str, project: str, day: date, rows: list[dict[
     """Write one table's day as it lies in a lake."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=TABLES[table].schema), sink)
-    lake.replace(keys.table_key(table, project, day), sink.getvalue().to_pybytes())
+    lake.overwrite(keys.table_key(table, project, day), sink.getvalue().to_pybytes())
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ def test_a_rebuilt_day_is_seen_by_the_next_question(lake: LocalStore) -> None:
 
 def test_foreign_files_are_no_rows(lake: LocalStore) -> None:
     """A file that somebody put beside the tables does not break a question."""
-    lake.replace("tables/cdr/README.txt", b"not parquet")
-    lake.replace("tables/cdr/project=acme/day=2026-11-22/part-0.parquet.bak", b"not parquet")
+    lake.overwrite("tables/cdr/README.txt", b"not parquet")
+    lake.overwrite("tables/cdr/project=acme/day=2026-11-22/part-0.parquet.bak", b"not parquet")
     assert answer(lake, "SELECT count(*) AS n FROM cdr") == [{"n": 12}]
 
 
@@ -114,7 +114,7 @@ def test_a_damaged_day_is_not_read_as_an_empty_one(lake: LocalStore) -> None:
     key = keys.table_key("cdr", "acme", DAYS[0])
     with lake.open(key) as stream:
         whole = stream.read()
-    lake.replace(key, whole[: len(whole) // 2])
+    lake.overwrite(key, whole[: len(whole) // 2])
     with pytest.raises(ConfigError):
         run_query(lake, "SELECT count(cdr_id) FROM cdr")
 
@@ -130,7 +130,7 @@ def test_a_damaged_day_is_not_read_as_an_empty_one(lake: LocalStore) -> None:
 def test_only_the_days_asked_for_are_opened(lake: LocalStore, where: str, rows: int) -> None:
     """Conditions on project and day skip whole objects: other days may hold anything, they are not even opened."""
     for key in ("acme", DAYS[0]), ("globex", DAYS[0]), ("globex", DAYS[1]):
-        lake.replace(keys.table_key("cdr", *key), b"no Parquet at all")
+        lake.overwrite(keys.table_key("cdr", *key), b"no Parquet at all")
     put(lake, "cdr", "acme", date(2026, 11, 23), [])  # the newest day says what columns there are
     assert answer(lake, f"SELECT count(cdr_id) AS n FROM cdr WHERE {where}") == [{"n": rows}]
     with pytest.raises(ConfigError, match=r"part-0\.parquet.*; `postroom build` builds damaged days again"):
@@ -159,7 +159,7 @@ def test_a_column_that_no_day_has_yet_is_null(lake: LocalStore) -> None:
         for day in DAYS:
             sink = pa.BufferOutputStream()
             pq.write_table(pa.table({"cdr_id": ["old"]}), sink)
-            lake.replace(keys.table_key("cdr", project, day), sink.getvalue().to_pybytes())
+            lake.overwrite(keys.table_key("cdr", project, day), sink.getvalue().to_pybytes())
     assert answer(lake, "SELECT DISTINCT cdr_id, owner_ref FROM cdr") == [{"cdr_id": "old", "owner_ref": None}]
     put(lake, "cdr", "acme", date(2026, 11, 23), [{"cdr_id": "new", "owner_ref": "tenant-1"}])
     assert answer(lake, "SELECT count(cdr_id) AS n FROM cdr") == [{"n": 5}]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import RecordError
-from pipeline.core.models import ListedFile, Page
+from pipeline.core.models import ListedFile, RawResponse
 from pipeline.tables.normalize.archives import ArchiveRecord, archive_record, listed_files
 
 DAY = date(2024, 3, 9)
@@ -29,11 +29,11 @@ DOCUMENT = {
 }
 
 
-def page(hours: int = 0, day: date = DAY) -> Page:
+def page(hours: int = 0, day: date = DAY) -> RawResponse:
     """A page landed some hours after the session's day."""
     asked_at = datetime(2024, 3, 10, tzinfo=UTC) + timedelta(hours=hours)
-    return Page(
-        stem=f"{asked_at:%Y%m%dT%H%M%S}.000Z-00000000",
+    return RawResponse(
+        response_id=f"{asked_at:%Y%m%dT%H%M%S}.000Z-00000000",
         source="archive",
         project="acme",
         day=day,
@@ -221,5 +221,5 @@ def test_files_do_not_depend_on_the_order_of_pages(records: list[tuple[str, list
 
 def test_readings_are_not_changed() -> None:
     """Records are values: listing them twice gives the same answer twice."""
-    readings: list[tuple[Page, ArchiveRecord]] = [(page(), archive_record(DOCUMENT, page()))]
+    readings: list[tuple[RawResponse, ArchiveRecord]] = [(page(), archive_record(DOCUMENT, page()))]
     assert all(one == other for one, other in itertools.pairwise([listed_files(readings) for _ in range(2)]))

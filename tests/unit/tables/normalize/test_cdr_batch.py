@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import RecordError
 from pipeline.tables.normalize import cdr
-from pipeline.tables.normalize.cdr_batch import BATCH_DOCUMENTS, OBSERVATION, Batch, Rooms, decoded, read_batch
+from pipeline.tables.normalize.cdr_batch import (
+    BATCH_DOCUMENTS,
+    OBSERVATION,
+    Batch,
+    RoomDetailsCache,
+    decoded,
+    read_batch,
+)
 from pipeline.tables.normalize.quality import quality_rows
 from tests.support.cdrs import DROP, NEW, OLD, changed, documents, raw
 
@@ -178,7 +185,7 @@ def test_a_definition_that_cannot_be_read_spoils_no_other() -> None:
     expected = {f"c{at}": f"tenant-{at}" for at in range(6)}
     for depth in range(800, 1000):  # how deep is too deep for one reader and not for the next depends on the caller
         odd = msgspec.Raw(deep.replace(b'"HERE"', b'{"a":' * depth + b"1" + b"}" * depth))
-        rooms = Rooms()
+        rooms = RoomDetailsCache()
         first, later = read_batch([odd, *fine[:3]], 0, rooms), read_batch(fine, 0, rooms)
         told = {row["cdr_id"]: row["owner_ref"] for row in (*first.rows.to_pylist(), *later.rows.to_pylist())}
         assert first.rows.num_rows + len(first.rejects) == 4

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from pipeline.storage.documents import Documents
 from pipeline.tables.normalize import cdr_batch, field_scanner
-from pipeline.tables.normalize.field_scanner import Finder
+from pipeline.tables.normalize.field_scanner import FieldScanner
 from pipeline.tables.normalize.json_cells import NOTHING
-from pipeline.tables.normalize.row_reader import Path, unknown_paths, value_at
+from pipeline.tables.normalize.row_reader import Path, get_path, unknown_paths
 from tests.support.cdrs import NEW, OLD
 
 PATHS: list[Path] = [("a",), ("b", "a"), ("b", "c", "a"), ("b", "c", "é"), ("d",)]
 OTHERS: list[Path] = [("b", "z"), ("e",)]
-FINDER = Finder(PATHS, OTHERS)
+FINDER = FieldScanner(PATHS, OTHERS)
 
 WORDS = st.text(st.sampled_from('ab,:{}[]"\\/é\n\x00\U0001f600 '), max_size=4)
 VALUES = st.recursive(
@@ -52,12 +52,12 @@ def test_it_is_compiled_where_there_is_a_compiler() -> None:
 def test_cells_are_what_stands_in_the_documents(some: list[Any], style: dict[str, Any]) -> None:
     """For any documents, spaced and spelled in any way: cells are the values at their places, in the same order."""
     texts = [json.dumps(document, **style).encode() for document in some]
-    found = FINDER.find(Documents.of(texts))
+    found = FINDER.scan(Documents.of(texts))
     cells = found.cells(PATHS)
     assert len(cells.texts) == len(cells.kinds) == len(PATHS) * len(some)
     for at, document in enumerate(some):
         values = [cells.value(row * len(some) + at) for row in range(len(PATHS))]
-        assert values == [None if found.odd[at] else told(value_at(document, path)) for path in PATHS]
+        assert values == [None if found.odd[at] else told(get_path(document, path)) for path in PATHS]
 
 
 @pytest.mark.usefixtures("either_finder")
@@ -67,12 +67,12 @@ def test_what_is_cut_is_what_is_found(some: list[Any], style: dict[str, Any], co
     is what is found in them."""
     texts = [json.dumps(document, **style).encode() for document in some]
     together = comma.join([*texts, b"7"])
-    cut = FINDER.cut(bytearray(together[: max(0, len(together) - short)]))
+    cut = FINDER.split(bytearray(together[: max(0, len(together) - short)]))
     if cut is None:
         return  # without a compiler whoever asked cuts as before
     assert len(cut) == len(some) or short > 1
     assert [bytes(one) for one in cut] == texts[: len(cut)]
-    on_the_way, later = FINDER.find(cut), FINDER.find(Documents.of(texts[: len(cut)]))
+    on_the_way, later = FINDER.scan(cut), FINDER.scan(Documents.of(texts[: len(cut)]))
     assert on_the_way is cut.found
     assert on_the_way.odd.tolist() == later.odd.tolist()
     assert on_the_way.cells(PATHS).kinds.tolist() == later.cells(PATHS).kinds.tolist()
@@ -82,7 +82,7 @@ def test_what_is_cut_is_what_is_found(some: list[Any], style: dict[str, Any], co
 @pytest.mark.usefixtures("either_finder")
 def test_more_documents_than_are_cut_at_once() -> None:
     """Of very many documents some thousand are cut, the others stay for the next time."""
-    cut = FINDER.cut(bytearray(b"{}," * (field_scanner.MOST_CUT + 9)))
+    cut = FINDER.split(bytearray(b"{}," * (field_scanner.MOST_CUT + 9)))
     assert cut is None or len(cut) == field_scanner.MOST_CUT
 
 
@@ -91,26 +91,26 @@ def test_more_documents_than_are_cut_at_once() -> None:
 def test_nothing_unknown_is_passed_over(some: list[Any], style: dict[str, Any]) -> None:
     """A document with a key that no path names, or that is no object, is odd; one with nothing else is not."""
     known: dict[str, Any] = {"a": None, "b": {"a": None, "c": {"a": None, "é": None}, "z": None}, "d": None, "e": None}
-    found = FINDER.find(Documents.of([json.dumps(document, **style).encode() for document in some]))
+    found = FINDER.scan(Documents.of([json.dumps(document, **style).encode() for document in some]))
     for at, document in enumerate(some):
         if not isinstance(document, dict) or any(unknown_paths(document, known)):
             assert found.odd[at]
     documented = [{"a": [1, {"x": "}"}], "b": {"z": {"y": 1}, "c": {"a": "1"}}}, {"e": "x", "d": True}, {}]
-    assert not FINDER.find(Documents.of([json.dumps(one, **style).encode() for one in documented])).odd.any()
+    assert not FINDER.scan(Documents.of([json.dumps(one, **style).encode() for one in documented])).odd.any()
 
 
 @pytest.mark.usefixtures("either_finder")
 @pytest.mark.parametrize("value", ["", "x", 5, True, [], [{}]])
 def test_a_plain_value_where_an_object_belongs_is_odd(value: Any) -> None:
     """Whoever reads the document whole keeps such a value; in cells it would be lost."""
-    found = FINDER.find(Documents.of([json.dumps(one).encode() for one in ({"b": value}, {"b": {"c": value}}, {})]))
+    found = FINDER.scan(Documents.of([json.dumps(one).encode() for one in ({"b": value}, {"b": {"c": value}}, {})]))
     assert found.odd.tolist() == [True, True, False]
 
 
 @pytest.mark.usefixtures("either_finder")
 def test_both_documented_shapes_are_found() -> None:
     """Neither documented shape is odd: else every build would read one by one, and be fifteen times as slow."""
-    found = cdr_batch._FINDER.find(Documents.of([json.dumps(one).encode() for one in (NEW, OLD)]))
+    found = cdr_batch._SCANNER.scan(Documents.of([json.dumps(one).encode() for one in (NEW, OLD)]))
     assert found.odd.tolist() == [False, False]
 
 
@@ -124,11 +124,11 @@ def test_both_documented_shapes_are_found() -> None:
 )  # fmt: skip
 def test_what_is_not_as_documented_is_odd_or_the_same(text: bytes) -> None:
     """A key told twice, with escapes, a value where an object belongs, no text, absurd depth: odd or JSON."""
-    found = FINDER.find(Documents.of([b'{"a": 7}', text, b'{"d": 8}']))
+    found = FINDER.scan(Documents.of([b'{"a": 7}', text, b'{"d": 8}']))
     values = [found.cells(PATHS).value(3 * row + 1) for row in range(len(PATHS))]
     assert found.odd.tolist() == [False, found.odd[1], False]
     assert found.cells([("a",)]).value(0) == 7
-    assert found.odd[1] or values == [told(value_at(json.loads(text), path)) for path in PATHS]
+    assert found.odd[1] or values == [told(get_path(json.loads(text), path)) for path in PATHS]
 
 
 @pytest.mark.usefixtures("either_finder")
@@ -141,7 +141,7 @@ def test_what_is_no_json_reaches_nowhere(some: list[Any], strokes: list[tuple[in
     broken = bytearray(b"".join(json.dumps(one).encode() for one in some))
     for at, stroke in strokes:
         broken[at % len(broken) : at % len(broken) + 1] = stroke
-    found = FINDER.find(Documents.of([b'{"a": "before"}', bytes(broken), bytes(broken[: len(broken) // 2]), b"{}"]))
+    found = FINDER.scan(Documents.of([b'{"a": "before"}', bytes(broken), bytes(broken[: len(broken) // 2]), b"{}"]))
     cells = found.cells(PATHS)
     assert (cells.kinds.reshape(len(PATHS), 4)[:, 3] == NOTHING).all()
     texts = [text.encode() for text in np.array(cells.texts.to_pylist()).reshape(len(PATHS), 4)[:, 1] if text]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.arrow_types import FLAG, REAL, TEXT
-from pipeline.tables.normalize.row_reader import Reader, extra_text, path_tree, unknown_paths, value_at, without_nothing
+from pipeline.tables.normalize.row_reader import RowReader, drop_empty, extra_json, get_path, path_tree, unknown_paths
 from pipeline.tables.schemas import Column
 
 COLUMNS = (
@@ -18,7 +18,7 @@ COLUMNS = (
     Column("is_on", FLAG, "", "on"),
     Column("n", REAL, "", "deep.down.n"),
 )
-READER = Reader(COLUMNS, elsewhere=[("user", "hidden")])
+READER = RowReader(COLUMNS, elsewhere=[("user", "hidden")])
 
 KEYS = st.sampled_from(["user", "name", "on", "deep", "down", "n", "x", "token", "y"])
 JSON = st.recursive(
@@ -71,8 +71,8 @@ def test_extra_is_independent_of_the_order_of_keys(document: dict[str, Any]) -> 
 @given(OBJECTS)
 def test_without_nothing_says_nothing_twice(document: dict[str, Any]) -> None:
     """What is left holds no null, empty text, empty object or secret, and leaving out again changes nothing."""
-    left = without_nothing(document)
-    assert without_nothing(left) == left
+    left = drop_empty(document)
+    assert drop_empty(left) == left
     for path, leaf in leaves(left).items():
         assert leaf not in (None, "")
         assert "token" not in path
@@ -83,7 +83,7 @@ def test_known_paths_are_no_news(document: dict[str, Any]) -> None:
     """A tree made of a document's own paths knows all of them; an empty tree names every top key."""
     tree = path_tree([path for path in leaves(document) if path])
     empty = {path[0] for path in leaves(document) if path}
-    assert not [path for path in unknown_paths(document, tree) if path[0] in empty and value_at(document, path) != {}]
+    assert not [path for path in unknown_paths(document, tree) if path[0] in empty and get_path(document, path) != {}]
     assert {path[0] for path in unknown_paths(document, {})} == set(document)
 
 
@@ -106,7 +106,7 @@ def test_nothing_left_is_null() -> None:
     """A document without anything else has no `extra` at all."""
     assert READER.row({})["extra"] is None
     assert READER.row({"x": {"y": {"z": ""}}})["extra"] is None
-    assert extra_text({}) is None
+    assert extra_json({}) is None
 
 
 @pytest.mark.parametrize(
