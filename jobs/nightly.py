@@ -6,7 +6,7 @@ from pipeline.core.context import App, chosen_projects
 from pipeline.core.models import Period, RunResult
 from pipeline.ingest.backfill import nightly_asks
 from pipeline.ingest.collect import collect_tasks
-from pipeline.media.copy import copy_media, older_waiting
+from pipeline.media.copy import copy_media, older_pending
 from pipeline.tables.build import AFFECTED_DAYS, build
 
 
@@ -16,7 +16,7 @@ def nightly(app: App) -> RunResult:
     tasks = [task for name in chosen_projects(app.settings, None) for task in nightly_asks(app, name)]
     outcome.merge(collect_tasks(app, sorted(tasks, key=lambda task: (task.day, task.project, task.source))))
     collected = Period(min(task.day for task in tasks), max(task.day for task in tasks)).widened(AFFECTED_DAYS)
-    older = {period for name in app.settings.projects for period in older_waiting(app, name)}
+    older = {period for name in app.settings.projects for period in older_pending(app, name)}
     outcome.merge(build(app, collected))
     outcome.merge(copy_media(app, refresh_listings=False))
     for period in (collected, *sorted(older)):

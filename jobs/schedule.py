@@ -2,11 +2,11 @@
 
 | job            | by default         | runs |
 |----------------|--------------------|---|
-| copy-media     | every 15 minutes   | listed files not yet stored, earliest deadline first; failed files back off |
+| media copy     | every 15 minutes   | listed files not yet stored, earliest deadline first; failed files back off |
 | nightly        | 02:15 UTC          | every missing day, tables, media; for a project at its own time if it has one |
 | rooms apply    | hourly             | rooms as the rooms file has them |
 | rooms snapshot | 23:50 UTC          | rooms at the end of the day, before ad-hoc rooms disappear |
-| audit-media    | Sundays 03:30 UTC  | the vault against its manifests |
+| media audit    | Sundays 03:30 UTC  | the vault against its manifests |
 
 The work of a job is computed from the stores when it runs. A missed fire time is run late (no misfire limit), several
 missed ones run once (coalesce), and a job never runs beside itself.
@@ -46,12 +46,12 @@ def job_schedules(settings: Settings) -> list[JobSchedule]:
     own = {name: project.nightly for name, project in settings.projects.items() if project.nightly}
     shared = tuple(name for name in every if name not in own)
     return [
-        JobSchedule("copy-media", "copy-media", schedule.copy_media, every),
+        JobSchedule("media copy", "media copy", schedule.copy_media, every),
         *([JobSchedule("nightly", "nightly", schedule.nightly, shared)] if shared else []),
         *(JobSchedule(f"nightly {name}", "nightly", cron, (name,)) for name, cron in own.items()),
         JobSchedule("rooms apply", "rooms apply", schedule.rooms_apply, every),
         JobSchedule("rooms snapshot", "rooms snapshot", schedule.rooms_snapshot, every),
-        JobSchedule("audit-media", "audit-media", schedule.audit_media, every),
+        JobSchedule("media audit", "media audit", schedule.audit_media, every),
     ]
 
 
@@ -76,10 +76,10 @@ def next_runs(settings: Settings, now: datetime) -> Mapping[str, datetime | None
 
 
 JOBS: Mapping[str, Callable[[App], RunResult]] = {
-    "copy-media": partial(copy_media, respect_backoff=True),
+    "media copy": partial(copy_media, respect_backoff=True),
     "nightly": nightly,
     "rooms apply": apply_rooms,
     "rooms snapshot": partial(collect, sources=("rooms",)),
-    "audit-media": audit_media,
+    "media audit": audit_media,
 }
 APSCHEDULER_DEFAULTS: dict[str, Any] = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}

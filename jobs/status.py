@@ -167,12 +167,12 @@ def _good_runs(app: App, project: str) -> dict[str, str]:
 
 def _files(app: App, project: str, media: MediaPlan) -> dict[str, Any]:
     """How many files of a project stand how, and the nearest deadline."""
-    now, waiting = app.clock(), media.pending
+    now, pending = app.clock(), media.pending
     columns = ["state", "size_bytes"]
     return {
         "media": media_states(parquet.read_arrow("media", columns=columns, project=project, lake=app.lake)),
-        "waiting": len(waiting),
-        "at_risk": sum(item.is_at_risk(now) for item in waiting),
-        "next_deadline": waiting[0].expires_at.isoformat() if waiting else None,
-        "hours_left": waiting[0].deadline(now)["hours_left"] if waiting else None,
+        "pending": len(pending),
+        "at_risk": sum(item.is_at_risk(now) for item in pending),
+        "next_deadline": pending[0].expires_at.isoformat() if pending else None,
+        "hours_left": pending[0].deadline(now)["hours_left"] if pending else None,
     }

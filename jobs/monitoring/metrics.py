@@ -36,7 +36,7 @@ FILES = Metric(
     "postroom_media_files",
     "gauge",
     ("project", "state"),
-    "Listed files that are waiting, stored, unreadable (stored, but do not open) or lost.",
+    "Listed files that are pending, stored, malformed (stored, but cannot be opened) or lost.",
 )
 BYTES = Metric("postroom_media_bytes", "gauge", ("project",), "Size of the files in the vault.")
 AT_RISK = Metric(
@@ -46,36 +46,44 @@ DEADLINE = Metric(
     "postroom_media_next_deadline_timestamp_seconds",
     "gauge",
     ("project",),
-    "When the first of the waiting files may be gone; not there while none is waiting.",
+    "Earliest time at which a pending file may be deleted; absent if no file is pending.",
 )
 DAYS = Metric(
-    "postroom_dates",
+    "postroom_days",
     "gauge",
     ("project", "state"),
     "Days that are missing (never collected), provisional (may still change) or settled.",
 )
 GOOD_RUN = Metric(
-    "postroom_last_good_run_timestamp_seconds",
+    "postroom_last_success_timestamp_seconds",
     "gauge",
     ("command",),
-    "When a command last did its work to the end (exit code 0 or 4).",
+    "Last successful end of a command (exit code 0 or 4).",
 )
-OBSERVED = Metric("postroom_observed_timestamp_seconds", "gauge", (), "When these metrics were read from the stores.")
-RUNS = Metric("postroom_runs_total", "counter", ("command", "exit_code"), "Runs that came to their end.")
+OBSERVED = Metric(
+    "postroom_status_timestamp_seconds", "gauge", (), "Time at which these metrics were read from the stores."
+)
+RUNS = Metric("postroom_runs_total", "counter", ("command", "exit_code"), "Finished runs.")
 _COUNTED = (
-    Metric("postroom_replies_total", "counter", ("command",), "Replies of EnableX that were landed.", "replies"),
-    Metric("postroom_retries_total", "counter", ("command",), "Requests that had to be tried again.", "retries"),
-    Metric("postroom_rows_built_total", "counter", ("command",), "Rows of days that were built (again).", "rows"),
+    Metric("postroom_replies_total", "counter", ("command",), "Responses of EnableX that were landed.", "replies"),
+    Metric("postroom_retries_total", "counter", ("command",), "Retries of requests.", "retries"),
+    Metric("postroom_rows_built_total", "counter", ("command",), "Rows of days that were built or rebuilt.", "rows"),
     Metric(
         "postroom_rejects_built_total",
         "counter",
         ("command",),
-        "Documents that could not become a row, of days that were built (again).",
+        "Rejects of days that were built or rebuilt.",
         "rejects",
     ),
-    Metric("postroom_copied_files_total", "counter", ("command",), "Files brought into the vault.", "files_copied"),
-    Metric("postroom_copied_bytes_total", "counter", ("command",), "Bytes brought into the vault.", "bytes_copied"),
-    Metric("postroom_lost_files_total", "counter", ("command",), "Files gone before they were stored.", "lost"),
+    Metric("postroom_copied_files_total", "counter", ("command",), "Files copied to the vault.", "files_copied"),
+    Metric("postroom_copied_bytes_total", "counter", ("command",), "Bytes copied to the vault.", "bytes_copied"),
+    Metric(
+        "postroom_lost_files_total",
+        "counter",
+        ("command",),
+        "Files deleted at the source before they were stored.",
+        "lost",
+    ),
 )
 COUNTS = tuple(metric.count for metric in _COUNTED if metric.count)
 """What runs count, as the ledger has it."""
@@ -115,8 +123,8 @@ def read_metrics(
 
 
 def _files(name: str, project: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], int]]:
-    """Files by state: `waiting` from the newest listings, the others from table `media`."""
-    yield (name, "waiting"), project["waiting"]
+    """Files by state: `pending` from the newest listings, the others from table `media`."""
+    yield (name, "pending"), project["pending"]
     for state in (*STORED, "lost"):
         yield (name, state), project["media"].get(state, {"files": 0})["files"]
 
@@ -127,7 +135,7 @@ def _seconds(moment: str) -> float:
 
 def metrics_table() -> str:
     """METRICS as a Markdown table."""
-    lines = ["| metric | kind | labels | what it says |", "|---|---|---|---|"]
+    lines = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
     for metric in METRICS:
         labels = ", ".join(f"`{label}`" for label in metric.labels)
         lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.meaning} |")

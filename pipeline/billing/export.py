@@ -64,7 +64,7 @@ class ControlTotals(msgspec.Struct, kw_only=True):
     unsettled: dict[str, dict[str, list[date]]]
     settings: dict[str, Any]
     known_until: dict[str, datetime | None]
-    hops: dict[str, dict[str, dict[str, Any]]]
+    stage_totals: dict[str, dict[str, dict[str, Any]]] = msgspec.field(name="hops")
     corrections: dict[str, int]
     inputs: dict[str, dict[str, str]]
     files: dict[str, WrittenFile]
@@ -191,7 +191,7 @@ def export_month(
             unsettled=unsettled,
             settings=settings,
             known_until={one.project: one.known_until for one in counted},
-            hops={one.project: _hops(one, lines, owners) for one in counted},
+            stage_totals={one.project: _stage_totals(one, lines, owners) for one in counted},
             corrections={cause["values"]: cause["counts"] for cause in corrected["cause"].value_counts().to_pylist()},
             inputs=inputs,
             files={},
@@ -242,9 +242,9 @@ def export_summary(export: Export, series: str) -> dict[str, Any]:
         "is_new": export.is_new,
         "is_provisional": controls.is_provisional,
         "unsettled": controls.unsettled,
-        "under": billing_key(date.fromisoformat(f"{controls.month}-01"), controls.revision, "", series),
+        "path": billing_key(date.fromisoformat(f"{controls.month}-01"), controls.revision, "", series),
         "corrections": controls.corrections,
-        "projects": {project: hops["lines"] for project, hops in controls.hops.items()},
+        "projects": {project: totals["lines"] for project, totals in controls.stage_totals.items()},
     }
 
 
@@ -298,7 +298,7 @@ def _of_lines(items: pa.Table, keys: pa.Array) -> pa.Table:
     return items.filter(mask(pc.is_in(line_items.key_text(items).combine_chunks(), keys.combine_chunks())))
 
 
-def _hops(counted: MonthTotals, lines: pa.Table, owners: pa.Table) -> dict[str, dict[str, Any]]:
+def _stage_totals(counted: MonthTotals, lines: pa.Table, owners: pa.Table) -> dict[str, dict[str, Any]]:
     """The same sums at every step from what was collected to what is billed."""
     of_project = [rows.filter(pc.equal(rows["project"], counted.project)) for rows in (lines, owners)]
     counts = {"collected": counted.pages, "rejects": {"rows": counted.rejects}}
@@ -319,9 +319,9 @@ def _hops(counted: MonthTotals, lines: pa.Table, owners: pa.Table) -> dict[str, 
 
 
 def _require_balance(controls: ControlTotals) -> None:
-    for project, hops in controls.hops.items():
-        sums = [{name: hops[hop][name] for name in MEASURES} for hop in ("items", "lines", "summary")]
-        amounts = [{name: hops[hop].get(name) for name in AMOUNTS} for hop in ("lines", "summary")]
+    for project, totals in controls.stage_totals.items():
+        sums = [{name: totals[hop][name] for name in MEASURES} for hop in ("items", "lines", "summary")]
+        amounts = [{name: totals[hop].get(name) for name in AMOUNTS} for hop in ("lines", "summary")]
         if any(one != sums[0] for one in sums) or amounts[0] != amounts[1]:
             raise PipelineError(f"{project} {controls.month}: the sums of items, lines and summary differ; report it")
 

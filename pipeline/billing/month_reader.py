@@ -116,7 +116,7 @@ def _count(app: App, folder: Path, project: str, month: BillingMonth) -> MonthTo
                     take(line_items.file_items(rows, sessions.around(day), project, month))
     counted.lines = lines.all()
     counted.items = line_items.totals(pa.concat_tables([_SUMS.empty_table(), *sums[1:]]))
-    _note_hops_before(app, counted, month)
+    _add_input_totals(app, counted, month)
     return counted
 
 
@@ -125,7 +125,7 @@ _SUMS = pa.schema(
 )
 
 
-def _note_hops_before(app: App, counted: MonthTotals, month: BillingMonth) -> None:
+def _add_input_totals(app: App, counted: MonthTotals, month: BillingMonth) -> None:
     """What was collected on the days whose tables were read, and how much of it became no row."""
     pages = list(raw.pages(app.vault, "cdr", counted.project, month.partition_days))
     counted.pages = {"pages": len(pages), "documents": sum(page.documents for page in pages)}

@@ -71,7 +71,7 @@ def _connections_side(lake: ObjectStore, project: str, month: BillingMonth, roun
             of_day.append(items(rows, month=month))
             near += [items(rows, month=one) for one in beside if _is_near_end(month, day)]
         now.append(_without_moments_in_time(pa.concat_tables(of_day), month))
-        for rows in table_day(lake, "cdr_changes", project, day, _HISTORY_COLUMNS):
+        for rows in table_day(lake, "cdr_history", project, day, _HISTORY_COLUMNS):
             then.append(items(_as_known_at(rows, over), month=month))
     connections = pa.concat_tables(now)
     late = _late(connections, pa.concat_tables(then))

@@ -147,7 +147,7 @@ def _summary(say: Console, outcome: RunResult, staged: SimFile, config: Path) ->
     grid.add_row(
         "archived",
         f"{counts['files_copied']:,} files, {render.bytes_text(counts['bytes_copied'])}, a manifest with SHA-256 each"
-        + (f"; {counts['unreadable']} do not open at the source either" if counts["unreadable"] else ""),
+        + (f"; {counts['unreadable']} do not open at the source either" if counts["malformed"] else ""),
     )
     for file in outcome.at_risk:
         name = f"{file['project']}/{file['conf_num']}/{file['kind']}/{file['name']}"
@@ -167,6 +167,6 @@ def _summary(say: Console, outcome: RunResult, staged: SimFile, config: Path) ->
     say.print(f'  {postroom} query "{sql}"', markup=False)
     say.print(f"  {postroom} status", markup=False)
     say.print(
-        f"  postroom simulate &  {postroom} copy-media     # the host is healthy again: rescue the file", markup=False
+        f"  postroom simulate &  {postroom} media copy     # the host is healthy again: rescue the file", markup=False
     )
     say.print(f"Yesterday, to look at: {Path(facts['report']).resolve().as_uri()}", markup=False)

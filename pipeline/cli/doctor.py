@@ -52,7 +52,7 @@ def run_checks(app: App) -> Iterator[Check]:
     yield _time_zones(app)
     yield doctor_checks.reader_check(is_compiled())
     yield from _disks(app)
-    yield _tried("ledger", app.run_store.ping, f"a run can be noted in {app.run_store.where}", "set run_store.url")
+    yield _tried("run store", app.run_store.ping, f"a run can be noted in {app.run_store.where}", "set run_store.url")
     yield from _store("lake", app.lake)
     yield from _store("vault", app.vault)
     yield from _lock(app)
@@ -86,13 +86,13 @@ def _time_zones(app: App) -> Check:
 
 
 def _disks(app: App) -> Iterator[Check]:
-    places = {"scratch": tempfile.gettempdir()}
+    places = {"temp": tempfile.gettempdir()}
     for name, store in (("lake", app.lake), ("vault", app.vault)):
         if isinstance(store, LocalStore):
             places[name] = store.filesystem()[1]
     run_store = make_url(app.settings.run_store.url)
     if run_store.get_backend_name() == "sqlite" and run_store.database:
-        places["ledger"] = str(Path(run_store.database).absolute().parent)
+        places["run store"] = str(Path(run_store.database).absolute().parent)
     for name, path in places.items():
         there = next(place for place in (Path(path), *Path(path).parents) if place.exists())
         yield doctor_checks.disk_check(f"{name} disk", path, shutil.disk_usage(there).free)

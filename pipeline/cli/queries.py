@@ -87,7 +87,7 @@ def report(
 
 @cli.command(short_help="Done, missing, late, at risk.", epilog="Example: postroom --json status")
 def status(ctx: typer.Context) -> int:
-    """What is settled, missing, waiting, at risk, lost; exit code 4 when a file is at risk."""
+    """What is settled, missing, pending, at risk, lost; exit code 4 when a file is at risk."""
     from jobs.status import status as status_flow
     from pipeline.cli import render
 

@@ -36,7 +36,7 @@ _SAY = {
     "retries": "requests tried again",
     "files_copied": "files copied",
     "bytes_copied": "copied",
-    "unreadable": "stored but unreadable",
+    "malformed": "stored, but cannot be opened",
     "lost": "lost",
     "files_adopted": "of them from the delivery bucket",
     "files_rechecked": "looked at again",
@@ -50,9 +50,9 @@ _SAY = {
 }
 
 _NOTICES = {
-    "unreadable": "stored whole, but it does not open",
+    "malformed": "stored completely, but it cannot be opened",
     "changed": "EnableX gives other bytes now; both versions are kept",
-    "unexpected": "no manifest names it: left by a copy that broke off, or put there by somebody",
+    "orphan": "no manifest names it: left by a copy that broke off, or put there by somebody",
     "aborted_uploads": "had been left unfinished for days; given up",
 }
 
@@ -153,7 +153,7 @@ def _project_lines(project: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "days", f"{since}{days['settled']} settled, {provisional} may still change{may_change}, {missing} missing"
     stored = [media.get(state, {"files": 0, "bytes": 0}) for state in STORED]
     parts = [f"{sum(part['files'] for part in stored):,} stored ({bytes_text(sum(part['bytes'] for part in stored))})"]
-    parts += [f"{project['waiting']} waiting", f"{project['at_risk']} at risk"]
+    parts += [f"{project['pending']} pending", f"{project['at_risk']} at risk"]
     parts += [f"{media.get('lost', {'files': 0})['files']} lost"]
     deadline = f"; next deadline: {hours_text(project['hours_left'])}" if project["next_deadline"] else ""
     yield "media", f"{', '.join(parts)}{deadline}"
@@ -182,7 +182,7 @@ def show_doctor(console: Console, outcome: RunResult) -> None:
     for heading in ("part", "state", "seen"):
         table.add_column(heading, overflow="fold")
     for check in outcome.details["checks"]:
-        table.add_row(Text(check["name"]), words[check["ok"]], Text(check["said"]))
+        table.add_row(Text(check["name"]), words[check["ok"]], Text(check["detail"]))
         if check["next_step"]:
             table.add_row("", "", Text(f"→ {check['next_step']}", "" if check["ok"] else "bold"))
     console.print(table)

@@ -1,4 +1,4 @@
-"""Commands that run a stage or a whole run: collect, build, copy-media, audit-media, nightly, backfill, schedule."""
+"""Commands that run a stage or a whole run: collect, build, nightly, backfill, schedule."""
 
 from __future__ import annotations
 
@@ -63,47 +63,6 @@ def build(
         ctx,
         "build",
         lambda app: build_flow(app, optional_period(from_, to, app), wanted=wanted, project=project),
-        project=project,
-    )
-
-
-@cli.command(
-    "copy-media", short_help="Files to the vault, verified.", epilog="Example: postroom copy-media --limit 100"
-)
-def copy_media(
-    ctx: typer.Context,
-    limit: Annotated[int | None, typer.Option(min=1, help="Copy at most this many files.")] = None,
-    fresh: Annotated[bool, typer.Option("--collect/--no-collect", help="Ask for fresh listings first.")] = True,
-) -> int:
-    """Archive listings minus manifests to the vault: stream, hash, verify; the earliest deadline first."""
-    from pipeline.media.copy import copy_media as copy_media_flow
-
-    return run_flow(ctx, "copy-media", lambda app: copy_media_flow(app, limit=limit, refresh_listings=fresh))
-
-
-@cli.command(
-    "audit-media",
-    short_help="Manifests against the vault.",
-    epilog="Example: postroom audit-media --from 2026-11-01 --to 2026-11-30 --sample 5",
-)
-def audit_media(
-    ctx: typer.Context,
-    from_: From = None,
-    to: To = None,
-    sample: Annotated[
-        float, typer.Option(metavar="PCT", help="Read so many percent of the files from beginning to end (0 to 100).")
-    ] = 1,
-    project: ProjectName = None,
-) -> int:
-    """Manifests against the vault: every chain and file of the period (by default all), a sample read and hashed."""
-    from pipeline.media.audit import audit_media as audit_media_flow
-
-    if not 0 <= sample <= 100:
-        raise ConfigError(f"--sample {sample:g}: not a percentage; give 0 to 100")
-    return run_flow(
-        ctx,
-        "audit-media",
-        lambda app: audit_media_flow(app, optional_period(from_, to, app), sample_percent=sample, project=project),
         project=project,
     )
 

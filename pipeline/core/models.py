@@ -22,7 +22,7 @@ SECRET_NAME = re.compile(r"token|passw|secret|app_key|meeting_id|authorization|c
 AT_RISK = timedelta(hours=24)
 """A file with less than this left and no copy of ours is at risk (stores.md)."""
 
-STORED = frozenset({"stored", "unreadable"})
+STORED = frozenset({"stored", "malformed"})
 """States of media that are in the vault."""
 
 
@@ -179,7 +179,7 @@ class RunResult:
     """What a command did. Printed for people, or as JSON with `--json`; decides the exit code.
 
     `unknown_fields` are those of EnableX's that no documentation names, and how often they were read into `extra`;
-    `notices` name what worked and is worth a look: files `unreadable` or `changed`, `aborted_uploads`;
+    `notices` name what worked and is worth a look: files `malformed` or `changed`, `aborted_uploads`;
     `did` counts the items that worked; `is_staged` marks a demonstration, whose files at risk are part of the show.
     """
 

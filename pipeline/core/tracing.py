@@ -21,7 +21,7 @@ from pipeline.core.errors import ConfigError
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _FLUSH_S, _CLOSE_S = 1.0, 5.0
-_SAID = ("run_id", "command", "item", "project", "day")
+_LOG_FIELDS = ("run_id", "command", "item", "project", "day")
 
 Note = Callable[[str, str | int], None]
 """Says something more of a span."""
@@ -56,7 +56,7 @@ class Tracer:
         from opentelemetry.trace import SpanKind, Status, StatusCode  # noqa: PLC0415 - an extra
 
         context = get_contextvars()
-        said = {f"postroom.{key}": str(context[key]) for key in _SAID if key in context} | dict(attributes)
+        said = {f"postroom.{key}": str(context[key]) for key in _LOG_FIELDS if key in context} | dict(attributes)
         with self._tracer.start_as_current_span(
             name,
             kind=SpanKind.CLIENT if is_request else SpanKind.INTERNAL,
@@ -150,7 +150,7 @@ def carried() -> dict[str, Any]:
         from opentelemetry.propagate import inject  # noqa: PLC0415 - an extra
 
         inject(carrier)
-        carrier["said"] = {key: value for key, value in get_contextvars().items() if key in _SAID}
+        carrier["log_fields"] = {key: value for key, value in get_contextvars().items() if key in _LOG_FIELDS}
     return carrier
 
 
@@ -165,7 +165,7 @@ def continued(carrier: Mapping[str, Any]) -> Iterator[None]:
 
     token = context.attach(extract(carrier))
     try:
-        with bound_contextvars(**carrier["said"]):
+        with bound_contextvars(**carrier["log_fields"]):
             yield
     finally:
         context.detach(token)

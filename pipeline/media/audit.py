@@ -70,7 +70,9 @@ class Audit:
         files: dict[str, date] = {}
         doubtful = []
         for day, found in self.found.items():
-            for row in _rows(found, ["key", "kind", "verdict", "compared", "expected_sha256", "expected_size_bytes"]):
+            for row in _rows(
+                found, ["key", "kind", "verdict", "compared_by", "expected_sha256", "expected_size_bytes"]
+            ):
                 if audit_checks.can_reread(row):
                     files[row["key"]] = day
                     doubtful += [row["key"]] if audit_checks.is_doubtful(row) else []
@@ -168,7 +170,7 @@ def _earlier(vault: ObjectStore, project: str) -> Earlier:
 
 
 def _remember(earlier: Earlier, at: datetime, rows: pa.Table) -> None:
-    for key in rows.filter(rows["is_reread"])["key"].to_pylist():
+    for key in rows.filter(rows["is_content_verified"])["key"].to_pylist():
         earlier.last_read[key] = max(at, earlier.last_read.get(key, at))
     is_manifest = pc.and_(pc.equal(rows["kind"], audit_checks.MANIFEST_KIND), pc.equal(rows["verdict"], "ok"))
     for row in _rows(rows.filter(is_manifest), ["key", "sha256"]):
@@ -190,7 +192,7 @@ def check_day(vault: ObjectStore, item: DayToAudit) -> dict[str, int]:
         if name := parse_manifest_key(stored.key):
             sessions.setdefault(name.conf_num, {})[name.revision] = _content(vault, stored.key)
         else:
-            rows.append(audit_checks.unexpected_row(stored.key, day, stored.size_bytes, "it is no manifest"))
+            rows.append(audit_checks.orphan_row(stored.key, day, stored.size_bytes, "it is no manifest"))
     named: dict[str, ManifestedFile] = {}
     for conf_num, contents in sessions.items():
         seen = item.audit.earlier.manifests.get(day, {}).get(conf_num, {})
@@ -199,7 +201,7 @@ def check_day(vault: ObjectStore, item: DayToAudit) -> dict[str, int]:
         named |= chain.named
     rows += [audit_checks.file_row(key, day, one, vault.attributes(key)) for key, one in named.items()]
     strangers = [stored for stored in media if stored.key not in named]
-    rows += [audit_checks.unexpected_row(one.key, day, one.size_bytes, "no manifest names it") for one in strangers]
+    rows += [audit_checks.orphan_row(one.key, day, one.size_bytes, "no manifest names it") for one in strangers]
     item.audit.found[day] = parquet.table_of_rows(AUDITS, rows)
     return {"sessions_audited": len(sessions), "files_audited": len(named)}
 
@@ -232,9 +234,9 @@ def problems(rows: pa.Table) -> Iterator[Row]:
     yield from _rows(rows.filter(pc.is_in(rows["verdict"], pa.array(audit_checks.FAILURES))))
 
 
-def unexpected(rows: pa.Table) -> list[str]:
+def orphans(rows: pa.Table) -> list[str]:
     """Keys of objects that no manifest names."""
-    keys: list[str] = rows.filter(pc.equal(rows["verdict"], "unexpected"))["key"].to_pylist()
+    keys: list[str] = rows.filter(pc.equal(rows["verdict"], "orphan"))["key"].to_pylist()
     return keys
 
 
@@ -264,7 +266,7 @@ def audit_media(
 
     What was found is kept in the vault, and table `audits` built of it. Nothing is mended.
     """
-    outcome = RunResult("audit-media")
+    outcome = RunResult("media audit")
     max_concurrency = app.settings.media.concurrency
     audits = [begin(app, name, period) for name in chosen_projects(app.settings, project)]
     days = [day for audit in audits for day in audit.days]
@@ -282,7 +284,7 @@ def audit_media(
         for problem in problems(rows):
             outcome.add_failure(problem["key"], problem_text(problem), project=audit.project)
             outcome.counts["problems"] += 1
-        outcome.add_notice("unexpected", *unexpected(rows))
+        outcome.add_notice("orphan", *orphans(rows))
         if day := write_record(app.vault, audit, rows, lock(app, app.clock())):
             outcome.failed += build(app, day, wanted=(AUDITS.name,), project=audit.project).failed
     return outcome

@@ -195,13 +195,13 @@ def _missing(present: Collection[int], last: int) -> Iterator[tuple[int, int]]:
 def file_row(key: str, day: date, named: ManifestedFile, stated: Stated | None) -> Row:
     """Hold what the store says about a file against its manifest: there, size, and the best checksum both know."""
     entry = named.entry
-    compared, found, expected = _checksums(entry, stated)
+    compared_by, found, expected = _checksums(entry, stated)
     if stated is None:
         verdict, detail = "missing", f"{named} names it ({entry.kind} {entry.name})"
     elif entry.size_bytes not in {None, stated.size_bytes}:
         verdict, detail = "size_differs", f"it has {stated.size_bytes:,} bytes, {named} says {entry.size_bytes:,}"
     elif found != expected:
-        verdict, detail = "checksum_differs", f"the store states {compared} {found}, {named} says {expected}"
+        verdict, detail = "checksum_differs", f"the store states {compared_by} {found}, {named} says {expected}"
     else:
         verdict, detail = "ok", None
     return _row(
@@ -211,7 +211,7 @@ def file_row(key: str, day: date, named: ManifestedFile, stated: Stated | None) 
         conf_num=named.conf_num,
         kind=entry.kind,
         name=entry.name,
-        compared=compared,
+        compared_by=compared_by,
         size_bytes=stated.size_bytes if stated else None,
         expected_size_bytes=entry.size_bytes,
         expected_sha256=entry.sha256,
@@ -240,11 +240,11 @@ def reread_row(row: Row, size_bytes: int, sha256: str) -> Row:
     elif row["verdict"] == "ok":
         verdict, detail = "ok", None
     else:
-        verdict, detail = "ok", f"the store's {row['compared']} is another one, and the bytes are the same"
+        verdict, detail = "ok", f"the store's {row['compared_by']} is another one, and the bytes are the same"
     return row | {
         "verdict": verdict,
         "detail": detail,
-        "is_reread": True,
+        "is_content_verified": True,
         "size_bytes": size_bytes,
         "sha256": sha256,
     }
@@ -253,7 +253,7 @@ def reread_row(row: Row, size_bytes: int, sha256: str) -> Row:
 def unreadable_row(row: Row, reason: str) -> Row:
     """A file's row when it could not be read to its end."""
     detail = f"reading {row['kind']} {row['name']} of session {row['conf_num']} broke off ({reason})"
-    return row | {"verdict": "unreadable", "detail": detail, "is_reread": True}
+    return row | {"verdict": "unreadable", "detail": detail, "is_content_verified": True}
 
 
 def vanished_row(row: Row) -> Row:
@@ -262,13 +262,13 @@ def vanished_row(row: Row) -> Row:
     return row | {"verdict": "missing", "detail": detail, "size_bytes": None}
 
 
-def unexpected_row(key: str, day: date, size_bytes: int, detail: str) -> Row:
+def orphan_row(key: str, day: date, size_bytes: int, detail: str) -> Row:
     """An object that no manifest names, or that stands among manifests and is none."""
     place = parse_media_key(key)
     return _row(
         key,
         day,
-        "unexpected",
+        "orphan",
         conf_num=place.conf_num if place else None,
         kind=place.kind if place else None,
         name=place.name if place else key.rpartition("/")[2],
@@ -284,7 +284,7 @@ def record_row(key: str, detail: str) -> Row:
 
 def _row(key: str, day: date | None, verdict: str, **values: object) -> Row:
     row: Row = dict.fromkeys(column.name for column in AUDITS.columns)
-    return row | {"key": key, "media_day": day, "verdict": verdict, "is_reread": False} | values
+    return row | {"key": key, "media_day": day, "verdict": verdict, "is_content_verified": False} | values
 
 
 def can_reread(row: Row) -> bool:
@@ -295,7 +295,7 @@ def can_reread(row: Row) -> bool:
 
 def is_doubtful(row: Row) -> bool:
     """An ETag depends on how an object was sent; of one that is another, only reading tells whether the bytes are."""
-    return bool(row["verdict"] == "checksum_differs" and row["compared"] == "etag")
+    return bool(row["verdict"] == "checksum_differs" and row["compared_by"] == "etag")
 
 
 def choose_sample(

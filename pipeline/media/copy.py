@@ -67,18 +67,18 @@ def media_days(app: App) -> Period:
     return Period((now - app.retention - timedelta(days=1)).date(), now.date())
 
 
-def older_waiting(app: App, project: str) -> list[Period]:
+def older_pending(app: App, project: str) -> list[Period]:
     """Days before those of fresh listings with files that no server's answer has settled yet, by the `media` table."""
     fresh = media_days(app)
     media = parquet.read_arrow("media", columns=["day", "state"], project=project, lake=app.lake)
-    days = {row["day"] for row in media.to_pylist() if row["state"] == "waiting" and row["day"] < fresh.first}
+    days = {row["day"] for row in media.to_pylist() if row["state"] == "pending" and row["day"] < fresh.first}
     return [Period(day, day) for day in sorted(days)]
 
 
 def plan(app: App, project: str) -> MediaPlan:
     """Files that are listed and not settled, or to be looked at again: of the days that files live, and older ones."""
     files: dict[tuple[str, str, str], ListedFile] = {}
-    for period in (*older_waiting(app, project), media_days(app)):
+    for period in (*older_pending(app, project), media_days(app)):
         pages = period.widened(LATE_ARRIVAL_DAYS)
         files |= {file.identity: file for file in read_archives(app.vault, project, pages, _MEMORY).files}
     if not files:
@@ -131,7 +131,7 @@ def archive_file(app: App, item: MediaItem) -> Entry | FileError:
 def resolve_refusal(
     app: App, item: MediaItem, refusal: FileError, *, is_host_well: bool, is_fresh_refused: bool
 ) -> Entry | None:
-    """A file that was refused after its deadline: lost if the file host is well or it is long past, else still waiting.
+    """A file that was refused after its deadline: lost if the file host is well or it is long past, else still pending.
 
     `is_host_well`, `is_fresh_refused`: another file of the project was stored in this run, or one that must still be
     there was refused.
@@ -188,7 +188,7 @@ def copy_media(
     With `fresh`, archive listings are asked for again first, for as long as their files may live. `patient` as the
     scheduler is, it leaves alone what failed a short while ago; never a file at risk.
     """
-    outcome = RunResult("copy-media")
+    outcome = RunResult("media copy")
     projects = chosen_projects(app.settings, None)
     if app.settings.vault.lock.mode != "off":
         app.vault.require_lock()
@@ -197,24 +197,24 @@ def copy_media(
         days = media_days(app)
         outcome.merge(collect_tasks(app, [CollectTask("archive", name, day) for day in days for name in projects]))
     plans = [plan(app, name) for name in projects]
-    waiting = sorted((item for plan in plans for item in plan.pending), key=lambda item: (item.expires_at, str(item)))
+    pending = sorted((item for plan in plans for item in plan.pending), key=lambda item: (item.expires_at, str(item)))
     resting = app.run_store.backing_off(app.clock()) if respect_backoff else set()
-    due = [item for item in waiting if str(item) not in resting or item.is_at_risk(app.clock())]
+    due = [item for item in pending if str(item) not in resting or item.is_at_risk(app.clock())]
     settled = _copy_pending(app, outcome, due[:limit])
     _recheck(app, outcome, [recheck for plan in plans for recheck in plan.rechecks])
     now = app.clock()
-    outcome.at_risk = [item.deadline(now) for item in waiting if item not in settled and item.is_at_risk(now)]
+    outcome.at_risk = [item.deadline(now) for item in pending if item not in settled and item.is_at_risk(now)]
     return outcome
 
 
-def _copy_pending(app: App, outcome: RunResult, waiting: Sequence[MediaItem]) -> set[MediaItem]:
+def _copy_pending(app: App, outcome: RunResult, pending: Sequence[MediaItem]) -> set[MediaItem]:
     """Copy files in order of deadline; those that are stored or lost now."""
     settled: dict[MediaItem, Entry] = {}
     refused: set[str] = set()
     doubts: list[tuple[MediaItem, FileError]] = []
     copy, max_concurrency = app.dispatch(archive_file), app.settings.media.concurrency
     for done in app.map_items(
-        "copy media", waiting, copy, max_concurrency=max_concurrency, group=lambda item: item.file.project
+        "copy media", pending, copy, max_concurrency=max_concurrency, group=lambda item: item.file.project
     ):
         if isinstance(done.result, FileError):
             doubts.append((done.item, done.result))
@@ -238,7 +238,7 @@ def _copy_pending(app: App, outcome: RunResult, waiting: Sequence[MediaItem]) ->
     for item, entry in settled.items():
         outcome.add_success(**_amounts(entry))
         if entry.state == "unreadable":
-            outcome.add_notice("unreadable", str(item))
+            outcome.add_notice("malformed", str(item))
         if entry.state == "lost":
             outcome.lost.append(item.deadline(app.clock()))
     app.run_store.forget_attempts([str(item) for item in settled])
@@ -250,7 +250,7 @@ def _amounts(entry: Entry) -> dict[str, int]:
         "files_copied": int(entry.key is not None),
         "bytes_copied": entry.size_bytes or 0,
         "files_adopted": int(entry.adopted_from is not None),
-        "unreadable": int(entry.state == "unreadable"),
+        "malformed": int(entry.state == "unreadable"),
         "lost": int(entry.state == "lost"),
     }
 

@@ -19,12 +19,12 @@ def plan_media(
     retention: timedelta,
 ) -> list[MediaItem]:
     """Listed files that no manifest names, earliest deadline first."""
-    waiting = [
+    pending = [
         MediaItem(file, expires_at(file, first_connected_at, retention))
         for file in files
         if file.identity not in entries
     ]
-    return sorted(waiting, key=lambda item: (item.expires_at, item.file.project, item.file.identity))
+    return sorted(pending, key=lambda item: (item.expires_at, item.file.project, item.file.identity))
 
 
 @dataclass(frozen=True)

@@ -248,7 +248,7 @@ def apply_rooms(
         outcome.add_failure(change, change.why)
     for settled in app.map_items("look again", applying.unconfirmed, applying.confirm, max_concurrency=1, group=str):
         record_item(app, outcome, settled, settled.result)
-    quiet = [change for change in changes.changes if change.action in ("unchanged", "left")]
+    quiet = [change for change in changes.changes if change.action in ("unchanged", "ignored")]
     for change in quiet:
         outcome.add_success(**{change.action: 1})
     app.run_store.forget_attempts([str(done.item) for done in todo if done.result] + [str(change) for change in quiet])

@@ -236,7 +236,7 @@ FIELDS: Mapping[str, Field] = MappingProxyType(
             _setting("max_active_talkers", _number(1, 16), "10012", default=6),
             _setting("active_talker", FLAG, "10012", default=True),
             _setting("knock", FLAG, "10025", default=False),
-            _setting("wait_for_moderator", FLAG, "10013", default=False, spelled_too="wait_moderator"),
+            _setting("wait_for_moderator", FLAG, "10013", default=False, aliases="wait_moderator"),
             _setting("single_file_recording", FLAG, default=False),
             _setting("role_based_recording.moderator", _TRACKS, default="audiovideo"),
             _setting("role_based_recording.participant", _TRACKS, default="audiovideo"),

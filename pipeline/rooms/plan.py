@@ -86,7 +86,7 @@ def by_external_key(rooms: Iterable[Document]) -> dict[str, list[Document]]:
 
 # --- what is to be done ---
 
-Action = Literal["create", "update", "replace", "delete", "blocked", "left", "unchanged"]
+Action = Literal["create", "update", "replace", "delete", "blocked", "ignored", "unchanged"]
 DOING: tuple[Action, ...] = ("create", "update", "replace", "delete")
 
 
@@ -126,7 +126,7 @@ class Change:
             "key": self.key,
             "room_id": self.room_id,
             "name": self.name,
-            "differences": [{"field": d.field, "told": d.actual, "wanted": d.desired} for d in self.differences],
+            "differences": [{"field": d.field, "actual": d.actual, "desired": d.desired} for d in self.differences],
             "why": self.why,
         }
 
@@ -182,7 +182,9 @@ def plan_rooms(
 def _unnamed(project: str, external_key: str, room: Document, *, prune: bool) -> Change:
     why = "no longer in the file" if prune else "no longer in the file; --prune deletes it"
     key = external_key.partition("/")[2]
-    return Change("delete" if prune else "left", project, key, external_key, room_name(room), room["room_id"], why=why)
+    return Change(
+        "delete" if prune else "ignored", project, key, external_key, room_name(room), room["room_id"], why=why
+    )
 
 
 def _change(

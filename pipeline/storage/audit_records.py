@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import date, datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import DigestDiffers, FixityError
@@ -23,7 +24,7 @@ def audit_keys(vault: ObjectStore, project: str, day: date | None = None) -> dic
 
 
 def read_audit_record(vault: ObjectStore, key: str) -> Iterator[pa.Table]:
-    """What one audit found, sorted by key, one batch at a time, with the columns it was written with.
+    """What one audit found, sorted by key, one batch at a time, with today's names; columns that came later are absent.
 
     Raises FixityError, before the first row, when the record is not the one that was written.
     """
@@ -34,6 +35,19 @@ def read_audit_record(vault: ObjectStore, key: str) -> Iterator[pa.Table]:
     try:
         with vault.open(key) as stream, pq.ParquetFile(stream) as file:
             for batch in file.iter_batches():
-                yield pa.Table.from_batches([batch])
+                yield _with_current_names(pa.Table.from_batches([batch]))
     except pa.ArrowException as error:
         raise FixityError(key, "an audit's record", f"something else ({error})") from None
+
+
+_RENAMED = {"is_reread": "is_content_verified", "compared": "compared_by"}
+"""Columns of records that were written before 0.1.0."""
+
+
+def _with_current_names(rows: pa.Table) -> pa.Table:
+    if not _RENAMED.keys() & set(rows.schema.names):
+        return rows
+    rows = rows.rename_columns([_RENAMED.get(name, name) for name in rows.schema.names])
+    place = rows.schema.get_field_index("verdict")
+    verdict = pc.if_else(pc.equal(rows["verdict"], "unexpected"), "orphan", rows["verdict"])
+    return rows.set_column(place, rows.schema.field(place), verdict)

@@ -44,8 +44,8 @@ _ATTEMPTS = sa.Table(
     sa.Column("last_error", sa.Text, nullable=False),
     sa.Column("next_try_at", sa.String(32)),
 )
-_TOLD = sa.Table(
-    "told",
+_NOTIFIED = sa.Table(
+    "notified",
     _METADATA,
     sa.Column("subject", sa.String(512), primary_key=True),
     sa.Column("state", sa.String(64), nullable=False),
@@ -84,6 +84,15 @@ _STEPS: Mapping[int, tuple[str, ...]] = {
     4: (
         "CREATE TABLE good_runs (project VARCHAR(128) NOT NULL, command VARCHAR(64) NOT NULL,"
         " ended_at VARCHAR(32) NOT NULL, PRIMARY KEY (project, command))",
+    ),
+    5: (
+        "UPDATE runs SET command = 'media copy' WHERE command = 'copy-media'",
+        "UPDATE runs SET command = 'media audit' WHERE command = 'audit-media'",
+        "UPDATE good_runs SET command = 'media copy' WHERE command = 'copy-media'",
+        "UPDATE good_runs SET command = 'media audit' WHERE command = 'audit-media'",
+        "ALTER TABLE told RENAME TO notified",
+        "UPDATE notified SET subject = replace(subject, 'copy-media', 'media copy')",
+        "UPDATE notified SET subject = replace(subject, 'audit-media', 'media audit')",
     ),
 }
 """Forward only: what leads to each version of the schema. A step that was released is never changed."""
@@ -210,7 +219,7 @@ class RunStore:
     def attempts(self) -> dict[str, int]:
         """Failed tries so far, by item."""
         with self._errors(), self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_ATTEMPTS.c.item, _ATTEMPTS.c.attempts))
+            rows = connection.execute(sa.select(_ATTEMPTS.c.item, _ATTEMPTS.c.tries))
             return {item: attempts for item, attempts in rows}  # noqa: C416 - rows are not pairs to the type checker
 
     def backing_off(self, now: datetime) -> set[str]:
@@ -306,13 +315,13 @@ class RunStore:
     def last_notified(self) -> dict[str, str]:
         """The state of each subject that people were last told of."""
         with self._errors(), self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_TOLD.c.subject, _TOLD.c.state))
+            rows = connection.execute(sa.select(_NOTIFIED.c.subject, _NOTIFIED.c.state))
             return {subject: state for subject, state in rows}  # noqa: C416 - as above
 
     def save_notified(self, states: Mapping[str, str]) -> None:
         with self._errors(), self._engine.begin() as connection:
             for subject, state in states.items():
-                told = _upsert(connection, _TOLD).values(subject=subject, state=state)
+                told = _upsert(connection, _NOTIFIED).values(subject=subject, state=state)
                 connection.execute(told.on_conflict_do_update(index_elements=["subject"], set_={"state": state}))
 
     def close(self) -> None:
@@ -329,7 +338,7 @@ class RunStore:
         except SQLAlchemyError as error:
             cause = " ".join(str(getattr(error, "orig", None) or error).split())  # psycopg tells some in several lines
             raise StoreUnavailable(
-                f"ledger {self.where}: {cause}; check the place (it may be deleted: no fact is lost)"
+                f"run store {self.where}: {cause}; check run_store.url (the run store may be deleted: no fact is lost)"
             ) from None
 
 
@@ -351,8 +360,8 @@ def _migrate(connection: sa.Connection) -> None:
     version = connection.scalar(sa.select(_VERSION.c.version)) or 0
     if version > max(_STEPS):
         raise StoreUnavailable(
-            f"ledger: its schema is version {version}, this release knows {max(_STEPS)}; use the newer release"
-            " (or delete the ledger: no fact is lost)"
+            f"run store: its schema is version {version}, this release supports {max(_STEPS)}; use the newer release"
+            " (or delete the run store: no fact is lost)"
         )
     for step in range(version + 1, max(_STEPS) + 1):
         for statement in _STEPS[step]:
@@ -375,8 +384,8 @@ def _upsert(connection: sa.Connection, table: sa.Table) -> Any:
 
 def _note_failure(connection: sa.Connection, failure: Failure, at: datetime) -> None:
     values = {"last_at": utc_text(at), "last_error": failure.error}
-    noted = _upsert(connection, _ATTEMPTS).values(item=failure.item, attempts=1, **values)
-    again = noted.on_conflict_do_update(index_elements=["item"], set_={**values, "tries": _ATTEMPTS.c.attempts + 1})
-    attempts = connection.scalar(again.returning(_ATTEMPTS.c.attempts)) or 1
+    noted = _upsert(connection, _ATTEMPTS).values(item=failure.item, tries=1, **values)
+    again = noted.on_conflict_do_update(index_elements=["item"], set_={**values, "tries": _ATTEMPTS.c.tries + 1})
+    attempts = connection.scalar(again.returning(_ATTEMPTS.c.tries)) or 1
     rests = {"next_try_at": utc_text(at + backoff(attempts))}
     connection.execute(sa.update(_ATTEMPTS).where(_ATTEMPTS.c.item == failure.item).values(**rests))

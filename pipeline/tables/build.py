@@ -288,13 +288,13 @@ class _BatchBuilder:
         return parquet.TableBuildRecord(inputs, file.rows, file.path.stat().st_size, sha256)
 
     def _connections(self) -> ExternalSorter:
-        """Write `cdr`, `cdr_changes`, `cdr_quality`; return all newest connections for their sessions."""
+        """Write `cdr`, `cdr_history`, `cdr_quality`; return all newest connections for their sessions."""
         connections = ExternalSorter(self.folder / "connections", CONNECTION, "conf_num", "day", "cdr_id")
         with SerialWorkers() as lanes:
             for block in self._observations().iter_blocks():
                 newest, earlier = split_versions(block)
                 lanes.submit("cdr", self._add, "cdr", newest)
-                lanes.submit("changes", self._add, "cdr_changes", earlier)
+                lanes.submit("changes", self._add, "cdr_history", earlier)
                 lanes.submit("quality", self._add_quality, newest)
                 lanes.submit("connections", connections.add, connection_table(newest))
         return connections

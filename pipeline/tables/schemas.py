@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipeline.core.arrow_types import BILLED, COUNT, FLAG, MONEY, REAL, TEXT, TIME
 
-TABLES_VERSION = 3
+TABLES_VERSION = 4
 """Part of every day's input digest: raise it when a column changes its meaning, and all days are built again."""
 
 Privacy = Literal["", "personal"]
@@ -123,7 +123,7 @@ CDR_CONTENT = tuple(column for column in CDR.columns if column.name not in _HIST
 """What EnableX says about a connection; a change in any of these columns is a new version."""
 
 CDR_CHANGES = TableSpec(
-    "cdr_changes",
+    "cdr_history",
     "one earlier version of a connection whose content changed",
     ("cdr_id", "revision"),
     "as in `cdr`, by this version's own times",
@@ -172,7 +172,7 @@ SESSIONS = TableSpec(
         Column("last_disconnected_at", TIME, "last out"),
         Column("duration_s", REAL, "first in to last out, seconds"),
         Column("connections", COUNT, "CDRs; a rejoin is a second one"),
-        Column("people", COUNT, "distinct `user_ref`, and every connection without one"),
+        Column("unique_users", COUNT, "distinct `user_ref`, and every connection without one"),
         Column("sip_connections", COUNT, "SIP or telephone legs"),
         Column("participant_s", REAL, "sum over connections, seconds"),
         Column("participant_min", BILLED, "sum over connections of whole minutes"),
@@ -200,7 +200,7 @@ USAGE_DAILY = TableSpec(
         Column("billing_code", TEXT, "your cost centre"),
         Column("sessions", COUNT, "sessions that began this day"),
         Column("connections", COUNT, "CDRs"),
-        Column("people", COUNT, "distinct `user_ref`, and every connection without one"),
+        Column("unique_users", COUNT, "distinct `user_ref`, and every connection without one"),
         Column("participant_s", REAL, "exact seconds"),
         Column("participant_min", BILLED, "whole minutes, rounded up per connection"),
         Column("connect_billed_min", BILLED, "EnableX's own billed minutes"),
@@ -228,20 +228,20 @@ MEDIA = TableSpec(
         Column("url", TEXT, "where EnableX lists it, without query and user"),
         Column("first_listed_at", TIME, "first collected listing that names it"),
         Column("expires_at", TIME, "earliest moment at which EnableX may delete it"),
-        Column("state", TEXT, "waiting, stored, unreadable (stored whole, but does not open), lost"),
+        Column("state", TEXT, "pending, stored, malformed (complete, but it cannot be opened), lost"),
         Column("key", TEXT, "object key in the vault"),
         Column("size_bytes", COUNT, "bytes stored"),
         Column("sha256", TEXT, "of the bytes stored, hex"),
         Column("crc64nvme", TEXT, "of the bytes stored, base64"),
-        Column("proof", TEXT, "why the bytes stored are the ones that came: crc64nvme, md5, read-back, synced"),
+        Column("verified_by", TEXT, "why the bytes stored are the ones that came: crc64nvme, md5, read-back, synced"),
         Column("etag", TEXT, "the file host's word at download"),
         Column("content_type", TEXT, "the file host's word at download"),
         Column("stored_at", TIME, "when its manifest was written"),
         Column("locked_until", TIME, "until when nobody can delete it"),
-        Column("adopted_from", TEXT, "object of EnableX's Recording Delivery that it was copied from, inside S3"),
-        Column("versions", COUNT, "how many different contents EnableX gave for it; all are kept"),
-        Column("checked_at", TIME, "when the file host was last seen to have the same file still"),
-        Column("gone_at", TIME, "when the file host first said that it has no such file any more"),
+        Column("copied_from", TEXT, "object of EnableX's Recording Delivery that it was copied from, inside S3"),
+        Column("version_count", COUNT, "how many different contents EnableX gave for it; all are kept"),
+        Column("source_checked_at", TIME, "when the file host was last seen to have the same file still"),
+        Column("deleted_at_source", TIME, "when the file host first said that it has no such file any more"),
         Column("lost_reason", TEXT, "what the server said, and when"),
         Column("duration_s", REAL, "from a media probe, seconds"),
         Column("container", TEXT, "from a media probe"),
@@ -301,10 +301,10 @@ ROOMS = TableSpec(
 REJECTS = TableSpec(
     "rejects",
     "one document that could not become a row",
-    ("page", "ordinal"),
+    ("source_key", "ordinal"),
     "the day that was asked for",
     (
-        Column("page", TEXT, "key of the landed page (or chat file) in the vault"),
+        Column("source_key", TEXT, "key of the landed page (or chat file) in the vault"),
         Column("ordinal", COUNT, "position in the page, from 0"),
         Column("source", TEXT, "cdr, archive, rooms or chat"),
         Column("reason", TEXT, "what is wrong"),
@@ -329,10 +329,10 @@ AUDITS = TableSpec(
             "verdict",
             TEXT,
             "ok, missing, size_differs, checksum_differs (as the store states it), digest_differs (when re-read),"
-            " unreadable, unexpected (no manifest names it), manifest_broken",
+            " unreadable, orphan (no manifest names it), manifest_broken",
         ),
-        Column("compared", TEXT, "the store's word that was compared: crc64nvme, etag, or size alone"),
-        Column("is_reread", FLAG, "read from beginning to end, and its SHA-256 compared"),
+        Column("compared_by", TEXT, "the store's word that was compared: crc64nvme, etag, or size alone"),
+        Column("is_content_verified", FLAG, "read from beginning to end, and its SHA-256 compared"),
         Column("size_bytes", COUNT, "bytes there"),
         Column("expected_size_bytes", COUNT, "bytes, as the manifest says"),
         Column("sha256", TEXT, "of the bytes there, hex; of a file only when it was re-read"),

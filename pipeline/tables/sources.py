@@ -245,7 +245,7 @@ def _reject(page: str, source: str, ordinal: int, error: RecordError | Recursion
     if isinstance(error, RecursionError):
         error = RecordError("nested too deeply")
     return {
-        "page": page,
+        "source_key": page,
         "ordinal": ordinal,
         "source": source,
         "reason": error.reason,

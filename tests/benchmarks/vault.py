@@ -71,7 +71,7 @@ class Course:
 
 def postroom(course: Course) -> list[list[str]]:
     command = [sys.executable, "-m", "pipeline", "--config", str(course.folder / "postroom.toml")]
-    return [[*command, "--now", _NOW.isoformat(), "--json", "copy-media", "--no-collect"]]
+    return [[*command, "--now", _NOW.isoformat(), "--json", "media", "copy", "--no-refresh"]]
 
 
 def curl_and_aws(course: Course) -> list[list[str]]:

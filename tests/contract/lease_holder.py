@@ -1,4 +1,4 @@
-"""Processes that take a lease, for test_ledger.py.
+"""Processes that take a lease, for test_run_store.py.
 
 `lease_holder.py URL turns N MARK PROCESSES`: so many processes, each N times: take the lease, mark that it is held,
 unmark, release. Whoever finds the mark of another fails. Each prints its fencing numbers as JSON, one line per process.
@@ -19,7 +19,7 @@ from pipeline.storage.run_store import RunStore
 
 
 def hold(url: str, lasts_s: float) -> None:
-    lease = RunStore(url).take_lease("copy-media", lasts_s)
+    lease = RunStore(url).take_lease("media copy", lasts_s)
     assert lease
     print(json.dumps(dataclasses.asdict(lease)), flush=True)
     signal.pause()
@@ -28,7 +28,7 @@ def hold(url: str, lasts_s: float) -> None:
 def take_turns(url: str, turns: int, mark: str) -> None:
     run_store, fences = RunStore(url), []
     while len(fences) < turns:
-        lease = run_store.take_lease("copy-media", 30)
+        lease = run_store.take_lease("media copy", 30)
         if lease is None:
             time.sleep(0.005)
             continue

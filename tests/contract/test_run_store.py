@@ -48,7 +48,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def taken(run_store: RunStore, lasts_s: float = 30, name: str = "copy-media") -> Lease:
+def taken(run_store: RunStore, lasts_s: float = 30, name: str = "media copy") -> Lease:
     lease = run_store.take_lease(name, lasts_s)
     assert lease
     return lease
@@ -85,18 +85,18 @@ def test_a_killed_holder_is_replaced_and_its_late_write_refused(url: str, run_st
     began = time.monotonic()
     process.kill()
     process.communicate()
-    assert run_store.take_lease("copy-media", 30) is None
-    while (successor := run_store.take_lease("copy-media", 30)) is None:
+    assert run_store.take_lease("media copy", 30) is None
+    while (successor := run_store.take_lease("media copy", 30)) is None:
         assert time.monotonic() - began < lasts_s + 2
         time.sleep(0.01)
     assert time.monotonic() - began > lasts_s / 2
     assert successor.fence == dead.fence + 1
-    late = RunResult("copy-media")
+    late = RunResult("media copy")
     late.add_failure("a.mkv", "broke")
     with pytest.raises(LeaseLost, match="number 1 was taken over"):
-        run_store.record_run("copy-media", lambda: NOW, lambda: late, dead)
+        run_store.record_run("media copy", lambda: NOW, lambda: late, dead)
     assert run_store.attempts() == {}
-    assert run_store.last_done("copy-media") is None
+    assert run_store.last_done("media copy") is None
     for change in (run_store.renew, run_store.release):
         with pytest.raises(LeaseLost):
             change(dead)
@@ -107,7 +107,7 @@ def test_a_lease_ends_when_it_is_released_or_expires(run_store: RunStore) -> Non
     """While it lasts nobody else has it; renewed it lasts longer; released it is free at once; others stay."""
     first = taken(run_store)
     taken(run_store, name="nightly")
-    assert run_store.take_lease("copy-media", 30) is None
+    assert run_store.take_lease("media copy", 30) is None
     run_store.renew(first)
     run_store.release(first)
     second = taken(run_store, lasts_s=0)

@@ -297,7 +297,7 @@ def test_requests_are_noted_before_they_are_answered(simulator: Simulator, files
 
 
 def test_settings_are_a_whole_configuration() -> None:
-    """The TOML names every project with its credentials, keeps data in one folder, and has `start_date` only if known."""
+    """The TOML has every project with credentials, one data folder, and `start_date` only if known."""
     with Simulator(World(begin=date(2026, 11, 1))) as simulator:
         settings = tomllib.loads(simulator.settings_toml("/data dir"))
         assert settings["lake"] == {"url": "file:/data dir/lake"}

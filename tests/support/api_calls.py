@@ -116,7 +116,7 @@ def session_model(rows: list[dict[str, Any]], kinds: list[str]) -> dict[str, Any
         "last_disconnected_at": ended,
         "duration_s": float(Fraction(length_ms, 1000)),
         "connections": len(rows),
-        "people": len({row["user_ref"] for row in rows} - {None}) + sum(row["user_ref"] is None for row in rows),
+        "unique_users": len({row["user_ref"] for row in rows} - {None}) + sum(row["user_ref"] is None for row in rows),
         "sip_connections": sum(row["is_sip"] for row in rows),
         "participant_s": float(sum_of(rows, "participant_s")),
         "participant_min": participant_min,
@@ -158,7 +158,7 @@ def usage_model(
     for session in sessions.values():
         at(session["day"], *(session[name] for name in names))["sessions"].append(session)
     for file in media:
-        if file["state"] in {"stored", "unreadable"}:
+        if file["state"] in {"stored", "malformed"}:
             session = sessions.get(file["conf_num"], dict.fromkeys(names))
             known = [file["room_id"] or session["room_id"], session["owner_ref"], session["billing_code"]]
             at(file["day"], *known)["media"].append(file)
@@ -169,7 +169,8 @@ def _usage_of(calls: list[Any], sessions: list[Any], media: list[Any]) -> dict[s
     return {
         "sessions": len(sessions),
         "connections": len(calls),
-        "people": len({row["user_ref"] for row in calls} - {None}) + sum(row["user_ref"] is None for row in calls),
+        "unique_users": len({row["user_ref"] for row in calls} - {None})
+        + sum(row["user_ref"] is None for row in calls),
         "participant_s": float(sum_of(calls, "participant_s")),
         "participant_min": sum_of(calls, "participant_min"),
         "connect_billed_min": sum_of(calls, "connect_billed_min"),

@@ -80,7 +80,7 @@ class Lake:
         return raw.land(self.vault, place, head, spool, is_part=is_part)
 
     def store_file(self, file: ListedFile, content: bytes) -> None:
-        """Put a media file into the vault, with its manifest, as copy-media does."""
+        """Put a media file into the vault, with its manifest, as media copy does."""
         key = f"media/{file.conf_num}/{file.name}"
         self.vault.put_if_absent(key, content)
         stored = StoredMedia(key, len(content), "0" * 64, "application/json", None, is_readable=True)

@@ -28,7 +28,7 @@ _LATE_H = (
 )
 """Steps of lateness: what they are called, and from how many hours on."""
 
-_STATES = {"stored": "good", "unreadable": "odd", "waiting": "soon", "lost": "bad"}
+_STATES = {"stored": "good", "malformed": "odd", "pending": "soon", "lost": "bad"}
 _OWNERS_SHOWN = 12
 _ROWS_SHOWN = 25
 
@@ -51,10 +51,10 @@ DAY_SQL = {
         FROM media WHERE day = DATE '{day}' GROUP BY state""",
     "open_files": """
         SELECT project, conf_num, kind, name, state, expires_at, lost_reason FROM media
-        WHERE state = 'waiting' OR day = DATE '{day}' AND state IN ('lost', 'unreadable')
-        ORDER BY state <> 'waiting', state, expires_at, project, conf_num, kind, name""",
+        WHERE state = 'pending' OR day = DATE '{day}' AND state IN ('lost', 'malformed')
+        ORDER BY state <> 'pending', state, expires_at, project, conf_num, kind, name""",
     "audits": """
-        SELECT audited_at, key, kind, verdict, is_reread, detail FROM audits WHERE media_day = DATE '{day}'
+        SELECT audited_at, key, kind, verdict, is_content_verified, detail FROM audits WHERE media_day = DATE '{day}'
         QUALIFY row_number() OVER (PARTITION BY project, key ORDER BY audited_at DESC) = 1
         ORDER BY verdict = 'ok', key""",
 }
@@ -104,7 +104,7 @@ def _header(facts: DayFacts) -> Html:
         ("connections", used["connections"], ""),
         ("participant minutes", used["participant_min"], ""),
         ("recorded minutes", used["recording_min"], ""),
-        ("files in the vault", files.get("stored", 0) + files.get("unreadable", 0), ""),
+        ("files in the vault", files.get("stored", 0) + files.get("malformed", 0), ""),
         ("files at risk", at_risk, "soon" if at_risk else ""),
         ("files lost", files.get("lost", 0), "bad" if files.get("lost") else ""),
         ("audit problems", problems, "bad" if problems else ""),
@@ -247,7 +247,7 @@ def _media(facts: DayFacts) -> Html:
 
 
 def _fate(row: Row, now: datetime) -> Html:
-    if row["state"] != "waiting":
+    if row["state"] != "pending":
         return join([row["lost_reason"] or "stored whole, but it does not open"])
     if row["expires_at"] is None:
         return join(["unknown"])
@@ -258,7 +258,7 @@ def _fate(row: Row, now: datetime) -> Html:
 
 def _audits(facts: DayFacts) -> Html:
     if not facts.audits:
-        return _section("Audits", "No audit has looked at this day's files yet; `postroom audit-media` does.")
+        return _section("Audits", "No audit has looked at this day's files yet; `postroom media audit` does.")
     counts: dict[str, int] = {}
     for row in facts.audits:
         counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
@@ -269,7 +269,7 @@ def _audits(facts: DayFacts) -> Html:
     problems = [
         (row["verdict"].replace("_", " "), row["key"], row["detail"]) for row in facts.audits if row["verdict"] != "ok"
     ]
-    reread = sum(bool(row["is_reread"]) for row in facts.audits)
+    reread = sum(bool(row["is_content_verified"]) for row in facts.audits)
     last = max(row["audited_at"] for row in facts.audits)
     return _section(
         "Audits",
@@ -281,7 +281,7 @@ def _audits(facts: DayFacts) -> Html:
 
 
 def _is_at_risk(row: Row, now: datetime) -> bool:
-    return row["state"] == "waiting" and row["expires_at"] is not None and row["expires_at"] - now < AT_RISK
+    return row["state"] == "pending" and row["expires_at"] is not None and row["expires_at"] - now < AT_RISK
 
 
 def _owner(row: Row) -> str:

@@ -151,7 +151,7 @@ class Collect(_Section):
 class Media(_Section):
     """How files are copied.
 
-    `retention_hours`: how long EnableX keeps a file. `recheck_after_hours`: ages of a stored file at which the file host
+    `retention_hours`: how long EnableX keeps a file. `recheck_after_hours`: ages of a stored file at which the host
     is asked whether it still has the same one. `delivery_url`: where EnableX's Recording Delivery puts files.
     `bandwidth_limit_mib_per_s`: for all downloads together; 0 is no limit.
     """

@@ -37,6 +37,10 @@ def media_rows(
     ]
 
 
+_STATES = {"unreadable": "malformed"}
+"""States that manifests name differently (format 1)."""
+
+
 def _media_row(file: ListedFile, entry: Entry | None, expires: datetime) -> Row:
     row: Row = dict.fromkeys(column.name for column in MEDIA.columns)
     row |= {
@@ -47,7 +51,7 @@ def _media_row(file: ListedFile, entry: Entry | None, expires: datetime) -> Row:
         "url": public_url(file.url),
         "first_listed_at": file.first_listed_at,
         "expires_at": expires,
-        "state": entry.state if entry else "waiting",
+        "state": _STATES.get(entry.state, entry.state) if entry else "pending",
     }
     if entry:
         row |= {
@@ -55,15 +59,15 @@ def _media_row(file: ListedFile, entry: Entry | None, expires: datetime) -> Row:
             "size_bytes": entry.size_bytes,
             "sha256": entry.sha256,
             "crc64nvme": entry.crc64nvme,
-            "proof": entry.proof,
+            "verified_by": entry.proof,
             "etag": entry.etag,
             "content_type": entry.content_type,
             "stored_at": timestamp(entry.at) if entry.key else None,
             "locked_until": timestamp(entry.locked_until),
-            "adopted_from": entry.adopted_from,
-            "versions": len(entry.versions),
-            "checked_at": timestamp(entry.checked_at),
-            "gone_at": timestamp(entry.gone_at),
+            "copied_from": entry.adopted_from,
+            "version_count": len(entry.versions),
+            "source_checked_at": timestamp(entry.checked_at),
+            "deleted_at_source": timestamp(entry.gone_at),
             "lost_reason": entry.lost_reason,
         }
         row |= asdict(entry.probe) if entry.probe else {}

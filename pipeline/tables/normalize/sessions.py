@@ -119,7 +119,7 @@ def session_table(connections: pa.Table, files: SessionFiles) -> Sessions:
         "last_disconnected_at": grouped["disconnected_at_max"],
         "duration_s": pa.array(duration_ms / 1000.0, REAL),
         "connections": grouped["cdr_id_count"],
-        "people": pc.add(grouped["user_ref_count_distinct"], grouped["anonymous_sum"]),
+        "unique_users": pc.add(grouped["user_ref_count_distinct"], grouped["anonymous_sum"]),
         "sip_connections": grouped["sip_sum"],
         "participant_s": _divided(grouped["participant_ms_sum"], 1000.0),
         "participant_min": participant_min,

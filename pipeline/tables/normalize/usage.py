@@ -85,7 +85,7 @@ def usage_table(parts: pa.Table) -> pa.Table:
         **{name: pc.fill_null(grouped[f"{name}_sum"], 0) for name in _COUNTED},
         **{name: pc.fill_null(pc.cast(grouped[f"{name}_sum"], BILLED), 0) for name in _BILLED},
     }
-    columns["people"] = pc.add(grouped["user_ref_count_distinct"], columns["anonymous"])
+    columns["unique_users"] = pc.add(grouped["user_ref_count_distinct"], columns["anonymous"])
     columns["participant_s"] = pc.divide(pc.cast(columns["participant_ms"], REAL, safe=False), 1000.0)
     for name in _MEASURED:
         columns[name] = pc.divide(pc.cast(columns[name], REAL, safe=False), 1e6)

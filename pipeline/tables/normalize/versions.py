@@ -17,7 +17,7 @@ _CONTENT = [column.name for column in CDR_CONTENT]
 
 
 def split_versions(observations: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Rows of `cdr` and of `cdr_changes` from observations sorted by `cdr_id` and `seen_at`, each key whole.
+    """Rows of `cdr` and of `cdr_history` from observations sorted by `cdr_id` and `seen_at`, each key whole.
 
     Both keep the other columns of `observations` (`day`, `stats_quality`) and the order of keys. A version is a stretch
     of observations that say the same. Blind to how often and on how many pages something was said: of several contents

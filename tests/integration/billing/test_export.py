@@ -277,8 +277,8 @@ def test_one_project_has_numbers_of_its_own(nights: Nights) -> None:
     site = nights.site(SETTLED)
     export(site, SETTLED)
     one = export(site, SETTLED, project="acme")
-    assert one.details["under"] == "reports/billing/project=acme/month=2026-10/revision=0001/"
-    alone = pq.read_table(site.folder / "lake" / one.details["under"] / "usage.parquet").to_pylist()
+    assert one.details["path"] == "reports/billing/project=acme/month=2026-10/revision=0001/"
+    alone = pq.read_table(site.folder / "lake" / one.details["path"] / "usage.parquet").to_pylist()
     assert alone == [row for row in usage(site, 1).values() if row["project"] == "acme"]
 
 

@@ -64,8 +64,8 @@ def test_a_set_up_that_works_has_nothing_to_fail(site: Site) -> None:
     }
     found = checks(site)
     assert failed(found) == set()
-    assert {"ledger", "lake writable", "vault writable", "acme API", "acme clock", "acme files"} <= set(found)
-    assert {"time zones", "CDR reader", "scratch disk", "lake disk", "vault disk", "ledger disk"} <= set(found)
+    assert {"run store", "lake writable", "vault writable", "acme API", "acme clock", "acme files"} <= set(found)
+    assert {"time zones", "CDR reader", "temp disk", "lake disk", "vault disk", "run store disk"} <= set(found)
     assert site.objects() == before
 
 
@@ -139,8 +139,8 @@ def test_a_ledger_that_cannot_be_used_is_named(site: Site) -> None:
     """A ledger that is no database fails its own check; all others are made all the same."""
     (site.folder / "ledger.db").write_text("this is not a database, and long enough to be taken for one" * 20)
     found = checks(site)
-    assert failed(found) == {"ledger"}
-    assert "run_store.url" in found["ledger"]["next_step"]
+    assert failed(found) == {"run store"}
+    assert "run_store.url" in found["run store"]["next_step"]
     assert found["acme API"]["ok"]
 
 
@@ -152,9 +152,9 @@ def test_buckets_are_tried_for_real(make_site: Callable[..., Site], s3: S3Server
         found = checks(site)
         assert failed(found) == set()
     states = "CRC64NVME of whole objects" if s3.name == "localstack" else "MD5 as ETag"
-    assert states in found["vault checksums"]["said"]
+    assert states in found["vault checksums"]["detail"]
     heeded = "a second writer is refused" if s3.name == "localstack" else "not heeded by parts"
-    assert heeded in found["vault conditions"]["said"]
+    assert heeded in found["vault conditions"]["detail"]
     assert s3.unfinished(bucket) == []
 
 
@@ -166,10 +166,10 @@ def test_missing_buckets_and_wrong_keys_are_named(
     vault = in_buckets(site, ceph)
     site.configure(f"s3://{vault}/", "s3://nobody-made-this/")
     assert failed(found := checks(site)) == {"vault writable"}
-    assert "make it, or name another one" in found["vault writable"]["said"]
+    assert "make it, or name another one" in found["vault writable"]["detail"]
     monkeypatch.setitem(os.environ, "AWS_ACCESS_KEY_ID", "unknown")
     assert failed(found := checks(site)) == {"lake writable", "vault writable"}
-    assert "AWS_ACCESS_KEY_ID" in found["lake writable"]["said"]
+    assert "AWS_ACCESS_KEY_ID" in found["lake writable"]["detail"]
 
 
 def test_a_lock_is_tried_with_a_lock(make_site: Callable[..., Site], ceph: S3Server) -> None:

@@ -146,7 +146,7 @@ def test_a_chaotic_run_tells_no_secret(site: Site, told: dict[str, str], say: Ca
     said = say("nightly", "--json nightly", "--json doctor --probe")
     site.simulator.faults.clear()
     site.simulator.clock.advance(timedelta(hours=5))
-    said += say("nightly", "--json audit-media --sample 100", "settings", "status", "--json status", hours=5)
+    said += say("nightly", "--json media audit --sample 100", "settings", "status", "--json status", hours=5)
     page, invoice, lines = (site.folder / name for name in ("report.html", "invoice.csv", "lines.csv"))
     invoice.write_text("day,minutes\n2026-11-22,17\n")
     said += say(f"report --day 2026-11-22 --output {page}", "billing export --month 2026-11 --provisional", hours=5)
@@ -181,7 +181,7 @@ def test_the_password_of_the_ledger_is_not_told(
     done = subprocess.run(command, capture_output=True, check=False, timeout=60)
     assert done.returncode != 0
     everything = said + done.stdout + done.stderr
-    assert b"ledger" in everything
+    assert b"run store" in everything
     assert not [spelling for spelling in spellings(PASSWORD_IN_URL) if spelling in everything]
 
 

@@ -69,9 +69,9 @@ def test_a_night_is_in_the_log_the_ledger_and_the_textfile(make_site: Callable[.
     acme = current.details["projects"]["acme"]
     assert found["postroom_media_files", (("project", "acme"), ("state", "stored"))] == acme["media"]["stored"]["files"]
     assert found["postroom_media_at_risk_files", (("project", "acme"),)] == len(current.at_risk)
-    assert found["postroom_dates", (("project", "acme"), ("state", "settled"))] == acme["days"]["settled"]
-    assert found["postroom_observed_timestamp_seconds", ()] == NOW.timestamp()
-    assert found["postroom_last_good_run_timestamp_seconds", (("command", "nightly"),)] == NOW.timestamp()
+    assert found["postroom_days", (("project", "acme"), ("state", "settled"))] == acme["days"]["settled"]
+    assert found["postroom_status_timestamp_seconds", ()] == NOW.timestamp()
+    assert found["postroom_last_success_timestamp_seconds", (("command", "nightly"),)] == NOW.timestamp()
     for metric, count in {"retries": "retries", "rows_built": "rows", "copied_bytes": "bytes_copied"}.items():
         assert found[f"postroom_{metric}_total", (("command", "nightly"),)] == counts[count] > 0
     assert list(textfile.parent.iterdir()) == [textfile]
@@ -190,7 +190,7 @@ def test_news_is_told_once_per_change(site: Site, receiver: Receiver) -> None:
     run(failing())
     assert receiver.heard() == (broken, 0)
     run(failing("another"))
-    run(good, "copy-media")
+    run(good, "media copy")
     assert receiver.heard() == ([], 0)
     run(good, unattended=False)
     assert receiver.heard() == ([], 0)

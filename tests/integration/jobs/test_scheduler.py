@@ -82,7 +82,7 @@ def test_schedulers_share_the_work(make_site: Callable[..., Site], postgres: Pos
     site.configure(f"sqlite:///{site.folder}/ledger.db", postgres.new_database())
     with ThreadPoolExecutor(4) as hosts:
         turns = list(
-            hosts.map(lambda _: run_if_due(job(site, "copy-media"), site.settings(), now=NOW), range(4)),
+            hosts.map(lambda _: run_if_due(job(site, "media copy"), site.settings(), now=NOW), range(4)),
         )
     assert turns.count(JobStatus.COMPLETED) == 1
     assert set(turns) <= {JobStatus.COMPLETED, JobStatus.LOCKED, JobStatus.NOT_DUE}
@@ -163,7 +163,7 @@ def test_what_did_nothing_is_still_due_while_files_are_at_risk(site: Site) -> No
 
 def test_after_days_off_the_nearest_to_deletion_comes_first(make_site: Callable[..., Site]) -> None:
     """After three days off, one turn of each job in the timetable's order: files that still live are fetched first
-    (by deadline, as copy-media does), then every missed day has its CDRs."""
+    (by deadline, as media copy does), then every missed day has its CDRs."""
     site = make_site(World(projects=("acme",), sessions_per_day=2, begin=NOW.date() - timedelta(days=1)))
     for each in job_schedules(site.settings()):
         run_if_due(each, site.settings(), now=NOW)
@@ -214,7 +214,7 @@ def test_the_scheduler_stops_cleanly_on_sigterm(site: Site, tmp_path: Path) -> N
         process = start(["-m", "pipeline", "schedule"], site, **environ)
         events = wait_for(process, "run.ended")
         assert [event["job"] for event in events if event["event"] == "job.planned"] == list(JOBS)
-        assert events[-1]["command"] == "copy-media"
+        assert events[-1]["command"] == "media copy"
         heard = [systemd.recv(100) for _ in range(2)]
         process.send_signal(signal.SIGTERM)
         wait_for(process, "scheduler.stopping")

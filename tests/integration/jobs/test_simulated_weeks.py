@@ -104,7 +104,7 @@ def check_cdrs(weeks: Weeks) -> None:
     truth = sorted((document["cdr_id"], float(document["room"]["duration"])) for document in documents)
     with site.app() as app:
         rows = parquet.read_arrow("cdr", columns=["cdr_id", "room_duration_s"], lake=app.lake).to_pylist()
-        corrected = parquet.read_arrow("cdr_changes", columns=["cdr_id"], lake=app.lake).num_rows
+        corrected = parquet.read_arrow("cdr_history", columns=["cdr_id"], lake=app.lake).num_rows
     assert sorted((row["cdr_id"], row["room_duration_s"]) for row in rows) == truth
     print(f"{len(truth)} CDRs, {corrected} of them corrected")
     assert corrected > 0
@@ -133,7 +133,7 @@ def check_nothing_else(weeks: Weeks) -> None:
     """Nothing in the vault is missing, altered, left over or half there; every file was read again for that."""
     with weeks.site.app() as app:
         audit = audit_media(app, sample_percent=100)
-        assert (audit.failed, audit.notices.get("unexpected", [])) == ([], [])
+        assert (audit.failed, audit.notices.get("orphan", [])) == ([], [])
         names = [stored.key for stored in app.vault.list("raw/")]
     stems = {
         suffix: {name.removesuffix(suffix) for name in names if name.endswith(suffix)}

@@ -72,7 +72,7 @@ def test_status_says_how_everything_stands(site: Site) -> None:
     with site.app(NOW + timedelta(hours=26)) as app:
         outcome = status(app)
     told = outcome.details["projects"]["acme"]
-    assert told["waiting"] == len(site.truth_files()) > 0
+    assert told["pending"] == len(site.truth_files()) > 0
     assert told["hours_left"] == min(file["hours_left"] for file in outcome.at_risk) < 24
     assert told["at_risk"] == len(outcome.at_risk) > 0
     assert outcome.exit_code == 4
@@ -152,11 +152,12 @@ def test_usage_is_what_the_cdrs_say(make_site: Callable[..., Site]) -> None:
             FROM cdr GROUP BY conf_num)
         SELECT day, room_id, coalesce(cdr.owner_ref, newest.owner_ref) AS owner,
                coalesce(cdr.billing_code, newest.billing_code) AS code, count(*) AS connections,
-               count(DISTINCT user_ref) + count(*) FILTER (user_ref IS NULL) AS people,
+               count(DISTINCT user_ref) + count(*) FILTER (user_ref IS NULL) AS unique_users,
                coalesce(sum(participant_min), 0) AS minutes
         FROM cdr JOIN newest USING (conf_num) GROUP BY ALL ORDER BY ALL"""
     ours = """
-        SELECT day, room_id, owner_ref AS owner, billing_code AS code, connections, people, participant_min AS minutes
+        SELECT day, room_id, owner_ref AS owner, billing_code AS code, connections, unique_users,
+               participant_min AS minutes
         FROM usage_daily WHERE connections > 0 ORDER BY ALL"""
     expected = connection.execute(independent).fetchall()
     assert len(expected) > 20
@@ -181,7 +182,7 @@ def test_each_project_has_its_last_good_runs(make_site: Callable[..., Site]) -> 
     with site.app(NOW + timedelta(days=1)) as app:
         record_run(app, "nightly", failing_for_acme, is_unattended=False)
         record_run(app, "nightly acme", lambda _app: RunResult("nightly"), is_unattended=False, projects=["acme"])
-        record_run(app, "audit-media", lambda _app: RunResult("audit-media"), is_unattended=False, projects=["acme"])
+        record_run(app, "media audit", lambda _app: RunResult("media audit"), is_unattended=False, projects=["acme"])
     with site.app(NOW + timedelta(days=2)) as app:
         record_run(app, "nightly", failing_for_acme, is_unattended=False)
     said = site.outcome("build", "--project", "umbrella", now=NOW + timedelta(days=3))
@@ -189,7 +190,7 @@ def test_each_project_has_its_last_good_runs(make_site: Callable[..., Site]) -> 
     told = {name: project["last_good_runs"] for name, project in site.outcome("status")["projects"].items()}
     day = "2026-11-{}T02:15:00.000Z".format
     assert told == {
-        "acme": {"audit-media": day(24), "nightly": day(24)},
+        "acme": {"media audit": day(24), "nightly": day(24)},
         "umbrella": {"build": day(26), "nightly": day(25)},
     }
-    assert "  good run audit-media 2026-11-24 02:15, nightly 2026-11-24 02:15\n" in site.run("status").stdout
+    assert "  good run media audit 2026-11-24 02:15, nightly 2026-11-24 02:15\n" in site.run("status").stdout

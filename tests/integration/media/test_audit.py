@@ -104,7 +104,7 @@ def test_a_vault_as_it_was_written_is_well(vault: Site) -> None:
     of_files = [row for row in rows(vault) if row["kind"] != "manifest"]
     assert {row["verdict"] for row in rows(vault)} == {"ok"}
     assert sorted(row["key"] for row in of_files) == sorted(key_of(vault, path) for path in files(vault))
-    assert all(row["sha256"] == row["expected_sha256"] and row["is_reread"] for row in of_files)
+    assert all(row["sha256"] == row["expected_sha256"] and row["is_content_verified"] for row in of_files)
     assert {(row["audited_at"], row["day"]) for row in rows(vault)} == {(NOW, NOW.date())}
 
 
@@ -198,10 +198,10 @@ def test_what_nobody_names_is_noticed_and_no_failure(vault: Site) -> None:
     stranger.write_bytes(b"hello")
     outcome = audited(vault, percent=100)
     assert (outcome.failed, outcome.exit_code) == ([], 0)
-    assert sorted(outcome.notices["unexpected"]) == sorted([key_of(vault, media), key_of(vault, stranger)])
-    unexpected = {row["name"]: row for row in rows(vault) if row["verdict"] == "unexpected"}
-    assert unexpected.keys() == {"left behind.mkv", "notes.txt"}
-    assert unexpected["left behind.mkv"]["conf_num"] in {manifest.conf_num for manifest in manifests(vault)}
+    assert sorted(outcome.notices["orphan"]) == sorted([key_of(vault, media), key_of(vault, stranger)])
+    orphans = {row["name"]: row for row in rows(vault) if row["verdict"] == "orphan"}
+    assert orphans.keys() == {"left behind.mkv", "notes.txt"}
+    assert orphans["left behind.mkv"]["conf_num"] in {manifest.conf_num for manifest in manifests(vault)}
 
 
 def test_an_audit_of_a_period_is_of_its_days_only(make_site: Callable[..., Site]) -> None:
@@ -225,8 +225,8 @@ def test_every_audit_reads_the_next_files(vault: Site) -> None:
     count = len(files(vault))
     for weeks in range(3):
         assert audited(vault, percent=34, weeks=weeks).counts["files_reread"] == math.ceil(count * 0.34)
-    turns = [{row["key"] for row in rows(vault) if row["is_reread"] and row["audited_at"] == NOW + weeks * WEEK}
-             for weeks in range(3)]  # fmt: skip
+    verified = [row for row in rows(vault) if row["is_content_verified"]]
+    turns = [{row["key"] for row in verified if row["audited_at"] == NOW + weeks * WEEK} for weeks in range(3)]
     assert set.union(*turns) == {key_of(vault, path) for path in files(vault)}
     assert turns[0].isdisjoint(turns[1])
     flip(next(path for path in files(vault) if key_of(vault, path) in turns[0] - turns[2]))
@@ -309,14 +309,14 @@ def test_a_file_that_the_disk_cannot_read_is_a_problem(vault: Site, monkeypatch:
 
 
 def test_the_command_says_all_of_it(vault: Site) -> None:
-    """`postroom audit-media` exits with 3 and one line per problem; a percentage that is none is refused."""
+    """`postroom media audit` exits with 3 and one line per problem; a percentage that is none is refused."""
     key = key_of(vault, files(vault)[0])
     files(vault)[0].unlink()
-    done = vault.run("audit-media", "--from", "2026-11-01", "--project", "acme", "--sample", "0")
+    done = vault.run("media", "audit", "--from", "2026-11-01", "--project", "acme", "--sample", "0")
     assert done.returncode == 3, done.stderr
     assert f"failed {key}: missing: manifest " in done.stdout
     assert "files audited" in done.stdout
-    refused = vault.run("audit-media", "--sample", "101")
+    refused = vault.run("media", "audit", "--sample", "101")
     assert refused.returncode == 2
     assert "--sample 101: not a percentage; give 0 to 100" in refused.stderr
 
@@ -338,7 +338,7 @@ def test_an_object_put_over_in_the_bucket_is_found_unread(make_site: Callable[..
         assert the_problem(outcome)[0] == key
         assert the_problem(outcome)[1].startswith("checksum differs: the store states ")
         row = next(row for row in parquet.read_arrow("audits", lake=app.lake).to_pylist() if row["verdict"] != "ok")
-        assert (row["compared"], row["is_reread"]) == ("etag" if s3.name == "ceph" else "crc64nvme", False)
+        assert (row["compared_by"], row["is_content_verified"]) == ("etag" if s3.name == "ceph" else "crc64nvme", False)
         assert (
             audit_media(app, sample_percent=1)
             .failed[0]

@@ -49,7 +49,7 @@ def assert_no_credentials_left_the_house(site: Site) -> None:
 def test_what_is_not_the_whole_file_is_never_stored(make_site: Callable[..., Site], fault: str) -> None:
     """Cut, false or refused files leave no manifest and no object; once the host is well, all are stored right."""
     site = make_site(WORLD, faults=(fault,))
-    outcome = site.outcome("copy-media")
+    outcome = site.outcome("media", "copy")
     assert outcome["failed"]
     truth = true_digests(site)
     assert set(stored_digests(site)) <= set(truth)
@@ -57,7 +57,7 @@ def test_what_is_not_the_whole_file_is_never_stored(make_site: Callable[..., Sit
     if fault not in {"html_200", "json_error_200"}:
         assert site.objects("vault/media/") == {}
     site.simulator.faults.clear()
-    assert site.outcome("copy-media")["ok"]
+    assert site.outcome("media", "copy")["ok"]
     assert stored_digests(site) == truth
     assert_no_credentials_left_the_house(site)
 
@@ -68,7 +68,7 @@ def test_what_is_not_the_whole_file_is_never_stored(make_site: Callable[..., Sit
 def test_odd_but_whole_transfers_are_stored(make_site: Callable[..., Site], fault: str) -> None:
     """Without a length, in chunks, by redirect or after a hiccup: every whole file is stored with its own digest."""
     site = make_site(WORLD, faults=(fault,))
-    site.outcome("copy-media")
+    site.outcome("media", "copy")
     assert stored_digests(site) == true_digests(site) != []
     assert_no_credentials_left_the_house(site)
 
@@ -76,7 +76,7 @@ def test_odd_but_whole_transfers_are_stored(make_site: Callable[..., Site], faul
 def test_files_on_an_unknown_host_are_refused_with_the_cure(make_site: Callable[..., Site]) -> None:
     """A listed URL on a host outside file_hosts is not asked at all, and the error names host and setting."""
     site = make_site(WORLD, faults=("foreign_url",))
-    outcome = site.outcome("copy-media")
+    outcome = site.outcome("media", "copy")
     assert any("localhost" in failure["error"] and "file_hosts" in failure["error"] for failure in outcome["failed"])
     assert not any(request.host == "foreign" for request in site.simulator.requests)
     assert stored_digests(site) == []
@@ -85,7 +85,7 @@ def test_files_on_an_unknown_host_are_refused_with_the_cure(make_site: Callable[
 def test_file_credentials_are_sent_first_and_are_the_portals(make_site: Callable[..., Site]) -> None:
     """Every file is asked for once, with the portal account's Basic header and not the API's."""
     site = make_site(WORLD)
-    site.outcome("copy-media")
+    site.outcome("media", "copy")
     project = site.world.project("acme")
     expected = "Basic " + base64.b64encode(f"{project.files_user}:{project.files_password}".encode()).decode()
     asked = [request for request in site.simulator.requests if request.host == "files"]
@@ -99,7 +99,7 @@ def test_the_earliest_deadline_is_copied_first(make_site: Callable[..., Site]) -
     site.config.write_text(site.config.read_text() + "\n[media]\nconcurrency = 1\n")
     site.outcome("collect")
     site.outcome("build")
-    site.outcome("copy-media")
+    site.outcome("media", "copy")
     site.outcome("build")
     media = parquet.read_arrow("media", lake=LocalStore(site.folder / "lake")).to_pylist()
     deadline = {row["url"].partition("/path/")[2]: row["expires_at"] for row in media}
@@ -112,8 +112,8 @@ def test_the_earliest_deadline_is_copied_first(make_site: Callable[..., Site]) -
 def test_limit_copies_the_most_urgent_and_leaves_the_rest(make_site: Callable[..., Site]) -> None:
     """--limit N copies N files; the next run goes on where it stopped."""
     site = make_site(WORLD)
-    assert site.outcome("copy-media", "--limit", "3")["counts"]["files_copied"] == 3
-    site.outcome("copy-media")
+    assert site.outcome("media", "copy", "--limit", "3")["counts"]["files_copied"] == 3
+    site.outcome("media", "copy")
     assert stored_digests(site) == true_digests(site)
 
 
@@ -126,13 +126,13 @@ def test_an_expired_file_ends_as_lost_once(make_site: Callable[..., Site], fault
     if fault:
         site.simulator.faults.on(fault)
     site.simulator.clock.advance(timedelta(hours=80))
-    done = site.run("--json", "copy-media")
+    done = site.run("--json", "media", "copy")
     assert done.returncode == 4
     lost = [entry for manifest in manifests(site) for entry in manifest.files if entry.state == "lost"]
     assert lost
     assert all(entry.lost_reason and entry.key is None for entry in lost)
     asked = site.downloads()
-    again = site.outcome("copy-media")
+    again = site.outcome("media", "copy")
     assert again["lost"] == []
     assert site.downloads() == asked
     site.outcome("build")
@@ -145,7 +145,7 @@ def test_a_deadline_alone_loses_nothing(make_site: Callable[..., Site]) -> None:
     site = make_site(WORLD, faults=("files_down",))
     site.outcome("collect")
     site.simulator.clock.advance(timedelta(hours=80))
-    outcome = site.outcome("copy-media")
+    outcome = site.outcome("media", "copy")
     assert outcome["lost"] == []
     assert outcome["at_risk"]
     assert all(file["hours_left"] < 24 for file in outcome["at_risk"])
@@ -156,16 +156,16 @@ def test_a_deadline_alone_loses_nothing(make_site: Callable[..., Site]) -> None:
 def test_urls_that_change_are_the_same_files(make_site: Callable[..., Site]) -> None:
     """When EnableX lists the same files under other URLs, nothing is downloaded twice."""
     site = make_site(WORLD, faults=("url_changes",))
-    site.outcome("copy-media")
+    site.outcome("media", "copy")
     downloads = site.downloads()
-    site.outcome("copy-media", now=NOW + timedelta(minutes=15))
+    site.outcome("media", "copy", now=NOW + timedelta(minutes=15))
     assert site.downloads() == downloads > 0
 
 
 def test_files_of_one_name_are_two_files(make_site: Callable[..., Site]) -> None:
     """Two recordings of the same base name in one record are both stored, under different names."""
     site = make_site(WORLD, faults=("same_basename",))
-    site.outcome("copy-media")
+    site.outcome("media", "copy")
     assert stored_digests(site) == true_digests(site)
     names = [entry.name for manifest in manifests(site) for entry in manifest.files if entry.kind == "recording"]
     assert any("-2." in name for name in names)
@@ -174,7 +174,7 @@ def test_files_of_one_name_are_two_files(make_site: Callable[..., Site]) -> None
 def test_unknown_archive_keys_are_archived_too(make_site: Callable[..., Site]) -> None:
     """Files under a key nobody documented are stored as kind other-<key>."""
     site = make_site(WORLD, faults=("unknown_archive_key",))
-    site.outcome("copy-media")
+    site.outcome("media", "copy")
     kinds = {entry.kind for manifest in manifests(site) for entry in manifest.files if entry.key}
     assert any(kind.startswith("other-") for kind in kinds)
 
@@ -183,6 +183,6 @@ def test_refused_file_credentials_stop_the_project_after_two(make_site: Callable
     """Two files refused in a row on fresh sessions mean the credentials: the rest is not asked for."""
     site = make_site(World(projects=("acme",), sessions_per_day=6, begin=(NOW - timedelta(days=2)).date()))
     site.configure("files_password = ", "files_password = 'wrong' #")
-    outcome = site.outcome("copy-media")
+    outcome = site.outcome("media", "copy")
     assert any("files_user and files_password" in failure["error"] for failure in outcome["failed"])
     assert site.downloads() < 10 < len(site.truth_files())

@@ -31,7 +31,7 @@ def copy(site: Site) -> RunResult:
 def noted_copy(site: Site) -> RunResult:
     """As the command does it: failures are noted in the ledger."""
     with site.app() as app:
-        return app.run_store.record_run("copy-media", app.clock, lambda: copy_media(app))
+        return app.run_store.record_run("media copy", app.clock, lambda: copy_media(app))
 
 
 def entries(app: App) -> list[Entry]:

@@ -120,8 +120,8 @@ def test_a_delivered_file_is_not_believed_by_its_name(make_site: Callable[..., S
 
 
 def sent_parts(site: Site, *, kill_after: int | None, lot: random.Random) -> tuple[list[tuple[str, int]], int]:
-    """Run copy-media, killing it after so many parts were begun; those parts, and its exit code."""
-    arguments = ["--verbose", "--config", str(site.config), "--now", NOW.isoformat(), "copy-media", "--no-collect"]
+    """Run media copy, killing it after so many parts were begun; those parts, and its exit code."""
+    arguments = ["--verbose", "--config", str(site.config), "--now", NOW.isoformat(), "media", "copy", "--no-refresh"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", *arguments],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=clean_environ(),

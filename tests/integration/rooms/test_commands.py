@@ -141,7 +141,7 @@ def test_tables_are_for_people(make_quick: Callable[..., Site]) -> None:
     assert (refused.returncode, "--project" in refused.stderr) == (2, True)
 
 
-@pytest.external_key.parametrize(
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("create", "--name", "n", "--owner-ref", "o", "--participants", "x"), "participants: must be a whole number"),
@@ -200,7 +200,7 @@ def test_secrets_are_shown_only_when_asked_for(site: Site) -> None:
 # --- codes ---
 
 
-@pytest.external_key.parametrize(("code", "body"), CREATE, ids=lambda v: str(v) if isinstance(v, int) else "")
+@pytest.mark.parametrize(("code", "body"), CREATE, ids=lambda v: str(v) if isinstance(v, int) else "")
 def test_every_refused_room_comes_back_with_its_meaning(
     make_quick: Callable[..., Site], code: int, body: dict[str, Any]
 ) -> None:
@@ -337,7 +337,7 @@ def test_a_room_in_use_waits_for_the_next_run(site: Site) -> None:
     assert site.outcome("rooms", "apply", "--file", path)["counts"] == {"updated": 1, "unchanged": 1}
 
 
-@pytest.external_key.parametrize("fault", ["sparse_room", "errors_as_200"])
+@pytest.mark.parametrize("fault", ["sparse_room", "errors_as_200"])
 def test_odd_habits_of_the_api_change_nothing(site: Site, fault: str) -> None:
     """Rooms told with few fields, errors that ride on HTTP 200: the plan after apply is empty all the same."""
     site.simulator.faults.on(fault)
@@ -387,7 +387,7 @@ def test_the_job_applies_the_file_of_the_settings(site: Site) -> None:
         path.write_text(DESK)
         assert dict(rooms_job.apply_rooms(app).counts) == {"created": 2}
         path.write_text(DESK.partition("[rooms.consultation]")[0])
-        assert dict(rooms_job.apply_rooms(app).counts) == {"unchanged": 1, "left": 1}
+        assert dict(rooms_job.apply_rooms(app).counts) == {"unchanged": 1, "ignored": 1}
     site.configure("[rooms]\n", "[rooms]\nprune = true\n")
     with site.app() as app:
         assert dict(rooms_job.apply_rooms(app).counts) == {"deleted": 1, "unchanged": 1}

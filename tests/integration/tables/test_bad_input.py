@@ -74,7 +74,7 @@ def test_a_missing_settings_file_is_named(site: Site) -> None:
         (("collect", "--project", "acmee"), "acmee"),
         (("collect", "--source", "cdrs"), "cdrs"),
         (("build", "--table", "usage"), "usage"),
-        (("copy-media", "--limit", "0"), "--limit"),
+        (("media", "copy", "--limit", "0"), "--limit"),
         (("query", "SELECT nothing FROM nowhere"), "nowhere"),
         (("reprot",), "reprot"),
     ],

@@ -30,7 +30,7 @@ from tests.support.lakes import ASKED, DAY, PROJECT, Lake, identity_on_disk
 DAYS = [DAY + timedelta(days=n) for n in range(LATE_ARRIVAL_DAYS + 1)]
 """All of these are in reach of one another."""
 
-DERIVED = ("cdr", "cdr_changes", "cdr_quality", "sessions", "usage_daily")
+DERIVED = ("cdr", "cdr_history", "cdr_quality", "sessions", "usage_daily")
 CONTENT = [column.name for column in CDR_CONTENT]
 
 
@@ -201,11 +201,11 @@ def test_every_connection_is_in_one_session(said: list[Said]) -> None:
 @FEW
 @given(SOUND)
 def test_as_known_on_any_day(said: list[Said]) -> None:
-    """For any moment, `cdr` and `cdr_changes` tell what a build over only the pages up to then tells."""
+    """For any moment, `cdr` and `cdr_history` tell what a build over only the pages up to then tells."""
     with new_lake() as whole:
         land(whole, said)
         whole.build()
-        newest, earlier = whole.rows("cdr"), whole.rows("cdr_changes")
+        newest, earlier = whole.rows("cdr"), whole.rows("cdr_history")
     for hour in sorted({one.hour for one in said})[:-1]:
         until = [one for one in said if one.hour <= hour]
         with new_lake() as then:
@@ -294,7 +294,7 @@ def test_a_correction_that_moves_a_row_to_another_day(tmp_path: Path) -> None:
     lake.say([moved], day=DAYS[1], hour=24)
     lake.build()
     assert [(row["day"], row["revision"]) for row in lake.rows("cdr")] == [(DAYS[1], 2)]
-    assert [(row["day"], row["revision"]) for row in lake.rows("cdr_changes")] == [(DAY, 1)]
+    assert [(row["day"], row["revision"]) for row in lake.rows("cdr_history")] == [(DAY, 1)]
 
 
 @pytest.mark.xfail(

@@ -124,7 +124,7 @@ def test_what_is_kept_is_billed_by_the_gigabyte_month(night: Site) -> None:
     kept = [(Decimal(size) * ((ends_at - NOW) // SECOND) / (month // SECOND)).quantize(Decimal(1)) for size in sizes]
     assert len(kept) > 10
     assert Decimal(told["projects"]["acme"]["storage_gb_months"]) == sum(kept).scaleb(-9)
-    with (night.folder / "lake" / told["under"] / "usage.csv").open(newline="") as stream:
+    with (night.folder / "lake" / told["path"] / "usage.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     stored = {row["day"]: Decimal(row["storage_gb_months"]) for row in rows if Decimal(row["storage_gb_months"])}
     assert stored.keys() == {str(NOW.date())}

@@ -47,9 +47,9 @@ def cells(lake: Lake) -> str:
 
 
 def test_named_columns_hold_tokens_everywhere(tmp_path: Path) -> None:
-    """All personal columns of `cdr`, `cdr_changes` and `chat` hold tokens; nulls stay; no name is in any cell."""
+    """All personal columns of `cdr`, `cdr_history` and `chat` hold tokens; nulls stay; no name is in any cell."""
     lake = full_lake(tmp_path)
-    for table in ("cdr", "cdr_changes", "chat"):
+    for table in ("cdr", "cdr_history", "chat"):
         personal = [column.name for column in TABLES[table].columns if column.privacy == "personal"]
         values = [row[name] for row in lake.rows(table) for name in personal]
         assert any(values)
@@ -60,7 +60,7 @@ def test_named_columns_hold_tokens_everywhere(tmp_path: Path) -> None:
 def test_one_person_is_one_token_in_all_tables(tmp_path: Path) -> None:
     """A name has the same token in `cdr`, in an earlier version and in a chat; so has a reference."""
     lake = full_lake(tmp_path)
-    (earlier,), (message,) = lake.rows("cdr_changes"), lake.rows("chat")
+    (earlier,), (message,) = lake.rows("cdr_history"), lake.rows("chat")
     old, new = sorted(lake.rows("cdr"), key=lambda row: row["cdr_id"])
     assert old["user_name"] == earlier["user_name"] == message["sender_name"] != new["user_name"]
     assert new["user_ref"] == earlier["user_ref"] == message["sender_ref"]

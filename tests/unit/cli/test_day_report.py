@@ -43,7 +43,14 @@ def file(state: str, name: str, hours: float | None = None, why: str | None = No
 
 
 def audited(verdict: str, key: str, detail: str | None = None) -> Row:
-    return {"audited_at": NOW, "key": key, "kind": "x", "verdict": verdict, "is_reread": False, "detail": detail}
+    return {
+        "audited_at": NOW,
+        "key": key,
+        "kind": "x",
+        "verdict": verdict,
+        "is_content_verified": False,
+        "detail": detail,
+    }
 
 
 FACTS = DayFacts(
@@ -62,7 +69,7 @@ FACTS = DayFacts(
         {"state": "stored", "files": 40, "size_bytes": 1_234_567_890},
         {"state": "lost", "files": 1, "size_bytes": 0},
     ],
-    open_files=[file("waiting", "soon.mkv", 3), file("waiting", "late.mkv", -1), file("lost", "a.mkv", why="404")],
+    open_files=[file("pending", "soon.mkv", 3), file("pending", "late.mkv", -1), file("lost", "a.mkv", why="404")],
     audits=[audited("missing", "media/b.mkv", "manifest 0001 names it"), audited("ok", "media/c.mkv")],
 )
 

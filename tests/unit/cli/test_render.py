@@ -66,7 +66,7 @@ def outcome_good(console: Console) -> None:
 
 
 def outcome_bad(console: Console) -> None:
-    outcome = RunResult("copy-media")
+    outcome = RunResult("media copy")
     outcome.add_success(1, files_copied=1, bytes_copied=999, own_word=7)
     for name in ("a.mkv", "b.mkv", "c.mkv"):
         outcome.add_failure(f"acme/284170002063/recording/{name}", "HTTP 503 from https://portal.enablex.io/path")
@@ -77,7 +77,7 @@ def outcome_bad(console: Console) -> None:
 
 
 def outcome_audit(console: Console) -> None:
-    outcome = RunResult("audit-media")
+    outcome = RunResult("media audit")
     outcome.add_success(
         2, sessions_audited=5, files_audited=1204, files_reread=13, bytes_reread=12_345_678_901, problems=1
     )
@@ -100,14 +100,14 @@ def _status() -> RunResult:
                 "stored": {"files": 1204, "bytes": 12_345_678_901},
                 "unreadable": {"files": 1, "bytes": 99_000_000},
                 "lost": {"files": 2, "bytes": 0},
-                "waiting": {"files": 7, "bytes": 0},
+                "pending": {"files": 7, "bytes": 0},
             },
-            "waiting": 7,
+            "pending": 7,
             "at_risk": 1,
             "next_deadline": "2026-11-23T03:45:00+00:00",
             "hours_left": 1.5,
             "last_done": {"cdr": "2026-11-23T02:15:00+00:00", "audit": "2026-11-22T03:30:00+00:00"},
-            "last_good_runs": {"copy-media": "2026-11-23T02:20:00.000Z", "nightly": "2026-11-23T02:15:00.000Z"},
+            "last_good_runs": {"media copy": "2026-11-23T02:20:00.000Z", "nightly": "2026-11-23T02:15:00.000Z"},
             "lateness": {
                 "rows": 12_345,
                 "known_after": {"1 h": 0.42, "1 day": 0.998},
@@ -118,7 +118,7 @@ def _status() -> RunResult:
         "a-much-longer-name": {
             "days": {"first": None, "missing": [], "provisional": [], "settled": 0},
             "media": {},
-            "waiting": 0,
+            "pending": 0,
             "at_risk": 0,
             "next_deadline": None,
             "hours_left": None,
@@ -135,7 +135,7 @@ def _status() -> RunResult:
             "raw": {"objects": 2_600, "bytes": 98_000_000},
         },
     }
-    outcome.details["next_runs"] = {"copy-media": "2026-11-23T02:30:00.000Z", "nightly": "2026-11-24T02:15:00.000Z"}
+    outcome.details["next_runs"] = {"media copy": "2026-11-23T02:30:00.000Z", "nightly": "2026-11-24T02:15:00.000Z"}
     return outcome
 
 
@@ -297,7 +297,7 @@ def test_a_file_gets_whole_lines() -> None:
     """Output into a file is not wrapped: a long name with its hash stays in one piece, for grep."""
     stream = io.StringIO()
     console = render.console_for(stream)
-    outcome = RunResult("copy-media")
+    outcome = RunResult("media copy")
     outcome.add_failure("acme/" + "x" * 300, "because")
     render.show_outcome(console, outcome)
     assert console.width == 160

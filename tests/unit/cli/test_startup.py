@@ -27,11 +27,14 @@ print(json.dumps(told))
 HELP = [
     ["--help"],
     ["--version"],
-    *([command, "--help"] for command in ("collect", "build", "copy-media", "nightly", "backfill", "query", "status")),
+    *(
+        [*command.split(), "--help"]
+        for command in ("collect", "build", "media copy", "nightly", "backfill", "query", "status")
+    ),
     ["billing", "export", "--help"],
     ["rooms", "list", "--help"],
 ]
-WRONG = [["no-such-command"], ["query", "--no-such-option"], ["backfill"], ["copy-media", "--limit", "none"]]
+WRONG = [["no-such-command"], ["query", "--no-such-option"], ["backfill"], ["media", "copy", "--limit", "none"]]
 OF_THE_WORK = {"av", "awscrt", "boto3", "dask", "distributed", "duckdb", "httpx", "numpy", "pandas", "pyarrow",
                "pydantic_settings", "sqlalchemy", "structlog", "tenacity", "urllib3", "zstandard"}  # fmt: skip
 OF_OTHER_WORK = {"av", "awscrt", "boto3", "dask", "distributed", "httpx", "pandas"}

@@ -109,7 +109,7 @@ def test_what_is_mapped_keeps_its_order() -> None:
     assert list(map_concurrent(ends_after_the_next, range(100), 4)) == list(range(100))
 
 
-@pytest.mark.parametrize("at_once", [1, 4])
+@pytest.mark.parametrize("max_concurrency", [1, 4])
 def test_items_are_mapped_as_there_is_room(max_concurrency: int) -> None:
     """Of many items only as many are taken before the first result as are worked on at once: memory stays small."""
     items = iter(range(1000))
@@ -117,7 +117,7 @@ def test_items_are_mapped_as_there_is_room(max_concurrency: int) -> None:
     assert next(items) == max_concurrency
 
 
-@pytest.mark.parametrize("at_once", [1, 4])
+@pytest.mark.parametrize("max_concurrency", [1, 4])
 def test_an_error_comes_in_its_place(max_concurrency: int) -> None:
     """What was made before the item that failed is given first."""
     results = map_concurrent(lambda number: 6 // number, [3, 2, 0, 1], max_concurrency)

@@ -121,7 +121,7 @@ def test_a_project_may_come_from_the_environment_alone() -> None:
         {
             "POSTROOM_PROJECTS__ACME__APP_ID": "61aa",
             "POSTROOM_PROJECTS__ACME__APP_KEY": "k3y",
-            "POSTROOM_PROJECTS__ACME__SINCE": "2026-01-01",
+            "POSTROOM_PROJECTS__ACME__START_DATE": "2026-01-01",
             "POSTROOM_PROJECTS__ACME__FILE_HOSTS": '["files.example"]',
         },
     )
@@ -277,7 +277,7 @@ def test_no_secret_shows(write: Write) -> None:
     rows = shown(loaded)
     assert rows["projects.acme.files_password"][0] == "********"
     assert rows["run_store.url"][0] == "postgresql+psycopg://post:********@db.example/ledger"
-    assert rows["projects.acme.since"] == ("(not set)", "default")
+    assert rows["projects.acme.start_date"] == ("(not set)", "default")
     for number in (1, 2, 3):
         assert f"s3cret-{number}" not in repr(loaded.settings)
 

@@ -26,14 +26,14 @@ def test_portions_ask_for_everything_once_and_build_nothing_too_early(start, off
     """
     first = FIRST + timedelta(days=start)
     period = Period(first, first + timedelta(days=max(offsets)))
-    asks = [CollectTask(source, "acme", first + timedelta(days=offset)) for source in sources for offset in offsets]
-    cut = list(portions(asks, period))
-    asked = [ask for portion in cut for ask in portion.asks]
-    assert sorted(map(str, asked)) == sorted(map(str, asks))
+    tasks = [CollectTask(source, "acme", first + timedelta(days=offset)) for source in sources for offset in offsets]
+    cut = list(portions(tasks, period))
+    asked = [ask for portion in cut for ask in portion.tasks]
+    assert sorted(map(str, asked)) == sorted(map(str, tasks))
     assert [ask.day for ask in asked] == sorted(ask.day for ask in asked)
-    assert all((portion.asks[-1].day - portion.asks[0].day).days < 56 for portion in cut)
+    assert all((portion.tasks[-1].day - portion.tasks[0].day).days < 56 for portion in cut)
     assert [day for portion in cut if portion.whole for day in portion.whole] == list(period)
     for number, portion in enumerate(cut):
-        later = [ask.day for after in cut[number + 1 :] for ask in after.asks]
+        later = [ask.day for after in cut[number + 1 :] for ask in after.tasks]
         if portion.whole and later:
             assert input_window(portion.whole.last).last < min(later)

@@ -42,7 +42,7 @@ def status(*, at_risk: int = 0, lost: int = 0, missing: tuple[str, ...] = ()) ->
     file = {"project": "acme", "conf_num": "c1", "kind": "recording", "name": "a.mkv"}
     outcome.at_risk = [{**file, "hours_left": 5.0 + number} for number in reversed(range(at_risk))]
     media = {"lost": {"files": lost, "bytes": 0}} if lost else {}
-    project = {"days": {"missing": list(missing), "provisional": [], "settled": 0}, "media": media, "waiting": 0}
+    project = {"days": {"missing": list(missing), "provisional": [], "settled": 0}, "media": media, "pending": 0}
     outcome.details = {"now": "2026-11-23T02:15:00+00:00", "projects": {"acme": project}}
     return outcome
 

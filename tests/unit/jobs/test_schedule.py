@@ -27,11 +27,11 @@ def settings(folder: Path, text: str = "") -> Settings:
 def test_the_next_moment_of_each_alarm_is_known(tmp_path: Path) -> None:
     """By default: media every 15 minutes, the night at 02:15, the audit on Sundays, all in UTC; this moment counts."""
     assert {name: f"{moment:%a %H:%M}" for name, moment in next_runs(settings(tmp_path), NOW).items() if moment} == {
-        "copy-media": "Mon 02:15",
+        "media copy": "Mon 02:15",
         "nightly": "Mon 02:15",
         "rooms apply": "Mon 03:05",
         "rooms snapshot": "Mon 23:50",
-        "audit-media": "Sun 03:30",
+        "media audit": "Sun 03:30",
     }
 
 
@@ -40,14 +40,14 @@ def test_times_are_settings(tmp_path: Path) -> None:
     text = 'nightly = "45 20 * * *"\n[schedule]\naudit_media = "0 4 1 * *"\n'
     found = next_runs(settings(tmp_path, text), NOW)
     assert list(found) == [
-        "copy-media",
+        "media copy",
         "nightly",
         "nightly acme",
         "rooms apply",
         "rooms snapshot",
-        "audit-media",
+        "media audit",
     ]
-    assert (found["nightly acme"], found["audit-media"]) == (
+    assert (found["nightly acme"], found["media audit"]) == (
         datetime(2026, 11, 23, 20, 45, tzinfo=UTC),
         datetime(2026, 12, 1, 4, 0, tzinfo=UTC),
     )

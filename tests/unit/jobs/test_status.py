@@ -97,13 +97,13 @@ def test_every_day_has_one_state(asked_on: dict[date, date], since: date | None,
 def test_files_are_counted_by_state() -> None:
     """Files and bytes per state; a file without a size counts as a file of no bytes."""
     media = pa.table(
-        {"state": ["stored", "waiting", "stored", "lost"], "size_bytes": [5, None, 2**40, None]},
+        {"state": ["stored", "pending", "stored", "lost"], "size_bytes": [5, None, 2**40, None]},
         schema=pa.schema([("state", TEXT), ("size_bytes", COUNT)]),
     )
     assert media_states(media) == {
         "lost": {"files": 1, "bytes": 0},
         "stored": {"files": 2, "bytes": 2**40 + 5},
-        "waiting": {"files": 1, "bytes": 0},
+        "pending": {"files": 1, "bytes": 0},
     }
 
 

@@ -27,7 +27,7 @@ CHANGES = st.sampled_from([1, 2, 64, 255])
 
 
 def stored(name: str, content: bytes, *, store_etag: str | None = None) -> Entry:
-    """The entry of a file with these bytes, as copy-media writes it."""
+    """The entry of a file with these bytes, as media copy writes it."""
     file = listed_file(name=name)
     tally = Checksums()
     tally.feed(content)
@@ -71,7 +71,7 @@ LONG_CHAINS = CHAINS.filter(lambda manifests: len(manifests) > 1)
 
 @given(CHAINS)
 def test_a_whole_chain_is_well(manifests: dict[int, bytes]) -> None:
-    """Manifests as copy-media writes them are in order: one row, of the newest; all files of all of them are named."""
+    """Manifests as media copy writes them are in order: one row, of the newest; all files of all of them are named."""
     for seen in ({}, saw(manifests), saw({1: manifests[1]})):
         found = check_chain("acme", DAY, CONF_NUM, manifests, seen)
         assert [(row["verdict"], row["name"]) for row in found.rows] == [("ok", f"{len(manifests):04d}")]
@@ -158,7 +158,7 @@ def _other_project(manifest: Manifest) -> None:
     ],
 )
 def test_a_manifest_that_cannot_be_true_is_found(change: Callable[[Manifest], None], said: str) -> None:
-    """A last manifest that contradicts an earlier one, its key, or what copy-media always writes, is broken."""
+    """A last manifest that contradicts an earlier one, its key, or what media copy always writes, is broken."""
     assert said in broken(rewritten(change))["0002"]
 
 
@@ -207,7 +207,7 @@ def test_a_file_as_it_was_stored_is_ok(content: bytes, states: dict[str, object]
     """The same bytes are never a problem, whatever the store states of them; every row is the table's."""
     row = seen_file(content, content, **states)  # type: ignore[arg-type]
     assert row["verdict"] == read_row(row, content)["verdict"] == "ok"
-    assert row["compared"] == ("crc64nvme" if states["crc"] else "etag" if states["etag"] else "size")
+    assert row["compared_by"] == ("crc64nvme" if states["crc"] else "etag" if states["etag"] else "size")
     assert list(row) == AUDITS.schema.names
 
 
@@ -236,7 +236,7 @@ def test_another_etag_is_a_doubt_that_reading_settles() -> None:
     assert audit_checks.is_doubtful(row)
     assert read_row(row, b"same")["verdict"] == "ok"
     assert read_row(row, b"same")["detail"] == "the store's etag is another one, and the bytes are the same"
-    assert not audit_checks.can_reread(row | {"compared": "crc64nvme"})
+    assert not audit_checks.can_reread(row | {"compared_by": "crc64nvme"})
 
 
 def test_a_problem_says_what_where_and_the_next_step() -> None:

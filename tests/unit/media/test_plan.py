@@ -136,7 +136,7 @@ def test_a_stored_file_is_looked_at_again_at_each_age(
         lost_entry(listed_file(), "gone", 410, AT),
         deleted_at_source_entry(stored_entry(listed_file(), STORED, AT), AT),
     ],
-    ids=["waiting", "lost", "gone"],
+    ids=["pending", "lost", "gone"],
 )
 def test_what_is_not_there_is_not_looked_at_again(entry: Entry | None) -> None:
     """Neither a file without a copy, nor one that the host has said it no longer has."""
@@ -174,9 +174,9 @@ BASE = {
 }
 
 
-def test_a_file_that_nobody_copied_is_waiting() -> None:
+def test_a_file_that_nobody_copied_is_pending() -> None:
     """A listed file is a row from its first listing on, with its deadline and nothing invented."""
-    assert row(None) == {**BASE, "state": "waiting"}
+    assert row(None) == {**BASE, "state": "pending"}
 
 
 def test_a_stored_file_says_where_and_what() -> None:
@@ -190,7 +190,7 @@ def test_a_stored_file_says_where_and_what() -> None:
         "etag": '"e"',
         "content_type": "video/webm",
         "stored_at": AT,
-        "versions": 1,
+        "version_count": 1,
     }
 
 
@@ -213,7 +213,7 @@ def test_a_probe_is_part_of_the_row() -> None:
 
 def test_a_lost_file_was_never_stored() -> None:
     """A loss has its reason, and no moment of storing."""
-    expected = {**BASE, "state": "lost", "lost_reason": "HTTP 410", "versions": 0}
+    expected = {**BASE, "state": "lost", "lost_reason": "HTTP 410", "version_count": 0}
     assert row(lost_entry(listed_file(), "HTTP 410", 410, AT)) == expected
 
 

@@ -184,7 +184,7 @@ def test_a_foreign_key_is_nobodys(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "stem", ["", "20261123T021500.123Z", "20261123T021500.123Z-XYZ", "20261399T021500.123Z-1f0c9a2e"]
+    "response_id", ["", "20261123T021500.123Z", "20261123T021500.123Z-XYZ", "20261399T021500.123Z-1f0c9a2e"]
 )
 def test_only_a_stem_has_a_moment(response_id: str) -> None:
     """A name that is no stem has no moment, and that is said."""

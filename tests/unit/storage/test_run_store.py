@@ -122,9 +122,9 @@ def test_a_good_run_is_one_that_did_its_work(run_store: RunStore) -> None:
     at_risk_ended = clock() - timedelta(minutes=1)
     run(run_store, outcome("nightly", failed=("a",)), clock)
     run(run_store, outcome("build", failed=("a",), did=0), clock)
-    run(run_store, outcome("copy-media"), clock)
+    run(run_store, outcome("media copy"), clock)
     good = run_store.last_successes_by_command()
-    assert list(good) == ["copy-media", "nightly"]
+    assert list(good) == ["media copy", "nightly"]
     assert datetime.fromisoformat(good["nightly"]) == at_risk_ended
 
 
@@ -157,7 +157,7 @@ def test_threads_share_a_ledger(run_store: RunStore) -> None:
 @pytest.mark.parametrize("url", ["", "ledger.db", "nosuchdatabase://x/y", "postgresql+nosuchdriver://h/d"])
 def test_a_url_that_is_no_database_is_a_setting(url: str) -> None:
     """A wrong run_store.url is a ConfigError that names the setting and a good example."""
-    with pytest.raises(ConfigError, match=r"ledger\.url: .*; for example sqlite:///"):
+    with pytest.raises(ConfigError, match=r"run_store\.url: .*; for example sqlite:///"):
         RunStore(url)
 
 
@@ -167,7 +167,7 @@ def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("this is not a database, and it is long enough to be taken for one " * 20)
     for place in (blocker / "ledger.db", tmp_path, blocker):
-        with pytest.raises(StoreUnavailable, match="ledger") as caught:
+        with pytest.raises(StoreUnavailable, match="run.store") as caught:
             RunStore(f"sqlite:///{place}").attempts()
         assert str(blocker) in str(caught.value) or str(tmp_path) in str(caught.value)
 
@@ -178,7 +178,7 @@ def test_what_failed_rests_longer_each_time(run_store: RunStore) -> None:
     for _ in range(6):
         made = outcome(failed=("a",))
         made.add_failure("b", "given up", was_tried=False)
-        run_store.record_run("copy-media", lambda: START, lambda made=made: made)
+        run_store.record_run("media copy", lambda: START, lambda made=made: made)
         minutes = range(0, 300, 15)
         waits.append(next(wait for wait in minutes if not run_store.backing_off(START + timedelta(minutes=wait))))
     assert waits == [15, 30, 60, 120, 120, 120]
@@ -202,5 +202,5 @@ def test_a_database_that_refuses_is_one_line() -> None:
     with pytest.raises(StoreUnavailable, match="refused") as told:
         run_store.attempts()
     run_store.close()
-    assert str(told.value).startswith("ledger postgresql+psycopg://post:***@127.0.0.1:9/room: ")
+    assert str(told.value).startswith("run store postgresql+psycopg://post:***@127.0.0.1:9/room: ")
     assert "\n" not in str(told.value)

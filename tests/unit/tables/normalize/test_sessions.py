@@ -67,14 +67,14 @@ def test_a_rejoin_is_two_connections_of_one_person() -> None:
     later = changed(NEW, cdr_id="later", call_num="4", sigserver__connect_dt="2024-03-09T14:40:00.000Z",
                     sigserver__disconnect_dt="2024-03-09T14:40:30.000Z")  # fmt: skip
     session = one_session(NEW, later)
-    assert (session["connections"], session["people"]) == (2, 1)
+    assert (session["connections"], session["unique_users"]) == (2, 1)
     assert session["participant_min"] == 31 + 1
 
 
 def test_people_without_a_name_are_each_one() -> None:
     """Connections without `user.ref` count as one person each."""
     some = [changed(NEW, cdr_id=str(at), user__ref=ref) for at, ref in enumerate(["", None, "u1", "u1"])]
-    assert one_session(*some)["people"] == 3
+    assert one_session(*some)["unique_users"] == 3
 
 
 def test_the_newest_that_is_known_counts() -> None:

@@ -24,7 +24,7 @@ MEDIA = st.lists(
             "conf_num": st.sampled_from(["s1", "s2", "unknown"]),
             "room_id": st.sampled_from([None, "r1", "r9"]),
             "day": st.sampled_from([date(2024, 3, 9), date(2024, 3, 10)]),
-            "state": st.sampled_from(["stored", "unreadable", "lost", "waiting"]),
+            "state": st.sampled_from(["stored", "malformed", "lost", "pending"]),
             "size_bytes": st.integers(0, 2**40),
         }
     ),
