@@ -182,7 +182,7 @@ def show_export(console: Console, outcome: RunResult) -> None:
     console.print(Text(f"billing export: {news}"))
     if of_class := told.get("focus"):
         console.print(Text(f"FOCUS: {of_class['usage']:,} rows of usage, {of_class['corrections']:,} corrections"))
-    console.print(Text(f"in the lake under {told['under']}"))
+    console.print(Text(f"in the lake under {told['path']}"))
 
 
 def _month(app: App, text: str) -> BillingMonth:

@@ -18,9 +18,9 @@ import pytest
 
 from pipeline.core.models import SOURCES, Period
 from pipeline.enablex.simulator import World
-from pipeline.storage import LocalStore, manifests, raw  # raw: page_stems -> list_responses, read_page -> read_receipt
+from pipeline.storage import LocalStore, manifests, raw
 from pipeline.storage.base import read_bytes
-from pipeline.storage.run_store import RunStore  # Ledger; tries -> attempts, told -> last_notified
+from pipeline.storage.run_store import RunStore
 from pipeline.tables import read_arrow
 from pipeline.tables.schemas import TABLES
 from tests.conftest import Site
@@ -150,13 +150,13 @@ def test_manifests_are_read(site: Site) -> None:
 
 
 def test_the_run_store_is_read(site: Site) -> None:
-    """Runs, failed attempts and notified conditions are those of the old ledger."""
+    """Runs, failed attempts and notified conditions are those of the old release; commands have their new names."""
     store = RunStore(site.settings().run_store.url)
     assert store.run_ends() == {
-        ("audit-media", 0): 1,
+        ("media audit", 0): 1,
         ("billing export", 0): 1,
         ("build", 0): 1,
-        ("copy-media", 4): 1,
+        ("media copy", 4): 1,
         ("nightly", 3): 2,
         ("nightly", 4): 1,
     }

@@ -301,7 +301,7 @@ def test_settings_are_a_whole_configuration() -> None:
     with Simulator(World(begin=date(2026, 11, 1))) as simulator:
         settings = tomllib.loads(simulator.settings_toml("/data dir"))
         assert settings["lake"] == {"url": "file:/data dir/lake"}
-        assert settings["ledger"] == {"url": "sqlite:////data dir/ledger.db"}
+        assert settings["run_store"] == {"url": "sqlite:////data dir/ledger.db"}
         project = settings["projects"]["globex"]
         assert project["base_url"] == simulator.base_url
         assert project["app_key"] == simulator.world.project("globex").app_key

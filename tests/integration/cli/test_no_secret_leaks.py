@@ -91,7 +91,7 @@ def told(site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     lines = site.config.read_text().splitlines()
     site.config.write_text("\n".join(line for line in lines if not any(secret in line for secret in known.values())))
     monkeypatch.setenv("POSTROOM_PRIVACY__PSEUDONYMISE", '["user_name", "user_ip"]')
-    monkeypatch.setenv("POSTROOM_MEDIA__RECHECK_HOURS", "[0.1]")
+    monkeypatch.setenv("POSTROOM_MEDIA__RECHECK_AFTER_HOURS", "[0.1]")
     if "metrics" in Settings.model_fields:
         monkeypatch.setenv("POSTROOM_METRICS__TEXTFILE", str(site.folder / "postroom.prom"))
     return told

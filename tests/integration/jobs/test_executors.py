@@ -47,7 +47,7 @@ def nightly(site: Site) -> dict[str, object]:
     """
     with site.app() as app:
         assert run_nightly(app).failed == []
-        media = parquet.read_arrow("media", lake=app.lake).drop_columns(["etag", "proof"]).to_pylist()
+        media = parquet.read_arrow("media", lake=app.lake).drop_columns(["etag", "verified_by"]).to_pylist()
         return {"media": media} | {
             f"{root}/{stored.key}": hashlib.sha256(read_bytes(store, stored.key)).hexdigest()
             for root, store, kind in (("lake", app.lake, "tables/"), ("vault", app.vault, "media/"))
@@ -116,9 +116,9 @@ def test_an_engine_that_cannot_be_is_said_in_one_line(site: Site, capsys: pytest
 
 _PARENT = """
 import os, signal, time
-from pipeline.core.executor import Engine
+from pipeline.core.executor import WorkerPool
 if __name__ == "__main__":
-    engine = Engine("processes", processes=1)
+    engine = WorkerPool("processes", workers=1)
     worker = engine.run(os.getpid)
     os.kill(worker, signal.SIGINT)
     print(worker, engine.run(os.getpid), flush=True)

@@ -285,7 +285,7 @@ def test_a_store_that_is_down_stops_the_audit(vault: Site, monkeypatch: pytest.M
     def down(_store: LocalStore, key: str) -> None:
         raise StoreUnavailable(f"cannot use {key}: try again later")
 
-    monkeypatch.setattr(LocalStore, "state", down)
+    monkeypatch.setattr(LocalStore, "attributes", down)
     with pytest.raises(StoreUnavailable):
         audited(vault)
     assert vault.objects("vault/audits/") == {}
@@ -300,7 +300,7 @@ def test_a_file_that_the_disk_cannot_read_is_a_problem(vault: Site, monkeypatch:
             raise OSError(5, "Input/output error")
         return checksum_object(store, key)
 
-    monkeypatch.setattr("pipeline.media.audit.read_back", read)
+    monkeypatch.setattr("pipeline.media.audit.checksum_object", read)
     outcome = audited(vault, percent=100)
     key, said = the_problem(outcome)
     assert key == bad
@@ -318,7 +318,7 @@ def test_the_command_says_all_of_it(vault: Site) -> None:
     assert "files audited" in done.stdout
     refused = vault.run("media", "audit", "--sample", "101")
     assert refused.returncode == 2
-    assert "--sample 101: not a percentage; give 0 to 100" in refused.stderr
+    assert "--sample 101: not a percentage; use 0 to 100" in refused.stderr
 
 
 def test_an_object_put_over_in_the_bucket_is_found_unread(make_site: Callable[..., Site], s3: S3Server) -> None:

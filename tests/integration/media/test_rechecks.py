@@ -88,8 +88,8 @@ def test_other_bytes_of_the_same_size_are_noticed(fresh: Site) -> None:
         assert {entry.kind for entry in changed} == {"transcoded"}
         assert all(entry.sha256 != entry.earlier[0].sha256 and entry.key != entry.earlier[0].key for entry in changed)
         build(app)
-        rows = parquet.read_arrow("media", columns=["kind", "versions"], lake=app.lake).to_pylist()
-        assert {row["versions"] for row in rows if row["kind"] == "transcoded"} == {2}
+        rows = parquet.read_arrow("media", columns=["kind", "version_count"], lake=app.lake).to_pylist()
+        assert {row["version_count"] for row in rows if row["kind"] == "transcoded"} == {2}
 
 
 @pytest.mark.parametrize("fault", ["", "no_validators", "no_length", "weak_etag"])
@@ -118,9 +118,9 @@ def test_what_is_gone_after_it_was_stored_is_no_loss(fresh: Site) -> None:
     assert copy(fresh).counts["files_rechecked"] == 0
     with fresh.app() as app:
         build(app)
-        rows = parquet.read_arrow("media", columns=["state", "gone_at"], lake=app.lake).to_pylist()
-    assert sum(row["gone_at"] is not None for row in rows) == copied
-    assert {row["state"] for row in rows if row["gone_at"]} == {"stored"}
+        rows = parquet.read_arrow("media", columns=["state", "deleted_at_source"], lake=app.lake).to_pylist()
+    assert sum(row["deleted_at_source"] is not None for row in rows) == copied
+    assert {row["state"] for row in rows if row["deleted_at_source"]} == {"stored"}
 
 
 def test_wrong_credentials_lose_nothing(make_site: Callable[..., Site]) -> None:
@@ -156,8 +156,8 @@ def test_a_damaged_file_is_kept_when_time_is_short(fresh: Site) -> None:
     assert first.failed
     fresh.simulator.clock.advance(30 * HOUR)
     last = copy(fresh)
-    assert last.counts["unreadable"] > 0
-    assert last.notices["unreadable"]
+    assert last.counts["malformed"] > 0
+    assert last.notices["malformed"]
     with fresh.app() as app:
         damaged = [entry for entry in entries(app) if entry.name.endswith((".mkv", ".mov"))]
         assert {entry.state for entry in damaged} == {"unreadable"}
@@ -167,19 +167,19 @@ def test_a_damaged_file_is_kept_when_time_is_short(fresh: Site) -> None:
 def test_what_does_not_open_is_stored_and_named(fresh: Site) -> None:
     """A probe fills in what is known of a recording, and what it finds unreadable is in the outcome by name."""
     outcome = copy(fresh)
-    assert outcome.notices.get("unreadable", []) == []
+    assert outcome.notices.get("malformed", []) == []
     with fresh.app() as app:
         build(app)
         rows = parquet.read_arrow("media", lake=app.lake).to_pylist()
     media = [row for row in rows if row["kind"] in ("recording", "transcoded")]
     assert media
     assert all(row["container"] and row["duration_s"] and row["width_px"] for row in media)
-    assert all(row["video_codec"] and row["audio_codec"] and row["proof"] == "synced" for row in media)
+    assert all(row["video_codec"] and row["audio_codec"] and row["verified_by"] == "synced" for row in media)
 
 
 def test_the_network_is_not_taken_whole(fresh: Site) -> None:
     """With media.bandwidth_limit_mib_per_s all downloads together are no faster than that."""
-    fresh.config.write_text(fresh.config.read_text() + "\n[media]\nmax_mib_per_s = 0.25\n")
+    fresh.config.write_text(fresh.config.read_text() + "\n[media]\nbandwidth_limit_mib_per_s = 0.25\n")
     total = sum(file.size_bytes for file in fresh.truth_files().values())
     waits: list[float] = []
     with fresh.app() as app:

@@ -308,7 +308,7 @@ def test_changes_are_named_and_made(site: Site) -> None:
     path = write(site, changed)
     text = site.run("rooms", "plan", "--file", path).stdout
     assert re.search(r'participants: "?10"? -> "12"', text)
-    assert re.search(r"^left +acme/consultation  no longer in the file; --prune deletes it$", text, re.M)
+    assert re.search(r"^ignored +acme/consultation  no longer in the file; --prune deletes it$", text, re.M)
     applied = site.outcome("rooms", "apply", "--file", path, "--prune")
     assert applied["counts"] == {"deleted": 1, "updated": 1}
     assert keyed(site)["clinic/front-desk"]["name"] == "Reception"

@@ -179,7 +179,7 @@ def test_no_document_is_lost(said: list[Said]) -> None:
         assert sorted(row["cdr_id"] for row in rows) == sorted(keys)
         duplicates = sum(keys.values()) - len(keys)
         assert len(rows) + len(rejects) + duplicates == len(said)
-        assert len({(row["page"], row["ordinal"]) for row in rejects}) == len(rejects)
+        assert len({(row["source_key"], row["ordinal"]) for row in rejects}) == len(rejects)
         assert sum(row["connections"] for row in lake.rows("usage_daily")) == len(rows)
 
 

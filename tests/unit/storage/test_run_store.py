@@ -167,7 +167,7 @@ def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("this is not a database, and it is long enough to be taken for one " * 20)
     for place in (blocker / "ledger.db", tmp_path, blocker):
-        with pytest.raises(StoreUnavailable, match="run.store") as caught:
+        with pytest.raises(StoreUnavailable, match=r"run.store") as caught:
             RunStore(f"sqlite:///{place}").attempts()
         assert str(blocker) in str(caught.value) or str(tmp_path) in str(caught.value)
 
