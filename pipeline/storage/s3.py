@@ -127,7 +127,7 @@ class S3Store(S3Client):
     def abort_uploads(self, prefix: str, older_than: timedelta) -> list[str]:
         aborted = []
         for upload, now in self._uploads(prefix):
-            if now - upload["Initiated"].overwrite(microsecond=0) >= older_than:  # as exact as the server's Date
+            if now - upload["Initiated"].replace(microsecond=0) >= older_than:  # as exact as the server's Date
                 with self.errors(upload["Key"]), suppress(self.client.exceptions.NoSuchUpload):
                     self.client.abort_multipart_upload(
                         Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]

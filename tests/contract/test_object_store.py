@@ -24,7 +24,7 @@ def everything(store: ObjectStore) -> list[tuple[str, bytes]]:
     return [(stored.key, read_bytes(store, stored.key)) for stored in store.list("")]
 
 
-# --- put_new ---
+# --- put_if_absent ---
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def test_an_object_is_copied_inside_the_server(
         copied = store.copy_from(f"s3://{origin}/their/a b.mkv", KEY, resume_token="label", etag=etag)
         assert sum(len(exchange.body) for exchange in proxy.seen) < 10_000
     assert copied == store.find_completed(KEY, "label") == StoredObject(KEY, len(content))
-    assert (store.head(KEY) or {})["ContentType"] == "video/x-matroska"
+    assert (store.head_object(KEY) or {})["ContentType"] == "video/x-matroska"
     assert read_bytes(store, KEY) == content
     assert s3.unfinished(bucket) == []
 
@@ -376,7 +376,7 @@ def test_a_lock_is_made_longer_never_shorter(s3: S3Server) -> None:
         ("strong", 4, ("COMPLIANCE", 5)),
     ):
         store.lock(key, Retention("governance", now + timedelta(days=days)))
-        head = store.head(key)
+        head = store.head_object(key)
         assert head is not None
         assert (head["ObjectLockMode"], (head["ObjectLockRetainUntilDate"] - now).days) == expected
 
@@ -386,7 +386,7 @@ def test_the_same_bytes_again_are_locked_too(s3: S3Server) -> None:
     store, until = s3.store(s3.new_bucket(lock=True)), datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
     store.put_if_absent(KEY, b"x")
     store.put_if_absent(KEY, b"x", retention=Retention("governance", until))
-    assert (store.head(KEY) or {})["ObjectLockRetainUntilDate"] == until
+    assert (store.head_object(KEY) or {})["ObjectLockRetainUntilDate"] == until
 
 
 def test_nothing_is_put_over_an_object_with_versions(s3: S3Server) -> None:
@@ -537,11 +537,11 @@ import resource, sys
 from pipeline.storage.s3 import S3Store
 store = S3Store(sys.argv[1], endpoint_url=sys.argv[2], part_bytes=16 * 2**20)
 chunk = bytes(2**20)
-store.put_new("warm", [chunk] * 2)
+store.put_if_absent("warm", [chunk] * 2)
 with store.open("warm") as stream:
     stream.read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-store.put_new("large", (chunk for _ in range(128)))
+store.put_if_absent("large", (chunk for _ in range(128)))
 with store.open("large") as stream:
     while stream.read(2**20):
         pass

@@ -1,6 +1,6 @@
 """The banned words of the glossary, and where they stand: in docs, in string literals and comments, in names.
 
-    python -m tests.support.words [PATH ...]    print every place, by default of the whole project
+python -m tests.support.words [PATH ...]    print every place, by default of the whole project
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def banned_phrases() -> tuple[str, ...]:
 @cache
 def _pattern() -> re.Pattern[str]:
     phrases = sorted(banned_phrases(), key=len, reverse=True)
-    return re.compile(r"(?<!\w)(" + "|".join(re.escape(one).replace(r"\ ", r"\s+") for one in phrases) + r")(?!\w)", re.I)
+    alternatives = "|".join(re.escape(phrase).replace(r"\ ", r"\s+") for phrase in phrases)
+    return re.compile(rf"(?<!\w)({alternatives})(?!\w)", re.I)
 
 
 def banned_in(text: str) -> list[tuple[int, str]]:

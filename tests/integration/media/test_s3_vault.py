@@ -47,7 +47,7 @@ def versions(s3: S3Server, bucket: str, under: str) -> Iterator[dict[str, Any]]:
         yield from (version for version in page.get("Versions", ()) if version["Key"].startswith(under))
 
 
-@pytest.mark.parametrize("lock", ['mode = "governance"', 'mode = "compliance"\ni_understand = true'])
+@pytest.mark.parametrize("lock", ['mode = "governance"', 'mode = "compliance"\naccept_irreversible = true'])
 def test_what_is_locked_cannot_be_deleted(make_site: Callable[..., Site], ceph: S3Server, lock: str) -> None:
     """Every version of media and manifests is locked as the settings say, and a plain delete of it is refused."""
     site = make_site(WORLD)
