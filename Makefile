@@ -3,7 +3,7 @@
 # make servers  the S3 servers and PostgreSQL that tests start, where they can be installed (tests/support/servers/README.md)
 # make bench    benchmarks against other tools (docs/benchmarks.md)
 # make soak     random tests, faults, kills and simulated weeks, for hours
-# make mutants  mutation tests of the pure modules (docs/contributing/mutants.md)
+# make mutants  mutation tests of the pure modules (docs/contributing/style.md)
 # make docs     the documentation site, in site/
 PYTHON ?= python3
 BIN := .venv/bin
@@ -76,10 +76,12 @@ soak: install servers
 		tests/integration/media/test_s3_vault.py tests/integration/jobs/test_simulated_weeks.py
 
 mutants: install
-	$(BIN)/python -m tests.support.mutants
+	$(PIP) --group mutants
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
 
 lock: install
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --group bench --no-header \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --group bench --group mutants --no-header \
 		--no-annotate --no-emit-index-url --no-emit-find-links --upgrade pyproject.toml --output-file constraints.txt
 
 clean:

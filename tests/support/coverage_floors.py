@@ -1,5 +1,4 @@
-"""Branch coverage by room from `.coverage`, each with a floor (`make coverage`). Exit code 1 below a floor.
-"""
+"""Branch coverage by room from `.coverage`, each with a floor (`make coverage`). Exit code 1 below a floor."""
 
 from __future__ import annotations
 

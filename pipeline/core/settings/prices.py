@@ -39,7 +39,9 @@ class Tier(_Section):
     """The price of each unit up to the month's `up_to`-th; of all further ones in the last tier, which has none."""
 
     up_to: Annotated[Decimal, Field(gt=0, max_digits=15, decimal_places=9)] | None = None
+    """Quantity of the month at which this tier ends; the last tier has none."""
     price: UnitPrice
+    """Price of a unit in this tier."""
 
 
 class Price(_Section):
@@ -49,10 +51,15 @@ class Price(_Section):
     """
 
     project: str | None = None
+    """Project that the price is for; default: all projects without their own."""
     valid_from: date | None = None
+    """First day, in `billing.time_zone`; default: always."""
     valid_to: date | None = None
+    """Last day, inclusive."""
     price: UnitPrice | None = None
+    """Price of a unit."""
     tiers: tuple[Tier, ...] = ()
+    """Graduated prices, instead of `price`."""
 
     @model_validator(mode="after")
     def _is_clear(self) -> Self:
@@ -121,12 +128,19 @@ class Prices(_Section):
     """
 
     currency: Annotated[str, AfterValidator(_currency)] = ""
+    """ISO 4217 code; required with a price."""
     decimals: int = Field(default=2, ge=0, le=MOST_DECIMALS)
+    """Decimal places of amounts."""
     participant_min: PriceList = ()
+    """Price of a participant minute."""
     sip_min: PriceList = ()
+    """Price of a minute of a SIP or telephone leg, in addition to `participant_min`."""
     recording_min: PriceList = ()
+    """Price of a recorded minute."""
     transcoding_min: PriceList = ()
+    """Price of a transcoded minute."""
     storage_gb_months: PriceList = ()
+    """Price of a gigabyte stored for a month."""
 
     @model_validator(mode="after")
     def _has_a_currency(self) -> Self:

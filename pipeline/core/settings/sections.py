@@ -86,14 +86,18 @@ class Root(_Section):
     """A place for objects: `file:PATH`, or `s3://BUCKET/PREFIX`."""
 
     url: Annotated[str, AfterValidator(_root_url)]
+    """`file:PATH` or `s3://BUCKET/PREFIX`."""
 
 
 class Lock(_Section):
-    """Object Lock of what is written to the vault's media and manifests, from then on."""
+    """Object Lock for new objects under `media/` and `manifests/` in the vault."""
 
     mode: Literal["off", "governance", "compliance"] = "off"
+    """`governance` can be lifted with a special permission; `compliance` by nobody."""
     days: int = Field(default=0, ge=0, le=36500)
+    """Days that an object is locked from the moment it is stored."""
     accept_irreversible: bool = False
+    """Required with mode = "compliance"."""
 
     @model_validator(mode="after")
     def _is_meant(self) -> Self:
@@ -114,54 +118,69 @@ class Vault(Root):
 
 
 class S3(_Section):
-    """What boto3's own chain does not know."""
+    """What boto3's own configuration chain does not have."""
 
     endpoint_url: str | None = None
+    """URL of an S3 server other than AWS."""
     region: str | None = None
+    """Region of the buckets."""
 
 
 class Project(_Section):
-    """One EnableX project: its API pair, and the portal account that opens its files.
-
-    `to_date_is_inclusive`: `postroom doctor --probe` has seen that it is, so a day is asked for by itself; else the day
-    after is named too, which is right either way and twice the bytes. `nightly`: a time of its own, as in `[schedule]`.
-    """
+    """One EnableX project: its API credentials, and the portal account that can download its files."""
 
     base_url: Annotated[str, AfterValidator(_base_url)] = "https://api.enablex.io/video/v2"
+    """URL of the API."""
     app_id: str = Field(min_length=1)
+    """App ID of the project."""
     app_key: SecretStr = Field(min_length=1)
+    """App key of the project."""
     files_user: str = ""
+    """E-mail address of the portal account that can download files; not the App ID."""
     files_password: SecretStr = SecretStr("")
+    """Its password."""
     file_hosts: tuple[str, ...] = ("*.enablex.io",)
+    """The only hosts that receive these credentials; `*.` stands for one or more labels."""
     start_date: date | None = None
+    """First day of the project. `nightly` collects every missing day from then on; default: from the first day that was
+    ever collected."""
     to_date_is_inclusive: bool = False
+    """Whether the API's `to_date` includes that day, as `postroom doctor --probe` reports. If false, the following day
+    is requested as well: correct in both cases, at twice the bytes."""
     nightly: Cron | None = None
+    """Cron expression that replaces `nightly` of `[schedule]` for this project."""
 
 
 class Collect(_Section):
-    """How EnableX is asked."""
+    """Requests to EnableX's API, per project."""
 
     lookback_days: int = Field(default=3, ge=0, le=60)
+    """Days before today that are collected again every night, because EnableX corrects records late."""
     requests_per_second: float = Field(default=1.0, gt=0)
+    """Limit of the request rate."""
     concurrency: int = Field(default=2, ge=1, le=64)
+    """Maximum number of concurrent requests."""
     max_attempts: int = Field(default=5, ge=1, le=20)
+    """Attempts per request."""
     timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds without data after which a request fails."""
 
 
 class Media(_Section):
-    """How files are copied.
-
-    `retention_hours`: how long EnableX keeps a file. `recheck_after_hours`: ages of a stored file at which the host
-    is asked whether it still has the same one. `delivery_url`: where EnableX's Recording Delivery puts files.
-    `bandwidth_limit_mib_per_s`: for all downloads together; 0 is no limit.
-    """
+    """Downloads from the file host."""
 
     retention_hours: int = Field(default=72, ge=1)
+    """Hours after which EnableX deletes a file."""
     concurrency: int = Field(default=4, ge=1, le=64)
+    """Maximum number of files copied concurrently."""
     multipart_part_mib: int = Field(default=6, ge=5, le=5120)
+    """Size of the parts of an upload to S3, in MiB."""
     recheck_after_hours: tuple[Annotated[float, Field(gt=0)], ...] = (1, 24)
+    """Ages of a stored file, in hours, at which the file host is asked whether it still has the same file."""
     delivery_url: Annotated[str, AfterValidator(_bucket_url)] = ""
+    """Where EnableX's Recording Delivery puts files: `s3://BUCKET/PREFIX`. They are copied inside S3."""
     bandwidth_limit_mib_per_s: float = Field(default=0, ge=0)
+    """Limit for all downloads together, in MiB per second; 0 is no limit."""
 
 
 class Executor(_Section):
@@ -172,8 +191,11 @@ class Executor(_Section):
     """
 
     backend: Backend = "threads"
+    """Threads of this process, worker processes, or a Dask cluster."""
     workers: int = Field(default=2, ge=1, le=256)
+    """Number of processes with backend "processes"."""
     dask_address: str = ""
+    """Address of the Dask scheduler with backend "dask", such as `tcp://HOST:8786`."""
 
     @model_validator(mode="after")
     def _is_reachable(self) -> Self:
@@ -183,53 +205,63 @@ class Executor(_Section):
 
 
 class RunStoreSettings(_Section):
-    """What was attempted; deleting it loses no fact."""
+    """Runs, attempts, leases and sent notifications; deleting it loses no fact."""
 
     url: str = "sqlite:///./data/ledger.db"
+    """SQLAlchemy URL; PostgreSQL lets several schedulers share the work."""
 
     def __repr_args__(self) -> Iterator[tuple[str, str]]:
         yield "url", mask_url(self.url)
 
 
 class Billing(_Section):
-    """How days are cut, minutes are rounded and units are priced for billing (docs/guide/billing.md)."""
+    """Days, rounding and prices of billing exports (docs/guide/billing.md)."""
 
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
+    """IANA time zone whose days and months are billed."""
     rounding: Rounding = "ceil_per_connection"
+    """`ceil_per_connection`: each connection to full minutes; `exact`: not at all; `vendor`: EnableX's own minutes."""
     prices: Prices = Prices()
 
 
 class Privacy(_Section):
-    """Columns of lake tables that are replaced by a keyed token; raw in the vault stays as it is."""
+    """Columns of tables that are replaced by a keyed token; raw responses in the vault stay as they are."""
 
     pseudonymise: tuple[str, ...] = ()
+    """Columns to replace."""
     key: SecretStr = SecretStr("")
+    """Secret key of the tokens."""
 
 
 class Rooms(_Section):
-    """Rooms as a file. `prune`: the scheduler deletes rooms that the file made and names no longer."""
+    """Desired rooms in a file."""
 
     file: str = "config/rooms.toml"
+    """Rooms file; the scheduler applies it every hour, if it exists."""
     prune: bool = False
+    """Whether the scheduler deletes rooms that the file created and no longer contains."""
 
 
 class Metrics(_Section):
-    """What Prometheus is told: on a port of `python -m jobs` (0: none), and in a text file after each run."""
+    """Prometheus metrics."""
 
     port: int = Field(default=0, ge=0, le=65535)
+    """Port of the scheduler's metrics; 0 is off."""
     address: str = "127.0.0.1"
+    """Address that it listens on."""
     textfile: str = ""
+    """Text file for node_exporter, replaced after each run."""
 
 
 class Notify(_Section):
-    """Where changes are announced. The URLs are secrets: they grant permission to write.
-
-    `missing_after_days`: days after which a never-collected day is reported.
-    """
+    """Where changes are announced. The URLs are secrets: they grant permission to write."""
 
     webhook_url: Annotated[SecretStr, AfterValidator(_secret_url)] = SecretStr("")
+    """Receives each change once, as JSON."""
     heartbeat_url: Annotated[SecretStr, AfterValidator(_secret_url)] = SecretStr("")
+    """Requested after each successful run."""
     missing_after_days: int = Field(default=2, ge=1)
+    """Days after which a never-collected day is reported."""
 
     @property
     def webhook(self) -> str:
@@ -241,13 +273,18 @@ class Notify(_Section):
 
 
 class Schedule(_Section):
-    """When the scheduler does what: five fields as in cron, in UTC, days of the week as names."""
+    """When the scheduler runs each job: five fields as in cron, in UTC, days of the week as names."""
 
     copy_media: Cron = "*/15 * * * *"
+    """`media copy`."""
     nightly: Cron = "15 2 * * *"
+    """`nightly`."""
     audit_media: Cron = "30 3 * * sun"
+    """`media audit`."""
     rooms_apply: Cron = "5 * * * *"
+    """`rooms apply`."""
     rooms_snapshot: Cron = "50 23 * * *"
+    """`rooms snapshot`: the list of rooms, for table `rooms`."""
 
 
 class Settings(BaseSettings):
