@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by their folder, or as `servers` when a fixture of theirs starts a real server."""
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
-        if {"servers", "soak"} & {mark.name for mark in item.iter_markers()}:
+        if {"integration", "servers", "soak"} & {mark.name for mark in item.iter_markers()}:
             continue
         if folder == "contract" or SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("servers")

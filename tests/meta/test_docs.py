@@ -56,6 +56,7 @@ def test_every_command_of_a_group_has_help_with_an_example(
     assert re.search(rf"Example: postroom (--json )?{group} {name}\b[^:]*$", text), text
 
 
+@pytest.mark.integration
 def test_the_tour_runs_as_written(tmp_path: Path) -> None:
     """The README's five minutes with the demo: every shell block runs, the query finds tenants, the rescue rescues."""
     readme = (ROOT / "README.md").read_text()
@@ -94,3 +95,11 @@ def test_the_tour_runs_as_written(tmp_path: Path) -> None:
     assert run(status).returncode == 0
     shown = run(f".venv/bin/python - <<'END'\n{python[0]}\nEND")
     assert "tenant-" in shown.stdout, shown.stderr
+
+
+def test_the_way_of_a_cdr_is_short() -> None:
+    """architecture.md follows one CDR through at most 18 modules, and each of them exists."""
+    text = (ROOT / "docs/contributing/architecture.md").read_text().split("## One CDR")[1].split("\n## ")[0]
+    modules = re.findall(r"^\| \d+ \| `([^`]+)`", text, re.MULTILINE)
+    assert 10 < len(modules) <= 18
+    assert [name for name in modules if not (ROOT / "pipeline" / name).exists()] == []
