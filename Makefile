@@ -1,5 +1,6 @@
 # make demo     seven nights of simulated traffic, from an empty folder
-# make check    lint and all tests; CI runs this
+# make check    lint, all tests with coverage, docs; CI runs this
+# make test     all tests, without coverage
 # make servers  the S3 servers and PostgreSQL that tests start, where they can be installed (tests/support/servers/README.md)
 # make bench    benchmarks against other tools (docs/benchmarks.md)
 # make soak     random tests, faults, kills and simulated weeks, for hours
@@ -46,10 +47,10 @@ test-unit: install
 test-integration: install
 	$(PYTEST) -m integration
 
-check: lint test
+check: lint coverage docs
 
-coverage: install
-	$(PYTEST) -m "unit or integration" --cov --cov-report=
+coverage: install servers
+	$(PYTEST) --cov --cov-report=
 	$(BIN)/python -m tests.support.coverage_floors
 
 docs: install
