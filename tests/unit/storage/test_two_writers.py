@@ -35,7 +35,7 @@ class Contested(LocalStore):
     def put_if_absent(self, key: str, content: bytes | Iterable[bytes], *, retention: Retention | None = None) -> int:
         if self.rivals:
             file, entry = lost(self.rivals.pop())
-            manifests._write_next(self, file, entry, None)  # by another process: without this one's lock
+            manifests._append(self, file, entry, None)  # by another process: without this one's lock
         return super().put_if_absent(key, content, retention=retention)
 
 
