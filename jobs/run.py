@@ -18,10 +18,10 @@ from jobs.monitoring.exporter import MetricsCollector, write_textfile
 from jobs.monitoring.metrics import COUNTS, read_metrics
 from jobs.monitoring.notifications import FAILED, Condition, changed_conditions, job_states, status_states
 from jobs.monitoring.webhook import ping, post_text
-from jobs.status import status
+from jobs.status import StatusReport, status
 from pipeline.core.context import App
 from pipeline.core.errors import LeaseLost, PipelineError, Stopped
-from pipeline.core.models import Failure, RunResult
+from pipeline.core.models import Details_co, Failure, RunResult
 from pipeline.core.retry import counted_retries
 from pipeline.core.tracing import run_span
 from pipeline.storage.run_store import Lease, RunStore, new_run_id
@@ -35,13 +35,13 @@ _log = structlog.get_logger()
 def record_run(
     app: App,
     command: str,
-    flow: Callable[[App], RunResult],
+    flow: Callable[[App], RunResult[Details_co]],
     *,
     is_unattended: bool,
     projects: Sequence[str] | None = None,
     collector: MetricsCollector | None = None,
     lease: Lease | None = None,
-) -> RunResult:
+) -> RunResult[Details_co]:
     """Run a flow as one run: kept in the ledger, its id in every line of the log, and told to whoever wants to know.
 
     `projects` are those that it is for, all when None. People are told of runs that nobody watches; `collector` is what
@@ -50,7 +50,7 @@ def record_run(
     run_id = new_run_id()
     names = list(app.settings.projects if projects is None else projects)
 
-    def counted() -> RunResult:
+    def counted() -> RunResult[Details_co]:
         with counted_retries() as counts:
             outcome = flow(app)
         outcome.counts.update(counts)
@@ -86,10 +86,10 @@ def record_run(
     return outcome
 
 
-def publish_metrics(app: App, collector: MetricsCollector | None) -> RunResult:
+def publish_metrics(app: App, collector: MetricsCollector | None) -> RunResult[StatusReport]:
     """Read the stores and the ledger, and give Prometheus what they say; the status that it came from."""
     current = status(app, in_full=False)
-    readings = read_metrics(current, app.run_store.run_totals(COUNTS), app.run_store.run_ends())
+    readings = read_metrics(current.details, app.run_store.run_totals(COUNTS), app.run_store.run_ends())
     if collector:
         collector.replace(readings)
     if app.settings.metrics.textfile:

@@ -233,19 +233,38 @@ def write_focus(numbered: ExportSeries, controls: ControlTotals) -> dict[str, in
     return {"usage": usage, "corrections": rows.num_rows - usage}
 
 
-def export_summary(export: Export, series: str) -> dict[str, Any]:
-    """An export as an outcome tells it."""
+@dataclass(frozen=True)
+class ExportSummary:
+    """A revision as an outcome has it.
+
+    `unsettled`: days by project and state; `path`: folder in the lake; `corrections`: number by cause; `projects`: sums
+    of the lines; `focus`: rows by class, with `--format focus`.
+    """
+
+    month: str
+    revision: int
+    is_new: bool
+    is_provisional: bool
+    unsettled: dict[str, dict[str, list[date]]]
+    path: str
+    corrections: dict[str, int]
+    projects: dict[str, dict[str, Any]]
+    focus: dict[str, int] | None = None
+
+
+def export_summary(export: Export, series: str, focus: dict[str, int] | None) -> ExportSummary:
     controls = export.controls
-    return {
-        "month": controls.month,
-        "revision": controls.revision,
-        "is_new": export.is_new,
-        "is_provisional": controls.is_provisional,
-        "unsettled": controls.unsettled,
-        "path": billing_key(date.fromisoformat(f"{controls.month}-01"), controls.revision, "", series),
-        "corrections": controls.corrections,
-        "projects": {project: totals["lines"] for project, totals in controls.stage_totals.items()},
-    }
+    return ExportSummary(
+        month=controls.month,
+        revision=controls.revision,
+        is_new=export.is_new,
+        is_provisional=controls.is_provisional,
+        unsettled=controls.unsettled,
+        path=billing_key(date.fromisoformat(f"{controls.month}-01"), controls.revision, "", series),
+        corrections=controls.corrections,
+        projects={project: totals["lines"] for project, totals in controls.stage_totals.items()},
+        focus=focus,
+    )
 
 
 # --- reading a month ----------------------------------------------------------------------------------------------
@@ -388,12 +407,12 @@ def _merged(folder: Path, paths: list[Path]) -> Iterator[bytes]:
 
 def export_billing(
     app: App, month: BillingMonth, *, project: str | None = None, provisional: bool = False, focus: bool = False
-) -> RunResult:
+) -> RunResult[ExportSummary | None]:
     """Export a month as the next revision, unless nothing changed; one that may change only when `provisional`.
 
     With `focus` the revision is written as FOCUS too, which needs prices: ConfigError without.
     """
-    outcome = RunResult("billing export")
+    outcome = RunResult[ExportSummary | None]("billing export")
     names = chosen_projects(app.settings, project)
     if focus and not prices_in_month(app.settings.billing.prices, names, month):
         raise ConfigError(
@@ -408,7 +427,6 @@ def export_billing(
         return outcome
     export = export_month(app, month, names, unsettled, series=project or "")
     outcome.add_success(1, revisions=int(export.is_new))
-    outcome.details = export_summary(export, project or "")
-    if focus:
-        outcome.details["focus"] = write_focus(ExportSeries(app.lake, month, project or ""), export.controls)
+    written = write_focus(ExportSeries(app.lake, month, project or ""), export.controls) if focus else None
+    outcome.details = export_summary(export, project or "", written)
     return outcome

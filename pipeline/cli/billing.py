@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +28,9 @@ from pipeline.core.models import RunResult
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.billing.export import ExportSummary
     from pipeline.billing.month import BillingMonth
+    from pipeline.billing.reconcile import InvoiceComparison
     from pipeline.core.context import App
 
 _MOST_LINES = 20
@@ -109,7 +112,7 @@ def compare(
     with open_run(given, load_options_settings(given)) as app:
         outcome, lines = compare_invoice(app, file, _month(app, month), headers=headers, unit=unit, project=project)
     if output:
-        outcome.details["output"] = str(output)
+        outcome = outcome.with_details(replace(outcome.details, output=str(output)))
         with whole_file(output) as stream:
             write_rows(lines.to_reader(), form, stream)
     if given.as_json:
@@ -122,7 +125,7 @@ def compare(
     return outcome.exit_code
 
 
-def show_comparison(console: Console, outcome: RunResult, lines: pa.Table) -> None:
+def show_comparison(console: Console, outcome: RunResult[InvoiceComparison], lines: pa.Table) -> None:
     """What explains the difference, then the lines to ask about, the largest first."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -133,19 +136,19 @@ def show_comparison(console: Console, outcome: RunResult, lines: pa.Table) -> No
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("verdict", "lines", "our minutes", "their minutes", "explains"):
         table.add_column(heading, justify="left" if heading == "verdict" else "right")
-    for row in outcome.details["explained"]:
+    for row in outcome.details.explained:
         minutes = [f"{row['ours']:,}", f"{row['theirs']:,}", f"{row['explains']:+,}"]
         table.add_row(Text(row["verdict"].replace("_", " ")), f"{row['lines']:,}", *minutes)
     console.print(table)
     to_ask = lines.filter(pc.is_in(lines["verdict"], pa.array(UNEXPLAINED)))
     to_ask = to_ask.append_column("size", pc.abs(to_ask["difference_min"])).sort_by([("size", "descending")])
-    names = [*outcome.details["by"], "ours_min", "theirs_min", "difference_min", "verdict"]
+    names = [*outcome.details.by, "ours_min", "theirs_min", "difference_min", "verdict"]
     if to_ask.num_rows:
         shown = to_ask.select(names).slice(0, _MOST_LINES)
         console.print(Text(f"\nto ask about, the largest first, {shown.num_rows:,} of {to_ask.num_rows:,}:"))
         render.show_table(console, shown)
     render.show_failures(console, outcome)
-    if output := outcome.details.get("output"):
+    if output := outcome.details.output:
         console.print(Text(f"every line is in {output}"))
 
 
@@ -156,33 +159,33 @@ def _named_header(text: str) -> tuple[str, str]:
     return name, header
 
 
-def show_export(console: Console, outcome: RunResult) -> None:
+def show_export(console: Console, outcome: RunResult[ExportSummary | None]) -> None:
     """What was exported, per project, and where it is."""
     from pipeline.billing.line_items import MEASURES
     from pipeline.cli import render
 
     render.show_failures(console, outcome)
-    told = outcome.details
-    if not told:
+    summary = outcome.details
+    if summary is None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("project", overflow="fold")
-    names = [*MEASURES, *(["amount"] if any("amount" in sums for sums in told["projects"].values()) else [])]
+    names = [*MEASURES, *(["amount"] if any("amount" in sums for sums in summary.projects.values()) else [])]
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
-    for project, sums in told["projects"].items():
+    for project, sums in summary.projects.items():
         table.add_row(Text(project), *(f"{sums[name]:,}" for name in names))
     console.print(table)
-    for project, days in told["unsettled"].items():
+    for project, days in summary.unsettled.items():
         states = ", ".join(f"{len(of_state)} days {state}" for state, of_state in days.items())
         console.print(Text(f"{project}: provisional: {states}", style="yellow"))
-    causes = ", ".join(f"{count:,} {cause}" for cause, count in told["corrections"].items())
-    what = f"revision {told['revision']} of {told['month']}"
-    news = f"{what}, corrections: {causes or 'none'}" if told["is_new"] else f"nothing changed since {what}"
+    causes = ", ".join(f"{count:,} {cause}" for cause, count in summary.corrections.items())
+    what = f"revision {summary.revision} of {summary.month}"
+    news = f"{what}, corrections: {causes or 'none'}" if summary.is_new else f"nothing changed since {what}"
     console.print(Text(f"billing export: {news}"))
-    if of_class := told.get("focus"):
+    if of_class := summary.focus:
         console.print(Text(f"FOCUS: {of_class['usage']:,} rows of usage, {of_class['corrections']:,} corrections"))
-    console.print(Text(f"in the lake under {told['path']}"))
+    console.print(Text(f"in the lake under {summary.path}"))
 
 
 def _month(app: App, text: str) -> BillingMonth:

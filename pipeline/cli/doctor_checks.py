@@ -67,6 +67,15 @@ class ProbeResult:
 
 
 @dataclass(frozen=True)
+class DoctorReport:
+    """Every check; with `--probe` also what the live account answered, and that as lines of a settings file."""
+
+    checks: list[Check]
+    answers: list[ProbeResult] | None = None
+    toml: list[str] | None = None
+
+
+@dataclass(frozen=True)
 class FileFacts:
     """What the file host said about one file, and what it made of a question for the rest of it."""
 

@@ -16,7 +16,7 @@ import typer
 
 from pipeline import __version__
 from pipeline.core.errors import ConfigError
-from pipeline.core.models import Period, RunResult
+from pipeline.core.models import Details_co, Period, RunResult
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,12 +95,12 @@ def output_format(form: str | None, output: Path | None, *, as_json: bool) -> st
 def run_flow(
     ctx: typer.Context,
     command: str,
-    flow: Callable[[App], RunResult],
-    tell: Callable[[Console, RunResult], None] | None = None,
+    flow: Callable[[App], RunResult[Details_co]],
+    show: Callable[[Console, RunResult[Details_co]], None] | None = None,
     *,
     project: str | None = None,
 ) -> int:
-    """Open the app, run a flow (for all projects, or one), keep the run in the ledger, show the outcome."""
+    """Open the app, run a flow (for all projects, or one), record the run, show the result."""
     from jobs.run import record_run
     from pipeline.cli import render
 
@@ -111,7 +111,7 @@ def run_flow(
     if given.as_json:
         print_json(outcome.to_dict())
     else:
-        (tell or render.show_outcome)(render.console_for(), outcome)
+        (show or render.show_outcome)(render.console_for(), outcome)
     return outcome.exit_code
 
 

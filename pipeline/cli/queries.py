@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +20,31 @@ from pipeline.cli.options import (
     parse_day,
     print_json,
 )
-from pipeline.core.models import RunResult
+from pipeline.core.models import Row, RunResult
+
+
+@dataclass(frozen=True)
+class QueryDetails:
+    """Columns of a query, and its rows or the file that has them."""
+
+    columns: list[str]
+    output: str | None = None
+    rows: list[Row] | None = None
+
+
+@dataclass(frozen=True)
+class ReportDetails:
+    """The day of a report, and its file."""
+
+    day: str
+    output: str
+
+
+@dataclass(frozen=True)
+class SettingsDetails:
+    """Every setting with value and origin."""
+
+    settings: list[Row]
 
 
 @cli.command(
@@ -39,22 +64,22 @@ def query(
 
     given: Options = ctx.obj
     form = output_format(form, output, as_json=given.as_json)
-    outcome = RunResult("query")
+    outcome, found = RunResult("query"), None
     with open_run(given, load_options_settings(given)) as app, open_query(app.lake, sql) as rows:
-        outcome.details["columns"] = rows.schema.names
+        names = rows.schema.names
         if output:
             with whole_file(output) as stream:
                 outcome.add_success(rows=write_rows(rows, form, stream))
-            outcome.details["output"] = str(output)
         elif given.as_json:
-            outcome.details["rows"] = checked(rows, "json").read_all().to_pylist()
-            outcome.add_success(rows=len(outcome.details["rows"]))
+            found = checked(rows, "json").read_all().to_pylist()
+            outcome.add_success(rows=len(found))
         elif form == "table":
             render.show_table(render.console_for(), *first_rows(rows, render.MOST_ROWS))
         else:
             write_rows(rows, form, sys.stdout.buffer)
     if given.as_json:
-        print_json(outcome.to_dict())
+        details = QueryDetails(names, str(output) if output else None, found)
+        print_json(outcome.with_details(details).to_dict())
     elif output:
         print(f"{render.counts_text(outcome.counts)} in {output}")
     return 0
@@ -79,7 +104,7 @@ def report(
         with whole_file(output) as stream:
             stream.write(report_flow(app, wanted).encode())
     if given.as_json:
-        print_json(RunResult("report", details={"day": str(wanted), "output": str(output)}).to_dict())
+        print_json(RunResult("report", details=ReportDetails(str(wanted), str(output))).to_dict())
     else:
         print(f"{wanted} is in {output}")
     return 0
@@ -133,7 +158,7 @@ def settings(ctx: typer.Context) -> int:
     rows = load_options_settings(given).rows()
     if given.as_json:
         named = [{"setting": key, "value": value, "from": origin} for key, value, origin in rows]
-        print_json(RunResult("settings", details={"settings": named}).to_dict())
+        print_json(RunResult("settings", details=SettingsDetails(named)).to_dict())
     else:
         render.show_settings(render.console_for(), rows)
     return 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +18,53 @@ from rich.text import Text
 
 from pipeline.cli.options import Options, ProjectName, load_options_settings, open_run, print_json, run_flow
 from pipeline.core.errors import ConfigError
-from pipeline.core.models import RunResult
+from pipeline.core.models import Details_co, Row, RunResult
 from pipeline.enablex.rooms import ROLES, dialin_request, token_request, told_token, told_users, users_request
 
 if TYPE_CHECKING:
     from pipeline.core.context import App
+    from pipeline.rooms.audit import RoomFindings
+    from pipeline.rooms.plan import RoomsDiff
+
+
+@dataclass(frozen=True)
+class RoomList:
+    """Rooms of all chosen projects, each with its project."""
+
+    rooms: list[Row]
+
+
+@dataclass(frozen=True)
+class OneRoom:
+    """One room of a project."""
+
+    project: str
+    room: Row
+
+
+@dataclass(frozen=True)
+class RoomUsers:
+    """Users who are in a room now."""
+
+    project: str
+    users: list[Row]
+
+
+@dataclass(frozen=True)
+class RoomToken:
+    """A token for one entry into a room."""
+
+    project: str
+    room_id: str
+    token: str
+
+
+@dataclass(frozen=True)
+class DialIn:
+    """Telephone numbers and SIP account by project."""
+
+    dialin: dict[str, Row]
+
 
 rooms_cli = typer.Typer(
     name="rooms",
@@ -30,8 +73,6 @@ rooms_cli = typer.Typer(
     rich_markup_mode=None,
 )
 
-Flow = Callable[["App"], RunResult]
-Tell = Callable[[Console, RunResult], None]
 
 RoomId = Annotated[str, typer.Argument(metavar="ROOM_ID", help="The room's id; `postroom rooms list` names them.")]
 Set = Annotated[
@@ -55,16 +96,14 @@ def list_(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSec
     """Every room of every project, as EnableX tells it now."""
     from pipeline.rooms.apply import list_all_rooms
 
-    def flow(app: App) -> RunResult:
+    def flow(app: App) -> RunResult[RoomList]:
         outcome = RunResult("rooms list")
         listed = list_all_rooms(app, outcome, project)
-        outcome.details["rooms"] = [
-            {"project": name, **_shown(room, show_secrets)} for name, found in listed.items() for room in found
-        ]
-        outcome.add_success(len(listed), rooms=len(outcome.details["rooms"]))
-        return outcome
+        rooms = [{"project": name, **_shown(room, show_secrets)} for name, found in listed.items() for room in found]
+        outcome.add_success(len(listed), rooms=len(rooms))
+        return outcome.with_details(RoomList(rooms))
 
-    return _read(ctx, flow, lambda console, outcome: _show_rooms(console, outcome.details["rooms"]))
+    return _read(ctx, flow, _show_rooms)
 
 
 @rooms_cli.command("show", short_help="One room.", epilog="Example: postroom rooms show 65ec60000c3a9e0012ab0001")
@@ -72,9 +111,9 @@ def show_(ctx: typer.Context, room_id: RoomId, project: ProjectName = None, show
     """One room with every field; dial-in PINs and stream addresses masked."""
     from pipeline.rooms.apply import find_room
 
-    def flow(app: App) -> RunResult:
+    def flow(app: App) -> RunResult[OneRoom]:
         name, room = find_room(app, room_id, project)
-        return _told(RunResult("rooms show"), name, _shown(room, show_secrets))
+        return _room_result("rooms show", name, _shown(room, show_secrets))
 
     return _read(ctx, flow, _show_room)
 
@@ -98,12 +137,10 @@ def create(
 
     given = {"name": name, "owner_ref": owner_ref, "participants": participants, **_fields(fields, data)}
 
-    def flow(app: App) -> RunResult:
+    def flow(app: App) -> RunResult[OneRoom]:
         chosen = _one_project(app, project)
         room = create_single(app, chosen, Room(**_nested(given)))
-        outcome = _told(RunResult("rooms create"), chosen, _shown(room, show_secrets=False))
-        outcome.counts.update(created=1)
-        return outcome
+        return _room_result("rooms create", chosen, _shown(room, show_secrets=False), created=1)
 
     return run_flow(ctx, "rooms create", flow, _show_room, project=project)
 
@@ -122,15 +159,10 @@ def update(
     if not given:
         raise ConfigError("nothing to change; name fields with --set FIELD=VALUE")
 
-    def flow(app: App) -> RunResult:
+    def flow(app: App) -> RunResult[OneRoom]:
         name, room = find_room(app, room_id, project)
-        outcome = _told(
-            RunResult("rooms update"),
-            name,
-            _shown(update_single(app, name, room, given), show_secrets=False),
-        )
-        outcome.counts.update(updated=1)
-        return outcome
+        changed = update_single(app, name, room, given)
+        return _room_result("rooms update", name, _shown(changed, show_secrets=False), updated=1)
 
     return run_flow(ctx, "rooms update", flow, _show_room, project=project)
 
@@ -152,10 +184,10 @@ def users(ctx: typer.Context, room_id: RoomId, project: ProjectName = None) -> i
     """Who is in a room now; nobody when no session is running."""
     from pipeline.rooms.apply import find_room
 
-    def flow(app: App) -> RunResult:
+    def flow(app: App) -> RunResult[RoomUsers]:
         name, _ = find_room(app, room_id, project)
         found = told_users(app.clients[name].call(users_request(room_id)))
-        outcome = RunResult("rooms users", details={"project": name, "users": found})
+        outcome = RunResult("rooms users", details=RoomUsers(name, found))
         outcome.add_success(users=len(found))
         return outcome
 
@@ -180,27 +212,26 @@ def token(
 
     request = token_request(room_id, name=name, role=role, user_ref=user_ref, data=_json_object(data))
 
-    def flow(app: App) -> RunResult:
+    def flow(app: App) -> RunResult[RoomToken]:
         chosen, _ = find_room(app, room_id, project)
-        actual = told_token(app.clients[chosen].call(request))
-        outcome = RunResult("rooms token", details={"project": chosen, "room_id": room_id, "token": actual})
+        text = told_token(app.clients[chosen].call(request))
+        outcome = RunResult("rooms token", details=RoomToken(chosen, room_id, text))
         outcome.add_success(tokens=1)
         return outcome
 
-    return _read(ctx, flow, lambda console, outcome: console.print(Text(outcome.details["token"]), soft_wrap=True))
+    return _read(ctx, flow, lambda console, outcome: console.print(Text(outcome.details.token), soft_wrap=True))
 
 
 @rooms_cli.command(short_help="Telephone numbers and SIP.", epilog="Example: postroom rooms dialin --project acme")
 def dialin(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSecrets = False) -> int:
     """Telephone numbers and the SIP account of every project; keys and passwords masked."""
 
-    def flow(app: App) -> RunResult:
+    def flow(app: App) -> RunResult[DialIn]:
         from pipeline.core.context import chosen_projects
 
-        outcome = RunResult("rooms dialin", details={"dialin": {}})
+        outcome = RunResult("rooms dialin", details=DialIn({}))
         for name in chosen_projects(app.settings, project):
-            actual = app.clients[name].call(dialin_request())
-            outcome.details["dialin"][name] = _shown(actual, show_secrets)
+            outcome.details.dialin[name] = _shown(app.clients[name].call(dialin_request()), show_secrets)
             outcome.add_success()
         return outcome
 
@@ -303,8 +334,12 @@ def _one_project(app: App, project: str | None) -> str:
 # --- running and showing ---
 
 
-def _read(ctx: typer.Context, flow: Flow, tell: Tell) -> int:
-    """A command that changes nothing, and leaves no run in the ledger."""
+def _read(
+    ctx: typer.Context,
+    flow: Callable[[App], RunResult[Details_co]],
+    show: Callable[[Console, RunResult[Details_co]], None],
+) -> int:
+    """Run a command that changes nothing and is not recorded in the run store."""
     from pipeline.cli import render
 
     given: Options = ctx.obj
@@ -314,7 +349,7 @@ def _read(ctx: typer.Context, flow: Flow, tell: Tell) -> int:
         print_json(outcome.to_dict())
     else:
         console = render.console_for()
-        tell(console, outcome)
+        show(console, outcome)
         render.show_failures(console, outcome)
     return outcome.exit_code
 
@@ -325,9 +360,9 @@ def _shown(document: dict[str, Any], show_secrets: bool) -> dict[str, Any]:
     return document if show_secrets else masked(document)
 
 
-def _told(outcome: RunResult, project: str, room: dict[str, Any]) -> RunResult:
-    outcome.add_success()
-    outcome.details.update(project=project, room=room)
+def _room_result(command: str, project: str, room: Row, **counts: int) -> RunResult[OneRoom]:
+    outcome = RunResult(command, details=OneRoom(project, room))
+    outcome.add_success(**counts)
     return outcome
 
 
@@ -340,7 +375,7 @@ def _table(console: Console, headings: Sequence[str], rows: Iterable[Sequence[An
     console.print(table)
 
 
-def _show_rooms(console: Console, found: Iterable[dict[str, Any]]) -> None:
+def _show_rooms(console: Console, outcome: RunResult[RoomList]) -> None:
     from pipeline.rooms import spec
     from pipeline.rooms.fields import FIELDS
     from pipeline.rooms.plan import external_key_of
@@ -357,7 +392,7 @@ def _show_rooms(console: Console, found: Iterable[dict[str, Any]]) -> None:
             {True: "auto", False: "by hand"}.get(actual["auto_recording"].told_in(room), ""),
             external_key_of(room) if not str(external_key_of(room)).startswith(f"{spec.ONCE}/") else None,
         )
-        for room in found
+        for room in outcome.details.rooms
     ]
     _table(console, headings, rows)
     console.print(f"{len(rows):,} rooms", style="dim")
@@ -372,15 +407,15 @@ def _when(room: dict[str, Any]) -> str:
     return f"{kind} {begins_at:%Y-%m-%d %H:%M}" if kind == "scheduled" and begins_at else kind
 
 
-def _show_room(console: Console, outcome: RunResult) -> None:
+def _show_room(console: Console, outcome: RunResult[OneRoom]) -> None:
     from pipeline.rooms.fields import leaves
 
-    room = {"project": outcome.details["project"], **outcome.details["room"]}
+    room = {"project": outcome.details.project, **outcome.details.room}
     _table(console, ("field", "value"), [(".".join(path), value) for path, value in leaves(room, ())])
 
 
-def _show_users(console: Console, outcome: RunResult) -> None:
-    found = outcome.details["users"]
+def _show_users(console: Console, outcome: RunResult[RoomUsers]) -> None:
+    found = outcome.details.users
     _table(
         console,
         ("name", "user_ref", "role"),
@@ -389,8 +424,8 @@ def _show_users(console: Console, outcome: RunResult) -> None:
     console.print(f"{len(found)} in the room" if found else "nobody is in the room", style="dim")
 
 
-def _show_dialin(console: Console, outcome: RunResult) -> None:
-    for name, actual in outcome.details["dialin"].items():
+def _show_dialin(console: Console, outcome: RunResult[DialIn]) -> None:
+    for name, actual in outcome.details.dialin.items():
         numbers = [
             (
                 name,
@@ -406,16 +441,15 @@ def _show_dialin(console: Console, outcome: RunResult) -> None:
         _table(console, ("field", "value"), [*rows, ("app_key", actual.get("app_key"))])
 
 
-def _show_changes(console: Console, outcome: RunResult) -> None:
-    from pipeline.rooms.plan import Difference
-
-    for change in outcome.details["changes"]:
-        name = f"{change['project']}/{change['key']}"
-        line = Text.assemble((f"{change['action']:<10}", _STYLES.get(change["action"], "bold")), name)
-        console.print(line + Text(f"  {change['why']}" if change["why"] else ""))
-        actual = [difference for difference in change["differences"] if "data.postroom_" not in difference["field"]]
-        for difference in actual:
-            console.print(Text(f"           {Difference(**difference)}"))
+def _show_changes(console: Console, outcome: RunResult[RoomsDiff]) -> None:
+    for change in outcome.details.changes:
+        line = Text.assemble(
+            (f"{change.action:<10}", _STYLES.get(change.action, "bold")), f"{change.project}/{change.key}"
+        )
+        console.print(line + Text(f"  {change.why}" if change.why else ""))
+        for difference in change.differences:
+            if "data.postroom_" not in difference.field:
+                console.print(Text(f"           {difference}"))
     counts = [f"{number:,} {action}" for action, number in outcome.counts.items()]
     console.print(Text(f"rooms plan: {', '.join(counts) or 'nothing to do'}"))
 
@@ -423,8 +457,8 @@ def _show_changes(console: Console, outcome: RunResult) -> None:
 _STYLES = {"create": "green", "update": "yellow", "replace": "yellow", "delete": "red", "blocked": "bold red"}
 
 
-def _show_findings(console: Console, outcome: RunResult) -> None:
-    found = outcome.details["findings"]
+def _show_findings(console: Console, outcome: RunResult[RoomFindings]) -> None:
+    found = outcome.details.findings
     headings = ("kind", "project", "room_id", "name", "why")
-    _table(console, headings, [[finding[heading] for heading in headings] for finding in found])
+    _table(console, headings, [[getattr(finding, heading) for heading in headings] for finding in found])
     console.print(f"{len(found):,} findings" if found else "nothing to report", style="dim")

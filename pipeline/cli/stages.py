@@ -90,12 +90,18 @@ def backfill(
     from jobs.backfill import plan_backfill as plan_backfill_flow
     from pipeline.cli import render
 
-    flow = plan_backfill_flow if dry_run else backfill_flow
+    if dry_run:
+        return run_flow(
+            ctx,
+            "backfill plan",
+            lambda app: plan_backfill_flow(app, required_period(from_, to, app), project=project),
+            render.show_backfill_plan,
+            project=project,
+        )
     return run_flow(
         ctx,
-        "backfill plan" if dry_run else "backfill",
-        lambda app: flow(app, required_period(from_, to, app), project=project),
-        render.show_backfill_plan if dry_run else None,
+        "backfill",
+        lambda app: backfill_flow(app, required_period(from_, to, app), project=project),
         project=project,
     )
 

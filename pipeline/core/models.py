@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Generic, Literal, cast
+
+from typing_extensions import TypeVar
 
 Row = dict[str, Any]
 """One table row by column name, in the order of its schema."""
@@ -174,8 +176,12 @@ class Failure:
     project: str | None = None
 
 
+Details_co = TypeVar("Details_co", default=object, covariant=True)
+Other = TypeVar("Other")
+
+
 @dataclass
-class RunResult:
+class RunResult(Generic[Details_co]):
     """What a command did. Printed for people, or as JSON with `--json`; decides the exit code.
 
     `unknown_fields` are those of EnableX's that no documentation names, and how often they were read into `extra`;
@@ -190,9 +196,13 @@ class RunResult:
     lost: list[Row] = field(default_factory=list)
     unknown_fields: Counter[str] = field(default_factory=Counter)
     notices: dict[str, list[str]] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
+    details: Details_co = field(default=cast("Any", None))
     items_succeeded: int = 0
     is_staged: bool = False
+
+    def with_details(self, details: Other) -> RunResult[Other]:
+        """The same result with what the command found."""
+        return replace(cast("RunResult[Other]", self), details=details)
 
     def add_success(self, items: int = 1, **counts: int) -> None:
         """Note items that worked, and what they amounted to."""
@@ -249,8 +259,22 @@ class RunResult:
             "lost": self.lost,
             **({"unknown_fields": dict(self.unknown_fields)} if self.unknown_fields else {}),
             **self.notices,
-            **self.details,
+            **(_json(self.details) or {}),
         }
+
+
+def _json(value: Any) -> Any:
+    """A record as JSON has it: its fields in order, without optional ones (default None) that are None."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if is_dataclass(value):
+        named = [(field, getattr(value, field.name)) for field in fields(value)]
+        return {field.name: _json(item) for field, item in named if item is not None or field.default is not None}
+    if isinstance(value, Mapping):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    return value
 
 
 def utc_text(moment: datetime) -> str:

@@ -219,9 +219,9 @@ def known_since(app: App, project: str) -> datetime | None:
 
 def plan_rooms(
     app: App, path: Path | None = None, *, project: str | None = None, prune: bool = False, replace: bool = False
-) -> RunResult:
+) -> RunResult[plan.RoomsDiff]:
     """What the rooms file asks for, compared with the rooms that there are now; nothing is changed."""
-    outcome = RunResult("rooms plan")
+    outcome = RunResult[plan.RoomsDiff]("rooms plan")
     changes, _ = _planned_rooms(app, outcome, path, project, prune=prune, replace=replace)
     outcome.add_success(len(changes.changes), **changes.counts())
     return outcome
@@ -229,9 +229,9 @@ def plan_rooms(
 
 def apply_rooms(
     app: App, path: Path | None = None, *, project: str | None = None, prune: bool = False, replace: bool = False
-) -> RunResult:
+) -> RunResult[plan.RoomsDiff]:
     """Make rooms as the rooms file says. What a session or a fixed field stands in the way of is named as failed."""
-    outcome = RunResult("rooms apply")
+    outcome = RunResult[plan.RoomsDiff]("rooms apply")
     changes, before = _planned_rooms(app, outcome, path, project, prune=prune, replace=replace)
     applying = RoomApplier(app, before)
     max_concurrency = app.settings.collect.concurrency * len(app.settings.projects)
@@ -272,13 +272,13 @@ def delete_rooms(app: App, room_ids: Sequence[str], *, project: str | None = Non
 
 
 def _planned_rooms(
-    app: App, outcome: RunResult, path: Path | None, project: str | None, *, prune: bool, replace: bool
+    app: App, outcome: RunResult[plan.RoomsDiff], path: Path | None, project: str | None, *, prune: bool, replace: bool
 ) -> tuple[plan.RoomChanges, dict[str, frozenset[str]]]:
     """The plan, and the ids of the rooms that there are, by project; a project that does not answer is left out."""
     file = read_file(app, path or Path(app.settings.rooms.file))
     listed = list_all_rooms(app, outcome, project)
     changes = plan.plan_rooms(file, listed, app.clock(), prune=prune, replace=replace)
-    outcome.details["changes"] = [change.to_dict() for change in changes.changes]
+    outcome.details = plan.RoomsDiff(tuple(changes.changes))
     return changes, {name: frozenset(room["room_id"] for room in found) for name, found in listed.items()}
 
 
@@ -296,7 +296,9 @@ def list_all_rooms(app: App, outcome: RunResult, project: str | None) -> dict[st
     return listed
 
 
-def audit_rooms(app: App, path: Path | None = None, *, project: str | None = None, unused_days: int = 90) -> RunResult:
+def audit_rooms(
+    app: App, path: Path | None = None, *, project: str | None = None, unused_days: int = 90
+) -> RunResult[audit.RoomFindings]:
     """Rooms with sessions that nobody pays for, rooms unused for so many days, recording against the file's policy."""
     outcome = RunResult("rooms audit")
     path = path or Path(app.settings.rooms.file)
@@ -317,5 +319,4 @@ def audit_rooms(app: App, path: Path | None = None, *, project: str | None = Non
     outcome.add_success(1)
     for finding in findings:
         outcome.add_success(**{finding.kind.replace(" ", "_"): 1})
-    outcome.details["findings"] = [finding.to_dict() for finding in findings]
-    return outcome
+    return outcome.with_details(audit.RoomFindings(findings))

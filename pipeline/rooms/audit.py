@@ -28,6 +28,13 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class RoomFindings:
+    """Findings of an audit of rooms, as an outcome has them."""
+
+    findings: list[Finding]
+
+
+@dataclass(frozen=True)
 class RoomUse:
     """What the tables know of one room's sessions: how many, how many without owner or billing code, the last day."""
 

@@ -132,6 +132,13 @@ class Change:
 
 
 @dataclass(frozen=True)
+class RoomsDiff:
+    """Every change that the rooms file requires, as an outcome has it."""
+
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
 class RoomChanges:
     """A plan: every room of the file, and every room that the file once made; in order of project and key."""
 

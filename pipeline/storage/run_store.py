@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipeline.core.errors import ConfigError, LeaseLost, StoreUnavailable
-from pipeline.core.models import Failure, RunResult, good_projects, utc_text
+from pipeline.core.models import Details_co, Failure, RunResult, good_projects, utc_text
 
 _METADATA = sa.MetaData()
 
@@ -176,12 +176,12 @@ class RunStore:
         self,
         command: str,
         clock: Callable[[], datetime],
-        flow: Callable[[], RunResult],
+        flow: Callable[[], RunResult[Details_co]],
         lease: Lease | None = None,
         *,
         run_id: str | None = None,
         projects: Sequence[str] = (),
-    ) -> RunResult:
+    ) -> RunResult[Details_co]:
         """Run a flow and remember when, how it ended, and what failed. A run without an end was killed or broke off.
 
         `projects` are whom it is for: of each it is remembered when a run last did its work. One in

@@ -66,10 +66,10 @@ def test_a_night_is_in_the_log_the_ledger_and_the_textfile(make_site: Callable[.
     found = samples(textfile.read_text())
     with site.app() as app:
         current = status(app)
-    acme = current.details["projects"]["acme"]
-    assert found["postroom_media_files", (("project", "acme"), ("state", "stored"))] == acme["media"]["stored"]["files"]
+    acme = current.details.projects["acme"]
+    assert found["postroom_media_files", (("project", "acme"), ("state", "stored"))] == acme.media["stored"].files
     assert found["postroom_media_at_risk_files", (("project", "acme"),)] == len(current.at_risk)
-    assert found["postroom_days", (("project", "acme"), ("state", "settled"))] == acme["days"]["settled"]
+    assert found["postroom_days", (("project", "acme"), ("state", "settled"))] == acme.days.settled
     assert found["postroom_status_timestamp_seconds", ()] == NOW.timestamp()
     assert found["postroom_last_success_timestamp_seconds", (("command", "nightly"),)] == NOW.timestamp()
     for metric, count in {"retries": "retries", "rows_built": "rows", "copied_bytes": "bytes_copied"}.items():

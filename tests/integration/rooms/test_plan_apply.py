@@ -166,7 +166,7 @@ def test_any_two_files(first: dict[str, Any], second: dict[str, Any], other: str
         outcome = apply_rooms(app, path, prune=True, replace=True)
         assert outcome.failed == []
         plan = plan_rooms(app, path, prune=True, replace=True)
-        assert set(plan.counts) <= {"unchanged"}, plan.details["changes"]
+        assert set(plan.counts) <= {"unchanged"}, plan.details.changes
         now = actual(site)
         untouched = others if other == "clinic" else after_first
         assert {place: now[place] for place in untouched} == untouched
