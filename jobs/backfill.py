@@ -21,7 +21,7 @@ def backfill(app: App, period: Period, *, project: str | None = None) -> RunResu
     """Collect what is missing of the period and build it, oldest first, eight weeks at a time.
 
     What is missing is computed from the vault's receipts: run it again to go on, or to try again what failed. When
-    eight weeks are given up without one answer, the rest is not tried.
+    eight weeks are skipped without one response, so is the rest.
     """
     outcome = RunResult("backfill")
     tasks = missing_days(app, chosen_projects(app.settings, project), period)

@@ -108,7 +108,7 @@ def lateness_sql(today: date) -> str:
 
 
 def lateness(row: Mapping[str, Any], lookback_days: int) -> Lateness:
-    """One row of `lateness_sql` as `status` tells it; `hint` when rows still came or changed as lookback ended."""
+    """One row of `lateness_sql`, rounded; `hint` when rows still came or changed as lookback ended."""
     is_short = row["settled_h"] > (lookback_days - 1) * 24
     return Lateness(
         rows=row["rows"],
@@ -137,7 +137,7 @@ _LISTED_WITHIN = timedelta(hours=24)
 
 
 def unlisted_sql(now: datetime) -> str:
-    """Sessions of the last month in rooms that record by themselves, a day after which no file is listed yet."""
+    """Sessions of the last month in rooms with automatic recording that have no listed file a day after their end."""
     first = now.date() - timedelta(days=LATENESS_DAYS)
     return UNLISTED_SQL.format(first=first, ended_before=(now - _LISTED_WITHIN).isoformat())
 
@@ -163,10 +163,10 @@ def media_states(media: pa.Table) -> dict[str, FileTotals]:
 
 
 def status(app: App, *, in_full: bool = True) -> RunResult[StatusReport]:
-    """What is done, missing, at risk, lost: from the stores; the last good runs: from the ledger.
+    """Days and files from the stores; last successful runs from the run store.
 
     Lateness and files that are not listed are read from many days of rows, and sizes from the names of all objects: too
-    much for every quarter of an hour, so that what is not wanted `in_full` goes without.
+    much for every 15 minutes, so they are read `in_full` only.
     """
     now = app.clock()
     outcome = RunResult("status")

@@ -1,4 +1,4 @@
-"""Items on other processes: what a worker is told of the settings, and the App it opens from that."""
+"""Items on other processes: the settings that a worker receives, and the App it opens from them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def dispatch(open_app: OpenApp, app: App, action: Callable[[App, Item], Result])
 
 
 def settings_for_workers(settings: Settings, workers: int) -> Settings:
-    """The settings as workers need them: no API keys and no ledger, folders by their full path, the bandwidth shared.
+    """The settings as workers need them: no API keys and no run store, absolute folder paths, the bandwidth shared.
 
     The password of the file host and the key of pseudonyms remain: without them nothing can be copied or built.
     """

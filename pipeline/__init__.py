@@ -1,3 +1,3 @@
-"""Postroom: what EnableX knows about finished video sessions, kept, counted and proved."""
+"""Postroom: EnableX call records and recordings, collected, archived, reported and billed."""
 
 __version__ = "0.1.0"

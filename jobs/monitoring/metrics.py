@@ -1,4 +1,4 @@
-"""Metrics as Prometheus has them: their names, and their values from what `status` and the ledger say (pure).
+"""Prometheus metrics: their names, and their values from `status` and the run store (pure).
 
 `python -m jobs.monitoring.metrics` prints the table of docs/guide/observability.md.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric; `count` is the name under which runs count what a counter tells."""
+    """One metric; `count` is the name of the runs' count behind a counter."""
 
     name: str
     kind: Literal["gauge", "counter"]
@@ -89,7 +89,7 @@ _COUNTED = (
     ),
 )
 COUNTS = tuple(metric.count for metric in _COUNTED if metric.count)
-"""What runs count, as the ledger has it."""
+"""Names of counts in the run store."""
 
 METRICS = (FILES, BYTES, AT_RISK, DEADLINE, DAYS, GOOD_RUN, OBSERVED, RUNS, *_COUNTED)
 

@@ -1,4 +1,4 @@
-"""What people are told: the state of each job and of the files and days at stake; only changes are news (pure)."""
+"""Conditions of jobs, files and days; only changes are announced (pure)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _at_risk(project: str, files: Sequence[Row]) -> Condition:
 
 def _lost(project: str, files: int) -> Condition:
     """Each number of lost files is a state of its own: no loss goes untold because there was one before."""
-    why = "`postroom query \"SELECT * FROM media WHERE state = 'lost'\"` says why"
+    why = "`postroom query \"SELECT * FROM media WHERE state = 'lost'\"` has the reasons"
     return Condition(
         f"{project}/files lost", str(files) if files else OK, f"{project}: files lost so far: {files}; {why}"
     )
@@ -78,6 +78,6 @@ def _missing(project: str, days: Sequence[str]) -> Condition:
     )
 
 
-def changed_conditions(states: Iterable[Condition], told: Mapping[str, str]) -> list[Condition]:
-    """The states that differ from what people were last told; who was told nothing takes everything for well."""
-    return [state for state in states if state.state != told.get(state.subject, OK)]
+def changed_conditions(states: Iterable[Condition], notified: Mapping[str, str]) -> list[Condition]:
+    """Conditions that differ from the last notified ones; without one, a condition is assumed to be ok."""
+    return [state for state in states if state.state != notified.get(state.subject, OK)]

@@ -41,7 +41,7 @@ from pipeline.tables.normalize.arrow_ops import mask
 
 CONTROLS, ITEMS_FILE, USAGE = "controls.json", "items.parquet", "usage.parquet"
 PRICES = "prices"
-"""Of the settings that controls tell; not there when nothing has a price."""
+"""Key of the settings in `controls.json`; absent when nothing has a price."""
 _TABLES_READ = ("cdr", "sessions", "media", "rejects")
 
 
@@ -107,7 +107,7 @@ class ExportSeries:
             return pq.read_table(stream)
 
     def items(self, revision: int) -> Iterator[pa.Table]:
-        """The items of a revision, some thousand at a time."""
+        """The items of a revision, in batches."""
         with self.lake.open(self.key(revision, ITEMS_FILE)) as stream:
             yield from _batches(stream, ITEMS.names)
 
@@ -149,14 +149,16 @@ def unsettled_text(days: dict[str, list[date]]) -> str:
         "provisional": "may still change",
         "unbuilt": "not built from what was collected; run `postroom build`",
     }
-    told = [f"{len(of_state)} days {what[state]} ({of_state[0]} to {of_state[-1]})" for state, of_state in days.items()]
-    return f"not settled: {'; '.join(told)}; with --provisional it is exported all the same"
+    parts = [
+        f"{len(of_state)} days {what[state]} ({of_state[0]} to {of_state[-1]})" for state, of_state in days.items()
+    ]
+    return f"month not settled: {'; '.join(parts)}; use --provisional to export anyway"
 
 
 def export_month(
     app: App, month: BillingMonth, projects: list[str], unsettled: dict[str, dict[str, list[date]]], *, series: str = ""
 ) -> Export:
-    """Export a month of these projects, unless that would say what the last revision says already.
+    """Export a month of these projects, unless the last revision is equal.
 
     Memory: some hundred thousand connections, the lines of the month, and the items of lines that changed.
 
@@ -284,9 +286,9 @@ def _inputs(lake: ObjectStore, project: str, month: BillingMonth) -> dict[str, s
 
 def _settings(app: App, projects: list[str], month: BillingMonth) -> dict[str, Any]:
     """The settings that bear on an export; of prices those that are in force in the month, if there are any."""
-    told: dict[str, Any] = app.settings.billing.model_dump(mode="json", exclude={PRICES})
+    chosen: dict[str, Any] = app.settings.billing.model_dump(mode="json", exclude={PRICES})
     prices = prices_in_month(app.settings.billing.prices, projects, month)
-    return {**told, "lookback_days": app.settings.collect.lookback_days, **({PRICES: prices} if prices else {})}
+    return {**chosen, "lookback_days": app.settings.collect.lookback_days, **({PRICES: prices} if prices else {})}
 
 
 # --- comparing and writing ----------------------------------------------------------------------------------------
@@ -350,7 +352,7 @@ def _write(
 ) -> ControlTotals:
     """Write a revision, its controls last. A number that a broken-off export left other bytes under is passed over.
 
-    Raises StoreUnavailable when somebody else made the next revision meanwhile.
+    Raises StoreUnavailable when another process wrote the next revision meanwhile.
     """
     while True:
         try:
@@ -416,7 +418,7 @@ def export_billing(
     names = chosen_projects(app.settings, project)
     if focus and not prices_in_month(app.settings.billing.prices, names, month):
         raise ConfigError(
-            f"--format focus: FOCUS tells costs, and {month} has no prices; set [billing.prices] with a currency and a"
+            f"--format focus: {month} has no prices, which FOCUS requires; set [billing.prices] with a currency and a"
             ' price, such as currency = "USD" and participant_min = "0.004" (docs/guide/billing.md)'
         )
     states = {name: unsettled_days(app, builder_for(app), name, month) for name in names}

@@ -1,4 +1,4 @@
-"""Our side of a month: the connections, or sessions, that an invoice is held against."""
+"""Our side of a month: the connections, or sessions, that an invoice is checked against."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def measured_usage(
 
     Late is what the tables learnt more than a day after the month was over: the minutes of a connection first collected
     then, unless its day was not looked at before, or what a correction added then (took away: negative). When a session
-    became known no table says, nor when it was first recorded.
+    became known is in no table, nor when it was first recorded.
     """
     side = _sessions_side if unit == "transcoding_min" else _connections_side
     found = [side(lake, project, month, rounding, unit) for project in projects]

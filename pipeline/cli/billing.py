@@ -1,4 +1,4 @@
-"""`postroom billing …`: numbered exports of what is billed, and invoices held against it (docs/guide/billing.md)."""
+"""`postroom billing …`: numbered monthly exports, and invoices checked against them (docs/guide/billing.md)."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ _MOST_LINES = 20
 
 billing_cli = typer.Typer(
     name="billing",
-    help="What is billed: numbered monthly exports with corrections, and invoices held against our rows.",
+    help="Export billable usage by month, and check invoices against it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 
 @billing_cli.command(
-    short_help="A month as a numbered export.", epilog="Example: postroom billing export --month 2026-11 --provisional"
+    short_help="Export a month.", epilog="Example: postroom billing export --month 2026-11 --provisional"
 )
 def export(
     ctx: typer.Context,
     month: Annotated[str, typer.Option("--month", metavar="YYYY-MM", help="Month, in billing.time_zone.")],
     project: ProjectName = None,
     provisional: Annotated[
-        bool, typer.Option("--provisional", help="Export a month that may still change, and say so in every file.")
+        bool, typer.Option("--provisional", help="Export a month that may still change; every file is marked.")
     ] = False,
     form: Annotated[
-        str | None, typer.Option("--format", help="focus: FOCUS 1.2 as Parquet and CSV as well; needs prices.")
+        str | None, typer.Option("--format", help="focus: also write FOCUS 1.2 as Parquet and CSV; requires prices.")
     ] = None,
 ) -> int:
-    """A month's usage as CSV and Parquet, with corrections to the last export and control totals; once settled, final.
+    """Write a month's usage as CSV and Parquet, with control totals and corrections to the last export.
 
     When nothing changed since the last export, there is no new one. With --project: exports of that project alone,
-    numbered by themselves.
+    with numbers of its own.
     """
     from pipeline.billing.export import export_billing
 
@@ -79,7 +79,7 @@ def export(
 
 
 @billing_cli.command(
-    short_help="An invoice against our rows, the difference explained.",
+    short_help="Check an invoice and explain the difference.",
     epilog="Example: postroom billing compare INVOICE.csv --month 2026-11 --column minutes=Billed --output lines.csv",
 )
 def compare(
@@ -89,15 +89,15 @@ def compare(
     project: ProjectName = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=HEADER", help="What the file calls minutes, cdr_id, day …; repeatable."),
+        typer.Option(metavar="NAME=HEADER", help="Header of minutes, cdr_id, day … in the file; repeatable."),
     ] = None,
     unit: Annotated[
-        str, typer.Option(help="What it counts: participant_min, sip_min, recording_min or transcoding_min.")
+        str, typer.Option(help="Unit: participant_min, sip_min, recording_min or transcoding_min.")
     ] = "participant_min",
     form: RowsForm = None,
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every line there.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every line to this file.")] = None,
 ) -> int:
-    """Hold an invoice's minutes against ours: by cdr_id, else conf_num, else by day, room, owner and so on.
+    """Compare an invoice's minutes with ours: by cdr_id, else conf_num, else by day, room, owner and so on.
 
     Each line is equal, rounding, late, different, missing_here or missing_there; what these explain adds up to the
     difference exactly. Exit code 3 when there is anything that neither rounding nor lateness explains.
@@ -126,7 +126,7 @@ def compare(
 
 
 def show_comparison(console: Console, outcome: RunResult[InvoiceComparison], lines: pa.Table) -> None:
-    """What explains the difference, then the lines to ask about, the largest first."""
+    """Differences by verdict, then the unexplained lines, the largest first."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -145,7 +145,7 @@ def show_comparison(console: Console, outcome: RunResult[InvoiceComparison], lin
     names = [*outcome.details.by, "ours_min", "theirs_min", "difference_min", "verdict"]
     if to_ask.num_rows:
         shown = to_ask.select(names).slice(0, _MOST_LINES)
-        console.print(Text(f"\nto ask about, the largest first, {shown.num_rows:,} of {to_ask.num_rows:,}:"))
+        console.print(Text(f"\nunexplained, the largest first, {shown.num_rows:,} of {to_ask.num_rows:,}:"))
         render.show_table(console, shown)
     render.show_failures(console, outcome)
     if output := outcome.details.output:
@@ -160,7 +160,7 @@ def _named_header(text: str) -> tuple[str, str]:
 
 
 def show_export(console: Console, outcome: RunResult[ExportSummary | None]) -> None:
-    """What was exported, per project, and where it is."""
+    """Sums of the export per project, and its folder."""
     from pipeline.billing.line_items import MEASURES
     from pipeline.cli import render
 

@@ -48,7 +48,7 @@ _LOCKED_FOR = timedelta(days=1)
 
 
 def run_checks(app: App) -> Iterator[Check]:
-    """Every part of the set-up: this machine, ledger, stores, and each project's API, clock and files."""
+    """Every part of the set-up: this machine, run store, stores, and each project's API, clock and files."""
     yield _time_zones(app)
     yield doctor_checks.reader_check(is_compiled())
     yield from _disks(app)

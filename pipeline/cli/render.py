@@ -26,38 +26,38 @@ _UNATTENDED_WIDTH = 160
 """Output into a file or pipe is not wrapped at 80 columns: names and hashes must stay in one piece."""
 
 MOST_ROWS = 1000
-"""More of a query's rows nobody reads on a screen."""
+"""Limit of a query's rows on a screen."""
 
 _SAY = {
     "replies": "replies",
-    "new_pages": "with something new",
+    "new_pages": "new",
     "documents": "documents",
     "requests": "requests",
     "days_built": "days built",
     "tables_written": "table days written",
     "rows": "rows",
     "rejects": "rejects",
-    "retries": "requests tried again",
+    "retries": "requests retried",
     "files_copied": "files copied",
     "bytes_copied": "copied",
     "malformed": "stored, but cannot be opened",
     "lost": "lost",
-    "files_adopted": "of them from the delivery bucket",
-    "files_rechecked": "looked at again",
+    "files_adopted": "copied from the delivery bucket",
+    "files_rechecked": "rechecked",
     "files_changed": "changed at the source",
-    "files_gone": "gone at the source",
+    "files_gone": "deleted at the source",
     "sessions_audited": "sessions audited",
     "files_audited": "files audited",
-    "files_reread": "of them read from beginning to end",
+    "files_reread": "read completely",
     "bytes_reread": "read",
     "problems": "problems",
 }
 
 _NOTICES = {
     "malformed": "stored completely, but it cannot be opened",
-    "changed": "EnableX gives other bytes now; both versions are kept",
-    "orphan": "no manifest names it: left by a copy that broke off, or put there by somebody",
-    "aborted_uploads": "had been left unfinished for days; given up",
+    "changed": "EnableX has other bytes now; both versions are kept",
+    "orphan": "no manifest names it: left by an interrupted copy, or put there by a user",
+    "aborted_uploads": "stale multipart upload aborted",
 }
 
 
@@ -73,7 +73,7 @@ def show_outcome(console: Console, outcome: RunResult) -> None:
     console.print(f"[bold]{outcome.command}[/]: {counts_text(outcome.counts)}")
     if outcome.unknown_fields:
         fields = ", ".join(f"{name} ({count:,})" for name, count in sorted(outcome.unknown_fields.items()))
-        console.print(Text(f"new in EnableX's documents, kept in `extra`: {fields}"))
+        console.print(Text(f"undocumented fields, kept in `extra`: {fields}"))
     for kind, things in outcome.notices.items():
         for thing in things:
             console.print(Text.assemble((f"{kind.replace('_', ' ')} ", "bold"), f"{thing}: {_NOTICES.get(kind, '')}"))
@@ -104,7 +104,7 @@ def show_deadlines(console: Console, outcome: RunResult) -> None:
     for files, title, style in ((outcome.lost, "lost", "bold red"), (outcome.at_risk, "at risk", "bold yellow")):
         for file in files:
             name = f"{file['project']}/{file['conf_num']}/{file['kind']}/{file['name']}"
-            fate = "gone at the source" if title == "lost" else hours_text(file["hours_left"])
+            fate = "deleted at the source" if title == "lost" else hours_text(file["hours_left"])
             console.print(Text.assemble((f"{title} ", style), f"{name}: {fate}"))
 
 
@@ -121,13 +121,13 @@ def show_backfill_plan(console: Console, outcome: RunResult[BackfillPlan]) -> No
         size = "unknown" if row.bytes is None else bytes_text(row.bytes)
         table.add_row(row.project, row.source, row.first, row.last, f"{row.requests:,}", size)
     console.print(table)
-    size = "unknown until the first reply" if plan.bytes is None else f"about {bytes_text(plan.bytes)}"
+    size = "unknown until the first response" if plan.bytes is None else f"about {bytes_text(plan.bytes)}"
     took = timedelta(seconds=round(plan.seconds))
-    console.print(f"{plan.requests:,} requests, at least {took} at the pace of the settings; size {size}")
+    console.print(f"{plan.requests:,} requests, at least {took} within the rate limit; size {size}")
 
 
 def show_status(console: Console, outcome: RunResult[StatusReport]) -> None:
-    """One screen: what there is of each project, its last good runs, the stores; what is urgent comes last."""
+    """One screen: each project, its last successful runs, the stores; urgent things last."""
     report = outcome.details
     for name, project in report.projects.items():
         console.print(Text(name, "bold"))
@@ -141,7 +141,7 @@ def show_status(console: Console, outcome: RunResult[StatusReport]) -> None:
         if project.lateness and project.lateness.hint:
             console.print(Text(f"{name}: {project.lateness.hint}", "yellow"))
         if unlisted := project.unlisted:
-            said = f"{name}: recorded by the room's settings, and no file is listed: {_days_text(unlisted)}"
+            said = f"{name}: recorded according to the room's settings, but no file is listed: {_days_text(unlisted)}"
             console.print(Text(f"{said}; ask EnableX while it still has them", "yellow"))
         if missing := project.days.missing:
             console.print(Text(f"{name}: missing {_days_text(missing)}; `postroom nightly` collects them", "yellow"))
@@ -165,10 +165,10 @@ def _project_lines(project: ProjectStatus) -> Iterator[tuple[str, str]]:
     done = [f"{what} {_moment_text(moment)}" for what, moment in project.last_done.items()]
     yield "answered", ", ".join(done) or "nothing yet"
     good = [f"{command} {_moment_text(moment)}" for command, moment in project.last_good_runs.items()]
-    yield "good run", ", ".join(good) or "none yet"
+    yield "success", ", ".join(good) or "none yet"
     if late := project.lateness:
         shares = ", ".join(f"{step} {share:.1%}" for step, share in late.known_after.items())
-        yield "lateness", f"rows known after {shares} ({late.rows:,} of the last month)"
+        yield "lateness", f"rows collected after {shares} ({late.rows:,} of the last month)"
 
 
 def _sizes_text(kinds: Mapping[str, ObjectTotals]) -> str:

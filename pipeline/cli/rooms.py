@@ -19,7 +19,7 @@ from rich.text import Text
 from pipeline.cli.options import Options, ProjectName, load_options_settings, open_run, print_json, run_flow
 from pipeline.core.errors import ConfigError
 from pipeline.core.models import Details_co, Row, RunResult
-from pipeline.enablex.rooms import ROLES, dialin_request, token_request, told_token, told_users, users_request
+from pipeline.enablex.rooms import ROLES, dialin_request, parse_token, parse_users, token_request, users_request
 
 if TYPE_CHECKING:
     from pipeline.core.context import App
@@ -68,32 +68,30 @@ class DialIn:
 
 rooms_cli = typer.Typer(
     name="rooms",
-    help="Rooms: list, make, change and delete them one by one, or keep them as a file says.",
+    help="Manage rooms: one by one, or from a file.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 
-RoomId = Annotated[str, typer.Argument(metavar="ROOM_ID", help="The room's id; `postroom rooms list` names them.")]
+RoomId = Annotated[str, typer.Argument(metavar="ROOM_ID", help="Id of the room; see `postroom rooms list`.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="A field of the room, e.g. auto_recording=true; repeatable."),
+    typer.Option("--set", metavar="FIELD=VALUE", help="Field of the room, e.g. auto_recording=true; repeatable."),
 ]
-Data = Annotated[str | None, typer.Option("--data", metavar="JSON", help="A JSON object of your own.")]
-File = Annotated[Path | None, typer.Option("--file", help="Rooms file; else rooms.file of the settings.")]
-Prune = Annotated[bool, typer.Option("--prune", help="Delete rooms that this file made and names no longer.")]
-Replace = Annotated[
-    bool, typer.Option("--replace", help="Delete and make anew rooms whose mode or type is wanted otherwise.")
-]
-ShowSecrets = Annotated[bool, typer.Option("--show-secrets", help="Show PINs, passwords and keys as they are.")]
+Data = Annotated[str | None, typer.Option("--data", metavar="JSON", help="Custom data, a JSON object.")]
+File = Annotated[Path | None, typer.Option("--file", help="Rooms file; default: rooms.file of the settings.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Delete rooms that this file created and no longer contains.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Delete and recreate rooms whose mode or type differs.")]
+ShowSecrets = Annotated[bool, typer.Option("--show-secrets", help="Show PINs, passwords and keys unmasked.")]
 
 
 # --- one by one ---
 
 
-@rooms_cli.command("list", short_help="Every room there is.", epilog="Example: postroom rooms list --project acme")
+@rooms_cli.command("list", short_help="List rooms.", epilog="Example: postroom rooms list --project acme")
 def list_(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSecrets = False) -> int:
-    """Every room of every project, as EnableX tells it now."""
+    """List every room of every project, as EnableX returns it now."""
     from pipeline.rooms.apply import list_all_rooms
 
     def flow(app: App) -> RunResult[RoomList]:
@@ -106,9 +104,9 @@ def list_(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSec
     return _read(ctx, flow, _show_rooms)
 
 
-@rooms_cli.command("show", short_help="One room.", epilog="Example: postroom rooms show 65ec60000c3a9e0012ab0001")
+@rooms_cli.command("show", short_help="Show one room.", epilog="Example: postroom rooms show 65ec60000c3a9e0012ab0001")
 def show_(ctx: typer.Context, room_id: RoomId, project: ProjectName = None, show_secrets: ShowSecrets = False) -> int:
-    """One room with every field; dial-in PINs and stream addresses masked."""
+    """Show every field of one room; dial-in PINs and stream addresses are masked."""
     from pipeline.rooms.apply import find_room
 
     def flow(app: App) -> RunResult[OneRoom]:
@@ -119,19 +117,19 @@ def show_(ctx: typer.Context, room_id: RoomId, project: ProjectName = None, show
 
 
 @rooms_cli.command(
-    short_help="Make a room.",
+    short_help="Create a room.",
     epilog='Example: postroom rooms create --name "Front desk" --owner-ref tenant-42 --participants 10',
 )
 def create(
     ctx: typer.Context,
-    name: Annotated[str, typer.Option("--name", help="The room's name.")],
-    owner_ref: Annotated[str, typer.Option("--owner-ref", help="Your tenant.")],
-    participants: Annotated[str, typer.Option("--participants", help="Most participants; 0 for no limit.")],
+    name: Annotated[str, typer.Option("--name", help="Name of the room.")],
+    owner_ref: Annotated[str, typer.Option("--owner-ref", help="Id of your tenant.")],
+    participants: Annotated[str, typer.Option("--participants", help="Maximum number of participants; 0 is no limit.")],
     fields: Set = None,
     data: Data = None,
     project: ProjectName = None,
 ) -> int:
-    """Make one room. A lost reply does not make a second one. Times with any zone: 2026-12-01T14:00:00+01:00."""
+    """Create one room. A lost response does not create a second one. Times have a zone: 2026-12-01T14:00:00+01:00."""
     from pipeline.rooms.apply import create_single
     from pipeline.rooms.plan import Room
 
@@ -173,20 +171,22 @@ def delete(
     room_ids: Annotated[list[str], typer.Argument(metavar="ROOM_ID...", help="Ids of rooms.")],
     project: ProjectName = None,
 ) -> int:
-    """Delete rooms. One that is gone already is a success; one with a running session is left, and named as failed."""
+    """Delete rooms. A missing room is a success; one with a running session is not deleted, and named as failed."""
     from pipeline.rooms.apply import delete_rooms
 
     return run_flow(ctx, "rooms delete", lambda app: delete_rooms(app, room_ids, project=project), project=project)
 
 
-@rooms_cli.command(short_help="Who is in a room now.", epilog="Example: postroom rooms users 65ec60000c3a9e0012ab0001")
+@rooms_cli.command(
+    short_help="List the users in a room.", epilog="Example: postroom rooms users 65ec60000c3a9e0012ab0001"
+)
 def users(ctx: typer.Context, room_id: RoomId, project: ProjectName = None) -> int:
-    """Who is in a room now; nobody when no session is running."""
+    """List the users who are in a room now."""
     from pipeline.rooms.apply import find_room
 
     def flow(app: App) -> RunResult[RoomUsers]:
         name, _ = find_room(app, room_id, project)
-        found = told_users(app.clients[name].call(users_request(room_id)))
+        found = parse_users(app.clients[name].call(users_request(room_id)))
         outcome = RunResult("rooms users", details=RoomUsers(name, found))
         outcome.add_success(users=len(found))
         return outcome
@@ -195,26 +195,26 @@ def users(ctx: typer.Context, room_id: RoomId, project: ProjectName = None) -> i
 
 
 @rooms_cli.command(
-    short_help="One user's way in.",
+    short_help="Create a token for one user.",
     epilog="Example: postroom rooms token 65ec60000c3a9e0012ab0001 --name Ada --user-ref staff-7 --role moderator",
 )
 def token(
     ctx: typer.Context,
     room_id: RoomId,
-    name: Annotated[str, typer.Option("--name", help="The user's name, as others see it.")],
-    user_ref: Annotated[str, typer.Option("--user-ref", help="Your id of the user; CDRs have it as user.ref.")],
-    role: Annotated[str, typer.Option("--role", help=f"{', '.join(ROLES)}.")] = "participant",
+    name: Annotated[str, typer.Option("--name", help="Display name of the user.")],
+    user_ref: Annotated[str, typer.Option("--user-ref", help="Your id of the user; user.ref in CDRs.")],
+    role: Annotated[str, typer.Option("--role", help=f"Role: {', '.join(ROLES)}.")] = "participant",
     data: Data = None,
     project: ProjectName = None,
 ) -> int:
-    """Print a token for one entry within 15 minutes. It is printed here, and kept and logged nowhere."""
+    """Print a token for one entry within 15 minutes. It is neither stored nor logged."""
     from pipeline.rooms.apply import find_room
 
     request = token_request(room_id, name=name, role=role, user_ref=user_ref, data=_json_object(data))
 
     def flow(app: App) -> RunResult[RoomToken]:
         chosen, _ = find_room(app, room_id, project)
-        text = told_token(app.clients[chosen].call(request))
+        text = parse_token(app.clients[chosen].call(request))
         outcome = RunResult("rooms token", details=RoomToken(chosen, room_id, text))
         outcome.add_success(tokens=1)
         return outcome
@@ -222,9 +222,11 @@ def token(
     return _read(ctx, flow, lambda console, outcome: console.print(Text(outcome.details.token), soft_wrap=True))
 
 
-@rooms_cli.command(short_help="Telephone numbers and SIP.", epilog="Example: postroom rooms dialin --project acme")
+@rooms_cli.command(
+    short_help="Show telephone numbers and SIP accounts.", epilog="Example: postroom rooms dialin --project acme"
+)
 def dialin(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSecrets = False) -> int:
-    """Telephone numbers and the SIP account of every project; keys and passwords masked."""
+    """Show telephone numbers and the SIP account of every project; keys and passwords are masked."""
 
     def flow(app: App) -> RunResult[DialIn]:
         from pipeline.core.context import chosen_projects
@@ -242,24 +244,25 @@ def dialin(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSe
 
 
 @rooms_cli.command(
-    short_help="What the rooms file asks for.", epilog="Example: postroom rooms plan --file config/rooms.toml --prune"
+    short_help="Show what the rooms file would change.",
+    epilog="Example: postroom rooms plan --file config/rooms.toml --prune",
 )
 def plan(
     ctx: typer.Context, file: File = None, project: ProjectName = None, prune: Prune = False, replace: Replace = False
 ) -> int:
-    """Compare the rooms file with the rooms there are: create, update, delete, unchanged; change nothing."""
+    """Compare the rooms file with the actual rooms and print the difference; nothing is changed."""
     from pipeline.rooms.apply import plan_rooms
 
     return _read(ctx, lambda app: plan_rooms(app, file, project=project, prune=prune, replace=replace), _show_changes)
 
 
 @rooms_cli.command(
-    short_help="Make rooms as the file says.", epilog="Example: postroom --json rooms apply --file config/rooms.toml"
+    short_help="Apply the rooms file.", epilog="Example: postroom --json rooms apply --file config/rooms.toml"
 )
 def apply(
     ctx: typer.Context, file: File = None, project: ProjectName = None, prune: Prune = False, replace: Replace = False
 ) -> int:
-    """Make, change and (with --prune) delete rooms as the rooms file says. It may be interrupted, and run again."""
+    """Create, update and (with --prune) delete rooms according to the rooms file. It can be run again."""
     from pipeline.rooms.apply import apply_rooms
 
     return run_flow(
@@ -270,14 +273,14 @@ def apply(
     )
 
 
-@rooms_cli.command(short_help="Rooms worth a look.", epilog="Example: postroom rooms audit --unused-days 30")
+@rooms_cli.command(short_help="Audit rooms.", epilog="Example: postroom rooms audit --unused-days 30")
 def audit(
     ctx: typer.Context,
     file: File = None,
     project: ProjectName = None,
-    unused_days: Annotated[int, typer.Option(min=1, help="A room without a session for so many days is unused.")] = 90,
+    unused_days: Annotated[int, typer.Option(min=1, help="Days without a session after which a room is unused.")] = 90,
 ) -> int:
-    """Rooms with sessions but no owner or billing code, rooms nobody uses, and recording against the file's policy."""
+    """Report sessions without owner or billing code, unused rooms, and recording against the file's policy."""
     from pipeline.rooms.apply import audit_rooms
 
     return _read(ctx, lambda app: audit_rooms(app, file, project=project, unused_days=unused_days), _show_findings)
@@ -387,9 +390,9 @@ def _show_rooms(console: Console, outcome: RunResult[RoomList]) -> None:
         (
             room["project"],
             room["room_id"],
-            *(actual[name].told_in(room) for name in names),
+            *(actual[name].value_in(room) for name in names),
             _when(room),
-            {True: "auto", False: "by hand"}.get(actual["auto_recording"].told_in(room), ""),
+            {True: "auto", False: "manual"}.get(actual["auto_recording"].value_in(room), ""),
             external_key_of(room) if not str(external_key_of(room)).startswith(f"{spec.ONCE}/") else None,
         )
         for room in outcome.details.rooms
@@ -402,7 +405,7 @@ def _when(room: dict[str, Any]) -> str:
     from pipeline.rooms.fields import FIELDS
     from pipeline.rooms.plan import room_type
 
-    begins_at = FIELDS["scheduled_time"].told_in(room)
+    begins_at = FIELDS["scheduled_time"].value_in(room)
     kind = room_type(room)
     return f"{kind} {begins_at:%Y-%m-%d %H:%M}" if kind == "scheduled" and begins_at else kind
 
@@ -421,7 +424,7 @@ def _show_users(console: Console, outcome: RunResult[RoomUsers]) -> None:
         ("name", "user_ref", "role"),
         [(user.get("name"), user.get("user_ref"), user.get("role")) for user in found],
     )
-    console.print(f"{len(found)} in the room" if found else "nobody is in the room", style="dim")
+    console.print(f"{len(found)} in the room" if found else "no users in the room", style="dim")
 
 
 def _show_dialin(console: Console, outcome: RunResult[DialIn]) -> None:

@@ -63,7 +63,7 @@ class SerialWorkers:
 
 
 def prefetch(items: Iterator[Item], most: int = _ITEMS_AHEAD) -> Iterator[Item]:
-    """The same items; while one is used, the next ones, so many at most, are made in another thread."""
+    """The same items; while one is used, up to `most` further ones are produced in another thread."""
     nothing: Any = object()
     with ContextThreadPool(1, "postroom-ahead") as thread:
         coming = deque(thread.submit(next, items, nothing) for _ in range(most))
@@ -73,7 +73,7 @@ def prefetch(items: Iterator[Item], most: int = _ITEMS_AHEAD) -> Iterator[Item]:
 
 
 def map_concurrent(function: Callable[[Item], Result], items: Iterable[Item], max_workers: int) -> Iterator[Result]:
-    """What a function makes of each item, in their order; so many at once, for what mostly waits for a store.
+    """Results of a function in the order of the items, `max_workers` calls at a time; for I/O on stores.
 
     Items are taken as there is room for them. The first error comes out in its item's place.
     """
@@ -93,7 +93,7 @@ def map_concurrent(function: Callable[[Item], Result], items: Iterable[Item], ma
 def use_jemalloc() -> None:
     """Let Arrow take its memory from jemalloc, where there is one.
 
-    It keeps what was freed for a second; the default gives large pieces back at once, and fetching the same pages from
+    It keeps what was freed for a second; the default returns large pieces immediately, and fetching the same pages from
     the system again and again costs as much as the work on them.
     """
     with suppress(NotImplementedError):

@@ -42,12 +42,12 @@ Result = TypeVar("Result")
 Clock = Callable[[], datetime]
 
 _FAILURES_IN_A_ROW = {Unreachable: 3, Throttled: 3, FileRefused: 2}
-"""So many of a kind in a row mean that the service, not the item, is at fault (enablex-api.md section 6, point 4)."""
+"""This many failures of a kind in a row are the service's, not the item's (enablex-api.md section 6, point 4)."""
 
 
 @dataclass(frozen=True)
 class ItemResult(Generic[Item, Result]):
-    """One item after its turn: a result, or an error; `not_tried` when its group had been given up before."""
+    """The result or the error of one item; `skipped` when the circuit breaker of its group was open."""
 
     item: Item
     result: Result | None = None
@@ -132,7 +132,7 @@ class App:
 
 
 class CircuitBreaker:
-    """Notes failures per group and says when to give the rest of it up. Shared by threads; a race costs one try."""
+    """Counts failures per group; opens when the rest must be skipped. Shared by threads; a race costs one attempt."""
 
     def __init__(self) -> None:
         self._given_up: set[Hashable] = set()
@@ -189,7 +189,7 @@ def chosen_projects(settings: Settings, project: str | None) -> list[str]:
     return [project] if project else list(settings.projects)
 
 
-SKIPPED = "not tried: given up after the failures before it"
+SKIPPED = "skipped: too many failures in a row for this project"
 
 
 def record_item(app: App, outcome: RunResult, done: ItemResult[Any, Any], counts: Mapping[str, int] | None) -> None:

@@ -1,4 +1,4 @@
-"""The error tree. The type says whether to try again; `retry.py` alone says how.
+"""The error tree. The type decides whether an attempt is repeated; `retry.py` decides how.
 
 ```
 PipelineError                                          * = also Transient: worth trying again
@@ -124,7 +124,7 @@ class FileRefused(FileError):
 
 
 class FileGone(FileError):
-    """The server says there is no such file."""
+    """The server has no such file."""
 
 
 class FileUnavailable(FileError, Transient):
@@ -164,7 +164,7 @@ class LeaseLost(PipelineError):
 
 
 class FixityError(PipelineError):
-    """Stored bytes are not what the manifest says."""
+    """Stored bytes differ from the manifest."""
 
     def __init__(self, key: str, expected: object, found: object) -> None:
         super().__init__(f"{key}: expected {expected}, found {found}; restore this object from a copy")

@@ -25,7 +25,7 @@ _WAITING_PER_WORKER = 2
 class WorkerPool:
     """An executor that is opened when the first item comes; threads may share it.
 
-    A call that lost its worker (killed, out of memory) is made once more; a Dask cluster has moved it to other workers
+    A call that lost its worker (killed, out of memory) is repeated once; a Dask cluster has moved it to other workers
     before. Calls must therefore be safe to repeat, as all items are.
     """
 
@@ -52,7 +52,7 @@ class WorkerPool:
 
     @property
     def max_concurrency(self) -> int:
-        """So many of them are worth having under way."""
+        """Maximum number of calls that are useful to have under way."""
         return self.workers * (_WAITING_PER_WORKER if self._backend == "dask" else 1)
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -120,7 +120,7 @@ class WorkerPool:
 
 
 def _begin_worker() -> None:
-    """A worker ends when the process that gave it work tells it to, or is no more; Ctrl-C is for that process alone."""
+    """A worker ends when its parent process ends or stops it; Ctrl-C is handled by the parent alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="postroom-parent", daemon=True).start()
 

@@ -1,7 +1,7 @@
 """Logging: events to standard error, as lines for people or JSON for machines, secrets redacted.
 
-Every line of a run carries `run_id` (the ledger's) and `command`, and one about an item also `item`, `project`, `day`:
-they are bound to the context, in which the threads of a run work too (`parallel.Threads`).
+Every line of a run has `run_id` (of the run store) and `command`; a line about an item also `item`, `project`, `day`.
+They are bound to the context, which the threads of a run share (`concurrency.ContextThreadPool`).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Redact:
         return value if value is None or isinstance(value, bool | int | float) else self.text(str(value))
 
     def text(self, text: str) -> str:
-        """The same text without secrets; also used for what goes into outcomes and the ledger."""
+        """The same text without secrets; also used for outcomes and the run store."""
         for secret in self._secrets:
             text = text.replace(secret, MASK)
         return _URL_SECRETS.sub(r"\1\3", text)

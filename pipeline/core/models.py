@@ -114,7 +114,7 @@ class MediaItem:
         return f"{self.file.project}/{self.file.conf_num}/{self.file.kind}/{self.file.name}"
 
     def deadline(self, now: datetime) -> Row:
-        """How the outcome and `status` speak of a file that may soon be gone."""
+        """A file that may soon be deleted, as outcomes and `status` show it."""
         return {
             "project": self.file.project,
             "conf_num": self.file.conf_num,
@@ -144,8 +144,8 @@ class Probe:
 class StoredMedia:
     """What is known of a file once all its bytes are in the vault.
 
-    `etag` and `last_modified` are the file host's, `store_etag` the vault's; `proof` says why the vault's bytes are
-    known to be the ones that came (pipeline/storage/base.py).
+    `etag` and `last_modified` are the file host's, `store_etag` the vault's; `proof` is how the vault's bytes were
+    verified (pipeline/storage/base.py).
     """
 
     key: str
@@ -167,7 +167,7 @@ class StoredMedia:
 class Failure:
     """One item that did not work, and why, in one line.
 
-    `project` where it is one project's; not `was_tried` when it was given up for others' failures.
+    `project` where it is one project's; not `attempted` when it was skipped after failures of others.
     """
 
     item: str
@@ -185,7 +185,7 @@ class RunResult(Generic[Details_co]):
     """What a command did. Printed for people, or as JSON with `--json`; decides the exit code.
 
     `unknown_fields` are those of EnableX's that no documentation names, and how often they were read into `extra`;
-    `notices` name what worked and is worth a look: files `malformed` or `changed`, `aborted_uploads`;
+    `notices` name what worked and needs review: files `malformed` or `changed`, `aborted_uploads`;
     `did` counts the items that worked; `is_staged` marks a demonstration, whose files at risk are part of the show.
     """
 
@@ -216,7 +216,7 @@ class RunResult(Generic[Details_co]):
         self.failed.append(Failure(str(item), str(error), was_tried, project))
 
     def add_notice(self, kind: str, *things: str) -> None:
-        """Name things that worked and are worth a look all the same."""
+        """Name things that worked but need review."""
         if things:
             self.notices[kind] = [*self.notices.get(kind, []), *things]
 

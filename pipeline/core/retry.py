@@ -1,4 +1,4 @@
-"""The one retry policy. An error's type says whether to try again; this module says how."""
+"""The one retry policy. An error's type decides whether an attempt is repeated; this module decides how."""
 
 from __future__ import annotations
 
@@ -66,4 +66,4 @@ def _note_retry(state: RetryCallState) -> None:
         counts["retries"] += 1
     error = state.outcome.exception() if state.outcome else None
     wait_s = round(state.next_action.sleep, 1) if state.next_action else 0.0
-    structlog.get_logger().warning("try.again", attempt=state.attempt_number, wait_s=wait_s, error=str(error))
+    structlog.get_logger().warning("request.retried", attempt=state.attempt_number, wait_s=wait_s, error=str(error))

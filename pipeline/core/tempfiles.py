@@ -18,7 +18,7 @@ _NAME = re.compile(r"^postroom-(?P<host>.+)-(?P<pid>\d+)-[^-]+$")
 
 @contextmanager
 def temp_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards; TMPDIR says where. Folders of processes that were killed are removed first."""
+    """A folder under TMPDIR that is removed afterwards. Folders of killed processes are removed first."""
     with disk_errors():
         _sweep(Path(tempfile.gettempdir()))
         folder = tempfile.mkdtemp(prefix=f"postroom-{socket.gethostname()}-{os.getpid()}-")

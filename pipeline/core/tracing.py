@@ -1,7 +1,7 @@
-"""OpenTelemetry: what took how long, as spans, for whom OTEL_EXPORTER_OTLP_ENDPOINT names (postroom[otel]).
+"""OpenTelemetry: durations as spans, sent to OTEL_EXPORTER_OTLP_ENDPOINT (postroom[otel]).
 
 A run is a trace; in it each item, each try of a request and each write of an object is a span, in whatever thread or
-process it is done. A span says what a line of the log says of itself (run, command, item, project, day), and of a
+process it is done. A span has the attributes of a log line (run, command, item, project, day), and of a
 request the method, the host and the status: no path, no query, no header. The standard OTEL_… variables hold.
 """
 
@@ -24,7 +24,7 @@ _FLUSH_S, _CLOSE_S = 1.0, 5.0
 _LOG_FIELDS = ("run_id", "command", "item", "project", "day")
 
 Note = Callable[[str, str | int], None]
-"""Says something more of a span."""
+"""Sets attributes of a span."""
 
 
 class Tracer:
@@ -61,7 +61,7 @@ class Tracer:
             name,
             kind=SpanKind.CLIENT if is_request else SpanKind.INTERNAL,
             attributes={key: self._redact(value) if isinstance(value, str) else value for key, value in said.items()},
-            record_exception=False,  # its text may hold what must not be told
+            record_exception=False,  # its text may contain secrets
             set_status_on_exception=False,
         ) as span:
             try:

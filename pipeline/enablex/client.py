@@ -110,7 +110,7 @@ class EnablexClient:
         return self.again(lambda: self.send(request))
 
     def send(self, request: Request) -> dict[str, Any]:
-        """Ask once. After a `Transient` that is not `Throttled`, nobody knows whether the request was carried out."""
+        """Send once. After a `Transient` that is not `Throttled`, it is unknown whether the request was carried out."""
         return self._paced(lambda: self._exchange(request))
 
     def again(self, action: Callable[[], Got]) -> Got:

@@ -3,7 +3,7 @@
 EnableX sends everything in one object: `{"result": "0", "cdr": [ …millions… ]}`. Documents come out as their own bytes,
 unread but known to be JSON, some MiB at a time. The splitting leans on one fact: a prefix of the array that is a valid
 array once `]` is put behind it ends between two documents, whatever braces and commas stand inside their strings. So a
-likely place is guessed and the fastest parser at hand says whether it is one.
+likely place is guessed and the fastest parser at hand decides whether it is one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BLOCK_BYTES = 8 * 2**20
 """So much is gathered before it is split: the parser is at its best on some MiB, and memory stays small."""
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
-"""A CDR has 1 to 2 kB; a reply in which nothing ends for so long is not one of EnableX's."""
+"""A CDR has 1 to 2 kB; a reply in which no document ends for this many bytes is not one of EnableX's."""
 
 _GUESSES = 8
 _BETWEEN = re.compile(rb"\}\s*,\s*\{")
@@ -39,7 +39,7 @@ class Envelope:
     """Feed it the chunks of one reply; take documents out as they become whole; then `finish`.
 
     `payload` names the key that holds the documents. After `finish`, `fields` has every other key with its raw value,
-    and `has_payload` says whether there was such a key at all.
+    and `has_payload` is whether there was such a key at all.
     """
 
     def __init__(self, payload: str) -> None:
@@ -132,7 +132,7 @@ class Envelope:
         return self._buffer.index(b",", end) + 1 - end
 
     def _fields_around(self, end: int) -> Mapping[str, msgspec.Raw] | None:
-        """What the envelope says besides the documents, if the bracket at `end` closes them."""
+        """The envelope without the documents, if the bracket at `end` closes them."""
         try:
             fields = dict(_fields((self._head or b"") + bytes(self._buffer[end:])))
         except EnvelopeError:

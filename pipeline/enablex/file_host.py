@@ -1,7 +1,7 @@
 """The host that EnableX keeps files on, over HTTP: who may see the credentials, where a redirect may lead, what came.
 
 Source: enablex-api.md section 6. Basic authentication goes out pre-emptively, to allowed hosts only; redirects are
-followed by hand, at most three, and lose the credentials when they leave those hosts.
+followed manually, at most three, and lose the credentials when they leave those hosts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RangeMismatchError(FileUnavailable):
 class Body:
     """A file's body on its way, from `first_byte` on.
 
-    `is_framed` when the protocol itself would notice a cut; `total_bytes` of the whole file when the host says so.
+    `is_length_delimited` when the protocol itself would notice a cut; `total_bytes` of the whole file when stated.
     """
 
     chunks: Iterator[bytes]
@@ -58,7 +58,7 @@ class Body:
 
     @property
     def version_token(self) -> str:
-        """Says which bytes these are, so that they can be recognised; empty when that cannot be told for sure."""
+        """Identifies these bytes across requests; empty when they cannot be identified reliably."""
         if self.total_bytes is None or self.validator is None:
             return ""
         return f"{self.validator} {self.total_bytes}"

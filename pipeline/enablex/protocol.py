@@ -155,7 +155,7 @@ def read_object(reply: Reply, *, now: datetime, judge: Judge | None = None) -> d
     """The JSON object of a small reply (rooms, users, tokens, dial-in), as it came.
 
     Raises:
-        UnreadableReply, or what `judge` (by default `verdict`) makes of a reply that says "error".
+        UnreadableReply, or what `judge` (by default `verdict`) makes of a reply with an error.
     """
     fields = _fields_or_none(reply.body)
     try:
@@ -186,7 +186,7 @@ def _unreadable(head: ReplyHead, why: str, size_bytes: int) -> UnreadableReply:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a reply says is wrong: all three error shapes of section 2 as one."""
+    """The error in a reply: all three error shapes of section 2 as one."""
 
     result: float | None
     code: str
@@ -202,7 +202,7 @@ def _fields_or_none(body: bytes) -> Mapping[str, msgspec.Raw]:
 
 
 def _problem(reply: ReplyHead, envelope: Mapping[str, msgspec.Raw]) -> Problem | None:
-    """All three error shapes of section 2 as one; None when the envelope says success."""
+    """All three error shapes of section 2 as one; None when the envelope is a success."""
     fields = {key: msgspec.json.decode(raw) for key, raw in envelope.items() if key != reply.request.payload}
     result = _number(fields.get("result"))
     named = fields.get("error_code") or (fields.get("status") == "error") or (fields.get("error") and not result)
@@ -233,11 +233,11 @@ def _error(reply: ReplyHead, problem: Problem, now: datetime, judge: Judge) -> A
 
 
 Judge = Callable[[int, Problem], tuple[type[ApiError], str]]
-"""Which error a status and a problem are, and what to tell the operator."""
+"""Which error a status and a problem are, and the next step for the operator."""
 
 
 def verdict(status: int, problem: Problem) -> tuple[type[ApiError], str]:
-    """Which error, and what to tell the operator (section 2.8)."""
+    """Which error, and the next step for the operator (section 2.8)."""
     if status == 429 or problem.code == "RATE_LIMITED":
         return Throttled, "asked too often; lower collect.requests_per_second"
     if status in {401, 403} or problem.code in _CREDENTIAL_CODES:

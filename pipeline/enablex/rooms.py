@@ -1,6 +1,6 @@
 """The wire of rooms, users, tokens and dial-in, without I/O: a request per route, what its reply means, and every code.
 
-Source: enablex-api.md sections 2.5, 2.6 and 9. A reply that says "error" becomes an error that has the API's code,
+Source: enablex-api.md sections 2.5, 2.6 and 9. A reply with an error becomes an error that has the API's code,
 its documented meaning, and what to do next.
 """
 
@@ -79,11 +79,11 @@ them, 10030, or HTTP 409."""
 _ADVICE: Mapping[str, str] = {
     "10006": "choose a later time; a scheduled room cannot be changed in the last 15 minutes before its start",
     "10021": "choose a lower quality, or a larger plan",
-    "10106": "mode, scheduled and adhoc stay as they were made; delete the room and make it anew (--replace)",
+    "10106": "mode, scheduled and adhoc cannot be changed; delete and recreate the room (--replace)",
     "10111": "make a new room",
     "10112": "make a new room, or move its scheduled_time",
     "10113": "tokens are given from 15 minutes before scheduled_time",
-    "10114": "raise participants, or wait until somebody leaves",
+    "10114": "raise participants, or wait until a user leaves",
 }
 _ACTIVE = {"10030", "50004", "50005"}
 _MISSING = "40001"
@@ -176,29 +176,29 @@ def _say(meaning: str) -> str:
     return f"{meaning}; " if meaning else ""
 
 
-def told_room(reply: Mapping[str, Any]) -> Document:
+def parse_room(reply: Mapping[str, Any]) -> Document:
     """The room in a reply. Raises UnreadableReply when there is none that has an id."""
     room = reply.get("room")
     if not isinstance(room, dict) or not isinstance(room.get("room_id"), str):
-        raise UnreadableReply("EnableX says success and tells no room; try again later")
+        raise UnreadableReply("EnableX reports success without a room; try again later")
     return room
 
 
-def told_rooms(reply: Mapping[str, Any]) -> list[Document]:
+def parse_rooms(reply: Mapping[str, Any]) -> list[Document]:
     """The rooms of a listing; null, a missing key and one bare room are understood, what has no id is left out."""
     rooms = reply.get("rooms") or []
     found = [rooms] if isinstance(rooms, dict) else rooms
     return [room for room in found if isinstance(room, dict) and isinstance(room.get("room_id"), str)]
 
 
-def told_users(reply: Mapping[str, Any]) -> list[Document]:
+def parse_users(reply: Mapping[str, Any]) -> list[Document]:
     """Who is in a room; null, a missing key and an empty list all mean nobody (section 9.7)."""
     return [user for user in reply.get("users") or [] if isinstance(user, dict)]
 
 
-def told_token(reply: Mapping[str, Any]) -> str:
+def parse_token(reply: Mapping[str, Any]) -> str:
     """The token itself: a secret for 15 minutes."""
     token = reply.get("token")
     if not isinstance(token, str) or not token:
-        raise UnreadableReply("EnableX says success and tells no token; try again later")
+        raise UnreadableReply("EnableX reports success without a token; try again later")
     return token

@@ -20,7 +20,7 @@ class DayStates:
 
 
 def is_settled(day: date, last_asked: datetime | None, lookback_days: int) -> bool:
-    """Whether a day was asked for so long after its end that nothing late is expected any more."""
+    """Whether a day was last collected `lookback_days` (at least 1) after it: no late record is expected."""
     return last_asked is not None and last_asked.date() >= day + timedelta(days=max(1, lookback_days))
 
 

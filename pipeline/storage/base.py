@@ -31,7 +31,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, order=True)
 class StoredObject:
-    """What a listing says about one object."""
+    """One object of a listing."""
 
     key: str
     size_bytes: int
@@ -39,7 +39,7 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class ObjectAttributes:
-    """What a store itself says about an object; `crc64nvme` (base64, of all of it) and `etag` where it has them."""
+    """Attributes that the store states; `crc64nvme` (base64, of the whole object) and `etag` where it has them."""
 
     size_bytes: int
     crc64nvme: str | None = None
@@ -107,30 +107,30 @@ def crc_text(crc: int) -> str:
 
 
 class Upload(Protocol):
-    """An object on its way. Leaving the context without `finish` keeps what may be gone on with, and drops the rest."""
+    """An upload in progress. Leaving the context without `finish` keeps what can be resumed, and drops the rest."""
 
     @property
     def size_bytes(self) -> int:
-        """Where to begin writing: 0, or, of an upload that is gone on with, where its last whole part begins."""
+        """Where to begin writing: 0, or, of a resumed upload, where its last complete part begins."""
 
     @property
     def sha256(self) -> str:
-        """Of what was written so far; not of an upload that was gone on with."""
+        """Of what was written so far; not available for a resumed upload."""
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes. Memory: two parts.
 
-        Of an upload that is gone on with, the first bytes are those of its last part again: compared, not sent.
+        Of a resumed upload, the first bytes are those of its last part: compared, not sent.
 
         Raises:
-            SourceDiffers: they are others. The upload was given up; another try begins from nothing.
+            SourceDiffers: they differ. The upload was aborted; another attempt starts from the beginning.
         """
 
     def restart(self) -> None:
         """Give up what is there already: `size_bytes` is 0 from now on."""
 
     def finish(self) -> UploadResult:
-        """Let the object appear, then compare what the store says about it with what was sent.
+        """Complete the object, then compare the store's attributes with what was sent.
 
         Raises:
             ObjectDiffers: other bytes are under the key; they stay. The same bytes are success.
@@ -146,7 +146,7 @@ class ObjectStore(Protocol):
     """A folder, or a bucket."""
 
     max_concurrency: int
-    """So many small questions are worth asking at the same time: a bucket takes some 30 ms for each, a folder none."""
+    """Concurrent small requests that are useful: a bucket takes about 30 ms for each, a folder none."""
 
     @property
     def url(self) -> str:
@@ -176,15 +176,15 @@ class ObjectStore(Protocol):
         content_type: str | None = None,
         retention: Retention | None = None,
     ) -> Upload:
-        """Begin an object that must not exist yet, or go on with an upload of the same key and label.
+        """Begin an object that must not exist yet, or resume an upload of the same key and token.
 
         `resume_token` identifies the bytes (file and version): an interrupted upload with the same token is resumed,
         on any host; without a token it is not. `on_chunk` sees every byte once, in order: as it is written, or,
-        when an earlier upload was gone on with, as the finished object is read back. `size_bytes` if it is known.
+        of a resumed upload, as the finished object is read back. `size_bytes` if it is known.
         """
 
     def find_completed(self, key: str, resume_token: str) -> StoredObject | None:
-        """The object under the key, if an upload with this label finished it; None also where a store cannot say."""
+        """The object under the key, if an upload with this token finished it; None where a store keeps no tokens."""
 
     def copy_from(
         self, source: str, key: str, *, resume_token: str, etag: str, retention: Retention | None = None
@@ -197,7 +197,7 @@ class ObjectStore(Protocol):
         """
 
     def abort_uploads(self, prefix: str, older_than: timedelta) -> list[str]:
-        """Give up uploads that began so long ago, by the store's own clock; return their keys."""
+        """Abort uploads that began longer ago than this, by the store's own clock; return their keys."""
 
     def open(self, key: str) -> AbstractContextManager[IO[bytes]]:
         """Open an object for reading (seekable). Raises ObjectMissing."""
@@ -206,13 +206,13 @@ class ObjectStore(Protocol):
         """One object, or None when there is none."""
 
     def attributes(self, key: str) -> ObjectAttributes | None:
-        """What the store says about one object, with checksums; None when there is none."""
+        """Attributes of one object as the store states them, with checksums; None when there is none."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """All objects whose key starts with `prefix`, in order of key."""
+        """All objects whose key starts with `prefix`, sorted by key."""
 
     def lock(self, key: str, retention: Retention) -> None:
-        """See to it that an object is locked at least so long, as the store states it; a longer lock stays.
+        """Lock an object at least until `retention.until`, as the store states it; a longer lock stays.
 
         Raises StoreError when it is not. Uploads and copies with a retention do this themselves.
         """
@@ -234,7 +234,7 @@ class Readable(Protocol):
 
 
 def listed(store: ObjectStore, prefixes: Iterable[str]) -> Iterator[StoredObject]:
-    """All objects of several prefixes, one prefix after the other; some are asked for at once."""
+    """All objects of several prefixes, one prefix after the other; some are requested concurrently."""
     return chain.from_iterable(map_concurrent(lambda prefix: list(store.list(prefix)), prefixes, store.max_concurrency))
 
 
@@ -257,7 +257,7 @@ def checksum_object(store: Readable, key: str, on_chunk: Callable[[bytes], None]
 def verify_object(
     store: ObjectStore, key: str, on_chunk: Callable[[bytes], None] = lambda _chunk: None
 ) -> UploadResult:
-    """Read an object from beginning to end and compare what the store says about it with what it gave.
+    """Read an object completely and compare its attributes as the store states them with the bytes read.
 
     Raises ObjectMissing; FixityError when the store contradicts itself.
     """

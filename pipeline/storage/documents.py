@@ -59,7 +59,7 @@ Cut = Callable[[bytearray], Documents | None]
 
 
 class LandedEnvelope(Envelope):
-    """An envelope that was taken apart before: `cut` says where its documents end, and none is proven to be JSON again.
+    """An envelope that was split before: `cut` finds where its documents end; they are not validated as JSON again.
 
     Whoever feeds it has to know that the bytes are still the same, or to find out at the end.
     """

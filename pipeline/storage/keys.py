@@ -41,7 +41,7 @@ _TABLE = re.compile(r"tables/([^/]+)/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/part-
 
 
 class RawName(NamedTuple):
-    """What the key of a landed body or receipt says."""
+    """Parts of the key of a body or receipt."""
 
     source: str
     project: str
@@ -51,7 +51,7 @@ class RawName(NamedTuple):
 
 
 class ManifestName(NamedTuple):
-    """What the key of a manifest says."""
+    """Parts of the key of a manifest."""
 
     project: str
     day: date
@@ -60,7 +60,7 @@ class ManifestName(NamedTuple):
 
 
 class MediaName(NamedTuple):
-    """What the key of a media file says."""
+    """Parts of the key of a media file."""
 
     project: str
     day: date
@@ -71,7 +71,7 @@ class MediaName(NamedTuple):
 
 
 class AuditName(NamedTuple):
-    """What the key of an audit's record says; `day` is the UTC date of the audit."""
+    """Parts of the key of an audit record; `day` is the UTC date of the audit."""
 
     project: str
     day: date
@@ -79,7 +79,7 @@ class AuditName(NamedTuple):
 
 
 class BillingName(NamedTuple):
-    """What the key of a file of a billing export says; `month` is its first day, `project` empty for all of them."""
+    """Parts of the key of a file of a billing export; `month` is its first day, `project` empty for all of them."""
 
     project: str
     month: date
@@ -88,7 +88,7 @@ class BillingName(NamedTuple):
 
 
 class TableName(NamedTuple):
-    """What the key of a table's day says."""
+    """Parts of the key of a table's day."""
 
     table: str
     project: str
@@ -101,12 +101,12 @@ def raw_prefix(source: str, project: str, day: date | None = None) -> str:
 
 
 def raw_prefixes(source: str, project: str, period: Period) -> list[str]:
-    """What to list for the pages of some days: ten days at once, for most days have few objects. Others come along."""
+    """Prefixes to list for the responses of some days: ten days each, because most days have few objects."""
     return list(dict.fromkeys(f"{raw_prefix(source, project)}day={day}"[:-1] for day in period))
 
 
 def make_response_id(asked_at: datetime, digest: str) -> str:
-    """Name of a landed page, or of an audit: its moment, UTC to the millisecond, and 8 hex digits of `digest`."""
+    """Name of a raw response, or of an audit: its moment, UTC to the millisecond, and 8 hex digits of `digest`."""
     moment = asked_at.astimezone(UTC)
     return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z-{digest[:8]}"
 
@@ -114,7 +114,7 @@ def make_response_id(asked_at: datetime, digest: str) -> str:
 def asked_at_of_response(response_id: str) -> datetime:
     match = _STEM.fullmatch(response_id)
     if match is None:
-        raise ValueError(f"not the name of a landed page: {response_id}")
+        raise ValueError(f"not the name of a raw response: {response_id}")
     return datetime.fromisoformat(match[1])  # in a twentieth of the time that strptime takes
 
 
@@ -221,7 +221,7 @@ def note_key(project: str, day: date) -> str:
 
 
 def billing_prefix(month: date, project: str = "") -> str:
-    """The exports of a month: of all projects, or of one, which are numbered by themselves."""
+    """The exports of a month: of all projects, or of one, which have their own numbers."""
     return f"reports/billing/{f'project={project}/' if project else ''}month={month:%Y-%m}/"
 
 
@@ -242,7 +242,7 @@ def name_from_url(url: str) -> str:
     """The cleaned base name of a URL's path; `file` when it has none."""
     try:
         path = urlsplit(url).path
-    except ValueError:  # a host that cannot be one; the name can be told all the same
+    except ValueError:  # not a valid host; the name can be shown anyway
         path = re.split(r"[?#]", url, maxsplit=1)[0]
     return clean_name(unquote(PurePosixPath(path).name) or "file")
 

@@ -76,7 +76,7 @@ class LocalStore:
         self,
         key: str,
         *,
-        resume_token: str = "",  # noqa: ARG002 - a file that broke off is begun again
+        resume_token: str = "",  # noqa: ARG002 - an interrupted file is written from the beginning
         on_chunk: Callable[[bytes], None] = lambda _chunk: None,
         size_bytes: int | None = None,  # noqa: ARG002
         content_type: str | None = None,  # noqa: ARG002

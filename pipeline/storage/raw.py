@@ -5,7 +5,7 @@ without a receipt does not exist. A reply that repeats the previous one to the s
 names the page it repeats. So the stems that have both are exactly the moments at which EnableX said something new.
 
 A question that had to be asked in parts (a day, room by room) leaves a page for each part, whose receipts
-(`….part.json`) do not count as an answer: nobody can say whether the parts are all.
+(`….part.json`) do not count as a response: it is unknown whether the parts are complete.
 A reply that cannot be read is kept as evidence under names of its own and is not a page.
 """
 
@@ -48,7 +48,7 @@ _SPOOL_IN_MEMORY_BYTES = 8 * 2**20
 _CHUNK_BYTES = 2**20
 _READ_BYTES = 2**20
 _CHUNKS_AHEAD = BLOCK_BYTES // _READ_BYTES
-"""As many as are cut into documents at once."""
+"""Number of chunks that are split into documents together."""
 
 _KEPT_HEADERS = frozenset(
     {"content-type", "content-length", "content-encoding", "date", "etag", "last-modified", "retry-after", "server",
@@ -82,7 +82,7 @@ _RECEIPT = msgspec.json.Decoder(Receipt)
 class SpooledBody:
     """Takes one reply while it arrives: compressed, hashed, counted; in memory while small, else in a temporary file.
 
-    It goes to the vault only when the reply proved whole, and only if it says something new.
+    It goes to the vault only when the response was complete, and only if it is new.
     """
 
     def __init__(self, days_of: DaysOf) -> None:
@@ -224,10 +224,10 @@ def read_receipt(vault: ObjectStore, source: Source, project: str, day: date, re
 
 
 def read_documents(vault: ObjectStore, page: RawResponse, cut: Cut | None = None) -> Iterator[Sequence[msgspec.Raw]]:
-    """The documents of a landed page in the order received, some MiB at a time; cut by `cut`, or proven to be JSON.
+    """The documents of a raw response in the order received, some MiB at a time; split by `cut`, or validated as JSON.
 
     Raises:
-        FixityError: the body is not the one the receipt speaks of; said after the last document at the latest.
+        FixityError: the body is not the one of the receipt; raised after the last document at the latest.
     """
     if page.documents:
         # In a thread of its own the stack is shallow: however deep a reply is nested, if it could land it can be read.

@@ -1,6 +1,6 @@
-"""What was attempted: runs, tries per item and when to try again, who runs a job now, and what people were told.
+"""The run store: runs, attempts per item with the next one, leases of jobs, and sent notifications.
 
-Deleting it loses no fact, only memory of attempts. SQLAlchemy Core; SQLite by default, PostgreSQL by URL for several
+Deleting it loses attempts, no fact. SQLAlchemy Core; SQLite by default, PostgreSQL by URL for several
 hosts. Older ledgers are brought to the newest schema, by numbered steps forward, when they are first used.
 """
 
@@ -98,13 +98,13 @@ _STEPS: Mapping[int, tuple[str, ...]] = {
 """Forward only: what leads to each version of the schema. A step that was released is never changed."""
 
 _MIGRATION_LOCK = 0x706F7374
-"""Names PostgreSQL's advisory lock: of processes that begin at once one brings the schema forward."""
+"""Number of PostgreSQL's advisory lock: of processes that start together, one migrates the schema."""
 
 _BUSY_S = 30
-"""So long a process waits for another one's transaction in SQLite; each takes milliseconds."""
+"""Seconds that a process waits for another one's transaction in SQLite; each takes milliseconds."""
 
 _FIRST_WAIT, _LONGEST_WAIT = timedelta(minutes=15), timedelta(hours=2)
-"""An item that failed waits a quarter of an hour, twice as long after each further failure, and two hours at most."""
+"""A failed item waits 15 minutes, twice as long after each further failure, and 2 hours at most."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Lease:
 
 
 def backoff(attempts: int) -> timedelta:
-    """How long an item rests after so many failures in a row."""
+    """How long an item waits after this many failures in a row."""
     return min(_FIRST_WAIT * (1 << min(attempts - 1, 8)), _LONGEST_WAIT)
 
 
@@ -182,13 +182,13 @@ class RunStore:
         run_id: str | None = None,
         projects: Sequence[str] = (),
     ) -> RunResult[Details_co]:
-        """Run a flow and remember when, how it ended, and what failed. A run without an end was killed or broke off.
+        """Run a flow and record its start, its end and its failures. A run without an end was killed or interrupted.
 
-        `projects` are whom it is for: of each it is remembered when a run last did its work. One in
+        `projects` are those that it is for: of each the last successful run is recorded. A run in
         which nothing worked is noted with exit code 1, whatever else was to be said: it is not done.
 
         Raises:
-            LeaseLost: It ran under a lease that is somebody else's by now: its end is not noted.
+            LeaseLost: It ran under a lease that another process took: its end is not recorded.
         """
         run_id = run_id or new_run_id()
         self._execute(sa.insert(_RUNS).values(run_id=run_id, command=command, started_at=utc_text(clock())))
@@ -231,7 +231,7 @@ class RunStore:
     # --- leases: time is the database's, so that no host's clock matters ---
 
     def take_lease(self, name: str, lasts_s: float) -> Lease | None:
-        """Become the one who holds `name`; None while somebody else does. Of many who ask at once one has it."""
+        """Take the lease `name`; None while another process holds it. Of concurrent calls one succeeds."""
         holder = uuid4().hex
         values = {"holder": holder, "expires_at_s": self._now_s() + lasts_s}
         with self._errors(), self._engine.begin() as connection:
@@ -245,11 +245,11 @@ class RunStore:
         return None if fence is None else Lease(name, holder, fence, lasts_s)
 
     def renew(self, lease: Lease) -> None:
-        """Let a lease last anew from now. Raises LeaseLost when somebody else took it."""
+        """Extend a lease from now. Raises LeaseLost when another process took it."""
         self._move_end(lease, lease.lasts_s)
 
     def release(self, lease: Lease) -> None:
-        """Let the next one have it at once. Raises LeaseLost as above."""
+        """End a lease immediately. Raises LeaseLost as above."""
         self._move_end(lease, 0)
 
     def _move_end(self, lease: Lease, lasts_s: float) -> None:
@@ -274,7 +274,7 @@ class RunStore:
         return None if text is None else datetime.fromisoformat(text)
 
     def last_successes_by_command(self) -> Mapping[str, str]:
-        """When each command last ended with exit code 0 or 4 (it did its work; files may be at risk all the same)."""
+        """When each command last ended with exit code 0 or 4 (it did its work; files may still be at risk)."""
         query = (
             sa.select(_RUNS.c.command, sa.func.max(_RUNS.c.ended_at))
             .where(_RUNS.c.exit_code.in_((0, 4)))
@@ -303,7 +303,7 @@ class RunStore:
             }
 
     def run_ends(self) -> Mapping[tuple[str, int | None], int]:
-        """How many runs of each command ended with which exit code; None: not ended, killed or broken off."""
+        """How many runs of each command ended with which exit code; None: not ended, killed or interrupted."""
         query = (
             sa.select(_RUNS.c.command, _RUNS.c.exit_code, sa.func.count())
             .group_by(_RUNS.c.command, _RUNS.c.exit_code)
@@ -313,7 +313,7 @@ class RunStore:
             return {(command, exit_code): number for command, exit_code, number in connection.execute(query)}
 
     def last_notified(self) -> dict[str, str]:
-        """The state of each subject that people were last told of."""
+        """The last notified state of each subject."""
         with self._errors(), self._engine.connect() as connection:
             rows = connection.execute(sa.select(_NOTIFIED.c.subject, _NOTIFIED.c.state))
             return {subject: state for subject, state in rows}  # noqa: C416 - as above
@@ -336,7 +336,9 @@ class RunStore:
         try:
             yield
         except SQLAlchemyError as error:
-            cause = " ".join(str(getattr(error, "orig", None) or error).split())  # psycopg tells some in several lines
+            cause = " ".join(
+                str(getattr(error, "orig", None) or error).split()
+            )  # some errors of psycopg have several lines
             raise StoreUnavailable(
                 f"run store {self.where}: {cause}; check run_store.url (the run store may be deleted: no fact is lost)"
             ) from None
@@ -378,7 +380,7 @@ def _require(connection: sa.Connection, lease: Lease) -> None:
 
 
 def _upsert(connection: sa.Connection, table: sa.Table) -> Any:
-    """An INSERT that knows ON CONFLICT; both databases spell it alike, SQLAlchemy has it per dialect."""
+    """An INSERT with ON CONFLICT; both databases have the same syntax, SQLAlchemy has it per dialect."""
     return import_module(f"sqlalchemy.dialects.{connection.dialect.name}").insert(table)
 
 

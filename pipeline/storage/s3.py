@@ -6,7 +6,7 @@ of uploads in parts and of copies), so there is a look before a new object is wr
 that is not stated is replaced by the ETag, and an ETag that is no MD5 by reading back.
 
 An upload in parts with a label has a marker beside it: a second upload, never given a part, whose key is the first
-one's and a digest of label and upload. Both stand in the server's list of unfinished uploads, so that any host can tell
+one's and a digest of label and upload. Both stand in the server's list of unfinished uploads, so that any host can see
 whose bytes an upload holds; nothing has to remember it, and nothing is left when it is done.
 """
 
@@ -104,7 +104,7 @@ class S3Store(S3Client):
             if error_code(error) in MISSING | CHANGED | {"403"}:
                 why = f"{error_code(error)} when asked for ETag {etag}"
                 raise StoreError(f"s3://{bucket}/{name} cannot be copied: {why}") from None
-            raise self.told(error, "") from None
+            raise self.translated(error, "") from None
         return head
 
     def _copy_parts(self, key: str, size_bytes: int, origin: dict[str, Any], options: dict[str, Any]) -> None:
@@ -169,10 +169,10 @@ class S3Store(S3Client):
                     if part["PartNumber"] == len(parts.parts) + 1:
                         etag, crc = part["ETag"].strip('"'), part.get("ChecksumCRC64NVME")
                         parts.parts.append(Part(part["PartNumber"], etag, part["Size"], crc))
-        except self.client.exceptions.NoSuchUpload:  # somebody finished it just now
+        except self.client.exceptions.NoSuchUpload:  # another process has just finished it
             return None
         except (ClientError, BotoCoreError) as error:
-            raise self.told(error, key) from None
+            raise self.translated(error, key) from None
         return parts
 
     # --- reading ---
@@ -190,10 +190,10 @@ class S3Store(S3Client):
             answer = self.client.get_object_lock_configuration(Bucket=self._bucket)
         except ClientError as error:
             if error_code(error) not in {"ObjectLockConfigurationNotFoundError", "404"}:
-                raise self.told(error, "") from None
+                raise self.translated(error, "") from None
             answer = {}
         except BotoCoreError as error:
-            raise self.told(error, "") from None
+            raise self.translated(error, "") from None
         if answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") != "Enabled":
             raise ConfigError(
                 f"vault.lock: bucket {self._bucket} has no Object Lock, so nothing would be kept from deletion;"

@@ -1,4 +1,4 @@
-"""The connection to a bucket: location of keys, errors of boto3 as errors of ours, and what HEAD says of an object."""
+"""The connection to a bucket: location of keys, errors of boto3 as errors of ours, and the answers to HEAD."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CONNECTIONS = 64
 MISSING = frozenset({"404", "NoSuchKey", "NotFound", "NoSuchVersion"})
 CHANGED = frozenset({"412", "PreconditionFailed"})
 _NO_RIGHT = "these credentials may not do that: give them the right (docs/guide/vault.md lists which), or take others"
-_NOT_ALONE = "another process was at the same upload, which was given up: run again"
+_NOT_ALONE = "upload aborted by another process; run again"
 _NEXT_STEP = {
     "NoSuchBucket": "there is no such bucket: make it, or name another one in the settings",
     "AccessDenied": _NO_RIGHT,
@@ -118,9 +118,9 @@ class S3Client:
         except ClientError as error:
             if error_code(error) in MISSING:
                 return None
-            raise self.told(error, key) from None
+            raise self.translated(error, key) from None
         except BotoCoreError as error:
-            raise self.told(error, key) from None
+            raise self.translated(error, key) from None
         return found
 
     def is_same(self, key: str, size_bytes: int, sha256: str) -> bool:
@@ -154,9 +154,9 @@ class S3Client:
         try:
             yield
         except (ClientError, BotoCoreError) as error:
-            raise self.told(error, key) from None
+            raise self.translated(error, key) from None
 
-    def told(self, error: ClientError | BotoCoreError, key: str) -> StoreError:
+    def translated(self, error: ClientError | BotoCoreError, key: str) -> StoreError:
         """boto3's error as ours: one line, with the next step, and no signed URL in it."""
         where = f"{self.url}/{key.removeprefix(self._root)}"
         if isinstance(error, NoCredentialsError):
@@ -215,7 +215,7 @@ class _Reader(io.RawIOBase):
             except BotoCoreError as error:  # cut on the way: go on from here, in the same version of the object
                 self._drop()
                 if attempt == _REOPENED_AT_MOST:
-                    raise self._store.told(error, self._key) from None
+                    raise self._store.translated(error, self._key) from None
                 continue
             if chunk:
                 buffer[: len(chunk)] = chunk
@@ -242,7 +242,7 @@ class _Reader(io.RawIOBase):
             if error_code(error) in CHANGED:
                 message = f"{self._store.url}/{self._key}: was replaced while it was read; run again"
                 raise StoreUnavailable(message, key=self._key) from None
-            raise self._store.told(error, self._key) from None
+            raise self._store.translated(error, self._key) from None
         self._body = answer["Body"]
         if self._etag is None:
             self._etag, self._size_bytes = answer["ETag"], answer["ContentLength"]
@@ -283,7 +283,7 @@ def _is_locked(head: dict[str, Any], retention: Retention) -> bool:
 
 
 def object_attributes(head: dict[str, Any]) -> ObjectAttributes:
-    """What the answer to a HEAD says. A CRC of parts (`COMPOSITE`) is not the object's."""
+    """Attributes from the answer to a HEAD. A CRC of parts (`COMPOSITE`) is not the object's."""
     is_whole = head.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
     crc = head.get("ChecksumCRC64NVME") if is_whole else None
     return ObjectAttributes(head["ContentLength"], crc, head["ETag"].strip('"'))

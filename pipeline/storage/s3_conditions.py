@@ -44,7 +44,7 @@ def _is_refused(store: S3Client, key: str, write: Callable[[], Any]) -> bool:
     except ClientError as error:
         if error_code(error) in CONFLICT | UNKNOWN_OPTION:
             return error_code(error) in CONFLICT
-        raise store.told(error, key) from None
+        raise store.translated(error, key) from None
     except BotoCoreError as error:
-        raise store.told(error, key) from None
+        raise store.translated(error, key) from None
     return False

@@ -1,7 +1,7 @@
 """One object on its way to a bucket: in one request while it is small, else part by part, one part ahead of the next.
 
 Each part goes out with a checksum that the server verifies; after the last one the server's own word about the whole
-object is compared with what was sent. An upload with a label that breaks off is left for the next run to go on with.
+object is compared with what was sent. An interrupted upload with a token is left for the next run to resume.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ MOST_PART_BYTES = 5 * 1024 * MIB
 """S3's limits for one object, and for one part."""
 
 _PARTS_PER_SIZE = 900
-"""Of an object of unknown size so many parts have one size, the next ones twice as much: 10,000 of 5 MiB and more hold
+"""Of an object of unknown size this many parts have one size, the next twice that: 10,000 of 5 MiB and more hold
 5 TiB, and one part is never much more than a thousandth of what is there."""
 
 _MARKER = re.compile(r"\.upload-[0-9a-f]{64}$")
 UNKNOWN_OPTION = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest", "XNotImplemented", "501", "400"})
 CONFLICT = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 _UNFIT = frozenset({"BadDigest", "EntityTooSmall", "InvalidPart", "InvalidPartOrder"})
-"""Parts that make no object: another writer was at them. They are given up, or later runs would meet them again."""
+"""Parts that make no object: another writer changed them. They are aborted, or later runs would find them again."""
 
 _log = structlog.get_logger()
 
@@ -66,7 +66,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Marker:
-    """The upload without parts that says whose bytes another upload holds."""
+    """The upload without parts that identifies the bytes of another upload."""
 
     key: str
     upload_id: str
@@ -101,7 +101,7 @@ def is_marker(key: str) -> bool:
 
 
 def part_bytes(number: int, least: int, left: int | None) -> int:
-    """How large part `number` (from 1) is: and all after it, when so much is `left`; when nobody knows, they grow.
+    """Size of part `number` (from 1) and of all after it when `left` bytes remain; when that is unknown, parts grow.
 
     There are never too many, also after parts of another size.
     """
@@ -172,7 +172,7 @@ class S3Upload:
     def finish(self, *, overwrite: bool = False) -> UploadResult:
         with span("write", {"postroom.key": self._key}):
             if self._taken_parts == 0:
-                self._abort()  # an earlier upload broke off before its first part
+                self._abort()  # an earlier upload was interrupted before its first part
             parts = self._parts
             written = (
                 self._finish_parts(parts, overwrite=overwrite) if parts else self._finish_whole(overwrite=overwrite)
@@ -194,7 +194,7 @@ class S3Upload:
     # --- in one request ---
 
     def _finish_whole(self, *, overwrite: bool) -> UploadResult:
-        """Put it with all that guards it; a server that knows no checksum, or no condition, is asked without."""
+        """Put it with checksum and condition; a server that supports neither gets the request without."""
         checksum = {"ChecksumCRC64NVME": self._tally.crc64nvme, "ChecksumAlgorithm": "CRC64NVME"}
         condition = {} if overwrite else {"IfNoneMatch": "*"}
         if not overwrite and self._store.head(self._key) is not None:  # not every server heeds the condition
@@ -214,7 +214,7 @@ class S3Upload:
         try:
             answer = client.put_object(**self._place, Body=body, ContentMD5=content_md5(md5), **self._options, **guards)
         except BotoCoreError as error:
-            raise self._store.told(error, self._key) from None
+            raise self._store.translated(error, self._key) from None
         etag = answer["ETag"].strip('"')
         return self._checked(ObjectAttributes(len(body), answer.get("ChecksumCRC64NVME"), etag), md5.hexdigest())
 
@@ -273,7 +273,7 @@ class S3Upload:
             parts.parts.append(sending.result())
 
     def _begin(self) -> Parts:
-        """Create the upload, then its marker: an upload whose marker is missing is never gone on with."""
+        """Create the upload, then its marker: an upload whose marker is missing is never resumed."""
         client = self._store.client
         checksum = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"}
         with self._store.errors(self._key):
@@ -290,13 +290,13 @@ class S3Upload:
         return parts
 
     def _send(self, parts: Parts, number: int, body: bytes | bytearray) -> Part:
-        """One part; the server verifies it against its checksum before it says yes."""
+        """One part; the server verifies it against its checksum before it accepts it."""
         crc = crc_text(crc64nvme(body)) if parts.states_crc else None
         md5 = None if parts.states_crc else md5_of(body)
         check = (
             {"ContentMD5": content_md5(md5)} if md5 else {"ChecksumAlgorithm": "CRC64NVME", "ChecksumCRC64NVME": crc}
         )
-        _log.debug("part.sending", key=self._key, part=number, size_bytes=len(body))
+        _log.debug("upload.part_started", key=self._key, part=number, size_bytes=len(body))
         with self._store.errors(self._key):
             answer = self._store.client.upload_part(
                 **self._place, UploadId=parts.upload_id, PartNumber=number, Body=body, **check
@@ -345,7 +345,7 @@ class S3Upload:
                 if not guards or error_code(error) not in UNKNOWN_OPTION:
                     raise
             except BotoCoreError as error:
-                raise self._store.told(error, self._key) from None
+                raise self._store.translated(error, self._key) from None
             else:
                 return
 
@@ -359,7 +359,7 @@ class S3Upload:
             return self._read_back(stated)
         return self._checked(stated, parts.etag)
 
-    # --- what the server says, against what was sent ---
+    # --- what the server states, against what was sent ---
 
     def _checked(self, stated: ObjectAttributes, md5: str) -> UploadResult:
         proof = proof_of(self._key, stated, self._tally, md5)
@@ -381,7 +381,7 @@ class S3Upload:
     def _conflict(self, error: ClientError) -> UploadResult:
         if error_code(error) in CONFLICT:
             return self._there_already()
-        raise self._store.told(error, self._key) from None
+        raise self._store.translated(error, self._key) from None
 
     def _there_already(self) -> UploadResult:
         """The key is taken: by the same bytes, which is success, or by others, which stay."""
@@ -412,7 +412,7 @@ class S3Upload:
 
 
 def proof_of(key: str, stated: ObjectAttributes, sent: Checksums, md5: str) -> Verification | None:
-    """Why the store's word proves that it has what was sent; None when it says nothing that could.
+    """How the store's attributes prove that it has what was sent; None when they do not.
 
     An ETag that differs proves nothing: with encryption it is no MD5.
     """

@@ -20,7 +20,7 @@ PROBE = b"Written by `postroom doctor`, to see whether it can. Nothing else read
 
 
 def check_store(store: ObjectStore) -> StoreFacts:
-    """Write a probe, read it back, see that other bytes cannot take its place, and what the store says of it.
+    """Write a probe, read it back, see that other bytes cannot take its place, and read its attributes.
 
     Raises StoreError, FixityError: what a run would meet as well.
     """

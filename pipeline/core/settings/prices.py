@@ -28,7 +28,7 @@ MOST_DECIMALS = 6
 _CURRENCY = re.compile(r"([A-Z]{3})?", re.A)
 
 UnitPrice = Annotated[Decimal, Field(ge=0, max_digits=15, decimal_places=9)]
-"""Of one unit. At most 15 digits: so many survive a TOML or JSON number, which is read as a float."""
+"""Of one unit. At most 15 digits: these survive a TOML or JSON number, which is read as a float."""
 
 
 class _Section(BaseModel):
@@ -84,7 +84,7 @@ class Price(_Section):
         return self.valid_to or date.max
 
     def cost(self, quantity: Fraction) -> Fraction:
-        """What the month's first so many units cost."""
+        """Cost of the month's first `quantity` units."""
         if self.price is not None:
             return quantity * Fraction(self.price)
         lower, cost = Fraction(0), Fraction(0)
@@ -122,7 +122,7 @@ PriceList = Annotated[tuple[Price, ...], BeforeValidator(_as_list), AfterValidat
 
 
 class Prices(_Section):
-    """What units cost, in one currency; amounts have so many `decimals`.
+    """What units cost, in one currency; amounts have `decimals` places.
 
     `sip_min`: for each minute of a SIP or telephone leg, on top of `participant_min`.
     """

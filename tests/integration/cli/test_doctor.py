@@ -210,7 +210,7 @@ def test_a_healthy_account_answers(site: Site) -> None:
         ("to_date_exclusive", "is to_date inclusive", "no"),
         ("no_range", "does the file host honour Range", "no: it sends the whole file"),
         ("wrong_range", "does the file host honour Range", "no: "),
-        ("lying_range", "does the file host honour Range", "no: it says so, and sends other bytes"),
+        ("lying_range", "does the file host honour Range", "no: it states a range, and sends other bytes"),
         ("no_length", "does the file host send lengths", "no"),
         ("chunked", "does the file host send lengths", "no, but cuts show"),
         ("no_validators", "does the file host send ETags", "no"),

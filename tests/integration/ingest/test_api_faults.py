@@ -61,7 +61,7 @@ def test_retry_after_is_waited_for(make_site: Callable[..., Site]) -> None:
     site = make_site(WORLD, faults=("rate_limit=1",))
     done = site.run("collect")
     assert done.returncode == 0
-    assert "try.again" in done.stderr
+    assert "request.retried" in done.stderr
     assert '"wait_s": 1.0' in done.stderr or '"wait_s": 1.' in done.stderr
 
 

@@ -193,4 +193,4 @@ def test_each_project_has_its_last_good_runs(make_site: Callable[..., Site]) -> 
         "acme": {"media audit": day(24), "nightly": day(24)},
         "umbrella": {"build": day(26), "nightly": day(25)},
     }
-    assert "  good run media audit 2026-11-24 02:15, nightly 2026-11-24 02:15\n" in site.run("status").stdout
+    assert "  success  media audit 2026-11-24 02:15, nightly 2026-11-24 02:15\n" in site.run("status").stdout

@@ -129,7 +129,7 @@ def sent_parts(site: Site, *, kill_after: int | None, lot: random.Random) -> tup
     parts = []
     assert process.stderr is not None
     for line in process.stderr:
-        if '"part.sending"' in line:
+        if '"upload.part_started"' in line:
             event = json.loads(line)
             parts.append((event["key"], event["part"]))
             if len(parts) == kill_after:

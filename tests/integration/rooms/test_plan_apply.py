@@ -349,7 +349,7 @@ def test_ctrl_c_ends_quickly_and_cleanly(make_site: Callable[..., Site]) -> None
     interrupted_at = time.monotonic()
     _, said = process.communicate(timeout=30)
     assert time.monotonic() - interrupted_at < 3
-    assert (process.returncode, "run it again to go on" in said) == (130, True)
+    assert (process.returncode, "Run again to resume" in said) == (130, True)
     made = keys(site).total()
     assert 0 < made < 40
     site.configure("requests_per_second = 20.0", "requests_per_second = 1000.0")

@@ -188,7 +188,7 @@ def test_a_foreign_key_is_nobodys(key: str) -> None:
 )
 def test_only_a_stem_has_a_moment(response_id: str) -> None:
     """A name that is no stem has no moment, and that is said."""
-    with pytest.raises(ValueError, match=r"not the name of a landed page|month must be"):
+    with pytest.raises(ValueError, match=r"not the name of a raw response|month must be"):
         keys.asked_at_of_response(response_id)
 
 
