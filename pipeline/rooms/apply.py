@@ -46,7 +46,7 @@ def read_file(app: App, path: Path) -> RoomsFile:
 
 def list_rooms(client: EnablexClient) -> list[Document]:
     """Every room of a project as EnableX tells it, dial-in secrets included: mask before showing."""
-    return requests.told_rooms(client.call(rooms_request()))
+    return requests.parse_rooms(client.call(rooms_request()))
 
 
 def find_room(app: App, room_id: str, project: str | None) -> tuple[str, Document]:
@@ -54,7 +54,7 @@ def find_room(app: App, room_id: str, project: str | None) -> tuple[str, Documen
     missing: RoomMissing | None = None
     for name in chosen_projects(app.settings, project):
         try:
-            return name, requests.told_room(app.clients[name].call(requests.room_request(room_id)))
+            return name, requests.parse_room(app.clients[name].call(requests.room_request(room_id)))
         except RoomMissing as error:
             missing = error
     raise missing or RoomMissing(f"{room_id}: no such room")
@@ -71,7 +71,7 @@ def update_single(app: App, project: str, room: Document, changes: Mapping[str, 
     """Change some fields of a room; the room as it is then told."""
     client, room_id = app.clients[project], room["room_id"]
     client.call(requests.update_request(room_id, spec.change_body(room, changes, app.clock())))
-    return requests.told_room(client.call(requests.room_request(room_id)))
+    return requests.parse_room(client.call(requests.room_request(room_id)))
 
 
 def delete_room(client: EnablexClient, room_id: str) -> bool:
@@ -92,16 +92,16 @@ class _Creation:
 
     def room(self) -> Document:
         """The room, made once. Raises ApiError when tries ran out; then it may or may not be there."""
-        return self._client.again(self._try)
+        return self._client.retry(self._try)
 
     def _try(self) -> Document:
         if self.in_doubt:
-            found = by_external_key(requests.told_rooms(self._client.send(rooms_request()))).get(self._mark)
+            found = by_external_key(requests.parse_rooms(self._client.send(rooms_request()))).get(self._mark)
             if found:
                 _log.info("room.found", external_key=self._mark, room_id=found[0]["room_id"])
                 return found[0]
         try:
-            return requests.told_room(self._client.send(requests.create_request(self._body)))
+            return requests.parse_room(self._client.send(requests.create_request(self._body)))
         except Throttled:
             raise  # refused before anything was done
         except Transient:
@@ -178,7 +178,7 @@ class RoomApplier:
         room_id = room["room_id"]
         if external_key_of(room) == change.external_key:
             return
-        if external_key_of(requests.told_room(client.call(requests.room_request(room_id)))) == change.external_key:
+        if external_key_of(requests.parse_room(client.call(requests.room_request(room_id)))) == change.external_key:
             return
         why = "EnableX does not give back a room's data, so rooms cannot be known again; none are made from a file"
         self._no_keys[change.project] = why

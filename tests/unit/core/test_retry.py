@@ -93,5 +93,5 @@ def test_a_retry_is_logged() -> None:
     service = Service(Unreachable("EnableX cannot answer now"))
     service.ask(2)
     (event,) = service.events
-    assert (event["event"], event["attempt"], event["error"]) == ("try.again", 1, "EnableX cannot answer now")
+    assert (event["event"], event["attempt"], event["error"]) == ("request.retried", 1, "EnableX cannot answer now")
     assert event["wait_s"] == round(service.slept_s[0], 1)

@@ -180,7 +180,7 @@ def test_a_price_is_what_was_written(write: Write, text: str) -> None:
         ),
         (
             f'{PROJECT}[billing.prices]\ncurrency = "USD"\nsip_min = {{project = "acm", price = 1}}\n',
-            "billing.prices.sip_min: no project acm; projects here: acme",
+            "billing.prices.sip_min: no project acm; configured: acme",
         ),
         ('[billing.prices]\ncurrency = "usd"\n', "billing.prices.currency (FILE): must be the three letters"),
         ("[collect\n", "FILE: cannot be read as TOML"),

@@ -158,16 +158,16 @@ def test_a_token_is_checked_before_it_is_asked_for(changed: dict[str, Any], code
 def test_empty_users_and_rooms_come_in_every_form() -> None:
     """Null, a missing key and an empty list are nobody and nothing; what has no id is no room."""
     for reply in ({"users": None}, {"users": []}, {}):
-        assert rooms.told_users(reply) == []
+        assert rooms.parse_users(reply) == []
     for reply in ({"rooms": None}, {"rooms": []}, {}, {"rooms": [None, {}, {"room_id": 5}]}):
-        assert rooms.told_rooms(reply) == []
-    assert rooms.told_rooms({"rooms": {"room_id": "a"}}) == [{"room_id": "a"}]
+        assert rooms.parse_rooms(reply) == []
+    assert rooms.parse_rooms({"rooms": {"room_id": "a"}}) == [{"room_id": "a"}]
 
 
 @pytest.mark.parametrize("reply", [{}, {"room": None}, {"room": {"name": "n"}}])
 def test_a_success_without_a_room_is_unreadable(reply: dict[str, Any]) -> None:
     """Nobody knows then whether the room was made: it is looked up."""
     with pytest.raises(UnreadableReply):
-        rooms.told_room(reply)
+        rooms.parse_room(reply)
     with pytest.raises(UnreadableReply):
-        rooms.told_token(reply)
+        rooms.parse_token(reply)
