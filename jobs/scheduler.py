@@ -99,7 +99,7 @@ def run_scheduler(settings: Settings) -> int:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda *_: stop.set())
     set_up_logging(level=logging.INFO, secrets=tuple(settings.secrets()))
-    with tracing.sending(Redact(settings.secrets()).text):
+    with tracing.export_spans(Redact(settings.secrets()).text):
         has_stopped = serve(settings, stop)
     if not has_stopped:
         _log.info("job.interrupted", why="the next run resumes it, as after a kill")

@@ -1,3 +1,3 @@
-"""Postroom: EnableX call records and recordings, collected, archived, reported and billed."""
+"""Postroom: collect EnableX call records and recordings; archive, report and bill from them."""
 
 __version__ = "0.1.0"

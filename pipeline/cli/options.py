@@ -126,10 +126,10 @@ def load_options_settings(given: Options) -> Loaded:
 @contextmanager
 def open_run(given: Options, loaded: Loaded) -> Iterator[App]:
     from jobs.runtime import open_app
-    from pipeline.core.tracing import sending
+    from pipeline.core.tracing import export_spans
 
     configure_logging(given, secrets=tuple(loaded.settings.secrets()))
-    with open_app(loaded.settings, now=given.now, progress=choose_progress(given)) as app, sending(app.redact):
+    with open_app(loaded.settings, now=given.now, progress=choose_progress(given)) as app, export_spans(app.redact):
         yield app
 
 

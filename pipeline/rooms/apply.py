@@ -44,7 +44,7 @@ def read_file(app: App, path: Path) -> RoomsFile:
 
 
 def list_rooms(client: EnablexClient) -> list[Document]:
-    """Every room of a project as EnableX returns it, dial-in secrets included: mask before showing."""
+    """Every room of a project as EnableX tells it, dial-in secrets included: mask before showing."""
     return requests.parse_rooms(client.call(rooms_request()))
 
 
@@ -91,7 +91,7 @@ class _Creation:
 
     def room(self) -> Document:
         """The room, made once. Raises ApiError when tries ran out; then it may or may not be there."""
-        return self._client.again(self._try)
+        return self._client.retry(self._try)
 
     def _try(self) -> Document:
         if self.in_doubt:

@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipeline.core.errors import ConfigError, LeaseLost, StoreUnavailable
-from pipeline.core.models import Details_co, Failure, RunResult, good_projects, utc_text
+from pipeline.core.models import Failure, RunResult, successful_projects, utc_text
 
 _METADATA = sa.MetaData()
 
@@ -202,7 +202,7 @@ class RunStore:
             for failure in outcome.failed:
                 if failure.attempted:
                     _note_failure(connection, failure, at)
-            for project in good_projects(outcome, projects):
+            for project in successful_projects(outcome, projects):
                 good = _upsert(connection, _GOOD_RUNS).values(project=project, command=command, ended_at=utc_text(at))
                 keys = ["project", "command"]
                 connection.execute(good.on_conflict_do_update(index_elements=keys, set_={"ended_at": utc_text(at)}))
