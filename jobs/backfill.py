@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pipeline.core.context import SKIPPED, App, chosen_projects
 from pipeline.core.models import Period, RunResult
-from pipeline.ingest.backfill import estimate, missing_days, portions
+from pipeline.ingest.backfill import BackfillPlan, estimate, missing_days, portions
 from pipeline.ingest.collect import collect_tasks
 from pipeline.tables.build import AFFECTED_DAYS, build
 
 
-def plan_backfill(app: App, period: Period, *, project: str | None = None) -> RunResult:
+def plan_backfill(app: App, period: Period, *, project: str | None = None) -> RunResult[BackfillPlan]:
     """What a backfill of the period would ask for, and what that costs; nothing is asked."""
     tasks = missing_days(app, chosen_projects(app.settings, project), period)
     outcome = RunResult("backfill plan", details=estimate(app, tasks))
@@ -21,7 +21,7 @@ def backfill(app: App, period: Period, *, project: str | None = None) -> RunResu
     """Collect what is missing of the period and build it, oldest first, eight weeks at a time.
 
     What is missing is computed from the vault's receipts: run it again to go on, or to try again what failed. When
-    eight weeks are given up without one answer, the rest is not tried.
+    eight weeks are skipped without one response, so is the rest.
     """
     outcome = RunResult("backfill")
     tasks = missing_days(app, chosen_projects(app.settings, project), period)

@@ -21,7 +21,7 @@ from pipeline.core.settings.sections import Settings
 from pipeline.storage.run_store import Lease, RunStore
 
 LEASE_S = 60.0
-"""After a scheduler was killed its job waits so long for another one. Renewed three times as often."""
+"""Seconds that the job of a killed scheduler waits for another one. Renewed three times as often."""
 
 _log = structlog.get_logger()
 
@@ -30,9 +30,9 @@ class JobStatus(Enum):
     """How a turn ended."""
 
     COMPLETED = "done"
-    NOT_DUE = "somebody did it since it was due"
+    NOT_DUE = "done since it was due"
     LOCKED = "another scheduler runs it"
-    FAILED = "nothing worked, or it broke off"
+    FAILED = "nothing worked, or interrupted"
 
 
 def run_if_due(
@@ -43,7 +43,7 @@ def run_if_due(
     now: datetime | None = None,
     collector: MetricsCollector | None = None,
 ) -> JobStatus:
-    """Do an alarm's job for its projects, if it is due and free; log, ledger and whoever wants to know hear of it."""
+    """Run a job for its projects, if it is due and not leased; record and announce the run."""
     lost = threading.Event()
     try:
         with closing(RunStore(settings.run_store.url)) as run_store:
@@ -58,7 +58,7 @@ def run_if_due(
                 with open_app(settings, now=now, is_stopping=lambda: lost.is_set() or is_stopping()) as app:
                     return _do(app, job, lease, collector)
     except PipelineError as error:
-        _log.error("job.broken", job=job.name, error=str(error))
+        _log.error("job.failed", job=job.name, error=str(error))
         return JobStatus.FAILED
 
 

@@ -1,4 +1,4 @@
-"""Rooms as the rooms file says, every hour; nothing while there is no such file, or while it names no room."""
+"""Apply the rooms file every hour; nothing while there is no such file."""
 
 from __future__ import annotations
 

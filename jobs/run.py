@@ -1,6 +1,6 @@
-"""A run, and who hears of it: the log, the ledger, Prometheus, a webhook, a dead-man's switch.
+"""A run, recorded and announced: log, run store, Prometheus, webhook, heartbeat.
 
-Telling never fails a run: what cannot be told is one line in the log.
+Announcing never fails a run: what cannot be sent is one line in the log.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from jobs.monitoring.exporter import MetricsCollector, write_textfile
 from jobs.monitoring.metrics import COUNTS, read_metrics
 from jobs.monitoring.notifications import FAILED, Condition, changed_conditions, job_states, status_states
 from jobs.monitoring.webhook import ping, post_text
-from jobs.status import status
+from jobs.status import StatusReport, status
 from pipeline.core.context import App
 from pipeline.core.errors import LeaseLost, PipelineError, Stopped
-from pipeline.core.models import Failure, RunResult
+from pipeline.core.models import Details_co, Failure, RunResult
 from pipeline.core.retry import counted_retries
 from pipeline.core.tracing import run_span
 from pipeline.storage.run_store import Lease, RunStore, new_run_id
@@ -35,36 +35,36 @@ _log = structlog.get_logger()
 def record_run(
     app: App,
     command: str,
-    flow: Callable[[App], RunResult],
+    flow: Callable[[App], RunResult[Details_co]],
     *,
     is_unattended: bool,
     projects: Sequence[str] | None = None,
     collector: MetricsCollector | None = None,
     lease: Lease | None = None,
-) -> RunResult:
-    """Run a flow as one run: kept in the ledger, its id in every line of the log, and told to whoever wants to know.
+) -> RunResult[Details_co]:
+    """Run a flow as one run: recorded in the run store, its id in every log line, its result announced.
 
-    `projects` are those that it is for, all when None. People are told of runs that nobody watches; `collector` is what
+    `projects` are those that it is for, all when None. Unattended runs are announced; `collector` is what
     the scheduler serves on its port. A run that was stopped, or whose lease is another's by now, is no news.
     """
     run_id = new_run_id()
     names = list(app.settings.projects if projects is None else projects)
 
-    def counted() -> RunResult:
+    def counted() -> RunResult[Details_co]:
         with counted_retries() as counts:
             outcome = flow(app)
         outcome.counts.update(counts)
         return outcome
 
     with bound_contextvars(run_id=run_id, command=command), run_span(command):
-        _log.info("run.began")
+        _log.info("run.started")
         try:
             outcome = app.run_store.record_run(command, app.clock, counted, lease, run_id=run_id, projects=names)
         except (LeaseLost, Stopped):
             raise
         except Exception as error:
             why = app.redact(f"{error}" if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
-            _log.log(logging.ERROR if lease else logging.INFO, "run.broken", error=why)  # else the caller says it
+            _log.log(logging.ERROR if lease else logging.INFO, "run.failed", error=why)  # else the caller reports it
             _announce(
                 app,
                 job_states(command, names, [Failure(command, why)]),
@@ -74,7 +74,7 @@ def record_run(
             )
             raise
         _log.info(
-            "run.ended",
+            "run.finished",
             exit_code=outcome.exit_code,
             failed=len(outcome.failed),
             at_risk=len(outcome.at_risk),
@@ -86,14 +86,14 @@ def record_run(
     return outcome
 
 
-def publish_metrics(app: App, collector: MetricsCollector | None) -> RunResult:
-    """Read the stores and the ledger, and give Prometheus what they say; the status that it came from."""
+def publish_metrics(app: App, collector: MetricsCollector | None) -> RunResult[StatusReport]:
+    """Read stores and run store, publish the metrics, and return the status they came from."""
     current = status(app, in_full=False)
-    readings = read_metrics(current, app.run_store.run_totals(COUNTS), app.run_store.run_ends())
+    readings = read_metrics(current.details, app.run_store.run_totals(COUNTS), app.run_store.run_ends())
     if collector:
         collector.replace(readings)
     if app.settings.metrics.textfile:
-        with _never_failing("metrics.unwritten"):
+        with _never_failing("metrics.not_written"):
             write_textfile(Path(app.settings.metrics.textfile), readings)
     return current
 
@@ -106,7 +106,7 @@ def _announce(
     if not settings.projects or not (has_readers or settings.metrics.textfile or collector):
         return
     states = [*jobs]
-    with _never_failing("metrics.unread"):
+    with _never_failing("metrics.not_read"):
         states += status_states(publish_metrics(app, collector), settings.notify.missing_after_days)
     if has_readers:
         with _never_failing("notify.failed"):
@@ -116,7 +116,7 @@ def _announce(
 
 
 def _notify(app: App, states: Sequence[Condition]) -> None:
-    """Tell what is new; what was told is remembered, what could not be told is news again after the next run."""
+    """Send changed conditions; sent ones are saved, those that could not be sent are sent after the next run."""
     if not changed_conditions(states, app.run_store.last_notified()):
         return
     with _notification_lock(app.run_store):
@@ -128,7 +128,7 @@ def _notify(app: App, states: Sequence[Condition]) -> None:
 
 @contextmanager
 def _notification_lock(run_store: RunStore) -> Iterator[None]:
-    """Runs that end at the same time tell one after the other: what one has told is no news to the next.
+    """Runs that end at the same time announce one after the other, so that a change is sent once.
 
     Whoever was killed while telling is waited for until its lease ends.
     """
@@ -142,7 +142,7 @@ def _notification_lock(run_store: RunStore) -> Iterator[None]:
 
 
 def _send_heartbeat(app: App, *, is_good: bool) -> None:
-    """One after a good run, unless another job is failed: a quarter-hourly success must not hide a nightly failure."""
+    """After a successful run, unless another job is failed: frequent successes must not hide a nightly failure."""
     if is_good and app.settings.notify.heartbeat and FAILED not in app.run_store.last_notified().values():
         ping(app.settings.notify.heartbeat)
 

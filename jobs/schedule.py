@@ -32,7 +32,7 @@ from pipeline.media.copy import copy_media
 
 @dataclass(frozen=True)
 class JobSchedule:
-    """One line of the timetable: `cron` is five fields in UTC; `projects` are whom the job is for."""
+    """When a job runs: `cron` is five fields in UTC; `projects` are those that the job is for."""
 
     name: str
     job: str

@@ -1,7 +1,7 @@
 """`python -m jobs`, `postroom schedule`: the scheduler, until SIGTERM or Ctrl-C.
 
 APScheduler is an alarm clock only. Settings come from POSTROOM_CONFIG and the environment, as for `postroom`. When it
-starts, every job that is due runs, the most urgent first. Several schedulers share a ledger: what one of them runs, or
+starts, every job that is due runs, the most urgent first. Several schedulers share a run store: what one runs, or
 has done, the others leave.
 """
 
@@ -34,10 +34,10 @@ from pipeline.core.log import Redact, set_up_logging
 from pipeline.core.settings.sections import Settings
 
 _GRACE_S = 20
-"""So long a running item may take to end after SIGTERM: systemd and Kubernetes kill after 30 seconds or more."""
+"""Time for a running item to end after SIGTERM: systemd and Kubernetes kill after 30 seconds or more."""
 
 _LOOK_AGAIN = {JobStatus.LOCKED: timedelta(seconds=LEASE_S), JobStatus.FAILED: timedelta(minutes=15)}
-"""What another scheduler runs is looked at again when its lease would have expired; what broke off is tried again."""
+"""A job of another scheduler is checked again when its lease would have expired; an interrupted one is run again."""
 
 _LOOK_UP_S = 5.0
 """A signal that comes just before the main thread begins to wait does not end the wait: Python runs its handler only
@@ -77,7 +77,7 @@ def _run_timetable(settings: Settings, stop: threading.Event, collector: Metrics
         max_concurrency = begun_at + timedelta(milliseconds=rank)  # in this order
         scheduler.add_job(fire, cron_trigger(job.cron), (job,), id=job.name, next_run_time=max_concurrency)
     for name, moment in next_runs(settings, begun_at).items():
-        _log.info("job.planned", job=name, next_run_at=str(moment))
+        _log.info("job.scheduled", job=name, next_run_at=str(moment))
     scheduler.start()
     notify(os.environ, "READY=1")
     while not stop.wait(min(watchdog_s(os.environ) or _LOOK_UP_S, _LOOK_UP_S)):
@@ -99,10 +99,10 @@ def run_scheduler(settings: Settings) -> int:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda *_: stop.set())
     set_up_logging(level=logging.INFO, secrets=tuple(settings.secrets()))
-    with tracing.sending(Redact(settings.secrets()).text):
+    with tracing.export_spans(Redact(settings.secrets()).text):
         has_stopped = serve(settings, stop)
     if not has_stopped:
-        _log.info("job.parked", why="the next run goes on where it is now, as after a kill")
+        _log.info("job.interrupted", why="the next run resumes it, as after a kill")
         sys.stderr.flush()
         os._exit(0)
     return 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -13,12 +14,71 @@ import pyarrow.compute as pc
 from jobs.schedule import next_runs
 from pipeline.core.context import App, chosen_projects
 from pipeline.core.models import SOURCES, RunResult, utc_text
-from pipeline.ingest.settlement import day_states
+from pipeline.ingest.settlement import DayStates, day_states
 from pipeline.media.copy import MediaPlan, plan
 from pipeline.storage import raw
 from pipeline.storage.audit_records import audit_keys
 from pipeline.tables import parquet
 from pipeline.tables.query import run_query
+
+
+@dataclass(frozen=True)
+class FileTotals:
+    """Files in one state, and their size."""
+
+    files: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ObjectTotals:
+    """Objects of one kind in a store, and their size."""
+
+    objects: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Lateness:
+    """How long after a record was written it was first collected, over the last month.
+
+    `known_after`: share of the rows by step; `latest_h`, `settled_h`: hours until the last row came, and last changed.
+    """
+
+    rows: int
+    known_after: dict[str, float]
+    latest_h: float
+    settled_h: float
+    hint: str | None
+
+
+@dataclass(frozen=True)
+class ProjectStatus:
+    """One project. `last_done`: last response by source, and last audit; `media`: files by state; `hours_left` and
+    `next_deadline` are those of the most urgent pending file; `unlisted`: recorded sessions without a listed file."""
+
+    days: DayStates
+    last_done: dict[str, str]
+    media: dict[str, FileTotals]
+    pending: int
+    at_risk: int
+    next_deadline: str | None
+    hours_left: float | None
+    last_good_runs: dict[str, str]
+    lateness: Lateness | None
+    unlisted: list[str]
+
+
+@dataclass(frozen=True)
+class StatusReport:
+    """What `postroom status` reports; times are ISO 8601. `stores`: objects by kind, empty when not computed."""
+
+    now: str
+    projects: dict[str, ProjectStatus]
+    stores: dict[str, dict[str, ObjectTotals]] = field(default_factory=dict)
+    last_good_runs: dict[str, str] = field(default_factory=dict)
+    next_runs: dict[str, str] = field(default_factory=dict)
+
 
 LATENESS_SQL = """
 WITH lately AS (SELECT * FROM cdr WHERE day >= DATE '{first}'),
@@ -47,19 +107,19 @@ def lateness_sql(today: date) -> str:
     return LATENESS_SQL.format(first=today - timedelta(days=LATENESS_DAYS), shares=shares)
 
 
-def lateness(row: Mapping[str, Any], lookback_days: int) -> dict[str, Any]:
-    """One row of `lateness_sql` as `status` tells it; `hint` when rows still came or changed as lookback ended."""
+def lateness(row: Mapping[str, Any], lookback_days: int) -> Lateness:
+    """One row of `lateness_sql`, rounded; `hint` when rows still came or changed as lookback ended."""
     is_short = row["settled_h"] > (lookback_days - 1) * 24
-    return {
-        "rows": row["rows"],
-        "known_after": {step: round(row[f"within_{hours}_h"], 4) for step, hours in _LATENESS_STEPS_H.items()},
-        "latest_h": round(row["latest_h"], 1),
-        "settled_h": round(row["settled_h"], 1),
-        "hint": f"rows still came or changed {row['settled_h'] / 24:.1f} days after they were written;"
+    return Lateness(
+        rows=row["rows"],
+        known_after={step: round(row[f"within_{hours}_h"], 4) for step, hours in _LATENESS_STEPS_H.items()},
+        latest_h=round(row["latest_h"], 1),
+        settled_h=round(row["settled_h"], 1),
+        hint=f"rows still came or changed {row['settled_h'] / 24:.1f} days after they were written;"
         f" collect.lookback_days = {lookback_days} may be too short"
         if is_short
         else None,
-    }
+    )
 
 
 UNLISTED_SQL = """
@@ -77,35 +137,36 @@ _LISTED_WITHIN = timedelta(hours=24)
 
 
 def unlisted_sql(now: datetime) -> str:
-    """Sessions of the last month in rooms that record by themselves, a day after which no file is listed yet."""
+    """Sessions of the last month in rooms with automatic recording that have no listed file a day after their end."""
     first = now.date() - timedelta(days=LATENESS_DAYS)
     return UNLISTED_SQL.format(first=first, ended_before=(now - _LISTED_WITHIN).isoformat())
 
 
-def store_sizes(listing: Iterable[tuple[str, int]]) -> dict[str, dict[str, int]]:
+def store_sizes(listing: Iterable[tuple[str, int]]) -> dict[str, ObjectTotals]:
     """Objects and bytes per kind, which is the first part of their key, from (key, size) in any order."""
-    sizes: dict[str, dict[str, int]] = defaultdict(lambda: {"objects": 0, "bytes": 0})
+    objects: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     for key, size_bytes in listing:
-        kind = sizes[key.partition("/")[0]]
-        kind["objects"] += 1
-        kind["bytes"] += size_bytes
-    return dict(sorted(sizes.items()))
+        kind = key.partition("/")[0]
+        objects[kind] += 1
+        sizes[kind] += size_bytes
+    return {kind: ObjectTotals(objects[kind], sizes[kind]) for kind in sorted(objects)}
 
 
-def media_states(media: pa.Table) -> dict[str, dict[str, int]]:
+def media_states(media: pa.Table) -> dict[str, FileTotals]:
     """Files and bytes per state, from columns `state` and `size_bytes` of `media`."""
     counted = {}
     for state in sorted(media["state"].unique().to_pylist()):
         sizes = media["size_bytes"].filter(pc.equal(media["state"], state))
-        counted[state] = {"files": len(sizes), "bytes": pc.sum(sizes).as_py() or 0}
+        counted[state] = FileTotals(len(sizes), pc.sum(sizes).as_py() or 0)
     return counted
 
 
-def status(app: App, *, in_full: bool = True) -> RunResult:
-    """What is done, missing, at risk, lost: from the stores; the last good runs: from the ledger.
+def status(app: App, *, in_full: bool = True) -> RunResult[StatusReport]:
+    """Days and files from the stores; last successful runs from the run store.
 
     Lateness and files that are not listed are read from many days of rows, and sizes from the names of all objects: too
-    much for every quarter of an hour, so that what is not wanted `in_full` goes without.
+    much for every 15 minutes, so they are read `in_full` only.
     """
     now = app.clock()
     outcome = RunResult("status")
@@ -122,57 +183,54 @@ def status(app: App, *, in_full: bool = True) -> RunResult:
             for item in media.pending
             if item.is_at_risk(now)
         ]
-        projects[name] = {
-            **_days_and_answers(app, name),
-            **_files(app, name, media),
-            "last_good_runs": _good_runs(app, name),
-            "lateness": lateness(late[name], app.settings.collect.lookback_days) if name in late else None,
-            "unlisted": [f"{row['day']} {row['conf_num']}" for row in unlisted if row["project"] == name],
-        }
-    outcome.details = {
-        "now": now.isoformat(),
-        "projects": projects,
-        "stores": {
+        projects[name] = _project_status(
+            app,
+            name,
+            media,
+            lateness=lateness(late[name], app.settings.collect.lookback_days) if name in late else None,
+            unlisted=[f"{row['day']} {row['conf_num']}" for row in unlisted if row["project"] == name],
+        )
+    report = StatusReport(
+        now=now.isoformat(),
+        projects=projects,
+        stores={
             name: store_sizes((stored.key, stored.size_bytes) for stored in store.list(""))
             for name, store in (("lake", app.lake), ("vault", app.vault))
             if in_full
         },
-        "last_good_runs": dict(app.run_store.last_successes_by_command()),
-        "next_runs": {name: utc_text(moment) for name, moment in next_runs(app.settings, now).items() if moment},
-    }
-    return outcome
+        last_good_runs=dict(app.run_store.last_successes_by_command()),
+        next_runs={name: utc_text(moment) for name, moment in next_runs(app.settings, now).items() if moment},
+    )
+    return outcome.with_details(report)
 
 
-def _days_and_answers(app: App, project: str) -> dict[str, Any]:
-    """How the days of a project stand, and when EnableX last answered each question, and the last audit was."""
-    asked = {source: raw.last_collected(app.vault, source, project) for source in SOURCES}
-    last: dict[str, datetime] = {source: max(moments.values()) for source, moments in asked.items() if moments}
+def _project_status(
+    app: App, project: str, media: MediaPlan, *, lateness: Lateness | None, unlisted: list[str]
+) -> ProjectStatus:
+    collected = {source: raw.last_collected(app.vault, source, project) for source in SOURCES}
+    last: dict[str, datetime] = {source: max(moments.values()) for source, moments in collected.items() if moments}
     if audits := audit_keys(app.vault, project):
         last["audit"] = max(audits[max(audits)].values())
-    since, lookback_days = app.settings.projects[project].start_date, app.settings.collect.lookback_days
-    return {
-        "days": day_states(asked["cdr"], since, app.clock().date(), lookback_days),
-        "last_done": {what: moment.isoformat() for what, moment in last.items()},
-    }
+    start_date, lookback_days = app.settings.projects[project].start_date, app.settings.collect.lookback_days
+    now, pending, columns = app.clock(), media.pending, ["state", "size_bytes"]
+    return ProjectStatus(
+        days=day_states(collected["cdr"], start_date, now.date(), lookback_days),
+        last_done={what: moment.isoformat() for what, moment in last.items()},
+        media=media_states(parquet.read_arrow("media", columns=columns, project=project, lake=app.lake)),
+        pending=len(pending),
+        at_risk=sum(item.is_at_risk(now) for item in pending),
+        next_deadline=pending[0].expires_at.isoformat() if pending else None,
+        hours_left=pending[0].deadline(now)["hours_left"] if pending else None,
+        last_good_runs=_last_successes(app, project),
+        lateness=lateness,
+        unlisted=unlisted,
+    )
 
 
-def _good_runs(app: App, project: str) -> dict[str, str]:
+def _last_successes(app: App, project: str) -> dict[str, str]:
     """When each command last did its work for a project; the `nightly` of its own is one like that of all."""
     newest: dict[str, str] = {}
     for command, ended_at in app.run_store.last_successes(project).items():
         name = command.removesuffix(f" {project}")
         newest[name] = max(ended_at, newest.get(name, ended_at))
     return newest
-
-
-def _files(app: App, project: str, media: MediaPlan) -> dict[str, Any]:
-    """How many files of a project stand how, and the nearest deadline."""
-    now, pending = app.clock(), media.pending
-    columns = ["state", "size_bytes"]
-    return {
-        "media": media_states(parquet.read_arrow("media", columns=columns, project=project, lake=app.lake)),
-        "pending": len(pending),
-        "at_risk": sum(item.is_at_risk(now) for item in pending),
-        "next_deadline": pending[0].expires_at.isoformat() if pending else None,
-        "hours_left": pending[0].deadline(now)["hours_left"] if pending else None,
-    }

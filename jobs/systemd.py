@@ -1,4 +1,4 @@
-"""What systemd wants to hear of a service of Type=notify: a datagram to the socket that it names."""
+"""The sd_notify protocol of a service of Type=notify: a datagram to the socket in NOTIFY_SOCKET."""
 
 from __future__ import annotations
 

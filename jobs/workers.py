@@ -1,4 +1,4 @@
-"""Items on other processes: what a worker is told of the settings, and the App it opens from that."""
+"""Items on other processes: the settings that a worker receives, and the App it opens from them."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def dispatch(open_app: OpenApp, app: App, action: Callable[[App, Item], Result])
     def config() -> WorkerConfig:
         return WorkerConfig(settings_for_workers(app.settings, app.workers.workers), app.now)
 
-    return lambda item: app.workers.run(_act, open_app, config(), tracing.carried(), action, item)
+    return lambda item: app.workers.run(_act, open_app, config(), tracing.inject_context(), action, item)
 
 
 def settings_for_workers(settings: Settings, workers: int) -> Settings:
-    """The settings as workers need them: no API keys and no ledger, folders by their full path, the bandwidth shared.
+    """The settings as workers need them: no API keys and no run store, absolute folder paths, the bandwidth shared.
 
     The password of the file host and the key of pseudonyms remain: without them nothing can be copied or built.
     """
@@ -86,7 +86,7 @@ def _act(
     item: Item,
 ) -> Result:
     app = _app(open_app, config)
-    with tracing.continued(carrier):
+    with tracing.attach_context(carrier):
         return action(app, item)
 
 
@@ -97,5 +97,5 @@ def _app(open_app: OpenApp, config: WorkerConfig) -> App:
         if known_as not in _apps:
             set_up_logging(level=logging.WARNING, secrets=tuple(config.settings.secrets()))
             _apps[known_as] = app = _opened.enter_context(open_app(config.settings, now=config.now))
-            tracing.begin_sending(app.redact)
+            tracing.start_export(app.redact)
         return _apps[known_as]

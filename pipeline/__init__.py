@@ -1,3 +1,3 @@
-"""Postroom: what EnableX knows about finished video sessions, kept, counted and proved."""
+"""Postroom: collect EnableX call records and recordings; archive, report and bill from them."""
 
 __version__ = "0.1.0"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class MetricsCollector:
-    """What is told to whoever asks, until it is replaced: a collector of prometheus-client."""
+    """Samples served until they are replaced: a collector of prometheus-client."""
 
     def __init__(self, samples: Iterable[MetricSample] = ()) -> None:
         self.replace(samples)

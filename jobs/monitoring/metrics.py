@@ -1,4 +1,4 @@
-"""Metrics as Prometheus has them: their names, and their values from what `status` and the ledger say (pure).
+"""Prometheus metrics: their names, and their values from `status` and the run store (pure).
 
 `python -m jobs.monitoring.metrics` prints the table of docs/guide/observability.md.
 """
@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pipeline.core.models import STORED, RunResult
+from pipeline.core.models import STORED
+
+if TYPE_CHECKING:
+    from jobs.status import ProjectStatus, StatusReport
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric; `count` is the name under which runs count what a counter tells."""
+    """One metric; `count` is the name of the runs' count behind a counter."""
 
     name: str
     kind: Literal["gauge", "counter"]
@@ -86,32 +89,31 @@ _COUNTED = (
     ),
 )
 COUNTS = tuple(metric.count for metric in _COUNTED if metric.count)
-"""What runs count, as the ledger has it."""
+"""Names of counts in the run store."""
 
 METRICS = (FILES, BYTES, AT_RISK, DEADLINE, DAYS, GOOD_RUN, OBSERVED, RUNS, *_COUNTED)
 
 
 def read_metrics(
-    status: RunResult, totals: Mapping[str, Mapping[str, int]], ends: Mapping[tuple[str, int | None], int]
+    status: StatusReport, totals: Mapping[str, Mapping[str, int]], ends: Mapping[tuple[str, int | None], int]
 ) -> list[MetricSample]:
     """Every metric with its values, in the order of METRICS.
 
-    `status` is the outcome of `flows.status`, `totals` and `ends` are those of the ledger.
+    `totals` and `ends` are those of the run store.
     """
-    projects, now = status.details["projects"], status.details["now"]
     values: dict[Metric, dict[tuple[str, ...], float]] = {metric: {} for metric in METRICS}
-    values[OBSERVED][()] = _seconds(now)
-    for name, project in projects.items():
+    values[OBSERVED][()] = _seconds(status.now)
+    for name, project in status.projects.items():
         for labels, files in _files(name, project):
             values[FILES][labels] = files
-        values[BYTES][name,] = sum(project["media"].get(state, {"bytes": 0})["bytes"] for state in STORED)
-        values[AT_RISK][name,] = project["at_risk"]
-        if project["next_deadline"]:
-            values[DEADLINE][name,] = _seconds(project["next_deadline"])
-        days = project["days"]
-        values[DAYS] |= {(name, state): len(days[state]) for state in ("missing", "provisional")}
-        values[DAYS][name, "settled"] = days["settled"]
-    for command, ended_at in status.details["last_good_runs"].items():
+        values[BYTES][name,] = sum(totals.bytes for state, totals in project.media.items() if state in STORED)
+        values[AT_RISK][name,] = project.at_risk
+        if project.next_deadline:
+            values[DEADLINE][name,] = _seconds(project.next_deadline)
+        values[DAYS][name, "missing"] = len(project.days.missing)
+        values[DAYS][name, "provisional"] = len(project.days.provisional)
+        values[DAYS][name, "settled"] = project.days.settled
+    for command, ended_at in status.last_good_runs.items():
         values[GOOD_RUN][command,] = _seconds(ended_at)
     for (command, exit_code), number in ends.items():
         if exit_code is not None:
@@ -122,11 +124,11 @@ def read_metrics(
     return [MetricSample(metric, values[metric]) for metric in METRICS]
 
 
-def _files(name: str, project: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], int]]:
+def _files(name: str, project: ProjectStatus) -> Iterator[tuple[tuple[str, str], int]]:
     """Files by state: `pending` from the newest listings, the others from table `media`."""
-    yield (name, "pending"), project["pending"]
+    yield (name, "pending"), project.pending
     for state in (*STORED, "lost"):
-        yield (name, state), project["media"].get(state, {"files": 0})["files"]
+        yield (name, state), project.media[state].files if state in project.media else 0
 
 
 def _seconds(moment: str) -> float:

@@ -1,12 +1,16 @@
-"""What people are told: the state of each job and of the files and days at stake; only changes are news (pure)."""
+"""Conditions of jobs, files and days; only changes are announced (pure)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from pipeline.core.models import Failure, Row, RunResult, failures_by_project
+
+if TYPE_CHECKING:
+    from jobs.status import StatusReport
 
 OK = "ok"
 FAILED = "failed"
@@ -35,13 +39,13 @@ def _job_state(command: str, project: str, failed: Sequence[Failure]) -> Conditi
     return Condition(subject, FAILED, f"{project}: {command} failed: {failed[0].item}: {failed[0].error}{more}")
 
 
-def status_states(status: RunResult, missing_days: int) -> Iterator[Condition]:
+def status_states(status: RunResult[StatusReport], missing_days: int) -> Iterator[Condition]:
     """Three states per project, of the outcome of `flows.status`: files at risk, files lost, days missing."""
-    latest = datetime.fromisoformat(status.details["now"]).date() - timedelta(days=missing_days)
-    for name, project in status.details["projects"].items():
+    latest = datetime.fromisoformat(status.details.now).date() - timedelta(days=missing_days)
+    for name, project in status.details.projects.items():
         yield _at_risk(name, [file for file in status.at_risk if file["project"] == name])
-        yield _lost(name, project["media"].get("lost", {"files": 0})["files"])
-        yield _missing(name, [day for day in project["days"]["missing"] if date.fromisoformat(day) < latest])
+        yield _lost(name, project.media["lost"].files if "lost" in project.media else 0)
+        yield _missing(name, [day for day in project.days.missing if date.fromisoformat(day) < latest])
 
 
 def _at_risk(project: str, files: Sequence[Row]) -> Condition:
@@ -56,7 +60,7 @@ def _at_risk(project: str, files: Sequence[Row]) -> Condition:
 
 def _lost(project: str, files: int) -> Condition:
     """Each number of lost files is a state of its own: no loss goes untold because there was one before."""
-    why = "`postroom query \"SELECT * FROM media WHERE state = 'lost'\"` says why"
+    why = "`postroom query \"SELECT * FROM media WHERE state = 'lost'\"` has the reasons"
     return Condition(
         f"{project}/files lost", str(files) if files else OK, f"{project}: files lost so far: {files}; {why}"
     )
@@ -74,6 +78,6 @@ def _missing(project: str, days: Sequence[str]) -> Condition:
     )
 
 
-def changed_conditions(states: Iterable[Condition], told: Mapping[str, str]) -> list[Condition]:
-    """The states that differ from what people were last told; who was told nothing takes everything for well."""
-    return [state for state in states if state.state != told.get(state.subject, OK)]
+def changed_conditions(states: Iterable[Condition], notified: Mapping[str, str]) -> list[Condition]:
+    """Conditions that differ from the last notified ones; without one, a condition is assumed to be ok."""
+    return [state for state in states if state.state != notified.get(state.subject, OK)]

@@ -1,4 +1,4 @@
-"""News to a webhook, and a sign of life to a dead-man's switch. Their addresses are secrets: no error names them."""
+"""Changes to a webhook, and a heartbeat to a dead-man's switch. Their URLs are secrets: no error names them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def ping(url: str) -> None:
 
 
 def _send(what: str, method: str, url: str, body: dict[str, str] | None) -> None:
-    import httpx  # noqa: PLC0415 - most runs tell nobody
+    import httpx  # noqa: PLC0415 - most runs send nothing
 
     try:
         status = httpx.request(method, url, json=body, timeout=_TIMEOUT_S).status_code

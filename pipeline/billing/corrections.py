@@ -28,7 +28,7 @@ _ITEM_ID = ("project", "kind", "item")
 
 
 def line_differences(before: pa.Table, now: pa.Table) -> pa.Table:
-    """Lines of two revisions: their keys and signed differences, where there is one; in order of key."""
+    """Lines of two revisions: their keys and signed differences, where there is one; sorted by key."""
     return differences(before, now, list(LINE_KEY), MEASURES)
 
 
@@ -73,7 +73,7 @@ def item_corrections(before: pa.Table, now: pa.Table, known_until: Mapping[str, 
 def with_amounts(
     corrected: pa.Table, lines_before: pa.Table, lines_now: pa.Table, repriced: Collection[str]
 ) -> pa.Table:
-    """Corrections with signed `AMOUNTS` and `currency`, unless neither revision has amounts; in order of key.
+    """Corrections with signed `AMOUNTS` and `currency`, unless neither revision has amounts; sorted by key.
 
     An item's amount is its part of its line's: of the new revision, or of the earlier one where nothing of the unit is
     left. What else differs in a line, by no item, is one more row of kind `amount`; its cause is `repriced` for the

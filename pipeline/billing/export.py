@@ -41,7 +41,7 @@ from pipeline.tables.normalize.arrow_ops import mask
 
 CONTROLS, ITEMS_FILE, USAGE = "controls.json", "items.parquet", "usage.parquet"
 PRICES = "prices"
-"""Of the settings that controls tell; not there when nothing has a price."""
+"""Key of the settings in `controls.json`; absent when nothing has a price."""
 _TABLES_READ = ("cdr", "sessions", "media", "rejects")
 
 
@@ -107,7 +107,7 @@ class ExportSeries:
             return pq.read_table(stream)
 
     def items(self, revision: int) -> Iterator[pa.Table]:
-        """The items of a revision, some thousand at a time."""
+        """The items of a revision, in batches."""
         with self.lake.open(self.key(revision, ITEMS_FILE)) as stream:
             yield from _batches(stream, ITEMS.names)
 
@@ -149,14 +149,16 @@ def unsettled_text(days: dict[str, list[date]]) -> str:
         "provisional": "may still change",
         "unbuilt": "not built from what was collected; run `postroom build`",
     }
-    told = [f"{len(of_state)} days {what[state]} ({of_state[0]} to {of_state[-1]})" for state, of_state in days.items()]
-    return f"not settled: {'; '.join(told)}; with --provisional it is exported all the same"
+    parts = [
+        f"{len(of_state)} days {what[state]} ({of_state[0]} to {of_state[-1]})" for state, of_state in days.items()
+    ]
+    return f"month not settled: {'; '.join(parts)}; use --provisional to export anyway"
 
 
 def export_month(
     app: App, month: BillingMonth, projects: list[str], unsettled: dict[str, dict[str, list[date]]], *, series: str = ""
 ) -> Export:
-    """Export a month of these projects, unless that would say what the last revision says already.
+    """Export a month of these projects, unless the last revision is equal.
 
     Memory: some hundred thousand connections, the lines of the month, and the items of lines that changed.
 
@@ -233,19 +235,38 @@ def write_focus(numbered: ExportSeries, controls: ControlTotals) -> dict[str, in
     return {"usage": usage, "corrections": rows.num_rows - usage}
 
 
-def export_summary(export: Export, series: str) -> dict[str, Any]:
-    """An export as an outcome tells it."""
+@dataclass(frozen=True)
+class ExportSummary:
+    """A revision as an outcome has it.
+
+    `unsettled`: days by project and state; `path`: folder in the lake; `corrections`: number by cause; `projects`: sums
+    of the lines; `focus`: rows by class, with `--format focus`.
+    """
+
+    month: str
+    revision: int
+    is_new: bool
+    is_provisional: bool
+    unsettled: dict[str, dict[str, list[date]]]
+    path: str
+    corrections: dict[str, int]
+    projects: dict[str, dict[str, Any]]
+    focus: dict[str, int] | None = None
+
+
+def export_summary(export: Export, series: str, focus: dict[str, int] | None) -> ExportSummary:
     controls = export.controls
-    return {
-        "month": controls.month,
-        "revision": controls.revision,
-        "is_new": export.is_new,
-        "is_provisional": controls.is_provisional,
-        "unsettled": controls.unsettled,
-        "path": billing_key(date.fromisoformat(f"{controls.month}-01"), controls.revision, "", series),
-        "corrections": controls.corrections,
-        "projects": {project: totals["lines"] for project, totals in controls.stage_totals.items()},
-    }
+    return ExportSummary(
+        month=controls.month,
+        revision=controls.revision,
+        is_new=export.is_new,
+        is_provisional=controls.is_provisional,
+        unsettled=controls.unsettled,
+        path=billing_key(date.fromisoformat(f"{controls.month}-01"), controls.revision, "", series),
+        corrections=controls.corrections,
+        projects={project: totals["lines"] for project, totals in controls.stage_totals.items()},
+        focus=focus,
+    )
 
 
 # --- reading a month ----------------------------------------------------------------------------------------------
@@ -265,9 +286,9 @@ def _inputs(lake: ObjectStore, project: str, month: BillingMonth) -> dict[str, s
 
 def _settings(app: App, projects: list[str], month: BillingMonth) -> dict[str, Any]:
     """The settings that bear on an export; of prices those that are in force in the month, if there are any."""
-    told: dict[str, Any] = app.settings.billing.model_dump(mode="json", exclude={PRICES})
+    chosen: dict[str, Any] = app.settings.billing.model_dump(mode="json", exclude={PRICES})
     prices = prices_in_month(app.settings.billing.prices, projects, month)
-    return {**told, "lookback_days": app.settings.collect.lookback_days, **({PRICES: prices} if prices else {})}
+    return {**chosen, "lookback_days": app.settings.collect.lookback_days, **({PRICES: prices} if prices else {})}
 
 
 # --- comparing and writing ----------------------------------------------------------------------------------------
@@ -331,7 +352,7 @@ def _write(
 ) -> ControlTotals:
     """Write a revision, its controls last. A number that a broken-off export left other bytes under is passed over.
 
-    Raises StoreUnavailable when somebody else made the next revision meanwhile.
+    Raises StoreUnavailable when another process wrote the next revision meanwhile.
     """
     while True:
         try:
@@ -388,16 +409,16 @@ def _merged(folder: Path, paths: list[Path]) -> Iterator[bytes]:
 
 def export_billing(
     app: App, month: BillingMonth, *, project: str | None = None, provisional: bool = False, focus: bool = False
-) -> RunResult:
+) -> RunResult[ExportSummary | None]:
     """Export a month as the next revision, unless nothing changed; one that may change only when `provisional`.
 
     With `focus` the revision is written as FOCUS too, which needs prices: ConfigError without.
     """
-    outcome = RunResult("billing export")
+    outcome = RunResult[ExportSummary | None]("billing export")
     names = chosen_projects(app.settings, project)
     if focus and not prices_in_month(app.settings.billing.prices, names, month):
         raise ConfigError(
-            f"--format focus: FOCUS tells costs, and {month} has no prices; set [billing.prices] with a currency and a"
+            f"--format focus: {month} has no prices, which FOCUS requires; set [billing.prices] with a currency and a"
             ' price, such as currency = "USD" and participant_min = "0.004" (docs/guide/billing.md)'
         )
     states = {name: unsettled_days(app, builder_for(app), name, month) for name in names}
@@ -408,7 +429,6 @@ def export_billing(
         return outcome
     export = export_month(app, month, names, unsettled, series=project or "")
     outcome.add_success(1, revisions=int(export.is_new))
-    outcome.details = export_summary(export, project or "")
-    if focus:
-        outcome.details["focus"] = write_focus(ExportSeries(app.lake, month, project or ""), export.controls)
+    written = write_focus(ExportSeries(app.lake, month, project or ""), export.controls) if focus else None
+    outcome.details = export_summary(export, project or "", written)
     return outcome

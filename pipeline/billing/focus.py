@@ -19,10 +19,10 @@ from pipeline.billing.corrections import differences
 from pipeline.billing.line_items import LINE_KEY
 from pipeline.billing.month import BillingMonth
 from pipeline.core.arrow_types import COUNT, FLAG, TEXT
-from pipeline.core.settings.prices import MOST_DECIMALS, UNIT_AMOUNTS
+from pipeline.core.settings.prices import MAX_DECIMALS, UNIT_AMOUNTS
 
 _TIME = pa.timestamp("s", "UTC")
-_QUANTITY, _COST = pa.decimal128(18, 9), pa.decimal128(18, MOST_DECIMALS)
+_QUANTITY, _COST = pa.decimal128(18, 9), pa.decimal128(18, MAX_DECIMALS)
 _CHARGE_KEY = {**LINE_KEY, "unit": TEXT, "currency": TEXT}
 _ADDED = {"quantity": _QUANTITY, "cost": _COST}
 CHARGES = pa.schema([*_CHARGE_KEY.items(), *_ADDED.items()])

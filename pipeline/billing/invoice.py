@@ -1,4 +1,4 @@
-"""The vendor's invoice or portal export, read and held against our connections, line by line (pure).
+"""The vendor's invoice or portal export, read and checked against our connections, line by line (pure).
 
 Minutes are whole thousandths until the end: what explains the difference of a line adds up to it exactly, and so does
 what explains all of them.
@@ -30,7 +30,7 @@ _QUANTITIES = {"minutes": 1, "connect_minutes_cal": 1, "seconds": 60}
 """Names of what is billed, and how many of them are a minute; the first that a file has counts."""
 
 GRACE = timedelta(days=1)
-"""What became known so long after a month's end still made it: its last sessions are collected the night after."""
+"""What was first seen this long after a month's end counts as in time: its sessions are collected the night after."""
 
 COLUMNS = (*_SINGLE_KEYS, *_GROUP_KEYS, *_QUANTITIES)
 """What a column may be called; what others are called is passed over."""
@@ -63,7 +63,7 @@ class Invoice:
 
 def came_late(first_seen_at: Column, month_ends_at: datetime) -> Column:
     """Which of a day's connections became known more than `GRACE` after the month's end, and as long after the day was
-    first looked at: who began to collect when the month was over cannot tell what was late."""
+    first looked at: if collection began after the month, lateness is unknown."""
     looked_at = pc.min(first_seen_at).as_py() or month_ends_at
     return pc.fill_null(pc.greater(first_seen_at, pa.scalar(max(looked_at, month_ends_at) + GRACE, TIME)), False)
 
@@ -103,7 +103,7 @@ def read_invoice(content: bytes, name: str, headers: Mapping[str, str] | None = 
 
 
 def compare(ours: pa.Table, invoice: Invoice) -> pa.Table:
-    """Their lines and ours (rows of `OURS`), in order of key: minutes of both, the difference (theirs - ours), what of
+    """Their lines and ours (rows of `OURS`), sorted by key: minutes of both, the difference (theirs - ours), what of
     it each of `CAUSES` explains, and the `verdict`, the first of these that is so:
 
     `missing_here`, `missing_there`: only one side has it. `different`: both have it, more than rounding apart. `late`:
@@ -154,7 +154,7 @@ def summarize_differences(lines: pa.Table) -> list[dict[str, Any]]:
     """
     verdicts = np.array(lines["verdict"].to_pylist(), object)
     minutes = {name: unscaled(lines[f"{name}_min"]) for name in ("ours", "theirs", *CAUSES)}
-    told = []
+    totals = []
     for verdict in (*VERDICTS, "total"):
         of_it = np.full(len(verdicts), True) if verdict == "total" else verdicts == verdict
         causes = CAUSES if verdict == "total" else [cause for cause in CAUSES if cause == verdict]
@@ -164,8 +164,8 @@ def summarize_differences(lines: pa.Table) -> list[dict[str, Any]]:
             "explains": sum(minutes[cause].sum() for cause in causes),
         }
         decimal_sums = {name: Decimal(int(units)).scaleb(-3) for name, units in sums.items()}
-        told.append({"verdict": verdict, "lines": int(of_it.sum()), **decimal_sums})
-    return told
+        totals.append({"verdict": verdict, "lines": int(of_it.sum()), **decimal_sums})
+    return totals
 
 
 def _sides(ours: pa.Table, invoice: Invoice) -> pa.Table:
@@ -191,11 +191,11 @@ def _decoded(content: bytes, name: str) -> str:
 def _places(header: list[str], name: str, headers: Mapping[str, str]) -> dict[str, int]:
     """Where each of `COLUMNS` that there is stands."""
     spelt = [_spelling(cell) for cell in header]
-    for column, told in headers.items():
+    for column, header_name in headers.items():
         if column not in COLUMNS:
-            raise ConfigError(f"--column {column}={told}: unknown; there are {', '.join(COLUMNS)}")
-        if _spelling(told) not in spelt:
-            raise ConfigError(f"--column {column}={told}: {name} has no such column; it has {', '.join(header)}")
+            raise ConfigError(f"--column {column}={header_name}: unknown; there are {', '.join(COLUMNS)}")
+        if _spelling(header_name) not in spelt:
+            raise ConfigError(f"--column {column}={header_name}: {name} has no such column; it has {', '.join(header)}")
     wanted = {column: _spelling(headers.get(column, column)) for column in COLUMNS}
     return {column: spelt.index(spelling) for column, spelling in wanted.items() if spelling in spelt}
 

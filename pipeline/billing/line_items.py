@@ -70,7 +70,7 @@ def connection_items(
     """Connections that began in the month (schema `ENCODED_ITEMS`), in order of `rows`.
 
     `rows` are `CDR_COLUMNS` of table `cdr`, `partition` the UTC day each is filed under; `sessions` are those of the
-    days around. What a connection does not say of its room, its session says. Columns of `REPEATED` may be encoded.
+    days around. Room columns that a connection lacks come from its session. Columns of `REPEATED` may be encoded.
     """
     rows, days = _begun_in(month, rows, _began_ms(rows, partition))
     at = _found_in(rows["conf_num"], sessions)
@@ -78,8 +78,8 @@ def connection_items(
     billed = _thousandths(rows["connect_billed_min"])
     minutes = billed_minutes(stay_ms, rounding)
     if rounding == "vendor":
-        told = pc.is_valid(rows["connect_billed_min"]).to_numpy()
-        minutes = np.where(told, billed, minutes)
+        is_stated = pc.is_valid(rows["connect_billed_min"]).to_numpy()
+        minutes = np.where(is_stated, billed, minutes)
     is_sip = pc.fill_null(rows["is_sip"], False).to_numpy()
     is_recorded = mask(pc.fill_null(_taken(sessions, "is_recorded", at), False))
     return _items(
@@ -89,7 +89,7 @@ def connection_items(
         conf_num=rows["conf_num"],
         project=project,
         day=days,
-        **{name: _told_or(rows[name], sessions, name, at) for name in _ATTRIBUTION},
+        **{name: _own_or_session(rows[name], sessions, name, at) for name in _ATTRIBUTION},
         connections=pa.array(np.ones(rows.num_rows, np.int64)),
         participant_s=decimals(stay_ms, SECONDS),
         participant_min=decimals(minutes, BILLED),
@@ -134,13 +134,13 @@ def file_items(media: pa.Table, sessions: pa.Table, project: str, month: Billing
         project=project,
         day=month.dates(month.day_numbers(kept_from_ms)),
         **{name: _taken(sessions, name, at) for name in ("owner_ref", "billing_code")},
-        room_id=_told_or(media["room_id"], sessions, "room_id", at),
+        room_id=_own_or_session(media["room_id"], sessions, "room_id", at),
         storage_gb_months=decimals(byte_months(sizes, ends_ms - kept_from_ms, ends_ms - begins_ms), GB_MONTHS),
     )
 
 
 def participant_ms(rows: pa.Table) -> np.ndarray:
-    """How long each connection lasted, in whole milliseconds; 0 where nobody knows."""
+    """How long each connection lasted, in whole milliseconds; 0 where it is unknown."""
     ms: np.ndarray = np.rint(pc.fill_null(rows["participant_s"], 0.0).to_numpy() * 1000).astype(np.int64)
     return ms
 
@@ -160,7 +160,7 @@ def byte_months(size_bytes: np.ndarray, kept_ms: np.ndarray, month_ms: int) -> n
 
 
 def aggregate_lines(items: pa.Table) -> pa.Table:
-    """Items, or lines of some of them, as lines: one per key, in order of key."""
+    """Items, or lines of some of them, as lines: one per key, sorted by key."""
     return summed(items, list(LINE_KEY), MEASURES)
 
 
@@ -178,7 +178,7 @@ def totals(rows: pa.Table, columns: Sequence[str] = tuple(MEASURES)) -> dict[str
 
 
 def with_provisional_flag(rows: pa.Table, *, is_provisional: bool) -> pa.Table:
-    """The rows with a last column that says whether they may still change."""
+    """The rows with a last column `is_provisional`."""
     return rows.append_column("is_provisional", pa.array(np.full(rows.num_rows, is_provisional), FLAG))
 
 
@@ -202,11 +202,11 @@ def summed(rows: pa.Table, keys: list[str], added: Mapping[str, pa.DataType]) ->
             is_known, are_known = mask(pc.is_valid(column)), np.zeros(len(firsts), bool)
             np.add.at(sums, groups[is_known], _whole(column)[is_known])
             are_known[groups[is_known]] = True
-            told = pc.if_else(pa.array(are_known), _of_whole(sums, column_type), pa.scalar(None, column_type))
+            sums_or_null = pc.if_else(pa.array(are_known), _of_whole(sums, column_type), pa.scalar(None, column_type))
         else:
             np.add.at(sums, groups, _whole(column))
-            told = _of_whole(sums, column_type)
-        named = named.append_column(name, told)
+            sums_or_null = _of_whole(sums, column_type)
+        named = named.append_column(name, sums_or_null)
     return named
 
 
@@ -270,13 +270,13 @@ def _began_ms(rows: pa.Table, partition: Column) -> np.ndarray:
     return moments
 
 
-def _told_or(told: Column, sessions: pa.Table, name: str, at: pa.Array) -> Column:
-    """What rows tell themselves, else their sessions."""
-    return pc.coalesce(pc.cast(told, TEXT), _taken(sessions, name, at)) if told.null_count else told
+def _own_or_session(own: Column, sessions: pa.Table, name: str, at: pa.Array) -> Column:
+    """The rows' own values, else those of their sessions."""
+    return pc.coalesce(pc.cast(own, TEXT), _taken(sessions, name, at)) if own.null_count else own
 
 
 def _taken(sessions: pa.Table, name: str, at: pa.Array) -> pa.Array:
-    """What the session of each row says; null where it is unknown."""
+    """The value of each row's session; null where it is unknown."""
     return sessions[name].combine_chunks().take(at)
 
 
@@ -301,7 +301,7 @@ def _thousandths(minutes: Column) -> np.ndarray:
 
 
 def _items(count: int, **columns: Any) -> pa.Table:
-    """So many items; columns that are not given are 0, or null where they tell a moment."""
+    """`count` items; columns that are not given are 0, times are null."""
     made = []
     for field in ITEMS:
         value = columns.get(field.name)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline.core.models import Period
 
 RECORD_REACH_DAYS = 3
-"""A connection whose record was written more than so many days before or after it began counts on the record's day: no
+"""A connection whose record was written more than this many days before or after it began counts on its day: no
 month has to look farther, and each connection is in exactly one."""
 
 _LONGEST_SESSION = timedelta(days=1)

@@ -27,7 +27,7 @@ from pipeline.tables import parquet
 from pipeline.tables.schemas import TABLES
 
 _BATCH_ROWS = 256 * 1024
-"""Of `cdr` in memory at once: about 100 MB with what is made of them."""
+"""Rows of `cdr` in memory together: about 100 MB with what is derived from them."""
 
 
 @dataclass

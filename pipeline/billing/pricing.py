@@ -56,7 +56,7 @@ def prices_differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]
 
 
 def rate(lines: pa.Table, prices: Prices, month: BillingMonth) -> pa.Table:
-    """Lines of a month with columns `AMOUNTS` and `currency`, in order of key; null is what has no price.
+    """Lines of a month with columns `AMOUNTS` and `currency`, sorted by key; null is what has no price.
 
     A day's units cost what the tiers ask for between the month's quantity before and after that day, and each unit of
     the day the same. Each line is rounded down, and what then lacks of the project's total for the unit, rounded to

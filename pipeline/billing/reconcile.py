@@ -1,11 +1,13 @@
-"""Our side of a month: the connections, or sessions, that an invoice is held against."""
+"""Our side of a month: the connections, or sessions, that an invoice is checked against."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +55,7 @@ def measured_usage(
 
     Late is what the tables learnt more than a day after the month was over: the minutes of a connection first collected
     then, unless its day was not looked at before, or what a correction added then (took away: negative). When a session
-    became known no table says, nor when it was first recorded.
+    became known is in no table, nor when it was first recorded.
     """
     side = _sessions_side if unit == "transcoding_min" else _connections_side
     found = [side(lake, project, month, rounding, unit) for project in projects]
@@ -162,6 +164,18 @@ def _rows(items: pa.Table, **sums: np.ndarray) -> pa.Table:
     return pa.table([known.get(name, pa.array(none)) for name in MEASURED.names], schema=MEASURED)
 
 
+@dataclass(frozen=True)
+class InvoiceComparison:
+    """What explains the difference between an invoice and our minutes; `by`: the columns that lines are joined by."""
+
+    month: str
+    projects: list[str]
+    unit: str
+    by: list[str]
+    explained: list[dict[str, Any]]
+    output: str | None = None
+
+
 def compare_invoice(
     app: App,
     file: Path,
@@ -170,7 +184,7 @@ def compare_invoice(
     headers: Mapping[str, str],
     unit: str = "participant_min",
     project: str | None = None,
-) -> tuple[RunResult, pa.Table]:
+) -> tuple[RunResult[InvoiceComparison], pa.Table]:
     """The vendor's lines of a month against ours of a unit; lines that nothing explains are named as failed."""
     outcome = RunResult("billing compare")
     if unit not in UNITS:
@@ -187,10 +201,10 @@ def compare_invoice(
     lines = compare(ours, invoice)
     found = summarize_differences(lines)
     outcome.add_success(max(1, lines.num_rows))
-    outcome.details = {"month": str(month), "projects": names, "unit": unit, "by": list(invoice.by), "explained": found}
+    comparison = InvoiceComparison(str(month), names, unit, list(invoice.by), found)
     open_lines = {row["verdict"]: row["lines"] for row in found if row["verdict"] in UNEXPLAINED and row["lines"]}
     if open_lines:
         counts = ", ".join(f"{count:,} {verdict.replace('_', ' ')}" for verdict, count in open_lines.items())
         minutes = sum(row["explains"] for row in found if row["verdict"] in UNEXPLAINED)
         outcome.add_failure(str(month), f"{counts}: {minutes:+,} minutes that neither rounding nor lateness explains")
-    return outcome, lines
+    return outcome.with_details(comparison), lines

@@ -1,8 +1,9 @@
-"""`postroom billing …`: numbered exports of what is billed, and invoices held against it (docs/guide/billing.md)."""
+"""`postroom billing …`: numbered monthly exports, and invoices checked against them (docs/guide/billing.md)."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +28,9 @@ from pipeline.core.models import RunResult
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.billing.export import ExportSummary
     from pipeline.billing.month import BillingMonth
+    from pipeline.billing.reconcile import InvoiceComparison
     from pipeline.core.context import App
 
 _MOST_LINES = 20
@@ -35,30 +38,30 @@ _MOST_LINES = 20
 
 billing_cli = typer.Typer(
     name="billing",
-    help="What is billed: numbered monthly exports with corrections, and invoices held against our rows.",
+    help="Export billable usage by month, and check invoices against it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 
 @billing_cli.command(
-    short_help="A month as a numbered export.", epilog="Example: postroom billing export --month 2026-11 --provisional"
+    short_help="Export a month.", epilog="Example: postroom billing export --month 2026-11 --provisional"
 )
 def export(
     ctx: typer.Context,
     month: Annotated[str, typer.Option("--month", metavar="YYYY-MM", help="Month, in billing.time_zone.")],
     project: ProjectName = None,
     provisional: Annotated[
-        bool, typer.Option("--provisional", help="Export a month that may still change, and say so in every file.")
+        bool, typer.Option("--provisional", help="Export a month that may still change; every file is marked.")
     ] = False,
     form: Annotated[
-        str | None, typer.Option("--format", help="focus: FOCUS 1.2 as Parquet and CSV as well; needs prices.")
+        str | None, typer.Option("--format", help="focus: also write FOCUS 1.2 as Parquet and CSV; requires prices.")
     ] = None,
 ) -> int:
-    """A month's usage as CSV and Parquet, with corrections to the last export and control totals; once settled, final.
+    """Write a month's usage as CSV and Parquet, with control totals and corrections to the last export.
 
     When nothing changed since the last export, there is no new one. With --project: exports of that project alone,
-    numbered by themselves.
+    with numbers of its own.
     """
     from pipeline.billing.export import export_billing
 
@@ -76,7 +79,7 @@ def export(
 
 
 @billing_cli.command(
-    short_help="An invoice against our rows, the difference explained.",
+    short_help="Check an invoice and explain the difference.",
     epilog="Example: postroom billing compare INVOICE.csv --month 2026-11 --column minutes=Billed --output lines.csv",
 )
 def compare(
@@ -86,15 +89,15 @@ def compare(
     project: ProjectName = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=HEADER", help="What the file calls minutes, cdr_id, day …; repeatable."),
+        typer.Option(metavar="NAME=HEADER", help="Header of minutes, cdr_id, day … in the file; repeatable."),
     ] = None,
     unit: Annotated[
-        str, typer.Option(help="What it counts: participant_min, sip_min, recording_min or transcoding_min.")
+        str, typer.Option(help="Unit: participant_min, sip_min, recording_min or transcoding_min.")
     ] = "participant_min",
     form: RowsForm = None,
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every line there.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every line to this file.")] = None,
 ) -> int:
-    """Hold an invoice's minutes against ours: by cdr_id, else conf_num, else by day, room, owner and so on.
+    """Compare an invoice's minutes with ours: by cdr_id, else conf_num, else by day, room, owner and so on.
 
     Each line is equal, rounding, late, different, missing_here or missing_there; what these explain adds up to the
     difference exactly. Exit code 3 when there is anything that neither rounding nor lateness explains.
@@ -109,7 +112,7 @@ def compare(
     with open_run(given, load_options_settings(given)) as app:
         outcome, lines = compare_invoice(app, file, _month(app, month), headers=headers, unit=unit, project=project)
     if output:
-        outcome.details["output"] = str(output)
+        outcome = outcome.with_details(replace(outcome.details, output=str(output)))
         with whole_file(output) as stream:
             write_rows(lines.to_reader(), form, stream)
     if given.as_json:
@@ -122,8 +125,8 @@ def compare(
     return outcome.exit_code
 
 
-def show_comparison(console: Console, outcome: RunResult, lines: pa.Table) -> None:
-    """What explains the difference, then the lines to ask about, the largest first."""
+def show_comparison(console: Console, outcome: RunResult[InvoiceComparison], lines: pa.Table) -> None:
+    """Differences by verdict, then the unexplained lines, the largest first."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -133,19 +136,19 @@ def show_comparison(console: Console, outcome: RunResult, lines: pa.Table) -> No
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("verdict", "lines", "our minutes", "their minutes", "explains"):
         table.add_column(heading, justify="left" if heading == "verdict" else "right")
-    for row in outcome.details["explained"]:
+    for row in outcome.details.explained:
         minutes = [f"{row['ours']:,}", f"{row['theirs']:,}", f"{row['explains']:+,}"]
         table.add_row(Text(row["verdict"].replace("_", " ")), f"{row['lines']:,}", *minutes)
     console.print(table)
     to_ask = lines.filter(pc.is_in(lines["verdict"], pa.array(UNEXPLAINED)))
     to_ask = to_ask.append_column("size", pc.abs(to_ask["difference_min"])).sort_by([("size", "descending")])
-    names = [*outcome.details["by"], "ours_min", "theirs_min", "difference_min", "verdict"]
+    names = [*outcome.details.by, "ours_min", "theirs_min", "difference_min", "verdict"]
     if to_ask.num_rows:
         shown = to_ask.select(names).slice(0, _MOST_LINES)
-        console.print(Text(f"\nto ask about, the largest first, {shown.num_rows:,} of {to_ask.num_rows:,}:"))
+        console.print(Text(f"\nunexplained, the largest first, {shown.num_rows:,} of {to_ask.num_rows:,}:"))
         render.show_table(console, shown)
     render.show_failures(console, outcome)
-    if output := outcome.details.get("output"):
+    if output := outcome.details.output:
         console.print(Text(f"every line is in {output}"))
 
 
@@ -156,33 +159,33 @@ def _named_header(text: str) -> tuple[str, str]:
     return name, header
 
 
-def show_export(console: Console, outcome: RunResult) -> None:
-    """What was exported, per project, and where it is."""
+def show_export(console: Console, outcome: RunResult[ExportSummary | None]) -> None:
+    """Sums of the export per project, and its folder."""
     from pipeline.billing.line_items import MEASURES
     from pipeline.cli import render
 
     render.show_failures(console, outcome)
-    told = outcome.details
-    if not told:
+    summary = outcome.details
+    if summary is None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("project", overflow="fold")
-    names = [*MEASURES, *(["amount"] if any("amount" in sums for sums in told["projects"].values()) else [])]
+    names = [*MEASURES, *(["amount"] if any("amount" in sums for sums in summary.projects.values()) else [])]
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
-    for project, sums in told["projects"].items():
+    for project, sums in summary.projects.items():
         table.add_row(Text(project), *(f"{sums[name]:,}" for name in names))
     console.print(table)
-    for project, days in told["unsettled"].items():
+    for project, days in summary.unsettled.items():
         states = ", ".join(f"{len(of_state)} days {state}" for state, of_state in days.items())
         console.print(Text(f"{project}: provisional: {states}", style="yellow"))
-    causes = ", ".join(f"{count:,} {cause}" for cause, count in told["corrections"].items())
-    what = f"revision {told['revision']} of {told['month']}"
-    news = f"{what}, corrections: {causes or 'none'}" if told["is_new"] else f"nothing changed since {what}"
+    causes = ", ".join(f"{count:,} {cause}" for cause, count in summary.corrections.items())
+    what = f"revision {summary.revision} of {summary.month}"
+    news = f"{what}, corrections: {causes or 'none'}" if summary.is_new else f"nothing changed since {what}"
     console.print(Text(f"billing export: {news}"))
-    if of_class := told.get("focus"):
+    if of_class := summary.focus:
         console.print(Text(f"FOCUS: {of_class['usage']:,} rows of usage, {of_class['corrections']:,} corrections"))
-    console.print(Text(f"in the lake under {told['path']}"))
+    console.print(Text(f"in the lake under {summary.path}"))
 
 
 def _month(app: App, text: str) -> BillingMonth:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
@@ -40,7 +41,7 @@ _PORT = 8640
 """That of `postroom simulate`, so that the demo's settings go on working with it."""
 
 
-def run_demo(folder: Path, now: datetime, progress: Progress, say: Console | None) -> RunResult:
+def run_demo(folder: Path, now: datetime, progress: Progress, say: Console | None) -> RunResult[DemoFacts]:
     """Run seven nights into `folder`, ending at `now`; print a summary on `say`."""
     _make_empty(folder)
     world = World(begin=now.date() - timedelta(days=DAYS - 1))
@@ -66,10 +67,10 @@ def run_demo(folder: Path, now: datetime, progress: Progress, say: Console | Non
         audit_media(app)
         page = folder / "report.html"
         page.write_text(report(app, now.date() - timedelta(days=1)), encoding="utf-8")
-        outcome.details = {**_facts(app, world, now, config), "report": str(page)}
+        facts = _facts(app, world, now, config, page)
     if say:
-        _summary(say, outcome, staged, config)
-    return outcome
+        _summary(say, outcome, facts, staged)
+    return outcome.with_details(facts)
 
 
 def _run_night(settings: Settings, moment: datetime, progress: Progress) -> RunResult:
@@ -117,37 +118,49 @@ def _make_empty(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _facts(app: App, world: World, now: datetime, config: Path) -> dict[str, object]:
-    """What the demo made, read back from its stores."""
+@dataclass(frozen=True)
+class DemoFacts:
+    """Results of the demo, read from its stores."""
+
+    config: str
+    period: list[str]
+    projects: list[str]
+    table_rows: dict[str, int]
+    sessions: int
+    participant_min: int
+    report: str
+
+
+def _facts(app: App, world: World, now: datetime, config: Path, page: Path) -> DemoFacts:
     period = Period(now.date() - timedelta(days=DAYS - 1), now.date())
     usage = read_arrow("usage_daily", period, ["participant_min", "sessions"], lake=app.lake)
-    return {
-        "config": str(config),
-        "period": [str(period.first), str(period.last)],
-        "projects": list(world.projects),
-        "table_rows": {name: dataset(app.lake, name).count_rows() for name in TABLES},
-        "sessions": sum(usage["sessions"].to_pylist()),
-        "participant_min": int(sum(usage["participant_min"].to_pylist())),
-    }
+    return DemoFacts(
+        config=str(config),
+        period=[str(period.first), str(period.last)],
+        projects=list(world.projects),
+        table_rows={name: dataset(app.lake, name).count_rows() for name in TABLES},
+        sessions=sum(usage["sessions"].to_pylist()),
+        participant_min=int(sum(usage["participant_min"].to_pylist())),
+        report=str(page),
+    )
 
 
-def _summary(say: Console, outcome: RunResult, staged: SimFile, config: Path) -> None:
-    facts, counts = outcome.details, outcome.counts
-    rows = facts["table_rows"]
+def _summary(say: Console, outcome: RunResult, facts: DemoFacts, staged: SimFile) -> None:
+    counts = outcome.counts
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column()
     grid.add_row(
         "collected",
-        f"{counts['replies']:,} replies of {len(facts['projects'])} projects,"
+        f"{counts['replies']:,} replies of {len(facts.projects)} projects,"
         f" {counts['new_pages']:,} of them new; the repeats took no space",
     )
-    grid.add_row("built", ", ".join(f"{name} {number:,}" for name, number in rows.items()) + " rows")
-    grid.add_row("", f"{facts['sessions']:,} sessions, {facts['participant_min']:,} participant minutes")
+    grid.add_row("built", ", ".join(f"{name} {number:,}" for name, number in facts.table_rows.items()) + " rows")
+    grid.add_row("", f"{facts.sessions:,} sessions, {facts.participant_min:,} participant minutes")
     grid.add_row(
         "archived",
         f"{counts['files_copied']:,} files, {render.bytes_text(counts['bytes_copied'])}, a manifest with SHA-256 each"
-        + (f"; {counts['unreadable']} do not open at the source either" if counts["malformed"] else ""),
+        + (f"; {counts['malformed']} do not open at the source either" if counts["malformed"] else ""),
     )
     for file in outcome.at_risk:
         name = f"{file['project']}/{file['conf_num']}/{file['kind']}/{file['name']}"
@@ -161,7 +174,7 @@ def _summary(say: Console, outcome: RunResult, staged: SimFile, config: Path) ->
         grid.add_row("[red]failed[/]", f"{failure.item}: {failure.error}")
     say.print()
     say.print(Panel(grid, title="seven nights at a simulated company", title_align="left", border_style="dim"))
-    postroom = f"postroom --config {config}"
+    postroom = f"postroom --config {facts.config}"
     sql = "SELECT owner_ref, sum(participant_min) AS minutes FROM usage_daily GROUP BY 1 ORDER BY 2 DESC LIMIT 5"
     say.print("Try next (in .venv/bin when you came by `make demo`):")
     say.print(f'  {postroom} query "{sql}"', markup=False)
@@ -169,4 +182,4 @@ def _summary(say: Console, outcome: RunResult, staged: SimFile, config: Path) ->
     say.print(
         f"  postroom simulate &  {postroom} media copy     # the host is healthy again: rescue the file", markup=False
     )
-    say.print(f"Yesterday, to look at: {Path(facts['report']).resolve().as_uri()}", markup=False)
+    say.print(f"Yesterday, to look at: {Path(facts.report).resolve().as_uri()}", markup=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ import msgspec
 from sqlalchemy.engine import make_url
 
 from pipeline.cli import doctor_checks
-from pipeline.cli.doctor_checks import Check, FileFacts, ProbeResult, as_toml
+from pipeline.cli.doctor_checks import Check, DoctorReport, FileFacts, ProbeResult, as_toml
 from pipeline.core.context import App
 from pipeline.core.errors import ApiError, ConfigError, FileError, FileUnavailable, FixityError, RecordError, StoreError
 from pipeline.core.models import ListedFile, Period, RawResponse, RunResult
@@ -48,7 +48,7 @@ _LOCKED_FOR = timedelta(days=1)
 
 
 def run_checks(app: App) -> Iterator[Check]:
-    """Every part of the set-up: this machine, ledger, stores, and each project's API, clock and files."""
+    """Every part of the set-up: this machine, run store, stores, and each project's API, clock and files."""
     yield _time_zones(app)
     yield doctor_checks.reader_check(is_compiled())
     yield from _disks(app)
@@ -305,7 +305,7 @@ def _range_said(host: FileHost, opened: _Opened) -> str:
         return f"unknown: {error}"
 
 
-def doctor(app: App, *, probe: bool = False) -> RunResult:
+def doctor(app: App, *, probe: bool = False) -> RunResult[DoctorReport]:
     """Try every part of the set-up; with `probe` also ask the live account what EnableX's documents leave open."""
     outcome = RunResult("doctor")
     found = list(run_checks(app))
@@ -314,9 +314,7 @@ def doctor(app: App, *, probe: bool = False) -> RunResult:
             outcome.add_failure(check.name, f"{check.detail}; {check.next_step}")
         else:
             outcome.add_success(checks_passed=int(check.ok is True), not_tried=int(check.ok is None))
-    outcome.details["checks"] = [asdict(check) for check in found]
-    if probe:
-        answers = probe_api(app)
-        outcome.details["answers"] = [asdict(answer) for answer in answers]
-        outcome.details["toml"] = as_toml(answers, app.clock())
-    return outcome
+    if not probe:
+        return outcome.with_details(DoctorReport(found))
+    answers = probe_api(app)
+    return outcome.with_details(DoctorReport(found, answers, as_toml(answers, app.clock())))

@@ -15,7 +15,7 @@ from pipeline.core.errors import ApiError, CredentialsRefused, FileError, FileRe
 from pipeline.storage.selftest import StoreFacts
 
 _SKEW_AT_MOST = timedelta(minutes=2)
-"""Deadlines are told in hours and receipts in milliseconds; S3 refuses a clock that is 15 minutes wrong."""
+"""Deadlines are in hours and receipts in milliseconds; S3 refuses a clock that is 15 minutes wrong."""
 
 _FREE_AT_LEAST = 2**30
 """A day of CDRs being sorted, or four parts of uploads, fit into a gibibyte; with less, runs stop half-way."""
@@ -29,13 +29,13 @@ _LENGTHS = "does the file host send lengths"
 _ETAGS = "does the file host send ETags"
 
 _DAY_AFTER = "the day after is named too, which is right either way"
-_GOES_ON = "a copy that breaks off goes on where it stopped"
-_BEGINS_AGAIN = "a copy that breaks off begins again"
+_GOES_ON = "an interrupted copy is resumed"
+_BEGINS_AGAIN = "an interrupted copy starts from the beginning"
 _CUTS_SHOW = "a body that is cut short shows"
 _TWICE = "files that do not say themselves that they are whole are read twice"
-_BY_HEAD = "a stored file is compared with its source by what the host says"
+_BY_HEAD = "a stored file is compared with its source by the host's headers"
 _BY_READING = "a stored file is compared with its source by reading all of it"
-_SEEN_EACH_TIME = "it is seen anew with each file"
+_SEEN_EACH_TIME = "it is determined for each file"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,16 @@ class ProbeResult:
     """What this program makes of it."""
 
     setting: str = ""
-    """A line of `[projects.NAME]` that tells the program so, where it does not find that out by itself."""
+    """A line of `[projects.NAME]` with this result, where the program does not determine it automatically."""
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """Every check; with `--probe` also what the live account answered, and that as lines of a settings file."""
+
+    checks: list[Check]
+    answers: list[ProbeResult] | None = None
+    toml: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ def clock_check(name: str, date: str | None, before: datetime, after: datetime) 
         name,
         False,
         f"this machine's clock is {skew_s:.0f} s {way} EnableX's",
-        "set the clock, best by NTP (chrony, systemd-timesyncd): days, deadlines and receipts are told by it",
+        "set the clock, best by NTP (chrony, systemd-timesyncd): days, deadlines and receipts depend on it",
     )
 
 
@@ -100,7 +109,7 @@ def reader_check(is_compiled: bool) -> Check:
     """Whether CDRs are read by the compiled module, which installs only where it can be compiled."""
     if is_compiled:
         return Check("CDR reader", True, "compiled")
-    advice = "for builds two to three times as fast, install a C compiler and Python's headers, then Postroom anew"
+    advice = "for builds two to three times as fast, install a C compiler and Python's headers, then Postroom again"
     return Check("CDR reader", True, "not compiled", advice)
 
 
@@ -174,12 +183,12 @@ def file_check(name: str, error: FileError | None, shown: str, project: str) -> 
 
 
 def to_date_answer(project: str, day: str, whole: int, alone: int) -> ProbeResult:
-    """Is `to_date` inclusive: so many of a day's CDRs come when the day is both ends of what is asked for."""
+    """Is `to_date` inclusive: how many of a day's CDRs come when the day is both ends of the requested period."""
     evidence = f"{alone} of the {whole} CDRs of {day} came when only that day was asked for"
     if whole == 0:
         return to_date_unknown(project, "no CDR of the last days to ask with")
     if alone == whole:
-        means = "a day may be asked for by itself, at half the bytes"
+        means = "a day can be requested alone, at half the bytes"
         return ProbeResult(project, _TO_DATE, "yes", evidence, means, "to_date_is_inclusive = true")
     return ProbeResult(project, _TO_DATE, "in part" if alone else "no", evidence, _DAY_AFTER)
 
@@ -220,7 +229,7 @@ def range_answer(whole: bytes, rest: bytes, first_byte: int) -> str:
     shared = min(len(expected), len(rest))
     if shared == 0:
         return "unknown: the file is too short"
-    return "yes" if expected[:shared] == rest[:shared] else "no: it says so, and sends other bytes"
+    return "yes" if expected[:shared] == rest[:shared] else "no: it states a range, and sends other bytes"
 
 
 def as_toml(answers: Iterable[ProbeResult], now: datetime) -> list[str]:

@@ -14,7 +14,7 @@ from pipeline.core.errors import ConfigError, PipelineError
 from pipeline.core.models import Failure, RunResult
 
 _INTERRUPTED = 130
-_BROKEN_OFF = "interrupted; nothing is half-written, run it again to go on"
+_INTERRUPTED_TEXT = "interrupted; no partial writes. Run again to resume"
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def run_command(arguments: list[str]) -> int:
             raise
         return _refuse(arguments, str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
-        return _refuse(arguments, _BROKEN_OFF, _INTERRUPTED)
+        return _refuse(arguments, _INTERRUPTED_TEXT, _INTERRUPTED)
     except Exception as error:
         if verbose:
             raise
@@ -46,7 +46,7 @@ def run_command(arguments: list[str]) -> int:
 
 def _exit_code(arguments: list[str], code: object) -> int:
     if code == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
-        return _refuse(arguments, _BROKEN_OFF, _INTERRUPTED)
+        return _refuse(arguments, _INTERRUPTED_TEXT, _INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 

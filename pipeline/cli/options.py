@@ -16,7 +16,7 @@ import typer
 
 from pipeline import __version__
 from pipeline.core.errors import ConfigError
-from pipeline.core.models import Period, RunResult
+from pipeline.core.models import Details_co, Period, RunResult
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 cli = typer.Typer(
     name="postroom",
-    help="Keep what EnableX knows about finished video sessions: CDRs to Parquet, recordings to a vault, with proof.",
+    help="Collect EnableX call records and recordings; archive, report and bill from them.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -37,7 +37,7 @@ cli = typer.Typer(
 
 @dataclass(frozen=True)
 class Options:
-    """What stands before the command."""
+    """Global options."""
 
     config: Path | None
     now: datetime | None
@@ -55,10 +55,12 @@ def _print_version(wanted: bool) -> None:
 def options(
     ctx: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(help="Settings file; else POSTROOM_CONFIG, else config/default.toml.")
+        Path | None, typer.Option(help="Settings file; default: POSTROOM_CONFIG, then config/default.toml.")
     ] = None,
-    now: Annotated[str | None, typer.Option(help="Act as if it were this moment, e.g. 2026-11-23T02:15:00Z.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON outcome on standard output.")] = False,
+    now: Annotated[
+        str | None, typer.Option(help="Use this time as the current time, e.g. 2026-11-23T02:15:00Z.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
     verbose: Annotated[bool, typer.Option(help="Log every step; show tracebacks.")] = False,
     _version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
@@ -68,15 +70,15 @@ def options(
 
 
 From = Annotated[str | None, typer.Option("--from", metavar="DAY", help="First UTC day, YYYY-MM-DD.")]
-To = Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last UTC day, inclusive; today when left out.")]
+To = Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last UTC day, inclusive; default: today.")]
 ProjectName = Annotated[str | None, typer.Option("--project", metavar="NAME", help="Only this project.")]
 RowsForm = Annotated[
-    str | None, typer.Option("--format", help="table, csv, json or parquet; else by the ending of --output.")
+    str | None, typer.Option("--format", help="table, csv, json or parquet; default: the extension of --output.")
 ]
 
 
 def output_format(form: str | None, output: Path | None, *, as_json: bool) -> str:
-    """The form of a query's answer: as asked for, else by the ending of its file."""
+    """The output format of a query: as given, else by the extension of its file."""
     from pipeline.cli.output import FORMS
 
     if as_json and not output:
@@ -95,12 +97,12 @@ def output_format(form: str | None, output: Path | None, *, as_json: bool) -> st
 def run_flow(
     ctx: typer.Context,
     command: str,
-    flow: Callable[[App], RunResult],
-    tell: Callable[[Console, RunResult], None] | None = None,
+    flow: Callable[[App], RunResult[Details_co]],
+    show: Callable[[Console, RunResult[Details_co]], None] | None = None,
     *,
     project: str | None = None,
 ) -> int:
-    """Open the app, run a flow (for all projects, or one), keep the run in the ledger, show the outcome."""
+    """Open the app, run a flow (for all projects, or one), record the run, show the result."""
     from jobs.run import record_run
     from pipeline.cli import render
 
@@ -111,7 +113,7 @@ def run_flow(
     if given.as_json:
         print_json(outcome.to_dict())
     else:
-        (tell or render.show_outcome)(render.console_for(), outcome)
+        (show or render.show_outcome)(render.console_for(), outcome)
     return outcome.exit_code
 
 
@@ -124,10 +126,10 @@ def load_options_settings(given: Options) -> Loaded:
 @contextmanager
 def open_run(given: Options, loaded: Loaded) -> Iterator[App]:
     from jobs.runtime import open_app
-    from pipeline.core.tracing import sending
+    from pipeline.core.tracing import export_spans
 
     configure_logging(given, secrets=tuple(loaded.settings.secrets()))
-    with open_app(loaded.settings, now=given.now, progress=choose_progress(given)) as app, sending(app.redact):
+    with open_app(loaded.settings, now=given.now, progress=choose_progress(given)) as app, export_spans(app.redact):
         yield app
 
 

@@ -38,7 +38,7 @@ def checked(rows: pa.RecordBatchReader, form: str) -> pa.RecordBatchReader:
 
 
 def first_rows(rows: pa.RecordBatchReader, most: int) -> tuple[pa.Table, bool]:
-    """At most so many rows, and whether there are more."""
+    """At most `most` rows, and whether there are more."""
     batches, count = [], 0
     for batch in rows:
         batches.append(batch)
@@ -93,7 +93,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """A stream whose bytes take the file's place when the block ends well; else the file is as it was.
 
     Raises:
-        ConfigError: the file cannot be written; says why.
+        ConfigError: the file cannot be written, with the reason.
     """
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:

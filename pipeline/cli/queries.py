@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -19,56 +20,84 @@ from pipeline.cli.options import (
     parse_day,
     print_json,
 )
-from pipeline.core.models import RunResult
+from pipeline.core.models import Row, RunResult
+
+
+@dataclass(frozen=True)
+class QueryDetails:
+    """Columns of a query, and its rows or the file that has them."""
+
+    columns: list[str]
+    output: str | None = None
+    rows: list[Row] | None = None
+
+
+@dataclass(frozen=True)
+class ReportDetails:
+    """The day of a report, and its file."""
+
+    day: str
+    output: str
+
+
+@dataclass(frozen=True)
+class SettingsDetails:
+    """Every setting with value and origin."""
+
+    settings: list[Row]
 
 
 @cli.command(
-    short_help="Ask the tables, in SQL.",
+    short_help="Query the tables with SQL.",
     epilog='Example: postroom query "SELECT day, sum(participant_min) FROM usage_daily GROUP BY day ORDER BY day"',
 )
 def query(
     ctx: typer.Context,
     sql: Annotated[str, typer.Argument(help="One SQL statement; every table is a view.")],
     form: RowsForm = None,
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write rows there, whole or not at all.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the rows to this file, atomically.")
+    ] = None,
 ) -> int:
-    """Ask the tables something, in SQL (DuckDB), reading only."""
+    """Run one read-only SQL statement (DuckDB) over the tables."""
     from pipeline.cli import render
     from pipeline.cli.output import checked, first_rows, whole_file, write_rows
     from pipeline.tables.query import open_query
 
     given: Options = ctx.obj
     form = output_format(form, output, as_json=given.as_json)
-    outcome = RunResult("query")
+    outcome, found = RunResult("query"), None
     with open_run(given, load_options_settings(given)) as app, open_query(app.lake, sql) as rows:
-        outcome.details["columns"] = rows.schema.names
+        names = rows.schema.names
         if output:
             with whole_file(output) as stream:
                 outcome.add_success(rows=write_rows(rows, form, stream))
-            outcome.details["output"] = str(output)
         elif given.as_json:
-            outcome.details["rows"] = checked(rows, "json").read_all().to_pylist()
-            outcome.add_success(rows=len(outcome.details["rows"]))
+            found = checked(rows, "json").read_all().to_pylist()
+            outcome.add_success(rows=len(found))
         elif form == "table":
             render.show_table(render.console_for(), *first_rows(rows, render.MOST_ROWS))
         else:
             write_rows(rows, form, sys.stdout.buffer)
     if given.as_json:
-        print_json(outcome.to_dict())
+        details = QueryDetails(names, str(output) if output else None, found)
+        print_json(outcome.with_details(details).to_dict())
     elif output:
         print(f"{render.counts_text(outcome.counts)} in {output}")
     return 0
 
 
-@cli.command(short_help="A day as a page with charts.", epilog="Example: postroom report --day 2026-11-22")
+@cli.command(
+    short_help="Write one day as an HTML report with charts.", epilog="Example: postroom report --day 2026-11-22"
+)
 def report(
     ctx: typer.Context,
-    day: Annotated[
-        str | None, typer.Option(metavar="DAY", help="UTC day, YYYY-MM-DD; yesterday when left out.")
+    day: Annotated[str | None, typer.Option(metavar="DAY", help="UTC day, YYYY-MM-DD; default: yesterday.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: report-DAY.html in this folder.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Instead of report-DAY.html here.")] = None,
 ) -> int:
-    """One day as a page to look at: usage, hours, lateness, media and deadlines, audits; one HTML file, no network."""
+    """Write usage, hours, lateness, media, deadlines and audits of one day to one HTML file; it needs no network."""
     from pipeline.cli.day_report.page import report as report_flow
     from pipeline.cli.output import whole_file
 
@@ -79,15 +108,17 @@ def report(
         with whole_file(output) as stream:
             stream.write(report_flow(app, wanted).encode())
     if given.as_json:
-        print_json(RunResult("report", details={"day": str(wanted), "output": str(output)}).to_dict())
+        print_json(RunResult("report", details=ReportDetails(str(wanted), str(output))).to_dict())
     else:
         print(f"{wanted} is in {output}")
     return 0
 
 
-@cli.command(short_help="Done, missing, late, at risk.", epilog="Example: postroom --json status")
+@cli.command(
+    short_help="Show days, files at risk, lateness, sizes, next runs.", epilog="Example: postroom --json status"
+)
 def status(ctx: typer.Context) -> int:
-    """What is settled, missing, pending, at risk, lost; exit code 4 when a file is at risk."""
+    """Show what is settled, missing, pending, at risk and lost. Exit code 4 when a file is at risk."""
     from jobs.status import status as status_flow
     from pipeline.cli import render
 
@@ -101,14 +132,14 @@ def status(ctx: typer.Context) -> int:
     return outcome.exit_code
 
 
-@cli.command(short_help="Whether this set-up can work.", epilog="Example: postroom doctor --probe")
+@cli.command(short_help="Test every part of this set-up.", epilog="Example: postroom doctor --probe")
 def doctor(
     ctx: typer.Context,
     probe: Annotated[
-        bool, typer.Option("--probe", help="Also ask the live account what EnableX's documents leave open.")
+        bool, typer.Option("--probe", help="Also test on the live account what EnableX's documentation leaves open.")
     ] = False,
 ) -> int:
-    """Try every part of the set-up for real; say for each failure what to do. Exit code 1 when one does not work."""
+    """Test every part of the set-up and print the next step for each failure. Exit code 1 when a test fails."""
     from pipeline.cli import render
     from pipeline.cli.doctor import doctor as doctor_flow
 
@@ -123,17 +154,18 @@ def doctor(
 
 
 @cli.command(
-    short_help="What is configured, and where.", epilog="Example: postroom --config config/local.toml settings"
+    short_help="Show effective settings and their origins.",
+    epilog="Example: postroom --config config/local.toml settings",
 )
 def settings(ctx: typer.Context) -> int:
-    """Every setting, its value and where it came from; secrets masked."""
+    """Show every setting, its value and its origin; secrets are masked."""
     from pipeline.cli import render
 
     given: Options = ctx.obj
     rows = load_options_settings(given).rows()
     if given.as_json:
         named = [{"setting": key, "value": value, "from": origin} for key, value, origin in rows]
-        print_json(RunResult("settings", details={"settings": named}).to_dict())
+        print_json(RunResult("settings", details=SettingsDetails(named)).to_dict())
     else:
         render.show_settings(render.console_for(), rows)
     return 0

@@ -18,42 +18,46 @@ from pipeline.core.models import STORED, RunResult
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from jobs.status import ObjectTotals, ProjectStatus, StatusReport
+    from pipeline.cli.doctor_checks import DoctorReport
+    from pipeline.ingest.backfill import BackfillPlan
+
 _UNATTENDED_WIDTH = 160
 """Output into a file or pipe is not wrapped at 80 columns: names and hashes must stay in one piece."""
 
 MOST_ROWS = 1000
-"""More of a query's rows nobody reads on a screen."""
+"""Limit of a query's rows on a screen."""
 
 _SAY = {
     "replies": "replies",
-    "new_pages": "with something new",
+    "new_pages": "new",
     "documents": "documents",
     "requests": "requests",
     "days_built": "days built",
     "tables_written": "table days written",
     "rows": "rows",
     "rejects": "rejects",
-    "retries": "requests tried again",
+    "retries": "requests retried",
     "files_copied": "files copied",
     "bytes_copied": "copied",
     "malformed": "stored, but cannot be opened",
     "lost": "lost",
-    "files_adopted": "of them from the delivery bucket",
-    "files_rechecked": "looked at again",
+    "files_adopted": "copied from the delivery bucket",
+    "files_rechecked": "rechecked",
     "files_changed": "changed at the source",
-    "files_gone": "gone at the source",
+    "files_gone": "deleted at the source",
     "sessions_audited": "sessions audited",
     "files_audited": "files audited",
-    "files_reread": "of them read from beginning to end",
+    "files_reread": "read completely",
     "bytes_reread": "read",
     "problems": "problems",
 }
 
 _NOTICES = {
     "malformed": "stored completely, but it cannot be opened",
-    "changed": "EnableX gives other bytes now; both versions are kept",
-    "orphan": "no manifest names it: left by a copy that broke off, or put there by somebody",
-    "aborted_uploads": "had been left unfinished for days; given up",
+    "changed": "EnableX has other bytes now; both versions are kept",
+    "orphan": "no manifest names it: left by an interrupted copy, or put there by a user",
+    "aborted_uploads": "stale multipart upload aborted",
 }
 
 
@@ -69,7 +73,7 @@ def show_outcome(console: Console, outcome: RunResult) -> None:
     console.print(f"[bold]{outcome.command}[/]: {counts_text(outcome.counts)}")
     if outcome.unknown_fields:
         fields = ", ".join(f"{name} ({count:,})" for name, count in sorted(outcome.unknown_fields.items()))
-        console.print(Text(f"new in EnableX's documents, kept in `extra`: {fields}"))
+        console.print(Text(f"undocumented fields, kept in `extra`: {fields}"))
     for kind, things in outcome.notices.items():
         for thing in things:
             console.print(Text.assemble((f"{kind.replace('_', ' ')} ", "bold"), f"{thing}: {_NOTICES.get(kind, '')}"))
@@ -100,74 +104,75 @@ def show_deadlines(console: Console, outcome: RunResult) -> None:
     for files, title, style in ((outcome.lost, "lost", "bold red"), (outcome.at_risk, "at risk", "bold yellow")):
         for file in files:
             name = f"{file['project']}/{file['conf_num']}/{file['kind']}/{file['name']}"
-            fate = "gone at the source" if title == "lost" else hours_text(file["hours_left"])
+            fate = "deleted at the source" if title == "lost" else hours_text(file["hours_left"])
             console.print(Text.assemble((f"{title} ", style), f"{name}: {fate}"))
 
 
-def show_backfill_plan(console: Console, outcome: RunResult) -> None:
+def show_backfill_plan(console: Console, outcome: RunResult[BackfillPlan]) -> None:
     """What is missing per project and source, and what asking for it takes."""
     plan = outcome.details
-    if not plan["requests"]:
+    if not plan.requests:
         console.print("backfill plan: nothing is missing")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("project", "source", "from", "to", "days missing", "about"):
         table.add_column(heading, justify="right" if heading in {"days missing", "about"} else "left", overflow="fold")
-    for row in plan["missing"]:
-        size = "unknown" if row["bytes"] is None else bytes_text(row["bytes"])
-        table.add_row(row["project"], row["source"], row["first"], row["last"], f"{row['requests']:,}", size)
+    for row in plan.missing:
+        size = "unknown" if row.bytes is None else bytes_text(row.bytes)
+        table.add_row(row.project, row.source, row.first, row.last, f"{row.requests:,}", size)
     console.print(table)
-    size = "unknown until the first reply" if plan["bytes"] is None else f"about {bytes_text(plan['bytes'])}"
-    took = timedelta(seconds=round(plan["seconds"]))
-    console.print(f"{plan['requests']:,} requests, at least {took} at the pace of the settings; size {size}")
+    size = "unknown until the first response" if plan.bytes is None else f"about {bytes_text(plan.bytes)}"
+    took = timedelta(seconds=round(plan.seconds))
+    console.print(f"{plan.requests:,} requests, at least {took} within the rate limit; size {size}")
 
 
-def show_status(console: Console, outcome: RunResult) -> None:
-    """One screen: what there is of each project, its last good runs, the stores; what is urgent comes last."""
-    for name, project in outcome.details["projects"].items():
+def show_status(console: Console, outcome: RunResult[StatusReport]) -> None:
+    """One screen: each project, its last successful runs, the stores; urgent things last."""
+    report = outcome.details
+    for name, project in report.projects.items():
         console.print(Text(name, "bold"))
         for heading, said in _project_lines(project):
             console.print(Text(f"  {heading:<9}{said}"))
-    for name, kinds in outcome.details["stores"].items():
+    for name, kinds in report.stores.items():
         console.print(Text(f"{name:<11}{_sizes_text(kinds)}"))
-    coming = [f"{command} {_moment_text(moment)}" for command, moment in outcome.details["next_runs"].items()]
+    coming = [f"{command} {_moment_text(moment)}" for command, moment in report.next_runs.items()]
     console.print(Text(f"{'next runs':<11}{', '.join(coming) or 'none'}"))
-    for name, project in outcome.details["projects"].items():
-        if (project["lateness"] or {}).get("hint"):
-            console.print(Text(f"{name}: {project['lateness']['hint']}", "yellow"))
-        if unlisted := project["unlisted"]:
-            said = f"{name}: recorded by the room's settings, and no file is listed: {_days_text(unlisted)}"
+    for name, project in report.projects.items():
+        if project.lateness and project.lateness.hint:
+            console.print(Text(f"{name}: {project.lateness.hint}", "yellow"))
+        if unlisted := project.unlisted:
+            said = f"{name}: recorded according to the room's settings, but no file is listed: {_days_text(unlisted)}"
             console.print(Text(f"{said}; ask EnableX while it still has them", "yellow"))
-        if missing := project["days"]["missing"]:
+        if missing := project.days.missing:
             console.print(Text(f"{name}: missing {_days_text(missing)}; `postroom nightly` collects them", "yellow"))
     show_deadlines(console, outcome)
     if not (outcome.at_risk or outcome.lost):
         console.print(Text("no file is at risk", "green"))
 
 
-def _project_lines(project: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    days, media = project["days"], project["media"]
-    since = f"since {days['first']}: " if days["first"] else "never collected: "
-    may_change = f" ({_days_text(days['provisional'])})" if days["provisional"] else ""
-    provisional, missing = len(days["provisional"]), len(days["missing"])
-    yield "days", f"{since}{days['settled']} settled, {provisional} may still change{may_change}, {missing} missing"
-    stored = [media.get(state, {"files": 0, "bytes": 0}) for state in STORED]
-    parts = [f"{sum(part['files'] for part in stored):,} stored ({bytes_text(sum(part['bytes'] for part in stored))})"]
-    parts += [f"{project['pending']} pending", f"{project['at_risk']} at risk"]
-    parts += [f"{media.get('lost', {'files': 0})['files']} lost"]
-    deadline = f"; next deadline: {hours_text(project['hours_left'])}" if project["next_deadline"] else ""
+def _project_lines(project: ProjectStatus) -> Iterator[tuple[str, str]]:
+    days, media = project.days, project.media
+    since = f"since {days.first}: " if days.first else "never collected: "
+    may_change = f" ({_days_text(days.provisional)})" if days.provisional else ""
+    provisional, missing = len(days.provisional), len(days.missing)
+    yield "days", f"{since}{days.settled} settled, {provisional} may still change{may_change}, {missing} missing"
+    stored = [totals for state, totals in media.items() if state in STORED]
+    parts = [f"{sum(part.files for part in stored):,} stored ({bytes_text(sum(part.bytes for part in stored))})"]
+    parts += [f"{project.pending} pending", f"{project.at_risk} at risk"]
+    parts += [f"{media['lost'].files if 'lost' in media else 0} lost"]
+    deadline = f"; next deadline: {hours_text(project.hours_left)}" if project.hours_left is not None else ""
     yield "media", f"{', '.join(parts)}{deadline}"
-    done = [f"{what} {_moment_text(moment)}" for what, moment in project["last_done"].items()]
+    done = [f"{what} {_moment_text(moment)}" for what, moment in project.last_done.items()]
     yield "answered", ", ".join(done) or "nothing yet"
-    good = [f"{command} {_moment_text(moment)}" for command, moment in project["last_good_runs"].items()]
-    yield "good run", ", ".join(good) or "none yet"
-    if late := project["lateness"]:
-        shares = ", ".join(f"{step} {share:.1%}" for step, share in late["known_after"].items())
-        yield "lateness", f"rows known after {shares} ({late['rows']:,} of the last month)"
+    good = [f"{command} {_moment_text(moment)}" for command, moment in project.last_good_runs.items()]
+    yield "success", ", ".join(good) or "none yet"
+    if late := project.lateness:
+        shares = ", ".join(f"{step} {share:.1%}" for step, share in late.known_after.items())
+        yield "lateness", f"rows collected after {shares} ({late.rows:,} of the last month)"
 
 
-def _sizes_text(kinds: Mapping[str, Mapping[str, int]]) -> str:
-    parts = [f"{kind} {bytes_text(size['bytes'])} ({size['objects']:,})" for kind, size in kinds.items()]
+def _sizes_text(kinds: Mapping[str, ObjectTotals]) -> str:
+    parts = [f"{kind} {bytes_text(size.bytes)} ({size.objects:,})" for kind, size in kinds.items()]
     return ", ".join(parts) or "empty"
 
 
@@ -175,21 +180,21 @@ def _moment_text(moment: str) -> str:
     return moment[:16].replace("T", " ")
 
 
-def show_doctor(console: Console, outcome: RunResult) -> None:
+def show_doctor(console: Console, outcome: RunResult[DoctorReport]) -> None:
     """One line for each part of the set-up, and below it what to do; then what the live account answered."""
     words = {True: Text("ok", "green"), False: Text("FAILED", "bold red"), None: Text("not tried", "yellow")}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("part", "state", "seen"):
         table.add_column(heading, overflow="fold")
-    for check in outcome.details["checks"]:
-        table.add_row(Text(check["name"]), words[check["ok"]], Text(check["detail"]))
-        if check["next_step"]:
-            table.add_row("", "", Text(f"→ {check['next_step']}", "" if check["ok"] else "bold"))
+    for check in outcome.details.checks:
+        table.add_row(Text(check.name), words[check.ok], Text(check.detail))
+        if check.next_step:
+            table.add_row("", "", Text(f"→ {check.next_step}", "" if check.ok else "bold"))
     console.print(table)
-    for line in outcome.details.get("toml", ()):
+    for line in outcome.details.toml or ():
         console.print(Text(line))
     bad = len(outcome.failed)
-    console.print("this set-up can work" if not bad else f"{bad} of {len(outcome.details['checks'])} parts do not work")
+    console.print("this set-up can work" if not bad else f"{bad} of {len(outcome.details.checks)} parts do not work")
 
 
 def show_settings(console: Console, rows: Iterable[tuple[str, str, str]]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,92 +19,126 @@ from rich.text import Text
 from pipeline.cli.options import Options, ProjectName, load_options_settings, open_run, print_json, run_flow
 from pipeline.core.errors import ConfigError
 from pipeline.core.models import RunResult
-from pipeline.enablex.rooms import ROLES, dialin_request, token_request, told_token, told_users, users_request
+from pipeline.enablex.rooms import ROLES, dialin_request, parse_token, parse_users, token_request, users_request
 
 if TYPE_CHECKING:
     from pipeline.core.context import App
+    from pipeline.rooms.audit import RoomFindings
+    from pipeline.rooms.plan import RoomsDiff
+
+
+@dataclass(frozen=True)
+class RoomList:
+    """Rooms of all chosen projects, each with its project."""
+
+    rooms: list[Row]
+
+
+@dataclass(frozen=True)
+class OneRoom:
+    """One room of a project."""
+
+    project: str
+    room: Row
+
+
+@dataclass(frozen=True)
+class RoomUsers:
+    """Users who are in a room now."""
+
+    project: str
+    users: list[Row]
+
+
+@dataclass(frozen=True)
+class RoomToken:
+    """A token for one entry into a room."""
+
+    project: str
+    room_id: str
+    token: str
+
+
+@dataclass(frozen=True)
+class DialIn:
+    """Telephone numbers and SIP account by project."""
+
+    dialin: dict[str, Row]
+
 
 rooms_cli = typer.Typer(
     name="rooms",
-    help="Rooms: list, make, change and delete them one by one, or keep them as a file says.",
+    help="Manage rooms: one by one, or from a file.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-Flow = Callable[["App"], RunResult]
-Tell = Callable[[Console, RunResult], None]
 
-RoomId = Annotated[str, typer.Argument(metavar="ROOM_ID", help="The room's id; `postroom rooms list` names them.")]
+RoomId = Annotated[str, typer.Argument(metavar="ROOM_ID", help="Id of the room; see `postroom rooms list`.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="A field of the room, e.g. auto_recording=true; repeatable."),
+    typer.Option("--set", metavar="FIELD=VALUE", help="Field of the room, e.g. auto_recording=true; repeatable."),
 ]
-Data = Annotated[str | None, typer.Option("--data", metavar="JSON", help="A JSON object of your own.")]
-File = Annotated[Path | None, typer.Option("--file", help="Rooms file; else rooms.file of the settings.")]
-Prune = Annotated[bool, typer.Option("--prune", help="Delete rooms that this file made and names no longer.")]
-Replace = Annotated[
-    bool, typer.Option("--replace", help="Delete and make anew rooms whose mode or type is wanted otherwise.")
-]
-ShowSecrets = Annotated[bool, typer.Option("--show-secrets", help="Show PINs, passwords and keys as they are.")]
+Data = Annotated[str | None, typer.Option("--data", metavar="JSON", help="Custom data, a JSON object.")]
+File = Annotated[Path | None, typer.Option("--file", help="Rooms file; default: rooms.file of the settings.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Delete rooms that this file created and no longer contains.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Delete and recreate rooms whose mode or type differs.")]
+ShowSecrets = Annotated[bool, typer.Option("--show-secrets", help="Show PINs, passwords and keys unmasked.")]
 
 
 # --- one by one ---
 
 
-@rooms_cli.command("list", short_help="Every room there is.", epilog="Example: postroom rooms list --project acme")
+@rooms_cli.command("list", short_help="List rooms.", epilog="Example: postroom rooms list --project acme")
 def list_(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSecrets = False) -> int:
-    """Every room of every project, as EnableX tells it now."""
+    """List every room of every project, as EnableX returns it now."""
     from pipeline.rooms.apply import list_all_rooms
 
-    def flow(app: App) -> RunResult:
+    def flow(app: App) -> RunResult[RoomList]:
         outcome = RunResult("rooms list")
         listed = list_all_rooms(app, outcome, project)
-        outcome.details["rooms"] = [
-            {"project": name, **_shown(room, show_secrets)} for name, found in listed.items() for room in found
-        ]
-        outcome.add_success(len(listed), rooms=len(outcome.details["rooms"]))
-        return outcome
+        rooms = [{"project": name, **_shown(room, show_secrets)} for name, found in listed.items() for room in found]
+        outcome.add_success(len(listed), rooms=len(rooms))
+        return outcome.with_details(RoomList(rooms))
 
-    return _read(ctx, flow, lambda console, outcome: _show_rooms(console, outcome.details["rooms"]))
+    return _read(ctx, flow, _show_rooms)
 
 
-@rooms_cli.command("show", short_help="One room.", epilog="Example: postroom rooms show 65ec60000c3a9e0012ab0001")
+@rooms_cli.command("show", short_help="Show one room.", epilog="Example: postroom rooms show 65ec60000c3a9e0012ab0001")
 def show_(ctx: typer.Context, room_id: RoomId, project: ProjectName = None, show_secrets: ShowSecrets = False) -> int:
-    """One room with every field; dial-in PINs and stream addresses masked."""
+    """Show every field of one room; dial-in PINs and stream addresses are masked."""
     from pipeline.rooms.apply import find_room
 
-    def flow(app: App) -> RunResult:
+    def flow(app: App) -> RunResult[OneRoom]:
         name, room = find_room(app, room_id, project)
-        return _told(RunResult("rooms show"), name, _shown(room, show_secrets))
+        return _room_result("rooms show", name, _shown(room, show_secrets))
 
     return _read(ctx, flow, _show_room)
 
 
 @rooms_cli.command(
-    short_help="Make a room.",
+    short_help="Create a room.",
     epilog='Example: postroom rooms create --name "Front desk" --owner-ref tenant-42 --participants 10',
 )
 def create(
     ctx: typer.Context,
-    name: Annotated[str, typer.Option("--name", help="The room's name.")],
-    owner_ref: Annotated[str, typer.Option("--owner-ref", help="Your tenant.")],
-    participants: Annotated[str, typer.Option("--participants", help="Most participants; 0 for no limit.")],
+    name: Annotated[str, typer.Option("--name", help="Name of the room.")],
+    owner_ref: Annotated[str, typer.Option("--owner-ref", help="Id of your tenant.")],
+    participants: Annotated[str, typer.Option("--participants", help="Maximum number of participants; 0 is no limit.")],
     fields: Set = None,
     data: Data = None,
     project: ProjectName = None,
 ) -> int:
-    """Make one room. A lost reply does not make a second one. Times with any zone: 2026-12-01T14:00:00+01:00."""
+    """Create one room. A lost response does not create a second one. Times have a zone: 2026-12-01T14:00:00+01:00."""
     from pipeline.rooms.apply import create_single
     from pipeline.rooms.plan import Room
 
     given = {"name": name, "owner_ref": owner_ref, "participants": participants, **_fields(fields, data)}
 
-    def flow(app: App) -> RunResult:
+    def flow(app: App) -> RunResult[OneRoom]:
         chosen = _one_project(app, project)
         room = create_single(app, chosen, Room(**_nested(given)))
-        outcome = _told(RunResult("rooms create"), chosen, _shown(room, show_secrets=False))
-        outcome.counts.update(created=1)
-        return outcome
+        return _room_result("rooms create", chosen, _shown(room, show_secrets=False), created=1)
 
     return run_flow(ctx, "rooms create", flow, _show_room, project=project)
 
@@ -122,15 +157,10 @@ def update(
     if not given:
         raise ConfigError("nothing to change; name fields with --set FIELD=VALUE")
 
-    def flow(app: App) -> RunResult:
+    def flow(app: App) -> RunResult[OneRoom]:
         name, room = find_room(app, room_id, project)
-        outcome = _told(
-            RunResult("rooms update"),
-            name,
-            _shown(update_single(app, name, room, given), show_secrets=False),
-        )
-        outcome.counts.update(updated=1)
-        return outcome
+        changed = update_single(app, name, room, given)
+        return _room_result("rooms update", name, _shown(changed, show_secrets=False), updated=1)
 
     return run_flow(ctx, "rooms update", flow, _show_room, project=project)
 
@@ -141,20 +171,22 @@ def delete(
     room_ids: Annotated[list[str], typer.Argument(metavar="ROOM_ID...", help="Ids of rooms.")],
     project: ProjectName = None,
 ) -> int:
-    """Delete rooms. One that is gone already is a success; one with a running session is left, and named as failed."""
+    """Delete rooms. A missing room is a success; one with a running session is not deleted, and named as failed."""
     from pipeline.rooms.apply import delete_rooms
 
     return run_flow(ctx, "rooms delete", lambda app: delete_rooms(app, room_ids, project=project), project=project)
 
 
-@rooms_cli.command(short_help="Who is in a room now.", epilog="Example: postroom rooms users 65ec60000c3a9e0012ab0001")
+@rooms_cli.command(
+    short_help="List the users in a room.", epilog="Example: postroom rooms users 65ec60000c3a9e0012ab0001"
+)
 def users(ctx: typer.Context, room_id: RoomId, project: ProjectName = None) -> int:
-    """Who is in a room now; nobody when no session is running."""
+    """List the users who are in a room now."""
     from pipeline.rooms.apply import find_room
 
-    def flow(app: App) -> RunResult:
+    def flow(app: App) -> RunResult[RoomUsers]:
         name, _ = find_room(app, room_id, project)
-        found = told_users(app.clients[name].call(users_request(room_id)))
+        found = parse_users(app.clients[name].call(users_request(room_id)))
         outcome = RunResult("rooms users", details={"project": name, "users": found})
         outcome.add_success(users=len(found))
         return outcome
@@ -163,44 +195,45 @@ def users(ctx: typer.Context, room_id: RoomId, project: ProjectName = None) -> i
 
 
 @rooms_cli.command(
-    short_help="One user's way in.",
+    short_help="Create a token for one user.",
     epilog="Example: postroom rooms token 65ec60000c3a9e0012ab0001 --name Ada --user-ref staff-7 --role moderator",
 )
 def token(
     ctx: typer.Context,
     room_id: RoomId,
-    name: Annotated[str, typer.Option("--name", help="The user's name, as others see it.")],
-    user_ref: Annotated[str, typer.Option("--user-ref", help="Your id of the user; CDRs have it as user.ref.")],
-    role: Annotated[str, typer.Option("--role", help=f"{', '.join(ROLES)}.")] = "participant",
+    name: Annotated[str, typer.Option("--name", help="Display name of the user.")],
+    user_ref: Annotated[str, typer.Option("--user-ref", help="Your id of the user; user.ref in CDRs.")],
+    role: Annotated[str, typer.Option("--role", help=f"Role: {', '.join(ROLES)}.")] = "participant",
     data: Data = None,
     project: ProjectName = None,
 ) -> int:
-    """Print a token for one entry within 15 minutes. It is printed here, and kept and logged nowhere."""
+    """Print a token for one entry within 15 minutes. It is neither stored nor logged."""
     from pipeline.rooms.apply import find_room
 
     request = token_request(room_id, name=name, role=role, user_ref=user_ref, data=_json_object(data))
 
-    def flow(app: App) -> RunResult:
+    def flow(app: App) -> RunResult[RoomToken]:
         chosen, _ = find_room(app, room_id, project)
-        actual = told_token(app.clients[chosen].call(request))
+        actual = parse_token(app.clients[chosen].call(request))
         outcome = RunResult("rooms token", details={"project": chosen, "room_id": room_id, "token": actual})
         outcome.add_success(tokens=1)
         return outcome
 
-    return _read(ctx, flow, lambda console, outcome: console.print(Text(outcome.details["token"]), soft_wrap=True))
+    return _read(ctx, flow, lambda console, outcome: console.print(Text(outcome.details.token), soft_wrap=True))
 
 
-@rooms_cli.command(short_help="Telephone numbers and SIP.", epilog="Example: postroom rooms dialin --project acme")
+@rooms_cli.command(
+    short_help="Show telephone numbers and SIP accounts.", epilog="Example: postroom rooms dialin --project acme"
+)
 def dialin(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSecrets = False) -> int:
-    """Telephone numbers and the SIP account of every project; keys and passwords masked."""
+    """Show telephone numbers and the SIP account of every project; keys and passwords are masked."""
 
-    def flow(app: App) -> RunResult:
+    def flow(app: App) -> RunResult[DialIn]:
         from pipeline.core.context import chosen_projects
 
-        outcome = RunResult("rooms dialin", details={"dialin": {}})
+        outcome = RunResult("rooms dialin", details=DialIn({}))
         for name in chosen_projects(app.settings, project):
-            actual = app.clients[name].call(dialin_request())
-            outcome.details["dialin"][name] = _shown(actual, show_secrets)
+            outcome.details.dialin[name] = _shown(app.clients[name].call(dialin_request()), show_secrets)
             outcome.add_success()
         return outcome
 
@@ -211,24 +244,25 @@ def dialin(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSe
 
 
 @rooms_cli.command(
-    short_help="What the rooms file asks for.", epilog="Example: postroom rooms plan --file config/rooms.toml --prune"
+    short_help="Show what the rooms file would change.",
+    epilog="Example: postroom rooms plan --file config/rooms.toml --prune",
 )
 def plan(
     ctx: typer.Context, file: File = None, project: ProjectName = None, prune: Prune = False, replace: Replace = False
 ) -> int:
-    """Compare the rooms file with the rooms there are: create, update, delete, unchanged; change nothing."""
+    """Compare the rooms file with the actual rooms and print the difference; nothing is changed."""
     from pipeline.rooms.apply import plan_rooms
 
     return _read(ctx, lambda app: plan_rooms(app, file, project=project, prune=prune, replace=replace), _show_changes)
 
 
 @rooms_cli.command(
-    short_help="Make rooms as the file says.", epilog="Example: postroom --json rooms apply --file config/rooms.toml"
+    short_help="Apply the rooms file.", epilog="Example: postroom --json rooms apply --file config/rooms.toml"
 )
 def apply(
     ctx: typer.Context, file: File = None, project: ProjectName = None, prune: Prune = False, replace: Replace = False
 ) -> int:
-    """Make, change and (with --prune) delete rooms as the rooms file says. It may be interrupted, and run again."""
+    """Create, update and (with --prune) delete rooms according to the rooms file. It can be run again."""
     from pipeline.rooms.apply import apply_rooms
 
     return run_flow(
@@ -239,14 +273,14 @@ def apply(
     )
 
 
-@rooms_cli.command(short_help="Rooms worth a look.", epilog="Example: postroom rooms audit --unused-days 30")
+@rooms_cli.command(short_help="Audit rooms.", epilog="Example: postroom rooms audit --unused-days 30")
 def audit(
     ctx: typer.Context,
     file: File = None,
     project: ProjectName = None,
-    unused_days: Annotated[int, typer.Option(min=1, help="A room without a session for so many days is unused.")] = 90,
+    unused_days: Annotated[int, typer.Option(min=1, help="Days without a session after which a room is unused.")] = 90,
 ) -> int:
-    """Rooms with sessions but no owner or billing code, rooms nobody uses, and recording against the file's policy."""
+    """Report sessions without owner or billing code, unused rooms, and recording against the file's policy."""
     from pipeline.rooms.apply import audit_rooms
 
     return _read(ctx, lambda app: audit_rooms(app, file, project=project, unused_days=unused_days), _show_findings)
@@ -303,8 +337,12 @@ def _one_project(app: App, project: str | None) -> str:
 # --- running and showing ---
 
 
-def _read(ctx: typer.Context, flow: Flow, tell: Tell) -> int:
-    """A command that changes nothing, and leaves no run in the ledger."""
+def _read(
+    ctx: typer.Context,
+    flow: Callable[[App], RunResult[Details_co]],
+    show: Callable[[Console, RunResult[Details_co]], None],
+) -> int:
+    """Run a command that changes nothing and is not recorded in the run store."""
     from pipeline.cli import render
 
     given: Options = ctx.obj
@@ -314,7 +352,7 @@ def _read(ctx: typer.Context, flow: Flow, tell: Tell) -> int:
         print_json(outcome.to_dict())
     else:
         console = render.console_for()
-        tell(console, outcome)
+        show(console, outcome)
         render.show_failures(console, outcome)
     return outcome.exit_code
 
@@ -325,9 +363,9 @@ def _shown(document: dict[str, Any], show_secrets: bool) -> dict[str, Any]:
     return document if show_secrets else masked(document)
 
 
-def _told(outcome: RunResult, project: str, room: dict[str, Any]) -> RunResult:
-    outcome.add_success()
-    outcome.details.update(project=project, room=room)
+def _room_result(command: str, project: str, room: Row, **counts: int) -> RunResult[OneRoom]:
+    outcome = RunResult(command, details=OneRoom(project, room))
+    outcome.add_success(**counts)
     return outcome
 
 
@@ -340,7 +378,7 @@ def _table(console: Console, headings: Sequence[str], rows: Iterable[Sequence[An
     console.print(table)
 
 
-def _show_rooms(console: Console, found: Iterable[dict[str, Any]]) -> None:
+def _show_rooms(console: Console, outcome: RunResult[RoomList]) -> None:
     from pipeline.rooms import spec
     from pipeline.rooms.fields import FIELDS
     from pipeline.rooms.plan import external_key_of
@@ -352,12 +390,12 @@ def _show_rooms(console: Console, found: Iterable[dict[str, Any]]) -> None:
         (
             room["project"],
             room["room_id"],
-            *(actual[name].told_in(room) for name in names),
+            *(actual[name].value_in(room) for name in names),
             _when(room),
-            {True: "auto", False: "by hand"}.get(actual["auto_recording"].told_in(room), ""),
+            {True: "auto", False: "manual"}.get(actual["auto_recording"].value_in(room), ""),
             external_key_of(room) if not str(external_key_of(room)).startswith(f"{spec.ONCE}/") else None,
         )
-        for room in found
+        for room in outcome.details.rooms
     ]
     _table(console, headings, rows)
     console.print(f"{len(rows):,} rooms", style="dim")
@@ -367,30 +405,30 @@ def _when(room: dict[str, Any]) -> str:
     from pipeline.rooms.fields import FIELDS
     from pipeline.rooms.plan import room_type
 
-    begins_at = FIELDS["scheduled_time"].told_in(room)
+    begins_at = FIELDS["scheduled_time"].value_in(room)
     kind = room_type(room)
     return f"{kind} {begins_at:%Y-%m-%d %H:%M}" if kind == "scheduled" and begins_at else kind
 
 
-def _show_room(console: Console, outcome: RunResult) -> None:
+def _show_room(console: Console, outcome: RunResult[OneRoom]) -> None:
     from pipeline.rooms.fields import leaves
 
-    room = {"project": outcome.details["project"], **outcome.details["room"]}
+    room = {"project": outcome.details.project, **outcome.details.room}
     _table(console, ("field", "value"), [(".".join(path), value) for path, value in leaves(room, ())])
 
 
-def _show_users(console: Console, outcome: RunResult) -> None:
-    found = outcome.details["users"]
+def _show_users(console: Console, outcome: RunResult[RoomUsers]) -> None:
+    found = outcome.details.users
     _table(
         console,
         ("name", "user_ref", "role"),
         [(user.get("name"), user.get("user_ref"), user.get("role")) for user in found],
     )
-    console.print(f"{len(found)} in the room" if found else "nobody is in the room", style="dim")
+    console.print(f"{len(found)} in the room" if found else "no users in the room", style="dim")
 
 
-def _show_dialin(console: Console, outcome: RunResult) -> None:
-    for name, actual in outcome.details["dialin"].items():
+def _show_dialin(console: Console, outcome: RunResult[DialIn]) -> None:
+    for name, actual in outcome.details.dialin.items():
         numbers = [
             (
                 name,
@@ -406,16 +444,15 @@ def _show_dialin(console: Console, outcome: RunResult) -> None:
         _table(console, ("field", "value"), [*rows, ("app_key", actual.get("app_key"))])
 
 
-def _show_changes(console: Console, outcome: RunResult) -> None:
-    from pipeline.rooms.plan import Difference
-
-    for change in outcome.details["changes"]:
-        name = f"{change['project']}/{change['key']}"
-        line = Text.assemble((f"{change['action']:<10}", _STYLES.get(change["action"], "bold")), name)
-        console.print(line + Text(f"  {change['why']}" if change["why"] else ""))
-        actual = [difference for difference in change["differences"] if "data.postroom_" not in difference["field"]]
-        for difference in actual:
-            console.print(Text(f"           {Difference(**difference)}"))
+def _show_changes(console: Console, outcome: RunResult[RoomsDiff]) -> None:
+    for change in outcome.details.changes:
+        line = Text.assemble(
+            (f"{change.action:<10}", _STYLES.get(change.action, "bold")), f"{change.project}/{change.key}"
+        )
+        console.print(line + Text(f"  {change.why}" if change.why else ""))
+        for difference in change.differences:
+            if "data.postroom_" not in difference.field:
+                console.print(Text(f"           {difference}"))
     counts = [f"{number:,} {action}" for action, number in outcome.counts.items()]
     console.print(Text(f"rooms plan: {', '.join(counts) or 'nothing to do'}"))
 
@@ -423,8 +460,8 @@ def _show_changes(console: Console, outcome: RunResult) -> None:
 _STYLES = {"create": "green", "update": "yellow", "replace": "yellow", "delete": "red", "blocked": "bold red"}
 
 
-def _show_findings(console: Console, outcome: RunResult) -> None:
-    found = outcome.details["findings"]
+def _show_findings(console: Console, outcome: RunResult[RoomFindings]) -> None:
+    found = outcome.details.findings
     headings = ("kind", "project", "room_id", "name", "why")
-    _table(console, headings, [[finding[heading] for heading in headings] for finding in found])
+    _table(console, headings, [[getattr(finding, heading) for heading in headings] for finding in found])
     console.print(f"{len(found):,} findings" if found else "nothing to report", style="dim")

@@ -12,14 +12,14 @@ from pipeline.cli.options import Options, choose_progress, cli, configure_loggin
 from pipeline.core.errors import ConfigError
 
 
-@cli.command(short_help="See it work: seven simulated nights.", epilog="Example: postroom demo")
+@cli.command(short_help="Run seven simulated nights.", epilog="Example: postroom demo")
 def demo(
     ctx: typer.Context,
-    folder: Annotated[Path, typer.Option("--dir", help="Where to put it; an earlier demo there is replaced.")] = Path(
+    folder: Annotated[Path, typer.Option("--dir", help="Output folder; an earlier demo in it is replaced.")] = Path(
         "data/demo"
     ),
 ) -> int:
-    """Start the bundled EnableX simulator, run every flow over seven days of its traffic, show what came of it."""
+    """Start the bundled EnableX simulator, run the pipeline over seven days of its traffic, and print a summary."""
     from pipeline.cli import render
     from pipeline.cli.demo import run_demo
 
@@ -33,19 +33,21 @@ def demo(
 
 
 @cli.command(
-    short_help="The EnableX look-alike alone.",
+    short_help="Run the EnableX simulator alone.",
     epilog="Example: postroom simulate --write-config data/sim.toml --fault rate_limit=3",
 )
 def simulate(
     ctx: typer.Context,
-    port: Annotated[int, typer.Option(help="Port of the API; files and the foreign host take the next two.")] = 8640,
-    seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 7,
+    port: Annotated[
+        int, typer.Option(help="Port of the API; the file host and the foreign host use the next two.")
+    ] = 8640,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated data.")] = 7,
     sessions_per_day: Annotated[int, typer.Option(min=1, help="Sessions per project and day.")] = 12,
     fault: Annotated[list[str] | None, typer.Option(help="Switch on a fault: NAME or NAME=VALUE; repeatable.")] = None,
-    list_faults: Annotated[bool, typer.Option("--list-faults", help="Name every fault and what it does.")] = False,
+    list_faults: Annotated[bool, typer.Option("--list-faults", help="List every fault and its effect.")] = False,
     write_config: Annotated[Path | None, typer.Option(help="Write matching Postroom settings to this file.")] = None,
 ) -> int:
-    """Run the bundled EnableX simulator alone, on loopback, until Ctrl-C: to rehearse outages without an account."""
+    """Run the bundled EnableX simulator on loopback until Ctrl-C, to rehearse outages without an account."""
     from pipeline.cli import render
     from pipeline.enablex.simulator.faults import FAULTS
     from pipeline.enablex.simulator.server import Simulator

@@ -1,4 +1,4 @@
-"""Words and machinery that know neither EnableX nor a store: errors, models, settings, retry, concurrency, logging.
+"""Errors, models, settings, retry, concurrency and logging, which every other room imports.
 
-Nothing of ours is imported here, and nothing that belongs to one stage of the pipeline lives here.
+Code that depends on EnableX's API, on a kind of store or on one stage of the pipeline belongs to that room.
 """

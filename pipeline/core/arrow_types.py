@@ -1,4 +1,4 @@
-"""The Arrow types of every stored column. None is inferred from data."""
+"""The Arrow types of every stored column. Types are never inferred from data."""
 
 from __future__ import annotations
 

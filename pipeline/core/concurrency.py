@@ -1,4 +1,4 @@
-"""Threads for what Arrow, zstd and SHA-256 do without Python's lock: work beside the work, inside one item."""
+"""Threads inside one item, for work that releases the GIL (Arrow, zstd, SHA-256) or waits for a store."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ Item = TypeVar("Item")
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
-_WAITING_PER_LANE = 2
-"""Enough to keep a lane busy: one in work and one waiting; more would only hold memory."""
+_QUEUED_PER_LANE = 2
+"""One running and one queued call keep a lane busy; more would only use memory."""
 
-
-_ITEMS_AHEAD = 3
+_PREFETCHED_ITEMS = 3
 
 
 class ContextThreadPool(ThreadPoolExecutor):
-    """A pool whose threads work in the context of whoever gave the work: log fields, counts, span."""
+    """A thread pool whose calls run in the context of their caller: log fields, retry counts, span."""
 
     def submit(self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Future[Result]:
         return super().submit(partial(copy_context().run, fn, *args, **kwargs))
 
 
 class SerialWorkers:
-    """A thread for each name: what is given to one lane is done in order, beside what the others do.
+    """One thread per lane: calls of a lane run in order, lanes run concurrently.
 
-    Giving waits when a lane is behind. The first error comes out of the next `give`, or at the end.
+    `submit` blocks while two calls of its lane are unfinished. The first error is raised by a later `submit` of the
+    lane, or when the block ends.
     """
 
     def __init__(self) -> None:
         self._threads: dict[str, ContextThreadPool] = {}
-        self._waiting: dict[str, deque[Future[Any]]] = {}
+        self._pending: dict[str, deque[Future[Any]]] = {}
 
     def submit(self, lane: str, action: Callable[..., Any], *args: Any) -> None:
         if lane not in self._threads:
-            self._threads[lane], self._waiting[lane] = ContextThreadPool(1, f"postroom-{lane}"), deque()
-        waiting = self._waiting[lane]
-        while len(waiting) >= _WAITING_PER_LANE:
-            waiting.popleft().result()
-        waiting.append(self._threads[lane].submit(action, *args))
+            self._threads[lane], self._pending[lane] = ContextThreadPool(1, f"postroom-{lane}"), deque()
+        pending = self._pending[lane]
+        while len(pending) >= _QUEUED_PER_LANE:
+            pending.popleft().result()
+        pending.append(self._threads[lane].submit(action, *args))
 
     def __enter__(self) -> Self:
         return self
@@ -57,44 +57,45 @@ class SerialWorkers:
         for thread in self._threads.values():
             thread.shutdown(wait=True, cancel_futures=error is not None)
         if error is None:
-            for waiting in self._waiting.values():
-                for future in waiting:
+            for pending in self._pending.values():
+                for future in pending:
                     future.result()
 
 
-def prefetch(items: Iterator[Item], most: int = _ITEMS_AHEAD) -> Iterator[Item]:
-    """The same items; while one is used, the next ones, so many at most, are made in another thread."""
-    nothing: Any = object()
+def prefetch(items: Iterator[Item], max_items: int = _PREFETCHED_ITEMS) -> Iterator[Item]:
+    """The same items in the same order; another thread produces up to `max_items` in advance."""
+    end: Any = object()
     with ContextThreadPool(1, "postroom-ahead") as thread:
-        coming = deque(thread.submit(next, items, nothing) for _ in range(most))
-        while (item := coming.popleft().result()) is not nothing:
-            coming.append(thread.submit(next, items, nothing))
+        pending = deque(thread.submit(next, items, end) for _ in range(max_items))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(thread.submit(next, items, end))
             yield item
 
 
 def map_concurrent(function: Callable[[Item], Result], items: Iterable[Item], max_workers: int) -> Iterator[Result]:
-    """What a function makes of each item, in their order; so many at once, for what mostly waits for a store.
+    """Results of a function in the order of the items, with at most `max_workers` calls running concurrently.
 
-    Items are taken as there is room for them. The first error comes out in its item's place.
+    For calls that mostly wait for a store. Items are consumed as workers become free. An error is raised when its item
+    is reached.
     """
     if max_workers == 1:
         yield from map(function, items)
         return
     with ContextThreadPool(max_workers, "postroom-reads") as threads:
-        waiting: deque[Future[Result]] = deque()
+        pending: deque[Future[Result]] = deque()
         for item in items:
-            waiting.append(threads.submit(function, item))
-            if len(waiting) == max_workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(threads.submit(function, item))
+            if len(pending) == max_workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def use_jemalloc() -> None:
-    """Let Arrow take its memory from jemalloc, where there is one.
+    """Make Arrow allocate from jemalloc, where it is available.
 
-    It keeps what was freed for a second; the default gives large pieces back at once, and fetching the same pages from
-    the system again and again costs as much as the work on them.
+    jemalloc keeps freed memory for 1 second. The default allocator returns large blocks to the system immediately, and
+    requesting the same memory pages again costs as much time as the work on them.
     """
     with suppress(NotImplementedError):
         pa.set_memory_pool(pa.jemalloc_memory_pool())

@@ -1,4 +1,4 @@
-"""`App`: everything that a run needs, and how it runs its items. `jobs.runtime` opens one."""
+"""`App`: settings, stores and clients of a run, and how it runs its items. `jobs.runtime` opens one."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ Result = TypeVar("Result")
 
 Clock = Callable[[], datetime]
 
-_FAILURES_IN_A_ROW = {Unreachable: 3, Throttled: 3, FileRefused: 2}
-"""So many of a kind in a row mean that the service, not the item, is at fault (enablex-api.md section 6, point 4)."""
+_MAX_CONSECUTIVE_FAILURES = {Unreachable: 3, Throttled: 3, FileRefused: 2}
+"""After this many consecutive failures of one kind, the service is at fault (enablex-api.md section 6, point 4)."""
 
 
 @dataclass(frozen=True)
 class ItemResult(Generic[Item, Result]):
-    """One item after its turn: a result, or an error; `not_tried` when its group had been given up before."""
+    """One item's result or error; `skipped` if the circuit breaker of its group was open."""
 
     item: Item
     result: Result | None = None
@@ -55,13 +55,13 @@ class ItemResult(Generic[Item, Result]):
     skipped: bool = False
 
 
-def _here(app: App, action: Callable[[App, Any], Any]) -> Callable[[Any], Any]:
+def _run_locally(app: App, action: Callable[[App, Any], Any]) -> Callable[[Any], Any]:
     return partial(action, app)
 
 
 @dataclass(frozen=True)
 class App:
-    """Everything a flow needs; flows build nothing themselves."""
+    """Settings, stores, clients and clock of a run; its flows construct none themselves."""
 
     settings: Settings
     lake: ObjectStore
@@ -75,24 +75,24 @@ class App:
     clients: dict[str, EnablexClient]
     file_hosts: dict[str, FileHost]
     delivery_bucket: ObjectStore | None = None
-    dispatcher: Callable[[App, Callable[[App, Any], Any]], Callable[[Any], Any]] = _here
+    dispatcher: Callable[[App, Callable[[App, Any], Any]], Callable[[Any], Any]] = _run_locally
     is_stopping: Callable[[], bool] = lambda: False
     now: datetime | None = None
 
     @property
     def retention(self) -> timedelta:
-        """How long EnableX keeps a file after its session began."""
+        """Time that EnableX keeps a file after the start of its session."""
         return timedelta(hours=self.settings.media.retention_hours)
 
     def dispatch(self, action: Callable[[App, Item], Result]) -> Callable[[Item], Result]:
-        """The action for one item, run with this app or with that of another process, as `open_app` decided.
+        """Bind an action to this app, or to the app of a worker process, as `open_app` configured.
 
-        `action` is a function of a module; item, result and errors are pickled on the way to another process.
+        `action` is a module-level function. Item, result and errors are pickled if they cross processes.
         """
         return self.dispatcher(self, action)
 
     def for_projects(self, projects: Iterable[str]) -> App:
-        """The same for some of the projects."""
+        """A copy of the app that contains only these projects."""
         chosen = {name: self.settings.projects[name] for name in projects}
         return replace(self, settings=self.settings.model_copy(update={"projects": chosen}))
 
@@ -107,9 +107,12 @@ class App:
     ) -> list[ItemResult[Item, Result]]:
         """Run an action for every item, at most `max_concurrency` concurrently; results in the order of the items.
 
-        A PipelineError is that item's result. Refused credentials, or several failures of one kind in a row, give up
-        the rest of the item's group; a store that cannot be used stops everything. Once `is_stopping`, what is under
-        way is finished, nothing more is begun, and Stopped is raised.
+        A PipelineError becomes the item's result. Refused credentials, or several consecutive failures of one kind,
+        skip the remaining items of the group.
+
+        Raises:
+            StoreUnavailable: a store cannot be used; no further item is started.
+            Stopped: `is_stopping` returned true; running items were finished first.
         """
         todo = list(items)
         breaker = CircuitBreaker()
@@ -120,10 +123,10 @@ class App:
                 if len(running) >= max_concurrency:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
-                        future.result()  # a store that cannot be used is raised here, before more is begun
+                        future.result()  # raises StoreUnavailable before another item starts
                 if self.is_stopping():
                     wait(running)
-                    raise Stopped(f"asked to stop; {label}: {len(todo) - len(futures)} left for the next run")
+                    raise Stopped(f"stop requested; {label}: {len(todo) - len(futures)} left for the next run")
                 future = self.executor.submit(_attempt, label, item, action, breaker, group(item))
                 future.add_done_callback(lambda _future: advance())
                 running.add(future)
@@ -132,27 +135,27 @@ class App:
 
 
 class CircuitBreaker:
-    """Notes failures per group and says when to give the rest of it up. Shared by threads; a race costs one try."""
+    """Counts failures per group and opens after too many. Shared by threads; a race costs one extra attempt."""
 
     def __init__(self) -> None:
-        self._given_up: set[Hashable] = set()
-        self._in_a_row: Counter[tuple[Hashable, type]] = Counter()
+        self._open_groups: set[Hashable] = set()
+        self._consecutive: Counter[tuple[Hashable, type]] = Counter()
 
     def is_open(self, group: Hashable) -> bool:
-        return group in self._given_up
+        return group in self._open_groups
 
     def succeeded(self, group: Hashable) -> None:
-        for kind in _FAILURES_IN_A_ROW:
-            self._in_a_row[group, kind] = 0
+        for kind in _MAX_CONSECUTIVE_FAILURES:
+            self._consecutive[group, kind] = 0
 
     def failed(self, group: Hashable, error: PipelineError) -> None:
         if isinstance(error, CredentialsRefused):
-            self._given_up.add(group)
-        for kind, most in _FAILURES_IN_A_ROW.items():
+            self._open_groups.add(group)
+        for kind, limit in _MAX_CONSECUTIVE_FAILURES.items():
             if isinstance(error, kind):
-                self._in_a_row[group, kind] += 1
-                if self._in_a_row[group, kind] >= most:
-                    self._given_up.add(group)
+                self._consecutive[group, kind] += 1
+                if self._consecutive[group, kind] >= limit:
+                    self._open_groups.add(group)
 
 
 def _attempt(
@@ -173,30 +176,32 @@ def _attempt(
 
 
 def _step(label: str) -> str:
-    """`collect` of "collect 2026-01-01 to 2026-01-28 (1 of 13)": spans of the same work are called alike."""
+    """`collect` of "collect 2026-01-01 to 2026-01-28 (1 of 13)", so that spans of one step share a name."""
     return "".join(takewhile(lambda letter: letter.isalpha() or letter == " ", label)).strip()
 
 
 def chosen_projects(settings: Settings, project: str | None) -> list[str]:
-    """The one project asked for, or all; ConfigError when there is none such, or none at all."""
+    """The requested project, or all. Raises ConfigError if it is not configured, or if no project is."""
     if not settings.projects:
         raise ConfigError(
             "no project is configured; add [projects.NAME] with app_id and app_key to the settings file,"
             " or try `postroom demo`"
         )
     if project is not None and project not in settings.projects:
-        raise ConfigError(f"--project {project}: not configured; there are {', '.join(settings.projects)}")
+        raise ConfigError(f"--project {project}: not configured; configured: {', '.join(settings.projects)}")
     return [project] if project else list(settings.projects)
 
 
-SKIPPED = "not tried: given up after the failures before it"
+SKIPPED = "skipped: too many failures in a row for this project"
 
 
-def record_item(app: App, outcome: RunResult, done: ItemResult[Any, Any], counts: Mapping[str, int] | None) -> None:
-    """Take one item's result, or failure, into the outcome; secrets masked."""
+def record_item(
+    app: App, outcome: RunResult, item_result: ItemResult[Any, Any], counts: Mapping[str, int] | None
+) -> None:
+    """Add one item's counts, error or skip to the run result; secrets are masked."""
     if counts is not None:
         outcome.add_success(**counts)
-    elif done.error is not None:
-        outcome.add_failure(done.item, app.redact(str(done.error)))
+    elif item_result.error is not None:
+        outcome.add_failure(item_result.item, app.redact(str(item_result.error)))
     else:
-        outcome.add_failure(done.item, SKIPPED, was_tried=False)
+        outcome.add_failure(item_result.item, SKIPPED, was_tried=False)

@@ -1,45 +1,45 @@
-"""The error tree. The type says whether to try again; `retry.py` alone says how.
+"""The error tree. The type decides whether to retry; `retry.py` alone decides how.
 
 ```
-PipelineError                                          * = also Transient: worth trying again
-  ConfigError            names the setting, where its value came from, what would be valid
+PipelineError                                          * = also Transient: can be retried
+  ConfigError            names the setting, the origin of its value, and valid values
   ApiError               endpoint, status, code, request_id
-    Refused              a 4xx or a non-zero result: this request will not get better
+    Refused              a 4xx or a non-zero result: a retry gets the same answer
       CredentialsRefused 401, 403, rotated key, suspended project: stops the project's run
       RoomActive         10030, 50004, 50005, 409: a session is running in the room; the next run may succeed
-      RoomMissing        40001 or 404: there is no such room, or none any more
-    Throttled*           429; carries retry_after_s when the server said one
+      RoomMissing        40001 or 404: the room never existed or was deleted
+    Throttled*           429; carries retry_after_s if the server sent one
     Unreachable*         no connection, 5xx, result 50000 to 50003
-      TimedOut*          the server took the question and did not answer in time: a smaller one may help
-    UnreadableReply*     not the JSON that was promised, or cut short; carries the reply, so that it can be landed
+      TimedOut*          connected, but no answer in time: a smaller request may succeed
+    UnreadableReply*     not the documented JSON, or truncated; carries the reply, so that it can be landed
   RecordError            source, page, path, value: becomes a reject, the build goes on
-  FileError              a media file's answer that is not the file
-    FileRefused          the file host refuses: 401, 403, or a host that may not see the credentials
-    FileGone             404, 410, or 403 long after the session: the server says there is no such file
-    FileUnavailable*     no connection, time-out, 429, 5xx, a body cut short, an error page dressed as a file
+  FileError              the file host's answer is not the file
+    FileRefused          the file host refuses: 401, 403, or a host that must not receive credentials
+    FileGone             404, 410, or 403 after the deadline: the server has no such file
+    FileUnavailable*     no connection, timeout, 429, 5xx, a truncated body, an error page instead of the file
   StoreError             key
     StoreUnavailable*    disk full, read-only, permission, no connection
     ObjectMissing
     ObjectDiffers        same key, other bytes
-    SourceDiffers*       an upload that broke off holds other bytes than its source gives now; it was given up
-  Stopped                asked to stop: what is left is for the next run
-  LeaseLost              another scheduler holds the job by now; nothing more may be noted of this run
-  WorkerLost            the process or host that had the item is gone
+    SourceDiffers*       an unfinished upload has other bytes than its source now; it was aborted
+  Stopped                stop requested: the remaining items are left to the next run
+  LeaseLost              another scheduler holds the lease: this run must record nothing more
+  WorkerLost            the process or host that ran the item was lost
   FixityError            key, expected, found:  SizeDiffers   DigestDiffers
 ```
 
-Every message names the thing and the next step; it is what the operator sees, on one line.
+Every message is one line that names the thing, what is wrong, and the next step.
 """
 
 from __future__ import annotations
 
 
 class PipelineError(Exception):
-    """Anything this program raises on purpose."""
+    """Base class of all errors that this program raises on purpose."""
 
 
 class Transient(PipelineError):
-    """Mixed into errors that another try may cure."""
+    """Mixin of errors that a retry may resolve."""
 
     retry_after_s: float | None = None
 
@@ -49,7 +49,7 @@ class ConfigError(PipelineError):
 
 
 class ApiError(PipelineError):
-    """EnableX answered with an error, or did not answer."""
+    """EnableX returned an error or no answer."""
 
     def __init__(
         self,
@@ -65,19 +65,19 @@ class ApiError(PipelineError):
 
 
 class Refused(ApiError):
-    """The request will not get better by asking again."""
+    """A retry of this request gets the same answer."""
 
 
 class CredentialsRefused(Refused):
-    """The project's credentials do not work: nothing else of this project will either."""
+    """The project's credentials are refused: every other request of the project fails too."""
 
 
 class RoomActive(Refused):
-    """A room can be neither changed nor deleted while a session is running in it."""
+    """A session is running in the room, so it can be neither changed nor deleted."""
 
 
 class RoomMissing(Refused):
-    """No such room, or none any more."""
+    """The room does not exist, or no longer exists."""
 
 
 class Throttled(ApiError, Transient):
@@ -85,25 +85,25 @@ class Throttled(ApiError, Transient):
 
 
 class Unreachable(ApiError, Transient):
-    """No answer, or the platform's own fault."""
+    """No answer, or an internal error of EnableX."""
 
 
 class TimedOut(Unreachable):
-    """The question was taken, and no answer came in time."""
+    """The request was sent, but no answer arrived in time."""
 
 
 class UnreadableReply(ApiError, Transient):
-    """An answer that is not the promised JSON."""
+    """The answer is not the documented JSON."""
 
 
 class WorkerLost(PipelineError):
-    """The process or host that had an item to do is gone."""
+    """The process or host that ran an item was lost."""
 
 
 class RecordError(PipelineError):
     """One document cannot become a row.
 
-    `path` is the dotted place inside the document, `value` what stood there (short, never a secret).
+    `path` is the dotted path inside the document, `value` the value at this path (short, never a secret).
     """
 
     def __init__(self, reason: str, *, path: str = "", value: object = None) -> None:
@@ -112,7 +112,7 @@ class RecordError(PipelineError):
 
 
 class FileError(PipelineError):
-    """A media file could not be had."""
+    """A media file could not be downloaded."""
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
@@ -120,19 +120,19 @@ class FileError(PipelineError):
 
 
 class FileRefused(FileError):
-    """The file host refuses, or may not be asked."""
+    """The file host refuses the request, or is not an allowed host."""
 
 
 class FileGone(FileError):
-    """The server says there is no such file."""
+    """The server has no such file."""
 
 
 class FileUnavailable(FileError, Transient):
-    """Not now, or not whole."""
+    """The file is temporarily unavailable or arrived incomplete."""
 
 
 class StoreError(PipelineError):
-    """The lake or the vault."""
+    """An operation on the lake or the vault failed."""
 
     def __init__(self, message: str, *, key: str = "") -> None:
         super().__init__(message)
@@ -140,7 +140,7 @@ class StoreError(PipelineError):
 
 
 class StoreUnavailable(StoreError, Transient):
-    """The store cannot be read or written just now."""
+    """The store cannot be read or written at the moment."""
 
 
 class ObjectMissing(StoreError):
@@ -148,35 +148,35 @@ class ObjectMissing(StoreError):
 
 
 class ObjectDiffers(StoreError):
-    """An object with other bytes is already there."""
+    """An object with other bytes already exists under this key."""
 
 
 class SourceDiffers(StoreError, Transient):
-    """What there is of an unfinished object is not what its source gives now."""
+    """An unfinished upload has other bytes than its source has now."""
 
 
 class Stopped(PipelineError):
-    """Asked to stop before everything was done."""
+    """A stop was requested before all items were done."""
 
 
 class LeaseLost(PipelineError):
-    """What ran under this lease is another's by now."""
+    """Another process holds the lease of this run."""
 
 
 class FixityError(PipelineError):
-    """Stored bytes are not what the manifest says."""
+    """Stored bytes differ from the manifest."""
 
     def __init__(self, key: str, expected: object, found: object) -> None:
         super().__init__(f"{key}: expected {expected}, found {found}; restore this object from a copy")
         self.key, self.expected, self.found = key, expected, found
 
     def __reduce__(self) -> tuple[type[FixityError], tuple[str, object, object]]:
-        return type(self), (self.key, self.expected, self.found)  # from one process to another
+        return type(self), (self.key, self.expected, self.found)  # pickled between processes
 
 
 class SizeDiffers(FixityError):
-    """Length."""
+    """The size differs."""
 
 
 class DigestDiffers(FixityError):
-    """SHA-256."""
+    """The SHA-256 differs."""

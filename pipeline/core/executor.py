@@ -1,4 +1,4 @@
-"""Where heavy items run: threads of this process, processes beside it, or the workers of a Dask cluster."""
+"""Where CPU-bound items run: threads of this process, worker processes, or the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Result = TypeVar("Result")
 Backend = Literal["threads", "processes", "dask"]
 
 _CONNECT_S = 20
-_WAITING_PER_WORKER = 2
-"""One in work and one on its way, so that no worker of a cluster waits for the next item."""
+_CALLS_PER_WORKER = 2
+"""One running and one in transit, so that no worker of a cluster waits for its next item."""
 
 
 class WorkerPool:
-    """An executor that is opened when the first item comes; threads may share it.
+    """An executor that opens with its first call. Threads may share it.
 
-    A call that lost its worker (killed, out of memory) is made once more; a Dask cluster has moved it to other workers
-    before. Calls must therefore be safe to repeat, as all items are.
+    A call whose worker was lost (killed, out of memory) is repeated once; a Dask cluster has already tried it on other
+    workers. Calls must therefore be safe to repeat, as all items are.
     """
 
     def __init__(self, backend: Backend = "threads", *, workers: int = 1, dask_address: str = "") -> None:
@@ -34,42 +34,42 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._opened: Executor | None = None
         self._workers = 0
-        self._lost: tuple[type[BaseException], ...] = (BrokenExecutor, CancelledError)
+        self._lost_worker_errors: tuple[type[BaseException], ...] = (BrokenExecutor, CancelledError)
         self._stack = ExitStack()
 
     @property
     def is_local(self) -> bool:
-        """Whether items run in this process, where they can share all that is open."""
+        """Whether items run in this process, where they share its open clients and stores."""
         return self._backend == "threads"
 
     @property
     def workers(self) -> int:
-        """How many calls that are bound by the interpreter run at the same time; a Dask cluster is asked."""
+        """Number of CPU-bound calls that run concurrently; for Dask, the cores of the cluster."""
         if self.is_local:
-            return 1  # a second one beside it would only cost memory
+            return 1  # the GIL: a second call would only use memory
         self._executor()
         return self._workers
 
     @property
     def max_concurrency(self) -> int:
-        """So many of them are worth having under way."""
-        return self.workers * (_WAITING_PER_WORKER if self._backend == "dask" else 1)
+        """Number of calls to submit concurrently."""
+        return self.workers * (_CALLS_PER_WORKER if self._backend == "dask" else 1)
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a function of a module with things that can be pickled; wait for what it returns or raises.
+        """Call a module-level function with arguments that can be pickled; return its result or raise its error.
 
         Raises:
-            WorkerLost: twice in a row.
+            WorkerLost: the worker was lost twice in a row.
         """
         for is_last in (False, True):
             executor = self._executor()
             try:
                 return executor.submit(function, *arguments).result()
-            except self._lost as error:
+            except self._lost_worker_errors as error:
                 self._forget(executor)
                 if is_last:
-                    what = type(error).__name__
-                    raise WorkerLost(f"its worker was lost twice ({what}); out of memory? run it again") from None
+                    kind = type(error).__name__
+                    raise WorkerLost(f"worker lost twice ({kind}), possibly out of memory; run again") from None
         raise AssertionError  # the loop returns or raises
 
     def close(self) -> None:
@@ -84,15 +84,15 @@ class WorkerPool:
             return self._opened
 
     def _forget(self, executor: Executor) -> None:
-        """A broken pool takes no more calls; the next call opens another one."""
+        """Drop a broken pool, which accepts no calls; the next call opens a new one."""
         with self._lock:
             if executor is self._opened and self._backend == "processes":
                 self._opened = None
 
     def _open_processes(self) -> Executor:
         self._workers = self._count
-        fresh = multiprocessing.get_context("spawn")  # a fork would take over locks that other threads hold
-        return self._stack.enter_context(ProcessPoolExecutor(self._count, fresh, _begin_worker))
+        spawn = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
+        return self._stack.enter_context(ProcessPoolExecutor(self._count, spawn, _start_worker))
 
     def _open_dask(self) -> Executor:
         try:
@@ -105,22 +105,20 @@ class WorkerPool:
             client = dask.Client(self._dask_address, set_as_default=False, timeout=_CONNECT_S)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"executor.dask_address {self._dask_address}: no Dask scheduler answers there: {error}"
+                f"executor.dask_address {self._dask_address}: no Dask scheduler answers at this address: {error}"
             ) from None
         self._stack.callback(client.close)
         self._workers = sum(client.ncores().values())
         if not self._workers:
             self._stack.close()
-            raise ConfigError(
-                f"executor.dask_address {self._dask_address}: it has no workers; start some with `dask worker`"
-            )
-        self._lost = (*self._lost, dask.KilledWorker)
+            raise ConfigError(f"executor.dask_address {self._dask_address}: no workers; start some with `dask worker`")
+        self._lost_worker_errors = (*self._lost_worker_errors, dask.KilledWorker)
         executor: Executor = self._stack.enter_context(client.get_executor(pure=False))
         return executor
 
 
-def _begin_worker() -> None:
-    """A worker ends when the process that gave it work tells it to, or is no more; Ctrl-C is for that process alone."""
+def _start_worker() -> None:
+    """Ignore Ctrl-C, which the parent process handles, and exit when the parent exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="postroom-parent", daemon=True).start()
 

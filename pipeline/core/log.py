@@ -1,7 +1,7 @@
 """Logging: events to standard error, as lines for people or JSON for machines, secrets redacted.
 
-Every line of a run carries `run_id` (the ledger's) and `command`, and one about an item also `item`, `project`, `day`:
-they are bound to the context, in which the threads of a run work too (`parallel.Threads`).
+Every line of a run has `run_id` (as in the run store) and `command`; a line about an item also has `item`, `project`
+and `day`. These fields are bound to the context, which threads of a run share (`concurrency.ContextThreadPool`).
 """
 
 from __future__ import annotations
@@ -24,33 +24,35 @@ MASK = "********"
 def set_up_logging(*, level: int, secrets: Iterable[str] = ()) -> None:
     """Send events of `level` and above to standard error: coloured on a terminal, JSON lines otherwise.
 
-    What libraries warn of goes the same way.
+    Warnings of libraries are formatted and redacted in the same way.
     """
     terminal = sys.stderr.isatty()
     renderer: Processor = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
-    about: list[Processor] = [
+    context: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    told: list[Processor] = [structlog.processors.format_exc_info, Redact(secrets), renderer]
+    rendering: list[Processor] = [structlog.processors.format_exc_info, Redact(secrets), renderer]
     structlog.configure(
-        processors=[*about, *told],
+        processors=[*context, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
     libraries = logging.StreamHandler(sys.stderr)
-    forget = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    libraries.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=about, processors=[forget, *told]))
+    remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    libraries.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=context, processors=[remove_meta, *rendering])
+    )
     logging.basicConfig(handlers=[libraries], level=logging.WARNING, force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def item_fields(item: object) -> dict[str, str]:
-    """What lines about an item say of it: `item`, and `project` and `day` where it has them."""
-    of_item = {name: getattr(item, name, None) for name in ("project", "day")}
-    return {"item": str(item), **{name: str(value) for name, value in of_item.items() if value is not None}}
+    """Log fields of an item: `item`, and `project` and `day` if it has them."""
+    fields = {name: getattr(item, name, None) for name in ("project", "day")}
+    return {"item": str(item), **{name: str(value) for name, value in fields.items() if value is not None}}
 
 
 class Redact:
@@ -63,7 +65,7 @@ class Redact:
         return {key: self._value(key, value) for key, value in event.items()}
 
     def _value(self, key: str, value: Any) -> Any:
-        """A field's value without secrets, also inside lists and tables; what is none of these is shown as text."""
+        """A field's value without secrets, also inside lists and mappings; other objects become text."""
         if SECRET_NAME.search(key):
             return MASK
         if isinstance(value, Mapping):
@@ -73,7 +75,7 @@ class Redact:
         return value if value is None or isinstance(value, bool | int | float) else self.text(str(value))
 
     def text(self, text: str) -> str:
-        """The same text without secrets; also used for what goes into outcomes and the ledger."""
+        """The text without secrets; also used for run results and the run store."""
         for secret in self._secrets:
             text = text.replace(secret, MASK)
         return _URL_SECRETS.sub(r"\1\3", text)

@@ -1,29 +1,31 @@
-"""The nouns of the program: small frozen records, checked when made. No I/O, no clock."""
+"""Data classes that rooms share: frozen, validated on construction. No I/O, no clock."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Generic, Literal, cast
+
+from typing_extensions import TypeVar
 
 Row = dict[str, Any]
 """One table row by column name, in the order of its schema."""
 Source = Literal["cdr", "archive", "rooms"]
 SOURCES: tuple[Source, ...] = ("cdr", "archive", "rooms")
 DAILY_SOURCES: tuple[Source, ...] = ("cdr", "archive")
-"""Those that are asked for by day; `rooms` is a snapshot of now, filed under the day on which it was taken."""
+"""Sources requested by day; `rooms` is a snapshot of the current state, stored under the day of the request."""
 
 SECRET_NAME = re.compile(r"token|passw|secret|app_key|meeting_id|authorization|cookie|^pin$", re.IGNORECASE)
-"""Whatever is called so stays out of tables, logs and what is shown, also where nobody expects it."""
+"""Fields with such a name are kept out of tables, logs and output, at any depth."""
 
 AT_RISK = timedelta(hours=24)
-"""A file with less than this left and no copy of ours is at risk (stores.md)."""
+"""A file that is not stored and has less than this left is at risk (stores.md)."""
 
 STORED = frozenset({"stored", "malformed"})
-"""States of media that are in the vault."""
+"""States of media in the vault."""
 
 
 @dataclass(frozen=True, order=True)
@@ -51,9 +53,9 @@ class Period:
 
 @dataclass(frozen=True, order=True)
 class RawResponse:
-    """One reply as landed: what was asked, when, and what came back.
+    """One landed response: the request, its time, and the properties of the body.
 
-    `days` are the UTC dates its documents speak about.
+    `days` are the UTC dates of its documents.
     """
 
     response_id: str
@@ -72,10 +74,10 @@ class RawResponse:
 
 @dataclass(frozen=True)
 class ListedFile:
-    """A file as EnableX's archives list it, over all readings of its record.
+    """A file in EnableX's archive listings, merged over all observations of its record.
 
-    `day` is the UTC date of the record's `trans_date` at first sight, so that a key never moves.
-    `url` is the newest one seen; it may carry secrets in its query and stays out of tables and logs.
+    `day` is the UTC date of the record's `trans_date` in the first observation, so that a key never changes.
+    `url` is from the newest observation; its query may contain secrets, so it is kept out of tables and logs.
     """
 
     project: str
@@ -95,7 +97,7 @@ class ListedFile:
 
 @dataclass(frozen=True)
 class MediaItem:
-    """A listed file that no manifest names: what there is to copy, and until when."""
+    """A listed file that no manifest names, and its deadline."""
 
     file: ListedFile
     expires_at: datetime
@@ -112,7 +114,7 @@ class MediaItem:
         return f"{self.file.project}/{self.file.conf_num}/{self.file.kind}/{self.file.name}"
 
     def deadline(self, now: datetime) -> Row:
-        """How the outcome and `status` speak of a file that may soon be gone."""
+        """The file's entry in `at_risk` and `lost` of run results and `status`."""
         return {
             "project": self.file.project,
             "conf_num": self.file.conf_num,
@@ -128,7 +130,7 @@ class MediaItem:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a media library sees in a file: names as FFmpeg has them, duration in seconds, size in pixels."""
+    """Properties of a media file: FFmpeg's names of container and codecs, duration in seconds, size in pixels."""
 
     container: str
     duration_s: float | None = None
@@ -140,10 +142,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class StoredMedia:
-    """What is known of a file once all its bytes are in the vault.
+    """Properties of a file whose bytes are all in the vault.
 
-    `etag` and `last_modified` are the file host's, `store_etag` the vault's; `proof` says why the vault's bytes are
-    known to be the ones that came (pipeline/storage/base.py).
+    `etag` and `last_modified` come from the file host, `store_etag` from the vault. `proof` is the method by which the
+    stored bytes were verified (pipeline/storage/base.py).
     """
 
     key: str
@@ -163,9 +165,9 @@ class StoredMedia:
 
 @dataclass(frozen=True)
 class Failure:
-    """One item that did not work, and why, in one line.
+    """One failed item and its error, in one line.
 
-    `project` where it is one project's; not `was_tried` when it was given up for others' failures.
+    `project` is set if the item belongs to one project. `attempted` is false if it was skipped after other failures.
     """
 
     item: str
@@ -174,13 +176,18 @@ class Failure:
     project: str | None = None
 
 
+Details_co = TypeVar("Details_co", default=object, covariant=True)
+Other = TypeVar("Other")
+
+
 @dataclass
 class RunResult:
-    """What a command did. Printed for people, or as JSON with `--json`; decides the exit code.
+    """The result of a command, printed as text or, with `--json`, as JSON. Determines the exit code.
 
-    `unknown_fields` are those of EnableX's that no documentation names, and how often they were read into `extra`;
-    `notices` name what worked and is worth a look: files `malformed` or `changed`, `aborted_uploads`;
-    `did` counts the items that worked; `is_staged` marks a demonstration, whose files at risk are part of the show.
+    `unknown_fields` counts undocumented fields of EnableX that were read into `extra`.
+    `notices` names successful items that need review: files `malformed` or `changed`, `aborted_uploads`.
+    `items_succeeded` counts successful items. `is_staged` marks a demonstration: files at risk do not change its exit
+    code.
     """
 
     command: str
@@ -190,12 +197,16 @@ class RunResult:
     lost: list[Row] = field(default_factory=list)
     unknown_fields: Counter[str] = field(default_factory=Counter)
     notices: dict[str, list[str]] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
+    details: Details_co = field(default=cast("Any", None))
     items_succeeded: int = 0
     is_staged: bool = False
 
+    def with_details(self, details: Other) -> RunResult[Other]:
+        """The same result with what the command found."""
+        return replace(cast("RunResult[Other]", self), details=details)
+
     def add_success(self, items: int = 1, **counts: int) -> None:
-        """Note items that worked, and what they amounted to."""
+        """Add successful items and their counts."""
         self.items_succeeded += items
         self.counts.update(counts)
 
@@ -206,12 +217,12 @@ class RunResult:
         self.failed.append(Failure(str(item), str(error), was_tried, project))
 
     def add_notice(self, kind: str, *things: str) -> None:
-        """Name things that worked and are worth a look all the same."""
+        """Name successful items that need review."""
         if things:
             self.notices[kind] = [*self.notices.get(kind, []), *things]
 
     def merge(self, step: RunResult) -> None:
-        """Take over a step's numbers, failures and deadlines."""
+        """Add the counts, failures, deadlines and notices of a step."""
         self.counts.update(step.counts)
         self.failed += step.failed
         self.items_succeeded += step.items_succeeded
@@ -227,12 +238,12 @@ class RunResult:
 
     @property
     def is_total_failure(self) -> bool:
-        """Nothing worked: it is to be done again as soon as may be, also when files at risk decide the exit code."""
+        """Whether no item succeeded. Such a run is repeated soon, even if files at risk determine the exit code."""
         return bool(self.failed) and not self.items_succeeded
 
     @property
     def exit_code(self) -> int:
-        """0 done, 1 nothing worked, 3 some items failed, 4 files at risk or newly lost (the most urgent wins)."""
+        """0 done, 1 all items failed, 3 some items failed, 4 files at risk or newly lost (4 takes precedence)."""
         if (self.at_risk or self.lost) and not self.is_staged:
             return 4
         if not self.failed:
@@ -249,12 +260,26 @@ class RunResult:
             "lost": self.lost,
             **({"unknown_fields": dict(self.unknown_fields)} if self.unknown_fields else {}),
             **self.notices,
-            **self.details,
+            **(_json(self.details) or {}),
         }
 
 
+def _json(value: Any) -> Any:
+    """A record as JSON has it: its fields in order, without optional ones (default None) that are None."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if is_dataclass(value):
+        named = [(field, getattr(value, field.name)) for field in fields(value)]
+        return {field.name: _json(item) for field, item in named if item is not None or field.default is not None}
+    if isinstance(value, Mapping):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    return value
+
+
 def utc_text(moment: datetime) -> str:
-    """ISO 8601, UTC, milliseconds, Z: the form EnableX itself uses."""
+    """ISO 8601 in UTC with milliseconds and `Z`, as EnableX writes it."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -263,13 +288,14 @@ def end_of_day(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
 
 
-def good_projects(outcome: RunResult, projects: Sequence[str]) -> list[str]:
-    """For which of its projects a run did its work: those that no failure is of, unless nothing worked."""
+def successful_projects(outcome: RunResult, projects: Sequence[str]) -> list[str]:
+    """The projects of a run without a failure; none if no item succeeded."""
     failed = failures_by_project(projects, outcome.failed)
     return [] if outcome.is_total_failure else [project for project in projects if not failed[project]]
 
 
 def failures_by_project(projects: Sequence[str], failures: Iterable[Failure]) -> dict[str, list[Failure]]:
+    """The failures of each project; one that belongs to no project of the run counts for all."""
     by_project: dict[str, list[Failure]] = {project: [] for project in projects}
     for failure in failures:
         project = failure.project or (failure.item if failure.item in by_project else None)

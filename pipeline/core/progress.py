@@ -1,4 +1,4 @@
-"""How long work shows itself: bars on a terminal, a line now and then otherwise, nothing for programs."""
+"""Progress of long tasks: bars on a terminal, one line per minute otherwise, nothing with `--json`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LINE_EVERY_S = 60.0
 
 
 class Progress(Protocol):
-    """Shows one task at a time; what it yields is called once per finished item, from any thread."""
+    """Shows one task at a time. Yields a function to call once per finished item, from any thread."""
 
     def task(self, label: str, total: int) -> AbstractContextManager[Advance]: ...
 
@@ -40,13 +40,13 @@ class Silent:
 
 
 class _Rate(ProgressColumn):
-    """Items a second, or a minute where they are slow."""
+    """Items per second, or per minute below 1 per second."""
 
     def render(self, task: Task) -> Text:
-        a_second = task.finished_speed or task.speed
-        if not a_second:
+        per_second = task.finished_speed or task.speed
+        if not per_second:
             return Text("")
-        return Text(f"{a_second:,.1f}/s" if a_second >= 1 else f"{a_second * 60:,.1f}/min", "cyan")
+        return Text(f"{per_second:,.1f}/s" if per_second >= 1 else f"{per_second * 60:,.1f}/min", "cyan")
 
 
 class Bars:
@@ -71,7 +71,7 @@ class Bars:
 
 
 class Lines:
-    """A line when a task ends, and one a minute while it runs, however long one item takes."""
+    """One line per minute while a task runs, even if no item finishes, and one line when it ends."""
 
     @contextmanager
     def task(self, label: str, total: int) -> Iterator[Advance]:
@@ -82,19 +82,19 @@ class Lines:
             with lock:
                 done += 1
 
-        def say_now_and_then() -> None:
+        def print_every_minute() -> None:
             while not has_ended.wait(_LINE_EVERY_S):
                 print(f"{label}: {done} of {total}", file=sys.stderr, flush=True)
 
-        saying = threading.Thread(target=say_now_and_then, name=f"progress of {label}", daemon=True)
+        printer = threading.Thread(target=print_every_minute, name=f"progress of {label}", daemon=True)
         if total:
-            saying.start()
+            printer.start()
         try:
             yield advance
         finally:
             has_ended.set()
             if total:
-                saying.join()
+                printer.join()
         if total:
             took_s = time.monotonic() - started
             print(f"{label}: {done} of {total} in {took_s:.1f} s", file=sys.stderr, flush=True)

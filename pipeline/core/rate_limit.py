@@ -1,4 +1,4 @@
-"""How fast things may be started: requests of one project, bytes of all files."""
+"""Rate limits: requests per second of one project, bytes per second of all downloads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class RateLimiter:
-    """At most `per_second` of something a second over all threads; a throttled reply pauses everybody."""
+    """Limits a rate to `per_second` units per second, shared by all threads. `back_off` pauses every thread."""
 
     def __init__(
         self,
@@ -23,7 +23,7 @@ class RateLimiter:
         self._next_start = 0.0
 
     def acquire(self, amount: float = 1.0) -> None:
-        """Return when it is this caller's turn to start, or to go on after so much."""
+        """Block until `amount` units may start (requests) or continue (bytes)."""
         with self._lock:
             now = self._monotonic()
             start = max(now, self._next_start)
@@ -32,6 +32,6 @@ class RateLimiter:
             self._sleep(start - now)
 
     def back_off(self, seconds: float) -> None:
-        """Let nobody start for this long."""
+        """Start nothing for this many seconds."""
         with self._lock:
             self._next_start = max(self._next_start, self._monotonic() + seconds)

@@ -1,4 +1,4 @@
-"""Temporary space on this machine's disk: for replies on their way and for rows being sorted."""
+"""Temporary folders on the local disk: for replies in transit and for sorting rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAME = re.compile(r"^postroom-(?P<host>.+)-(?P<pid>\d+)-[^-]+$")
 
 @contextmanager
 def temp_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards; TMPDIR says where. Folders of processes that were killed are removed first."""
+    """A folder below TMPDIR, removed when the block ends. Folders of killed processes are removed first."""
     with disk_errors():
         _sweep(Path(tempfile.gettempdir()))
         folder = tempfile.mkdtemp(prefix=f"postroom-{socket.gethostname()}-{os.getpid()}-")
@@ -30,18 +30,18 @@ def temp_folder() -> Iterator[Path]:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Errors of the disk become StoreUnavailable, which names the place and the next step."""
+    """Turn disk errors into StoreUnavailable, which names the folder and the next step."""
     try:
         yield
     except OSError as error:
         raise StoreUnavailable(
             f"cannot use {tempfile.gettempdir()} for temporary files: {error.strerror or error}; free space there or"
-            " set TMPDIR, then run again; nothing was half-written"
+            " set TMPDIR, then run again; no partial writes"
         ) from None
 
 
 def is_alive(pid: int) -> bool:
-    """Whether this host has such a process."""
+    """Whether a process with this ID exists on this host."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -51,9 +51,9 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def _sweep(place: Path) -> None:
-    """What lies in there speaks about people: it must not outlive a process that was killed."""
-    for path in place.glob("postroom-*"):
+def _sweep(folder: Path) -> None:
+    """Remove folders of killed processes, because their files may contain personal data."""
+    for path in folder.glob("postroom-*"):
         match = _NAME.match(path.name)
         if match and match["host"] == socket.gethostname() and not is_alive(int(match["pid"])):
             shutil.rmtree(path, ignore_errors=True)

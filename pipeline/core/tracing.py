@@ -1,8 +1,8 @@
-"""OpenTelemetry: what took how long, as spans, for whom OTEL_EXPORTER_OTLP_ENDPOINT names (postroom[otel]).
+"""OpenTelemetry spans, exported to OTEL_EXPORTER_OTLP_ENDPOINT (extra postroom[otel]).
 
-A run is a trace; in it each item, each try of a request and each write of an object is a span, in whatever thread or
-process it is done. A span says what a line of the log says of itself (run, command, item, project, day), and of a
-request the method, the host and the status: no path, no query, no header. The standard OTEL_… variables hold.
+One trace per run; one span per item, attempt of a request and write of an object, in all threads and processes. A span
+has the fields of a log line (run, command, item, project, day). The span of a request also has method, host and status,
+but no path, query or header. The standard OTEL_… variables apply.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 _FLUSH_S, _CLOSE_S = 1.0, 5.0
 _LOG_FIELDS = ("run_id", "command", "item", "project", "day")
 
-Note = Callable[[str, str | int], None]
-"""Says something more of a span."""
+SetAttribute = Callable[[str, str | int], None]
+"""Sets one attribute of a span."""
 
 
 class Tracer:
-    """Makes spans and sends them; there is one in a process, or none."""
+    """Creates and exports spans; at most one per process, `current`."""
 
     current: ClassVar[Tracer | None] = None
 
@@ -40,11 +40,11 @@ class Tracer:
         except ModuleNotFoundError:
             name = next(name for name in _ENDPOINTS if os.environ.get(name))
             raise ConfigError(
-                f'{name} asks for traces, but OpenTelemetry is not installed; pip install "postroom[otel]"'
+                f'{name} is set, but OpenTelemetry is not installed; pip install "postroom[otel]"'
             ) from None
-        ours = resources.Resource({"service.name": "postroom", "service.version": __version__})
+        resource = resources.Resource({"service.name": "postroom", "service.version": __version__})
         self._provider = trace.TracerProvider(
-            resource=ours.merge(resources.OTELResourceDetector().detect()), shutdown_on_exit=False
+            resource=resource.merge(resources.OTELResourceDetector().detect()), shutdown_on_exit=False
         )
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("postroom", __version__)
@@ -52,16 +52,16 @@ class Tracer:
         self._flushing = threading.Thread()
 
     @contextmanager
-    def span(self, name: str, attributes: Mapping[str, str | int], *, is_request: bool) -> Iterator[Note]:
+    def span(self, name: str, attributes: Mapping[str, str | int], *, is_request: bool) -> Iterator[SetAttribute]:
         from opentelemetry.trace import SpanKind, Status, StatusCode  # noqa: PLC0415 - an extra
 
         context = get_contextvars()
-        said = {f"postroom.{key}": str(context[key]) for key in _LOG_FIELDS if key in context} | dict(attributes)
+        fields = {f"postroom.{key}": str(context[key]) for key in _LOG_FIELDS if key in context} | dict(attributes)
         with self._tracer.start_as_current_span(
             name,
             kind=SpanKind.CLIENT if is_request else SpanKind.INTERNAL,
-            attributes={key: self._redact(value) if isinstance(value, str) else value for key, value in said.items()},
-            record_exception=False,  # its text may hold what must not be told
+            attributes={key: self._redact(value) if isinstance(value, str) else value for key, value in fields.items()},
+            record_exception=False,  # its text may contain secrets
             set_status_on_exception=False,
         ) as span:
             try:
@@ -72,26 +72,26 @@ class Tracer:
                 raise
 
     def flush(self) -> None:
-        """Send what there is; a receiver that is away holds nobody up for longer than a second."""
+        """Export finished spans; wait at most 1 second if the receiver does not answer."""
         if not self._flushing.is_alive():
-            self._flushing = _begun(self._provider.force_flush)
+            self._flushing = _start_thread(self._provider.force_flush)
             self._flushing.join(_FLUSH_S)
 
     def close(self) -> None:
-        """Send the rest. A receiver that is away is not waited for much longer: what stops has 30 seconds in all."""
-        _begun(self._provider.shutdown).join(_CLOSE_S)
+        """Export the remaining spans; wait at most 5 seconds, because a stopping process has 30 seconds in total."""
+        _start_thread(self._provider.shutdown).join(_CLOSE_S)
 
 
-def _begun(action: Callable[[], object]) -> threading.Thread:
+def _start_thread(action: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=action, name="postroom-traces", daemon=True)
     thread.start()
     return thread
 
 
 @contextmanager
-def sending(redact: Callable[[str], str]) -> Iterator[None]:
-    """Send spans while the block lasts, if the environment asks for them. Raises ConfigError without postroom[otel]."""
-    begin_sending(redact)
+def export_spans(redact: Callable[[str], str]) -> Iterator[None]:
+    """Export spans during the block, if the environment enables them. Raises ConfigError without postroom[otel]."""
+    start_export(redact)
     try:
         yield
     finally:
@@ -100,39 +100,41 @@ def sending(redact: Callable[[str], str]) -> Iterator[None]:
             tracer.close()
 
 
-def begin_sending(redact: Callable[[str], str]) -> None:
-    """The same until the process ends: for workers, which send after each item and have nothing left at their end."""
-    if Tracer.current is None and is_wanted(os.environ):
+def start_export(redact: Callable[[str], str]) -> None:
+    """Export spans until the process ends: for workers, which export after each item and have none left at the end."""
+    if Tracer.current is None and is_enabled(os.environ):
         Tracer.current = Tracer(redact)
 
 
-def is_wanted(environ: Mapping[str, str]) -> bool:
-    """Whether the standard variables ask for traces."""
+def is_enabled(environ: Mapping[str, str]) -> bool:
+    """Whether the standard variables enable traces."""
     is_off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
     return not is_off and any(environ.get(name) for name in _ENDPOINTS)
 
 
 @contextmanager
-def span(name: str, attributes: Mapping[str, str | int] | None = None, *, is_request: bool = False) -> Iterator[Note]:
-    """A piece of work, part of the one around it; what is raised in it is its error. Nothing while nothing is sent."""
+def span(
+    name: str, attributes: Mapping[str, str | int] | None = None, *, is_request: bool = False
+) -> Iterator[SetAttribute]:
+    """A child of the current span; an exception of the block becomes its error. Does nothing if export is off."""
     if Tracer.current is None:
         yield lambda _name, _value: None
         return
-    with Tracer.current.span(name, attributes or {}, is_request=is_request) as note:
-        yield note
+    with Tracer.current.span(name, attributes or {}, is_request=is_request) as set_attribute:
+        yield set_attribute
 
 
 @contextmanager
 def request_span(method: str, url: str) -> Iterator[Callable[[int], None]]:
-    """One try of a request, until its reply is read; what it yields takes the status of the reply."""
-    about = {"http.request.method": method, "server.address": urlsplit(url).hostname or ""}
-    with span(method, about, is_request=True) as note:
-        yield lambda status: note("http.response.status_code", status)
+    """Span of one attempt of a request, until its reply is read. Yields a function that sets the HTTP status."""
+    attributes = {"http.request.method": method, "server.address": urlsplit(url).hostname or ""}
+    with span(method, attributes, is_request=True) as set_attribute:
+        yield lambda status: set_attribute("http.response.status_code", status)
 
 
 @contextmanager
 def run_span(command: str) -> Iterator[None]:
-    """A whole run, whose lines in the log have its `trace_id`."""
+    """Span of a run; adds `trace_id` to the log lines of the run."""
     with span(command):
         if Tracer.current is None:
             yield
@@ -143,8 +145,8 @@ def run_span(command: str) -> Iterator[None]:
             yield
 
 
-def carried() -> dict[str, Any]:
-    """The span around, for another process; empty when spans are not sent."""
+def inject_context() -> dict[str, Any]:
+    """The current span and log fields, for another process; empty if export is off."""
     carrier: dict[str, Any] = {}
     if Tracer.current:
         from opentelemetry.propagate import inject  # noqa: PLC0415 - an extra
@@ -155,8 +157,8 @@ def carried() -> dict[str, Any]:
 
 
 @contextmanager
-def continued(carrier: Mapping[str, Any]) -> Iterator[None]:
-    """Go on, in another process, below the span that was carried there; what was done is sent before the end."""
+def attach_context(carrier: Mapping[str, Any]) -> Iterator[None]:
+    """Continue in another process below the span of `inject_context`; export finished spans before returning."""
     if Tracer.current is None or not carrier:
         yield
         return

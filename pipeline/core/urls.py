@@ -1,4 +1,4 @@
-"""URLs as they may be stored, logged and shown."""
+"""URLs that are safe to store, log and print."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def public_url(url: str) -> str:
-    """A URL without user, query and fragment, which may be secrets."""
+    """Strip user, query and fragment from a URL, because they may be secrets."""
     plain = re.split(r"[?#]", url, maxsplit=1)[0]
     scheme = re.match(r"(?:[a-z][a-z0-9+.-]*:)?//|", plain, re.IGNORECASE)
     start = scheme.end() if scheme else 0

@@ -1,6 +1,6 @@
-"""httpx at the edge: pace, send, retry; what comes back is judged by `wire` while it streams into a sink.
+"""HTTP client of the API (httpx): rate limit, send, retry. `protocol` reads a reply while it streams into a sink.
 
-One client per project, for credentials belong to a project. Threads may share it.
+One client per project, because credentials belong to a project. Threads may share it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     import httpx
 
 CONNECT_TIMEOUT_S = 10.0
-_MOST_SMALL_BYTES = 64 * 2**20
-"""Of a reply that is read whole: a hundred thousand rooms. One that is landed goes to disk, and has a limit too."""
+_MAX_SMALL_BYTES = 64 * 2**20
+"""Limit of a reply that is read into memory: about 100,000 rooms. Landed replies stream to disk."""
 
-_MOST_LANDED_BYTES = 32 * 2**30
+_MAX_LANDED_BYTES = 32 * 2**30
 
 
 class Sink(Protocol):
-    """Where one reply goes while it arrives: its bytes, and the documents found in them."""
+    """Destination of one reply while it arrives: its bytes and its documents."""
 
     def write(self, chunk: bytes) -> None: ...
 
@@ -45,7 +45,7 @@ class Sink(Protocol):
 
 
 AnySink = TypeVar("AnySink", bound=Sink)
-Got = TypeVar("Got")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Answer(Generic[AnySink]):
 
 
 class UnreadableAnswer(UnreadableReply):
-    """An unreadable reply together with the sink that has its bytes, so that it can be landed as evidence."""
+    """An unreadable reply with the sink that has its bytes, so that it can be landed as evidence."""
 
     def __init__(self, error: UnreadableReply, head: ReplyHead, sink: Any) -> None:
         super().__init__(str(error), endpoint=error.endpoint, status=error.status)
@@ -65,8 +65,8 @@ class UnreadableAnswer(UnreadableReply):
 
 
 @functools.cache
-def _trusted() -> ssl.SSLContext:
-    """Whose certificates are believed: read once per process, for it takes longer than opening all else."""
+def _tls_context() -> ssl.SSLContext:
+    """Trusted CA certificates, read once per process because this is the slowest step of opening a client."""
     import httpx  # noqa: PLC0415 - as below
 
     return httpx.create_ssl_context()
@@ -94,27 +94,27 @@ class EnablexClient:
         self._slots = threading.BoundedSemaphore(concurrency)
 
     def fetch(self, request: Request, make_sink: Callable[[], AnySink]) -> Answer[AnySink]:
-        """Ask, and ask again where that may help; every try gets a new sink.
+        """Send a request and retry transient errors; every attempt gets a new sink.
 
         Raises:
-            ApiError: the last one, when tries ran out or asking again cannot help.
+            ApiError: the last error, after the last attempt or if it is not transient.
         """
-        return self.again(lambda: self._paced(lambda: self._stream(request, make_sink())))
+        return self.retry(lambda: self._paced(lambda: self._stream(request, make_sink())))
 
     def call(self, request: Request) -> dict[str, Any]:
-        """Ask for a small reply that is not landed, and again where that may help: for requests that may be repeated.
+        """Send an idempotent request with a small reply that is not landed, and retry transient errors.
 
         Raises:
             ApiError: as `fetch`.
         """
-        return self.again(lambda: self.send(request))
+        return self.retry(lambda: self.send(request))
 
     def send(self, request: Request) -> dict[str, Any]:
-        """Ask once. After a `Transient` that is not `Throttled`, nobody knows whether the request was carried out."""
+        """Send a request once. After a `Transient` other than `Throttled`, it is unknown whether it was executed."""
         return self._paced(lambda: self._exchange(request))
 
-    def again(self, action: Callable[[], Got]) -> Got:
-        """Do something, and again while it raises `Transient`, as often and as patiently as every request here."""
+    def retry(self, action: Callable[[], Result]) -> Result:
+        """Run an action and retry it while it raises `Transient`, with the limits of this client's requests."""
         return self._retrying()(action)
 
     def close(self) -> None:
@@ -123,28 +123,28 @@ class EnablexClient:
 
     @property
     def _http(self) -> httpx.Client:
-        """Opened for the first request: it is slow to load and to open, and many commands ask nothing."""
+        """Opened by the first request: import and opening are slow, and many commands send no request."""
         with self._opening:
             if self._opened is None:
                 import httpx  # noqa: PLC0415 - see above
 
-                # No redirects: credentials go to base_url and nowhere else.
+                # No redirects: credentials are sent only to base_url.
                 self._opened = httpx.Client(
                     base_url=self._base_url,
                     auth=self._auth,
-                    # A day's CDRs come in one body that the server assembles first: reading may wait long.
+                    # The server assembles a day's CDRs before it sends the body, so the read timeout is long.
                     timeout=httpx.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
                     follow_redirects=False,
-                    verify=_trusted(),
+                    verify=_tls_context(),
                     headers={"Accept": "application/json", "User-Agent": "postroom"},
                 )
             return self._opened
 
-    def _paced(self, ask: Callable[[], Got]) -> Got:
+    def _paced(self, action: Callable[[], Result]) -> Result:
         with self._slots:
             self._pacer.acquire()
             try:
-                return ask()
+                return action()
             except Throttled as error:
                 self._pacer.back_off(min(error.retry_after_s or 0.0, MAX_RETRY_AFTER_S))
                 raise
@@ -152,7 +152,7 @@ class EnablexClient:
     def _stream(self, request: Request, sink: AnySink) -> Answer[AnySink]:
         with (
             request_span(request.method, self._base_url) as note_status,
-            self._reaching(request),
+            self._translate_errors(request),
             self._http.stream(request.method, request.path.lstrip("/")) as response,
         ):
             note_status(response.status_code)
@@ -165,20 +165,20 @@ class EnablexClient:
         method, path, body = request.method, request.path.lstrip("/"), bytearray()
         with (
             request_span(method, self._base_url) as note_status,
-            self._reaching(request),
+            self._translate_errors(request),
             self._http.stream(method, path, content=request.body or None, headers=headers) as response,
         ):
             note_status(response.status_code)
             for chunk in response.iter_bytes():
                 body += chunk
-                if len(body) > _MOST_SMALL_BYTES:
-                    raise _endless(request, _MOST_SMALL_BYTES)
+                if len(body) > _MAX_SMALL_BYTES:
+                    raise _too_large(request, _MAX_SMALL_BYTES)
         reply = Reply(request, response.status_code, _headers(response), bytes(body))
         return read_small(reply, now=self._clock())
 
     @contextmanager
-    def _reaching(self, request: Request) -> Iterator[None]:
-        """Turn httpx's errors into ours."""
+    def _translate_errors(self, request: Request) -> Iterator[None]:
+        """Turn errors of httpx into ApiError."""
         import httpx  # noqa: PLC0415 - as above
 
         host = urlsplit(self._base_url).hostname
@@ -186,7 +186,7 @@ class EnablexClient:
             yield
         except httpx.ReadTimeout:
             raise TimedOut(
-                f"{request}: no answer from {host} in time; raise collect.timeout_s if days are large",
+                f"{request}: request to {host} timed out; raise collect.timeout_s if days are large",
                 endpoint=str(request),
             ) from None
         except httpx.HTTPError as error:
@@ -200,8 +200,8 @@ class EnablexClient:
         reader = ReplyReader(head)
         try:
             for chunk in response.iter_bytes():
-                if response.num_bytes_downloaded > _MOST_LANDED_BYTES:
-                    raise _endless(head.request, _MOST_LANDED_BYTES)
+                if response.num_bytes_downloaded > _MAX_LANDED_BYTES:
+                    raise _too_large(head.request, _MAX_LANDED_BYTES)
                 sink.write(chunk)
                 sink.note(reader.feed(chunk))
                 if reader.has_enough:
@@ -211,10 +211,8 @@ class EnablexClient:
             raise UnreadableAnswer(error, head, sink) from None
 
 
-def _endless(request: Request, most_bytes: int) -> Refused:
-    return Refused(
-        f"{request}: the reply goes on after {most_bytes:,} bytes; is base_url really EnableX?", endpoint=str(request)
-    )
+def _too_large(request: Request, max_bytes: int) -> Refused:
+    return Refused(f"{request}: the reply is larger than {max_bytes:,} bytes; check base_url", endpoint=str(request))
 
 
 def _headers(response: httpx.Response) -> dict[str, str]:

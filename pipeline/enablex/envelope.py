@@ -1,9 +1,9 @@
-"""A reply's JSON split into its documents while it arrives (pure, bounded memory).
+"""Split a reply's JSON into its documents while it arrives (pure, bounded memory).
 
-EnableX sends everything in one object: `{"result": "0", "cdr": [ …millions… ]}`. Documents come out as their own bytes,
-unread but known to be JSON, some MiB at a time. The splitting leans on one fact: a prefix of the array that is a valid
-array once `]` is put behind it ends between two documents, whatever braces and commas stand inside their strings. So a
-likely place is guessed and the fastest parser at hand says whether it is one.
+EnableX sends one object per reply: `{"result": "0", "cdr": [ …millions of documents… ]}`. Documents are returned as raw
+bytes, validated as JSON but not decoded, 8 MiB at a time. If a prefix of the array followed by `]` is a valid array,
+the prefix ends between two documents, whatever braces and commas their strings contain. So the code guesses a boundary,
+and msgspec validates it.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 BLOCK_BYTES = 8 * 2**20
-"""So much is gathered before it is split: the parser is at its best on some MiB, and memory stays small."""
+"""Bytes that are buffered before a split: msgspec is fastest on a few MiB, and memory stays bounded."""
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
-"""A CDR has 1 to 2 kB; a reply in which nothing ends for so long is not one of EnableX's."""
+"""Limit without a document boundary. A CDR has 1 to 2 kB, so such a reply does not come from EnableX."""
 
 _GUESSES = 8
 _BETWEEN = re.compile(rb"\}\s*,\s*\{")
 _TAIL_BYTES = 64 * 1024
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{},]', re.DOTALL)  # a text may be cut off at the end
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{},]', re.DOTALL)  # a string may be truncated at the end
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What the parser raises for bytes that are not JSON, or nested too deeply to be meant."""
+"""Errors of msgspec for bytes that are not JSON, or nested too deeply."""
 
 _RAW_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class EnvelopeError(ValueError):
-    """The bytes are not one JSON object, or were cut."""
+    """The bytes are not one JSON object, or are truncated."""
 
 
 class Envelope:
-    """Feed it the chunks of one reply; take documents out as they become whole; then `finish`.
+    """Splits one reply: call `feed` with each chunk, then `finish`; both return complete documents.
 
-    `payload` names the key that holds the documents. After `finish`, `fields` has every other key with its raw value,
-    and `has_payload` says whether there was such a key at all.
+    `payload` is the key of the documents. After `finish`, `fields` has every other key with its raw value, and
+    `has_payload` is true if the payload key was present.
     """
 
     def __init__(self, payload: str) -> None:
@@ -54,7 +54,7 @@ class Envelope:
         self.fields: Mapping[str, msgspec.Raw] = {}
 
     def feed(self, chunk: bytes) -> Sequence[msgspec.Raw]:
-        """Take some bytes; return the documents that are whole by now, in order.
+        """Add bytes; return the documents that are now complete, in order.
 
         Raises:
             EnvelopeError: no document ends within `MAX_DOCUMENT_BYTES`.
@@ -75,19 +75,19 @@ class Envelope:
         return documents
 
     def _take(self) -> tuple[int, Sequence[msgspec.Raw]]:
-        """Whole documents from what was gathered, and where the last one of them ends."""
-        for end in self._ends():
+        """The offset after the last complete document of the buffer, and all documents before it."""
+        for end in self._boundaries():
             if documents := self._documents(end):
                 return end, documents
         return 0, []
 
     def finish(self) -> list[msgspec.Raw]:
-        """The last documents; then `fields` is complete.
+        """Return the remaining documents and complete `fields`.
 
-        A payload of null, "" or {} is no document, and one bare value instead of an array is one.
+        A payload of null, "" or {} is no document; any other single value instead of an array is one.
 
         Raises:
-            EnvelopeError: the reply is not JSON, or was cut.
+            EnvelopeError: the reply is not JSON, or is truncated.
         """
         if self._head is None and not self._find_head():
             fields = dict(_fields(bytes(self._buffer)))
@@ -97,56 +97,56 @@ class Envelope:
             return _bare_documents(bare)
         end = len(self._buffer)
         while (end := self._buffer.rfind(b"]", 0, end)) >= 0:
-            around = self._fields_around(end)
-            documents = None if around is None else self._last_documents(end)
-            if around is not None and documents is not None:
-                self.fields, self.has_payload = around, True
+            outside = self._fields_around(end)
+            documents = None if outside is None else self._last_documents(end)
+            if outside is not None and documents is not None:
+                self.fields, self.has_payload = outside, True
                 return documents
-        raise EnvelopeError("cut short, or not JSON, after the last whole document")
+        raise EnvelopeError("truncated, or not JSON, after the last complete document")
 
     def _find_head(self) -> bool:
-        """Look for the payload's opening bracket; what stands before it is the head."""
-        for found in self._opening.finditer(bytes(self._buffer)):
-            head = bytes(self._buffer[: found.end()])
+        """Find the opening bracket of the payload; everything up to it becomes the head."""
+        for match in self._opening.finditer(bytes(self._buffer)):
+            head = bytes(self._buffer[: match.end()])
             try:
                 fields = _fields(head + b"]}")
             except EnvelopeError:
-                continue  # the same words inside a text or deeper down
+                continue  # the same text inside a string or a nested object
             if self._payload in fields:
                 self._head = head
-                del self._buffer[: found.end()]
+                del self._buffer[: match.end()]
                 return True
         return False
 
-    def _ends(self) -> Iterator[int]:
-        """Offsets behind a document, likely ones first; the last one is sure, if there is any at all."""
+    def _boundaries(self) -> Iterator[int]:
+        """Offsets after a document, guesses first; the last offset is certain, if the buffer has a boundary."""
         start = max(0, len(self._buffer) - _TAIL_BYTES)
         likely = [start + found.start() + 1 for found in _BETWEEN.finditer(self._buffer[start:])]
         yield from likely[: -_GUESSES - 1 : -1]
-        sure = _last_end(self._buffer)
-        if sure is not None:
-            yield sure
+        certain = _last_boundary(self._buffer)
+        if certain is not None:
+            yield certain
 
     def _comma_bytes(self, end: int) -> int:
-        """From behind a document to behind the comma that follows it."""
+        """Bytes from the end of a document to the end of the comma that follows it."""
         return self._buffer.index(b",", end) + 1 - end
 
     def _fields_around(self, end: int) -> Mapping[str, msgspec.Raw] | None:
-        """What the envelope says besides the documents, if the bracket at `end` closes them."""
+        """All other fields of the envelope, if the bracket at `end` closes the payload."""
         try:
             fields = dict(_fields((self._head or b"") + bytes(self._buffer[end:])))
         except EnvelopeError:
             return None
-        # More than the empty array put together here: the key stands twice, and documents would be lost.
+        # Not the empty array of this text: the key occurs twice, and documents would be lost.
         return fields if bytes(fields.pop(self._payload)) == b"[]" else None
 
     def _last_documents(self, end: int) -> list[msgspec.Raw] | None:
         if not self._buffer[:end].strip():
-            return None if self._has_documents else []  # a comma with nothing behind it is not JSON
+            return None if self._has_documents else []  # a trailing comma is not JSON
         return self._documents(end)
 
     def _documents(self, end: int) -> list[msgspec.Raw] | None:
-        """What stands before `end`, if it is whole documents with commas between them."""
+        """The documents before `end`; None if this is not a comma-separated list of complete documents."""
         text = bytearray(b"[")
         with memoryview(self._buffer) as gathered:
             text += gathered[:end]
@@ -157,9 +157,9 @@ class Envelope:
             return None
 
     def _wait_for_more(self) -> None:
-        """Nothing ends here: try again when there is twice as much, so that the search stays linear."""
+        """Require twice as many bytes before the next search, so that all searches together stay linear."""
         if len(self._buffer) > MAX_DOCUMENT_BYTES:
-            raise EnvelopeError(f"nothing in {MAX_DOCUMENT_BYTES >> 20} MiB that ends a document")
+            raise EnvelopeError(f"no document ends within {MAX_DOCUMENT_BYTES >> 20} MiB")
         self._wait_bytes = 2 * len(self._buffer)
 
 
@@ -174,20 +174,20 @@ def _bare_documents(payload: msgspec.Raw | None) -> list[msgspec.Raw]:
     if payload is None or bytes(payload) in {b"null", b'""', b"{}"}:
         return []
     try:
-        return _RAW_LIST.decode(payload)  # an array after all, under a key that is spelled with escapes
+        return _RAW_LIST.decode(payload)  # an array whose key is written with escapes
     except msgspec.DecodeError:
         return [payload]
 
 
-def _last_end(text: bytes | bytearray) -> int | None:
-    """Behind the last document that is followed by another one, by reading every token: slow, and always right."""
+def _last_boundary(text: bytes | bytearray) -> int | None:
+    """The offset after the last document that another one follows. Reads every token: slow, but exact."""
     depth, end = 0, None
     for token in _TOKEN.finditer(text):
-        mark = token[0]
-        if mark in {b"{", b"["}:
+        symbol = token[0]
+        if symbol in {b"{", b"["}:
             depth += 1
-        elif mark in {b"}", b"]"}:
+        elif symbol in {b"}", b"]"}:
             depth -= 1
-        elif mark == b"," and depth == 0:
+        elif symbol == b"," and depth == 0:
             end = token.start()
     return end

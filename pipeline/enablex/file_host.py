@@ -1,7 +1,7 @@
-"""The host that EnableX keeps files on, over HTTP: who may see the credentials, where a redirect may lead, what came.
+"""HTTP client of EnableX's file host (urllib3): allowed hosts, redirects, ranges.
 
-Source: enablex-api.md section 6. Basic authentication goes out pre-emptively, to allowed hosts only; redirects are
-followed by hand, at most three, and lose the credentials when they leave those hosts.
+Source: enablex-api.md section 6. Basic authentication is sent pre-emptively, to allowed hosts only. Redirects are
+followed by this module, at most three, and without credentials outside these hosts.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 class RangeMismatchError(FileUnavailable):
-    """The host sends another part of the file than the one asked for: the whole file may still be had."""
+    """The host sent a part that was not requested; a request without a range may still succeed."""
 
 
 @dataclass(frozen=True)
 class Body:
-    """A file's body on its way, from `first_byte` on.
+    """A file's body while it is downloaded, starting at `first_byte`.
 
-    `is_framed` when the protocol itself would notice a cut; `total_bytes` of the whole file when the host says so.
+    `is_length_delimited`: HTTP itself detects a truncated body. `total_bytes`: size of the complete file, if the host
+    sends it.
     """
 
     chunks: Iterator[bytes]
@@ -53,19 +54,19 @@ class Body:
 
     @property
     def validator(self) -> str | None:
-        """What If-Range takes: a strong ETag, else the date of the last change; None when neither came."""
+        """The value for If-Range: a strong ETag, else Last-Modified, else None."""
         return self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
 
     @property
     def version_token(self) -> str:
-        """Says which bytes these are, so that they can be recognised; empty when that cannot be told for sure."""
+        """Identifies these bytes for a resumed upload; empty without a validator or a total size."""
         if self.total_bytes is None or self.validator is None:
             return ""
         return f"{self.validator} {self.total_bytes}"
 
 
 class FileHost:
-    """Where a project's files lie, and the portal account that opens them. Threads may share it."""
+    """The file hosts of a project and the portal account for them. Threads may share it."""
 
     def __init__(
         self, *, project: str, user: str, password: str, hosts: tuple[str, ...], bandwidth: RateLimiter | None = None
@@ -86,14 +87,15 @@ class FileHost:
 
     @contextmanager
     def open(self, url: str, *, first_byte: int = 0, validator: str | None = None) -> Iterator[Body]:
-        """The body of a file, after at most three redirects.
+        """Download a file, following at most three redirects.
 
-        With `first_byte` the rest from there is asked for, if the file is still the one of `validator` (where there is
-        one); a host that does not do that sends the whole file, and `Body.first_byte` is 0.
+        With `first_byte`, request the rest from this offset, on condition that the file still matches `validator` (if
+        given). A host without range support, or with a changed file, sends the complete file; then `Body.first_byte`
+        is 0.
 
         Raises:
-            FileRefused, FileGone, FileUnavailable: by what the server said; 403 is FileRefused here.
-            WrongPart: it sends neither the part asked for nor the whole.
+            FileRefused, FileGone, FileUnavailable: depending on the HTTP status; 403 is FileRefused here.
+            RangeMismatchError: the host sent neither the requested part nor the complete file.
         """
         origin = url = secured(url)
         if not self._may_see_credentials(url):
@@ -101,11 +103,11 @@ class FileHost:
                 f"{urlsplit(url).hostname} is not an allowed file host; if EnableX serves files there,"
                 f" add it to projects.{self._project}.file_hosts"
             )
-        asked = {"Range": f"bytes={first_byte}-"} if first_byte else {}
+        range_headers = {"Range": f"bytes={first_byte}-"} if first_byte else {}
         if first_byte and validator:
-            asked["If-Range"] = validator
+            range_headers["If-Range"] = validator
         for _ in range(MAX_REDIRECTS + 1):
-            with self._stream(url, asked) as response:
+            with self._stream(url, range_headers) as response:
                 if response.status not in _REDIRECTS or "location" not in response.headers:
                     yield self._body(response, url, first_byte)
                     return
@@ -113,9 +115,9 @@ class FileHost:
         raise FileUnavailable(f"more than {MAX_REDIRECTS} redirects from {public_url(origin)}")
 
     @contextmanager
-    def _stream(self, url: str, asked: dict[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
-        """urllib3 and not httpx, which the API is asked with: it hands a body over at a sixth of the cost."""
-        headers = {"Accept-Encoding": "identity", "User-Agent": "postroom", **asked}
+    def _stream(self, url: str, extra_headers: dict[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
+        """Send one request. With urllib3, because it reads a body at a sixth of the CPU time of httpx."""
+        headers = {"Accept-Encoding": "identity", "User-Agent": "postroom", **extra_headers}
         if self._may_see_credentials(url):
             headers |= self._credentials
         with request_span("GET", url) as note_status:
@@ -130,10 +132,10 @@ class FileHost:
                     response.close()
             except HTTPError as error:
                 why = f"{type(error).__name__}: {error}".splitlines()[0].replace(url, public_url(url))
-                raise FileUnavailable(f"{public_url(url)}: not whole or not reachable: {why}") from None
+                raise FileUnavailable(f"{public_url(url)}: incomplete or not reachable: {why}") from None
 
     def _pool(self, url: str) -> urllib3.PoolManager:
-        """By way of the proxy that the environment names for the URL, or directly."""
+        """The pool of the proxy that the environment names for the URL, or the direct one."""
         parts = urlsplit(url)
         proxy = self._proxies.get(parts.scheme)
         return self._direct if proxy is None or proxy_bypass(parts.hostname or "") else proxy
@@ -160,11 +162,11 @@ class FileHost:
             raise FileUnavailable(f"HTTP {status} from {where}", status=status)
         headers = response.headers
         if headers.get("content-encoding", "identity") != "identity":
-            raise FileUnavailable(f"encoded as {headers['content-encoding']} by {where} though identity was asked for")
+            raise FileUnavailable(f"{where} sent {headers['content-encoding']} encoding, identity was requested")
         length = headers.get("content-length", "")
         start, total = (0, int(length) if length.isdecimal() else None) if status == 200 else _range_of(headers, where)
         if start not in {0, first_byte}:
-            raise RangeMismatchError(f"{where} sent bytes from {start} on, {first_byte} was asked for")
+            raise RangeMismatchError(f"{where} sent bytes from {start}, requested from {first_byte}")
         return Body(
             chunks=self._paced(response.stream(_CHUNK_BYTES, decode_content=False)),
             first_byte=start,
@@ -183,15 +185,19 @@ class FileHost:
 
 
 def _range_of(headers: Mapping[str, str], where: str) -> tuple[int, int]:
-    """Where a part begins, and the size of the whole."""
+    """First byte of a part, and the size of the complete file."""
     match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
     if match is None or int(match[2]) + 1 != int(match[3]):
-        raise RangeMismatchError(f"{where} sent another part than the one asked for")
+        raise RangeMismatchError(f"{where} sent a part that was not requested")
     return int(match[1]), int(match[3])
 
 
 def secured(url: str) -> str:
-    """The URL to ask: http becomes https but on loopback (section 11.12), no user in it; other schemes are refused."""
+    """Normalise a file URL: http becomes https except on loopback (section 11.12); a user in it is removed.
+
+    Raises:
+        FileRefused: not an http or https URL.
+    """
     try:
         parts = urlsplit(url)
         host, _ = (parts.hostname or "").lower(), parts.port
@@ -206,11 +212,11 @@ def secured(url: str) -> str:
 
 
 def _redirect_target(origin: str, at: str, location: str) -> str:
-    """A redirect may leave the host, but not for plain http, nor from outside to this machine."""
+    """A redirect can leave the host, but not from another host to loopback; http becomes https."""
     try:
         url = secured(urljoin(at, location))
     except ValueError:
-        raise FileRefused(f"{public_url(origin)} redirects to what is not a URL") from None
+        raise FileRefused(f"{public_url(origin)} redirects to an invalid URL") from None
     if urlsplit(url).hostname in _LOOPBACK and urlsplit(origin).hostname not in _LOOPBACK:
         raise FileRefused(f"{public_url(origin)} redirects to this machine ({public_url(url)})")
     return url

@@ -1,8 +1,8 @@
-"""EnableX's wire, without I/O: a request per endpoint; status, headers and body to documents, or an error.
+"""EnableX's protocol, without I/O: one request per endpoint; replies become documents or an error.
 
-`ReplyReader` judges a reply while it streams by; `read_documents` does the same for one that is already there.
-Source: enablex-api.md sections 1 to 5 and 9. Success is HTTP 2xx and a `result` that is absent or numerically 0
-(both documented and observed as `0` and `"0"`); errors come in three shapes and may ride on HTTP 200 (observed).
+`ReplyReader` reads a reply while it streams; `read_documents` reads one that is in memory.
+Source: enablex-api.md sections 1 to 5 and 9. Success is HTTP 2xx with a `result` that is absent or numerically 0
+(documented and observed as `0` and `"0"`). Errors have three shapes and can arrive with HTTP 200 (observed).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.core.models import Source
 from pipeline.enablex.envelope import UNREADABLE, Envelope, EnvelopeError
 
 MAX_ERROR_BYTES = 2**20
-"""Of a reply that is an error by its status; a maintenance page is smaller, and its rest is not worth reading."""
+"""Bytes that are read of a reply with an error status; maintenance pages are smaller."""
 
 _RAW_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -34,7 +34,7 @@ _ENVELOPE_KEYS = {"result", "error", "error_code", "status"}
 
 @dataclass(frozen=True)
 class Request:
-    """One call. `payload` names the key of the reply that holds the documents; `body` is JSON for POST and PATCH."""
+    """One call. `payload` is the key of the documents in the reply; `body` is JSON for POST and PATCH."""
 
     method: str
     path: str
@@ -47,7 +47,7 @@ class Request:
 
 @dataclass(frozen=True)
 class ReplyHead:
-    """An answer before its body: what was asked, the status, header names in lower case."""
+    """A reply without its body: the request, the status, headers with lower-case names."""
 
     request: Request
     status: int
@@ -56,23 +56,23 @@ class ReplyHead:
 
 @dataclass(frozen=True)
 class Reply(ReplyHead):
-    """A small answer, whole."""
+    """A small reply with its complete body."""
 
     body: bytes
 
 
 def period_request(source: Source, day: date, *, to_date_is_inclusive: bool = False) -> Request:
-    """Ask for one UTC day.
+    """Request one UTC day.
 
-    `to_date` may or may not be inclusive (unknown, section 12), so the day after is named too unless it is known to be;
-    rows of that day are known by their timestamps and by their keys.
+    Whether `to_date` is inclusive is undocumented (section 12), so the next day is requested too unless it is known to
+    be inclusive. Rows of the next day are recognised by their timestamps and keys.
     """
     to_date = day if to_date_is_inclusive else day + timedelta(days=1)
     return Request("GET", f"/{source}/period/{day}/{to_date}", source)
 
 
 def room_period_requests(source: Source, room_id: str, day: date) -> tuple[Request, Request]:
-    """Ask for one room's UTC day: as documented, and as a public client spells it (section 11.4)."""
+    """Requests for one room and UTC day: as documented, and as in a public client (section 11.4)."""
     days = f"{day}/{day + timedelta(days=1)}"
     room = quote(room_id, safe="")
     return (
@@ -82,14 +82,14 @@ def room_period_requests(source: Source, room_id: str, day: date) -> tuple[Reque
 
 
 def rooms_request() -> Request:
-    """Ask for all rooms that exist now (section 9.1: no paging)."""
+    """Request all existing rooms (section 9.1: no paging)."""
     return Request("GET", "/rooms", "rooms")
 
 
 class ReplyReader:
-    """Judges one reply as it streams by: feed it the body, take documents, and trust them only after `finish`.
+    """Reads one reply while it streams: `feed` and `finish` return documents, which are valid only after `finish`.
 
-    Documents are their own bytes, in the order received. Memory: some MiB.
+    Documents are raw bytes, in the order received. Memory: about 8 MiB, at most 64 MiB.
     """
 
     def __init__(self, head: ReplyHead) -> None:
@@ -98,7 +98,7 @@ class ReplyReader:
         self._error_body = b""
 
     def feed(self, chunk: bytes) -> Sequence[msgspec.Raw]:
-        """Documents that are whole by now. Raises UnreadableReply when the body cannot become the promised JSON."""
+        """Add bytes; return the documents that are now complete. Raises UnreadableReply if the body is not JSON."""
         if self._head.status >= 300:
             self._error_body += chunk[: MAX_ERROR_BYTES - len(self._error_body)]
             return []
@@ -109,17 +109,17 @@ class ReplyReader:
 
     @property
     def has_enough(self) -> bool:
-        """Whether the rest of the body can say nothing more: it is an error's, and long."""
+        """Whether the rest of the body need not be read: it belongs to an error and exceeds `MAX_ERROR_BYTES`."""
         return len(self._error_body) >= MAX_ERROR_BYTES
 
     def finish(self, now: datetime) -> list[msgspec.Raw]:
-        """The last documents; from here on all of them count.
+        """Return the remaining documents. From here on all documents of the reply are valid.
 
-        No match may look like an empty array, null, a missing key, or 404 with code 40001 (section 12): all are `[]`.
-        `now` is only for a Retry-After that names a date.
+        No match can be an empty array, null, a missing key, or 404 with code 40001 (section 12); each returns `[]`.
+        `now` is used for a Retry-After that is a date.
 
         Raises:
-            UnreadableReply, Throttled, Unreachable, CredentialsRefused, Refused: see errors.py for which to retry.
+            UnreadableReply, Throttled, Unreachable, CredentialsRefused, Refused: errors.py states which are retried.
         """
         is_error = self._head.status >= 300
         documents = [] if is_error else self._last_documents()
@@ -146,21 +146,22 @@ class ReplyReader:
 
 
 def read_documents(reply: Reply, *, now: datetime) -> list[msgspec.Raw]:
-    """The documents of a reply that is already here; raises what `ReplyReader.finish` raises."""
+    """The documents of a reply that is in memory. Raises the errors of `ReplyReader.finish`."""
     reader = ReplyReader(reply)
     return [*reader.feed(reply.body), *reader.finish(now)]
 
 
 def read_object(reply: Reply, *, now: datetime, judge: Judge | None = None) -> dict[str, Any]:
-    """The JSON object of a small reply (rooms, users, tokens, dial-in), as it came.
+    """The JSON object of a small reply (rooms, users, tokens, dial-in), unchanged.
 
     Raises:
-        UnreadableReply, or what `judge` (by default `verdict`) makes of a reply that says "error".
+        UnreadableReply: the body is not the documented JSON.
+        ApiError: the reply is an error; `judge` (default: `verdict`) chooses the type.
     """
     fields = _fields_or_none(reply.body)
     try:
         problem = _problem(reply, fields)
-        told = {key: msgspec.json.decode(raw) for key, raw in fields.items()}
+        values = {key: msgspec.json.decode(raw) for key, raw in fields.items()}
     except UNREADABLE as error:
         raise _unreadable(reply, f"not the promised JSON: {error}", len(reply.body)) from None
     if problem is not None:
@@ -171,14 +172,14 @@ def read_object(reply: Reply, *, now: datetime, judge: Judge | None = None) -> d
         raise _unreadable(
             reply, f'JSON without "result" and "{reply.request.payload}"; is base_url right', len(reply.body)
         )
-    return told
+    return values
 
 
 def _unreadable(head: ReplyHead, why: str, size_bytes: int) -> UnreadableReply:
     kind = head.headers.get("content-type", "no content type")
     return UnreadableReply(
         f"{head.request}: {why if size_bytes else 'an empty body'} ({kind}, {size_bytes} bytes);"
-        " EnableX or a proxy is at fault",
+        " the fault is at EnableX or a proxy",
         endpoint=str(head.request),
         status=head.status,
     )
@@ -186,7 +187,7 @@ def _unreadable(head: ReplyHead, why: str, size_bytes: int) -> UnreadableReply:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a reply says is wrong: all three error shapes of section 2 as one."""
+    """The error of a reply, from any of the three shapes of section 2."""
 
     result: float | None
     code: str
@@ -202,16 +203,16 @@ def _fields_or_none(body: bytes) -> Mapping[str, msgspec.Raw]:
 
 
 def _problem(reply: ReplyHead, envelope: Mapping[str, msgspec.Raw]) -> Problem | None:
-    """All three error shapes of section 2 as one; None when the envelope says success."""
+    """The error of a reply, from any of the three shapes of section 2; None on success."""
     fields = {key: msgspec.json.decode(raw) for key, raw in envelope.items() if key != reply.request.payload}
     result = _number(fields.get("result"))
-    named = fields.get("error_code") or (fields.get("status") == "error") or (fields.get("error") and not result)
-    fine = 200 <= reply.status < 300 and not named and (fields.get("result") is None or result == 0)
-    if fine:
+    is_error = fields.get("error_code") or (fields.get("status") == "error") or (fields.get("error") and not result)
+    is_success = 200 <= reply.status < 300 and not is_error and (fields.get("result") is None or result == 0)
+    if is_success:
         return None
     error = fields.get("error")
-    short = error.get("reason") or error.get("message") if isinstance(error, dict) else error
-    texts = [str(text) for text in (short, fields.get("desc"), fields.get("message")) if text]
+    summary = error.get("reason") or error.get("message") if isinstance(error, dict) else error
+    texts = [str(text) for text in (summary, fields.get("desc"), fields.get("message")) if text]
     code = str(fields.get("error_code") or ("" if not result else f"{result:.0f}"))
     return Problem(result, code, "; ".join(dict.fromkeys(texts)), str(fields.get("request_id") or ""))
 
@@ -233,24 +234,24 @@ def _error(reply: ReplyHead, problem: Problem, now: datetime, judge: Judge) -> A
 
 
 Judge = Callable[[int, Problem], tuple[type[ApiError], str]]
-"""Which error a status and a problem are, and what to tell the operator."""
+"""Maps HTTP status and problem to the error type and the advice in its message."""
 
 
 def verdict(status: int, problem: Problem) -> tuple[type[ApiError], str]:
-    """Which error, and what to tell the operator (section 2.8)."""
+    """Map HTTP status and problem to the error type and the advice in its message (section 2.8)."""
     if status == 429 or problem.code == "RATE_LIMITED":
-        return Throttled, "asked too often; lower collect.requests_per_second"
+        return Throttled, "too many requests; lower collect.requests_per_second"
     if status in {401, 403} or problem.code in _CREDENTIAL_CODES:
         return CredentialsRefused, "credentials refused; check app_id and app_key"
     if status in {408, 425} or status >= 500 or problem.result in _RETRY_RESULTS:
-        return Unreachable, "EnableX cannot answer now; try again later"
+        return Unreachable, "EnableX temporarily unavailable; try again later"
     if 300 <= status < 400:
-        return Refused, "answered with a redirect; check base_url"
-    return Refused, "refused; check base_url and what was asked"
+        return Refused, "redirected; check base_url"
+    return Refused, "refused; check base_url and the request"
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Seconds to wait by the Retry-After header, given as seconds or as an HTTP date; None without a usable one."""
+    """Seconds to wait according to Retry-After (seconds or an HTTP date); None without a valid header."""
     text = headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d+)?", text):
         return float(text)

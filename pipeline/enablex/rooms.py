@@ -1,7 +1,7 @@
-"""The wire of rooms, users, tokens and dial-in, without I/O: a request per route, what its reply means, and every code.
+"""Requests and replies of rooms, users, tokens and dial-in, without I/O, and the meaning of every result code.
 
-Source: enablex-api.md sections 2.5, 2.6 and 9. A reply that says "error" becomes an error that has the API's code,
-its documented meaning, and what to do next.
+Source: enablex-api.md sections 2.5, 2.6 and 9. An error reply becomes an exception with the API's code, its documented
+meaning, and the next step.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Document = dict[str, Any]
 """One JSON object of the API."""
 
 ROLES = ("moderator", "participant", "viewer", "audience")
-"""In lower case; `audience` only in newer text (section 9.8)."""
+"""Lower case; `audience` occurs only in newer documentation (section 9.8)."""
 
 MAX_TOKEN_DATA = 5
-"""Keys of a token's `data` (documented); everybody in the session can read them."""
+"""Maximum number of keys in a token's `data` (documented). Every participant of the session can read them."""
 
 MEANINGS: Mapping[str, str] = {
     "10000": "application not found (bad project or credentials)",
@@ -73,17 +73,17 @@ MEANINGS: Mapping[str, str] = {
     "50004": "could not delete room",
     "50005": "could not delete room",
 }
-"""Result codes of sections 2.5 and 2.6. 50004 and 50005 carry the same text; deleting an active room may say either of
-them, 10030, or HTTP 409."""
+"""Result codes of sections 2.5 and 2.6. 50004 and 50005 have the same text; deleting an active room can return either,
+10030, or HTTP 409."""
 
 _ADVICE: Mapping[str, str] = {
     "10006": "choose a later time; a scheduled room cannot be changed in the last 15 minutes before its start",
     "10021": "choose a lower quality, or a larger plan",
-    "10106": "mode, scheduled and adhoc stay as they were made; delete the room and make it anew (--replace)",
-    "10111": "make a new room",
-    "10112": "make a new room, or move its scheduled_time",
-    "10113": "tokens are given from 15 minutes before scheduled_time",
-    "10114": "raise participants, or wait until somebody leaves",
+    "10106": "mode, scheduled and adhoc cannot be changed; delete the room and create it again (--replace)",
+    "10111": "create a new room",
+    "10112": "create a new room, or change its scheduled_time",
+    "10113": "tokens are available from 15 minutes before scheduled_time",
+    "10114": "raise participants, or wait until a participant leaves",
 }
 _ACTIVE = {"10030", "50004", "50005"}
 _MISSING = "40001"
@@ -93,7 +93,7 @@ _MISSING = "40001"
 
 
 def create_request(body: Mapping[str, Any]) -> Request:
-    """Make a room. Not to be repeated blindly: there is no idempotency key (section 2.8)."""
+    """Create a room. A blind retry can create a second room: there is no idempotency key (section 2.8)."""
     return Request("POST", "/rooms", "room", msgspec.json.encode(body))
 
 
@@ -102,7 +102,7 @@ def room_request(room_id: str) -> Request:
 
 
 def update_request(room_id: str, body: Mapping[str, Any]) -> Request:
-    """Change what `body` names, nothing else; it takes effect from the next session on."""
+    """Change only the fields in `body`; effective from the next session."""
     return Request("PATCH", _room_path(room_id), "", msgspec.json.encode(body))
 
 
@@ -115,30 +115,30 @@ def users_request(room_id: str) -> Request:
 
 
 def token_request(room_id: str, *, name: str, role: str, user_ref: str, data: Mapping[str, Any] | None) -> Request:
-    """Ask for one user's way into a room, valid for 15 minutes and one entry.
+    """Request a token with which one user can enter a room once within 15 minutes.
 
     Raises:
-        ConfigError: what EnableX would refuse, with the code that it would give.
+        ConfigError: EnableX would refuse the request; the message has its result code.
     """
     for key, value, code in (("name", name, "10101"), ("user_ref", user_ref, "10102"), ("role", role, "10103")):
         if not value.strip():
             raise ConfigError(f"{key}: must not be empty ({code})")
     if role not in ROLES:
-        raise ConfigError(f"role {role}: unknown; there are {', '.join(ROLES)} (10104)")
+        raise ConfigError(f"role {role}: unknown; valid roles: {', '.join(ROLES)} (10104)")
     if data is not None and len(data) > MAX_TOKEN_DATA:
-        raise ConfigError(f"data: {len(data)} keys; a token takes at most {MAX_TOKEN_DATA}")
+        raise ConfigError(f"data: {len(data)} keys; a token has at most {MAX_TOKEN_DATA}")
     body = {"name": name, "role": role, "user_ref": user_ref, **({"data": data} if data else {})}
     return Request("POST", f"{_room_path(room_id)}/tokens", "token", msgspec.json.encode(body))
 
 
 def dialin_request() -> Request:
-    """Ask for the project's telephone numbers and SIP account; the answer is full of secrets."""
+    """Request the project's telephone numbers and SIP account; the reply contains secrets."""
     return Request("GET", "/dialin", "sip")
 
 
 def _room_path(room_id: str) -> str:
     if not room_id.strip():
-        raise ConfigError("room_id: must not be empty; `postroom rooms list` names every room (10001)")
+        raise ConfigError("room_id: must not be empty; `postroom rooms list` shows all rooms (10001)")
     return f"/rooms/{quote(room_id, safe='')}"
 
 
@@ -146,59 +146,61 @@ def _room_path(room_id: str) -> str:
 
 
 def read_small(reply: Reply, *, now: datetime) -> Document:
-    """The object of a rooms, users, tokens or dial-in reply.
+    """The JSON object of a rooms, users, tokens or dial-in reply.
 
     Raises:
         RoomMissing, RoomActive, Refused, CredentialsRefused, Throttled, Unreachable, UnreadableReply: with code,
-            meaning and what to do.
+            meaning and next step.
     """
-    on_room = reply.request.path.startswith("/rooms/")
-    return read_object(reply, now=now, judge=lambda status, problem: _judged(status, problem, on_room=on_room))
+    is_room_path = reply.request.path.startswith("/rooms/")
+    return read_object(
+        reply, now=now, judge=lambda status, problem: _room_verdict(status, problem, is_room_path=is_room_path)
+    )
 
 
-def _judged(status: int, problem: Problem, *, on_room: bool) -> tuple[type[ApiError], str]:
+def _room_verdict(status: int, problem: Problem, *, is_room_path: bool) -> tuple[type[ApiError], str]:
     code = "" if problem.result is None else f"{problem.result:.0f}"
     meaning = MEANINGS.get(code, "")
     kind, advice = verdict(status, problem)
     if code in _ACTIVE or (status == 409 and kind is Refused):
-        return RoomActive, f"{_say(meaning)}a session is running in the room; run again when it is over"
-    if code == _MISSING or (status == 404 and on_room and kind is Refused):
+        return RoomActive, f"{_prefix(meaning)}a session is running in the room; run again when it is over"
+    if code == _MISSING or (status == 404 and is_room_path and kind is Refused):
         return (
             RoomMissing,
-            f"{_say(meaning)}deleted, or an ad hoc room that was used; `postroom rooms list` names all",
+            f"{_prefix(meaning)}deleted, or a used ad hoc room; `postroom rooms list` shows all rooms",
         )
     if kind is Refused and meaning:
-        return Refused, _say(meaning) + _ADVICE.get(code, "correct it and run again")
-    return kind, _say(meaning) + advice
+        return Refused, _prefix(meaning) + _ADVICE.get(code, "correct it and run again")
+    return kind, _prefix(meaning) + advice
 
 
-def _say(meaning: str) -> str:
+def _prefix(meaning: str) -> str:
     return f"{meaning}; " if meaning else ""
 
 
-def told_room(reply: Mapping[str, Any]) -> Document:
-    """The room in a reply. Raises UnreadableReply when there is none that has an id."""
+def parse_room(reply: Mapping[str, Any]) -> Document:
+    """The room in a reply. Raises UnreadableReply without a room that has an id."""
     room = reply.get("room")
     if not isinstance(room, dict) or not isinstance(room.get("room_id"), str):
-        raise UnreadableReply("EnableX says success and tells no room; try again later")
+        raise UnreadableReply("EnableX returned success without a room; try again later")
     return room
 
 
-def told_rooms(reply: Mapping[str, Any]) -> list[Document]:
-    """The rooms of a listing; null, a missing key and one bare room are understood, what has no id is left out."""
+def parse_rooms(reply: Mapping[str, Any]) -> list[Document]:
+    """The rooms of a listing, except entries without an id. Null, a missing key and a single room are accepted."""
     rooms = reply.get("rooms") or []
-    found = [rooms] if isinstance(rooms, dict) else rooms
-    return [room for room in found if isinstance(room, dict) and isinstance(room.get("room_id"), str)]
+    listed = [rooms] if isinstance(rooms, dict) else rooms
+    return [room for room in listed if isinstance(room, dict) and isinstance(room.get("room_id"), str)]
 
 
-def told_users(reply: Mapping[str, Any]) -> list[Document]:
-    """Who is in a room; null, a missing key and an empty list all mean nobody (section 9.7)."""
+def parse_users(reply: Mapping[str, Any]) -> list[Document]:
+    """The users in a room; null, a missing key and an empty list mean none (section 9.7)."""
     return [user for user in reply.get("users") or [] if isinstance(user, dict)]
 
 
-def told_token(reply: Mapping[str, Any]) -> str:
-    """The token itself: a secret for 15 minutes."""
+def parse_token(reply: Mapping[str, Any]) -> str:
+    """The token: a secret for 15 minutes. Raises UnreadableReply without one."""
     token = reply.get("token")
     if not isinstance(token, str) or not token:
-        raise UnreadableReply("EnableX says success and tells no token; try again later")
+        raise UnreadableReply("EnableX returned success without a token; try again later")
     return token

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import groupby, product
-from typing import Any
 
 from pipeline.core.context import App
 from pipeline.core.models import DAILY_SOURCES, Period, Source
@@ -50,35 +49,57 @@ def missing_days(app: App, projects: Iterable[str], period: Period) -> list[Coll
     return tasks
 
 
-def estimate(app: App, tasks: Iterable[CollectTask]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class MissingDays:
+    """Missing days of one project and source: first and last day, number of requests, estimated bytes if known."""
+
+    project: str
+    source: str
+    first: str
+    last: str
+    requests: int
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class BackfillPlan:
+    """What a backfill will request. `bytes` is None when unknown; `seconds` is the least that the rate limit allows."""
+
+    missing: list[MissingDays]
+    requests: int
+    bytes: int | None
+    seconds: float
+
+
+def estimate(app: App, tasks: Iterable[CollectTask]) -> BackfillPlan:
     """What the asks will cost: per project and source and in all.
 
     `requests`: one for each day; `bytes`: as the newest landed replies to the same question were, null when there are
     none; `seconds`: the pacing budget's share, at least; projects are asked side by side.
     """
     per_second = app.settings.collect.requests_per_second
-    rows: list[dict[str, Any]] = []
+    rows: list[MissingDays] = []
     for (project, source), group in groupby(sorted(tasks, key=_kind), key=_kind):
         days = [task.day for task in group]
         reply_bytes = _mean_reply_bytes(app, source, project)
         rows.append(
-            {
-                "project": project,
-                "source": source,
-                "first": days[0].isoformat(),
-                "last": days[-1].isoformat(),
-                "requests": len(days),
-                "bytes": None if reply_bytes is None else round(reply_bytes * len(days)),
-            }
+            MissingDays(
+                project,
+                source,
+                first=days[0].isoformat(),
+                last=days[-1].isoformat(),
+                requests=len(days),
+                bytes=None if reply_bytes is None else round(reply_bytes * len(days)),
+            )
         )
-    by_project = [sum(row["requests"] for row in rows if row["project"] == name) for name in app.settings.projects]
-    known = [row["bytes"] for row in rows if row["bytes"] is not None]
-    return {
-        "missing": rows,
-        "requests": sum(row["requests"] for row in rows),
-        "bytes": sum(known) if len(known) == len(rows) else None,
-        "seconds": round(max(by_project, default=0) / per_second, 1),
-    }
+    by_project = [sum(row.requests for row in rows if row.project == name) for name in app.settings.projects]
+    known = [row.bytes for row in rows if row.bytes is not None]
+    return BackfillPlan(
+        missing=rows,
+        requests=sum(row.requests for row in rows),
+        bytes=sum(known) if len(known) == len(rows) else None,
+        seconds=round(max(by_project, default=0) / per_second, 1),
+    )
 
 
 def portions(tasks: Iterable[CollectTask], period: Period) -> Iterator[Portion]:

@@ -61,7 +61,7 @@ def _collect_reply(app: App, task: CollectTask, request: Request, *, is_part: bo
         raise UnreadableReply(f"{error}; kept as {key}", endpoint=error.endpoint, status=error.status) from None
     is_new = raw.land(app.vault, place, answer.head, answer.sink, is_part=is_part)
     documents = answer.sink.documents
-    _log.debug("page.landed", item=str(task), request=str(request), documents=documents, is_new=is_new)
+    _log.debug("response.landed", item=str(task), request=str(request), documents=documents, is_new=is_new)
     return {"replies": 1, "new_pages": int(is_new), "documents": documents if is_new else 0}
 
 
@@ -72,7 +72,7 @@ def _collect_by_room(app: App, task: CollectTask) -> Mapping[str, int]:
     every later run asks for the whole of it first.
     """
     rooms = _known_rooms(app, task)
-    _log.warning("day.split", item=str(task), rooms=len(rooms), why="no answer in time")
+    _log.warning("collect.split_by_room", item=str(task), rooms=len(rooms), why="request timed out")
     counts: Counter[str] = Counter(days_split=1)
     failed: list[ApiError] = []
     for room_id in rooms:
@@ -109,9 +109,9 @@ def _known_rooms(app: App, task: CollectTask) -> list[str]:
     return sorted(found - {None})
 
 
-_ASKED_BY_ROOM = (
-    "no answer in time; asked room by room, which misses rooms that nobody lists any more; the next run asks for the"
-    " whole day again; raise collect.timeout_s if that does not help"
+_SPLIT_BY_ROOM = (
+    "request timed out; split by room. Rooms that no longer exist are not covered; the next run requests the whole day"
+    " again; raise collect.timeout_s if that fails too"
 )
 
 
@@ -144,7 +144,7 @@ def collect_tasks(app: App, tasks: Iterable[CollectTask], label: str = "collect"
     ):
         record_item(app, outcome, done, done.result)
         if done.result and "days_split" in done.result:
-            outcome.add_failure(done.item, _ASKED_BY_ROOM)
+            outcome.add_failure(done.item, _SPLIT_BY_ROOM)
     return outcome
 
 

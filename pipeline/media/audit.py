@@ -1,7 +1,7 @@
 """One project's audit: its days, their manifests and files, the sample that is re-read, and the record of it all.
 
-Nothing is mended and nothing overwritten. The record is written once to the vault; table `audits` is a function of the
-records. When a file was last re-read, and what each session's newest manifest was, is known from earlier records.
+Nothing is repaired or overwritten. The record is written once to the vault; table `audits` is a function of records.
+Earlier records have the time of the last complete read of a file, and each session's newest manifest at that time.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Audit:
         return [FileToRead(self, rows[key]) for key in chosen]
 
     def rows(self) -> pa.Table:
-        """Everything found, in order of key."""
+        """Every row, sorted by key."""
         late = [*self.reread.values(), *self.earlier.broken_records]
         reread = pa.array(list(self.reread), pa.string())
         parts = [found.filter(pc.invert(pc.is_in(found["key"], reread))) for found in self.found.values()]
@@ -262,9 +262,9 @@ def _rows(rows: pa.Table, columns: Iterable[str] | None = None) -> Iterator[Row]
 def audit_media(
     app: App, period: Period | None = None, *, sample_percent: float = 1, project: str | None = None
 ) -> RunResult:
-    """Hold manifests and files of the period (by default all) against each other; re-read so many percent of the files.
+    """Check manifests and files of the period (default: all) against each other; re-read `sample_percent` of the files.
 
-    What was found is kept in the vault, and table `audits` built of it. Nothing is mended.
+    The result is written to the vault, and table `audits` is built from it. Nothing is repaired.
     """
     outcome = RunResult("media audit")
     max_concurrency = app.settings.media.concurrency

@@ -1,7 +1,7 @@
-"""What an audit makes of what it saw: manifests against each other, files against manifests, whom to re-read (pure).
+"""The rules of an audit: manifests against each other, files against manifests, which files to re-read (pure).
 
 A finding is a row of `audits`, whose `audited_at` is set when the audit is written. What an earlier audit saw of a
-session's newest manifest is held against the chain as well: so it shows when the end of a chain, or all of it, is gone.
+session's newest manifest is checked against the chain as well, so that a missing end, or a missing chain, is found.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.storage.manifests import Entry, Manifest, read_manifest
 from pipeline.tables.schemas import AUDITS
 
 MANIFEST_KIND = "manifest"
-"""`kind` of the rows that speak of a session's manifests; no file's kind is called so (normalise/archives.py)."""
+"""`kind` of the rows of a session's manifests; no file has this kind (normalize/archives.py)."""
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 _RESTORE = "restore it from a copy"
@@ -41,7 +41,7 @@ FAILURES = tuple(_NEXT_STEP)
 
 
 class Stated(Protocol):
-    """What a store says about an object (store/base.py)."""
+    """Attributes of an object as a store states them (storage/base.py)."""
 
     @property
     def size_bytes(self) -> int: ...
@@ -128,10 +128,11 @@ class _ChainCheck:
         except (FixityError, RecursionError):
             self.problems[revision].append("it cannot be read")
             return None
-        said = ManifestName(manifest.project, manifest.day, clean_name(manifest.conf_num), manifest.revision)
-        if revision < 1 or said != (self.project, self.day, self.conf_num, revision):
+        stated = ManifestName(manifest.project, manifest.day, clean_name(manifest.conf_num), manifest.revision)
+        if revision < 1 or stated != (self.project, self.day, self.conf_num, revision):
             self.problems[revision].append(
-                f"it says that it is {said.revision:04d} of session {said.conf_num} of {said.project} on {said.day}"
+                f"its content is that of {stated.revision:04d} of session {stated.conf_num}"
+                f" of {stated.project} on {stated.day}"
             )
             return None
         return manifest
@@ -193,15 +194,15 @@ def _missing(present: Collection[int], last: int) -> Iterator[tuple[int, int]]:
 
 
 def file_row(key: str, day: date, named: ManifestedFile, stated: Stated | None) -> Row:
-    """Hold what the store says about a file against its manifest: there, size, and the best checksum both know."""
+    """Check a file's attributes in the store against its manifest: presence, size, best common checksum."""
     entry = named.entry
     compared_by, found, expected = _checksums(entry, stated)
     if stated is None:
         verdict, detail = "missing", f"{named} names it ({entry.kind} {entry.name})"
     elif entry.size_bytes not in {None, stated.size_bytes}:
-        verdict, detail = "size_differs", f"it has {stated.size_bytes:,} bytes, {named} says {entry.size_bytes:,}"
+        verdict, detail = "size_differs", f"it has {stated.size_bytes:,} bytes, {named} has {entry.size_bytes:,}"
     elif found != expected:
-        verdict, detail = "checksum_differs", f"the store states {compared_by} {found}, {named} says {expected}"
+        verdict, detail = "checksum_differs", f"the store states {compared_by} {found}, {named} has {expected}"
     else:
         verdict, detail = "ok", None
     return _row(
@@ -220,7 +221,7 @@ def file_row(key: str, day: date, named: ManifestedFile, stated: Stated | None) 
 
 
 def _checksums(entry: Entry, stated: Stated | None) -> tuple[str | None, str | None, str | None]:
-    """What can be compared without reading, what the store says of it, and what the manifest says."""
+    """What can be compared without reading, its value in the store, and its value in the manifest."""
     if stated is None:
         return None, None, None
     if stated.crc64nvme and entry.crc64nvme:
@@ -232,7 +233,7 @@ def _checksums(entry: Entry, stated: Stated | None) -> tuple[str | None, str | N
 
 def reread_row(row: Row, size_bytes: int, sha256: str) -> Row:
     """A file's row after it was read from beginning to end: its SHA-256 has the last word."""
-    session = f"the manifest of session {row['conf_num']} says"
+    session = f"the manifest of session {row['conf_num']} has"
     if size_bytes != row["expected_size_bytes"]:
         verdict, detail = "size_differs", f"it gave {size_bytes:,} bytes, {session} {row['expected_size_bytes']:,}"
     elif sha256 != row["expected_sha256"]:
@@ -252,7 +253,7 @@ def reread_row(row: Row, size_bytes: int, sha256: str) -> Row:
 
 def unreadable_row(row: Row, reason: str) -> Row:
     """A file's row when it could not be read to its end."""
-    detail = f"reading {row['kind']} {row['name']} of session {row['conf_num']} broke off ({reason})"
+    detail = f"reading {row['kind']} {row['name']} of session {row['conf_num']} was interrupted ({reason})"
     return row | {"verdict": "unreadable", "detail": detail, "is_content_verified": True}
 
 
@@ -288,20 +289,20 @@ def _row(key: str, day: date | None, verdict: str, **values: object) -> Row:
 
 
 def can_reread(row: Row) -> bool:
-    """Whether reading would tell more of a file: it seems well, or has only another ETag."""
+    """Whether reading a file can add anything: it seems intact, or only its ETag differs."""
     is_known = row["expected_sha256"] is not None and row["expected_size_bytes"] is not None
     return row["kind"] != MANIFEST_KIND and is_known and (row["verdict"] == "ok" or is_doubtful(row))
 
 
 def is_doubtful(row: Row) -> bool:
-    """An ETag depends on how an object was sent; of one that is another, only reading tells whether the bytes are."""
+    """An ETag depends on how an object was sent; if it differs, only reading shows whether the bytes differ."""
     return bool(row["verdict"] == "checksum_differs" and row["compared_by"] == "etag")
 
 
 def choose_sample(
     keys: Collection[str], doubtful: Iterable[str], last_read: Mapping[str, datetime], percent: float
 ) -> list[str]:
-    """Which files to re-read: so many percent of them, rounded up; never re-read ones first, then the longest ago.
+    """Which files to re-read: `percent` of them, rounded up; never re-read ones first, then the longest ago.
 
     With the same percentage each time, every file is re-read within 100/percent audits (rounded up). Files in doubt
     (a part of `keys`) come on top, unless nothing is to be read at all.

@@ -1,4 +1,4 @@
-"""Which files are to be copied or looked at again, and doing it: the file host's answer decides what becomes of one."""
+"""Copy listed files and recheck copied ones; the file host's response decides the result."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from pipeline.tables.sources import LATE_ARRIVAL_DAYS, ArchiveListingCache, read
 _log = structlog.get_logger()
 
 _FILE_ATTEMPTS = 3
-"""Within one run; the next run, a quarter of an hour later, tries again until the server says that a file is gone."""
+"""Within one run; the next run, 15 minutes later, repeats this until the server reports a file as deleted."""
 
 _REFUSAL_GRACE = timedelta(hours=24)
-"""So long after its deadline a refusal is not held against the credentials any more, if no fresh file was refused."""
+"""This long after its deadline a refusal no longer counts against the credentials, if no fresh file was refused."""
 
 _NEWS = timedelta(hours=24)
-"""So long `status` speaks of a lost file by name."""
+"""How long `status` names a lost file."""
 
 _MEMORY = ArchiveListingCache()
-"""The scheduler plans every quarter of an hour, from pages of which few are new."""
+"""The scheduler plans every 15 minutes, from responses of which few are new."""
 
 _UPLOADS = ("media/", "raw/", "manifests/", "audits/")
-"""Where uploads that broke off may lie."""
+"""Prefixes with interrupted uploads."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def older_pending(app: App, project: str) -> list[Period]:
 
 
 def plan(app: App, project: str) -> MediaPlan:
-    """Files that are listed and not settled, or to be looked at again: of the days that files live, and older ones."""
+    """Listed files that are not recorded or due for a recheck: of days within retention, and older pending ones."""
     files: dict[tuple[str, str, str], ListedFile] = {}
     for period in (*older_pending(app, project), media_days(app)):
         pages = period.widened(LATE_ARRIVAL_DAYS)
@@ -109,10 +109,10 @@ def _first_connected(app: App, project: str, days: Period) -> Mapping[str, datet
 
 
 def archive_file(app: App, item: MediaItem) -> Entry | FileError:
-    """Copy one file and write its manifest; or, when the server says that it is gone for good, write that.
+    """Copy one file and write its manifest; or, when the server reports it as permanently deleted, record that.
 
     Returns the refusal where, after its deadline, it may mean either that the file is gone or that credentials or host
-    are at fault: `settle_doubt` knows more when all others have had their turn.
+    are invalid: `resolve_refusal` decides after all others were tried.
     """
     now = app.clock()
     try:
@@ -176,14 +176,14 @@ def _mark_lost(app: App, item: MediaItem, refusal: FileError) -> Entry:
 
 def _record(app: App, item: MediaItem, entry: Entry) -> Entry:
     written = append_entry(app.vault, item.file, entry, lock(app, app.clock()))
-    _log.debug("media.settled", item=str(item), state=written.state, size_bytes=written.size_bytes)
+    _log.debug("media.recorded", item=str(item), state=written.state, size_bytes=written.size_bytes)
     return written
 
 
 def copy_media(
     app: App, *, limit: int | None = None, refresh_listings: bool = True, respect_backoff: bool = False
 ) -> RunResult:
-    """Copy every listed file that no manifest names, earliest deadline first; then look again at what was copied.
+    """Copy every listed file that no manifest names, earliest deadline first; then recheck copied files.
 
     With `fresh`, archive listings are asked for again first, for as long as their files may live. `patient` as the
     scheduler is, it leaves alone what failed a short while ago; never a file at risk.
@@ -233,7 +233,7 @@ def _copy_pending(app: App, outcome: RunResult, pending: Sequence[MediaItem]) ->
             settled[item] = entry
         else:
             outcome.add_failure(
-                item, app.redact(f"{doubt}; gone, or the credentials are at fault: nothing else was to be had")
+                item, app.redact(f"{doubt}: file expired or credentials invalid; no other file could confirm which")
             )
     for item, entry in settled.items():
         outcome.add_success(**_amounts(entry))
@@ -259,7 +259,7 @@ def _recheck(app: App, outcome: RunResult, rechecks: Sequence[Recheck]) -> None:
     """Compare copies with what the file host has now; other bytes there are stored as well."""
     recheck, max_concurrency = partial(recheck_file, app), app.settings.media.concurrency
     done_all = app.map_items(
-        "look again", rechecks, recheck, max_concurrency=max_concurrency, group=lambda one: one.item.file.project
+        "recheck", rechecks, recheck, max_concurrency=max_concurrency, group=lambda one: one.item.file.project
     )
     for done in done_all:
         if done.result is None:

@@ -1,7 +1,7 @@
 """Files that EnableX's Recording Delivery has put into a bucket already: copied inside S3 instead of downloaded.
 
 Source: enablex-api.md section 7: keys are `<room_id>/<conf_num>/<file>`, the file names differ from those of the
-listed URLs, and nothing says when or whether a delivery is complete. So a delivered file is not believed by its name:
+listed URLs, and nothing shows when or whether a delivery is complete. So the name of a delivered file proves nothing:
 it is the listed one when it has the size that the file host states and the same bytes in several places.
 """
 
@@ -31,7 +31,7 @@ class Delivery:
         self._bucket = bucket
 
     def find(self, file: ListedFile, body: Body, host: FileHost) -> Delivered | None:
-        """The delivered copy of a file whose first answer is `body`; None when there is none, or it cannot be told.
+        """The delivered copy of a file whose first response is `body`; None when there is none, or it is uncertain.
 
         Raises FileError when the file host does not answer.
         """

@@ -29,7 +29,7 @@ def plan_media(
 
 @dataclass(frozen=True)
 class Recheck:
-    """A stored file whose source is to be looked at again: it may have been a part of it, or have changed since."""
+    """A stored file whose source is due for a recheck: the copy may be partial, or the source may have changed."""
 
     item: MediaItem
     entry: Entry

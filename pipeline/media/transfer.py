@@ -1,6 +1,6 @@
 """One file: URL to vault as a stream, digests on the way; stored only when it is whole and really the file.
 
-A copy that broke off is gone on with where the store kept whole parts of it and the file host still has the same file
+An interrupted copy is resumed where the store kept complete parts of it and the file host still has the same file
 and sends the rest. Nothing is remembered for that but in the store itself.
 """
 
@@ -27,7 +27,7 @@ class ErrorPageReceived(FileUnavailable):
 
 
 class _UnverifiedBody(FileError):
-    """Neither the protocol nor the content says that these were all the bytes."""
+    """Neither the protocol nor the content shows that these were all the bytes."""
 
     def __init__(self, message: str, sha256: str) -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ class FileArchiver:
         A body whose length the server states is stored as it is; if it does not open, it is marked unreadable. A body
         without a length must be whole by its own account, or come twice with the same SHA-256, and so must empty JSON;
         one that ends too early by its own account is taken, as unreadable, only when little time is left. Objects of
-        other bytes under the key stay, and the file takes a numbered name; `known` says which ones a manifest names.
+        other bytes under the key stay, and the file takes a numbered name; `known` has those that a manifest names.
 
         Raises:
             FileError: nothing was stored, or nothing that a manifest will name.
@@ -68,7 +68,7 @@ class FileArchiver:
         raise AssertionError("unreachable")
 
     def has_changed(self, item: MediaItem, entry: Entry) -> bool:
-        """Whether the file host now has other bytes for a stored file: by what it says, or else by reading them all.
+        """Whether the file host now has other bytes for a stored file: by its headers, or else by reading them all.
 
         Raises FileError as `FileHost.open`; FileGone when it has none.
         """
@@ -105,7 +105,7 @@ class _Transfer:
     key: str
     item: MediaItem
     expected_sha256: str | None = None
-    """Of an earlier download, when that one could not be told to be whole."""
+    """Of an earlier download, when that one could not be verified as complete."""
 
     inspector: Inspector = field(init=False)
 
@@ -178,7 +178,7 @@ class _Transfer:
         if rest.first_byte != at:
             upload.restart()
         if rest.total_bytes != body.total_bytes or (rest.first_byte == 0 and rest.version_token != body.version_token):
-            raise FileUnavailable("the file changed while it was read; it is read anew")
+            raise FileUnavailable("the file changed while it was read; it is read again")
         return rest
 
     def _require_whole(self, sha256: str, *, is_empty: bool) -> None:

@@ -1,8 +1,7 @@
-"""Rooms at EnableX: told, made, changed, deleted. What is to be done is decided in `rooms`; here it is carried out.
+"""Rooms at EnableX: listed, created, changed, deleted. `plan` decides what to do; this module does it.
 
-Every step may be repeated, and a run that was killed is finished by the next one, whose plan knows what is there. PATCH
-and DELETE may be sent twice. POST may not: after a failure that leaves open whether a room was made, it is looked up by
-its key.
+Every step may be repeated; the next run finishes one that was killed. PATCH and DELETE may be sent twice. POST may not:
+after a failure that leaves open whether a room was created, it is looked up by its key.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def read_file(app: App, path: Path) -> RoomsFile:
 
 def list_rooms(client: EnablexClient) -> list[Document]:
     """Every room of a project as EnableX tells it, dial-in secrets included: mask before showing."""
-    return requests.told_rooms(client.call(rooms_request()))
+    return requests.parse_rooms(client.call(rooms_request()))
 
 
 def find_room(app: App, room_id: str, project: str | None) -> tuple[str, Document]:
@@ -54,7 +53,7 @@ def find_room(app: App, room_id: str, project: str | None) -> tuple[str, Documen
     missing: RoomMissing | None = None
     for name in chosen_projects(app.settings, project):
         try:
-            return name, requests.told_room(app.clients[name].call(requests.room_request(room_id)))
+            return name, requests.parse_room(app.clients[name].call(requests.room_request(room_id)))
         except RoomMissing as error:
             missing = error
     raise missing or RoomMissing(f"{room_id}: no such room")
@@ -68,10 +67,10 @@ def create_single(app: App, project: str, room: Room) -> Document:
 
 
 def update_single(app: App, project: str, room: Document, changes: Mapping[str, Any]) -> Document:
-    """Change some fields of a room; the room as it is then told."""
+    """Change some fields of a room; the room as EnableX then returns it."""
     client, room_id = app.clients[project], room["room_id"]
     client.call(requests.update_request(room_id, spec.change_body(room, changes, app.clock())))
-    return requests.told_room(client.call(requests.room_request(room_id)))
+    return requests.parse_room(client.call(requests.room_request(room_id)))
 
 
 def delete_room(client: EnablexClient, room_id: str) -> bool:
@@ -92,16 +91,16 @@ class _Creation:
 
     def room(self) -> Document:
         """The room, made once. Raises ApiError when tries ran out; then it may or may not be there."""
-        return self._client.again(self._try)
+        return self._client.retry(self._try)
 
     def _try(self) -> Document:
         if self.in_doubt:
-            found = by_external_key(requests.told_rooms(self._client.send(rooms_request()))).get(self._mark)
+            found = by_external_key(requests.parse_rooms(self._client.send(rooms_request()))).get(self._mark)
             if found:
-                _log.info("room.found", external_key=self._mark, room_id=found[0]["room_id"])
+                _log.info("room.recovered", external_key=self._mark, room_id=found[0]["room_id"])
                 return found[0]
         try:
-            return requests.told_room(self._client.send(requests.create_request(self._body)))
+            return requests.parse_room(self._client.send(requests.create_request(self._body)))
         except Throttled:
             raise  # refused before anything was done
         except Transient:
@@ -149,9 +148,9 @@ class RoomApplier:
         return sorted(self._in_doubt)
 
     def confirm(self, project: str) -> dict[str, int]:
-        """Look again for rooms that this run may have made twice, and delete those made later.
+        """Check again for rooms that this run may have created twice, and delete the later ones.
 
-        A listing may lag behind, so that a room was not found when it was looked up, and was made once more.
+        A listing may lag, so that a room was not found when it was looked up, and was created again.
         """
         client = self._app.clients[project]
         known = by_external_key(list_rooms(client))
@@ -174,11 +173,11 @@ class RoomApplier:
         self._check_key(client, change, room)
 
     def _check_key(self, client: EnablexClient, change: Change, room: Document) -> None:
-        """A room that cannot be known again would be made anew by every run: undo it, and make no more of them."""
+        """A room without its key would be created again by every run: delete it, and create no more of them."""
         room_id = room["room_id"]
         if external_key_of(room) == change.external_key:
             return
-        if external_key_of(requests.told_room(client.call(requests.room_request(room_id)))) == change.external_key:
+        if external_key_of(requests.parse_room(client.call(requests.room_request(room_id)))) == change.external_key:
             return
         why = "EnableX does not give back a room's data, so rooms cannot be known again; none are made from a file"
         self._no_keys[change.project] = why
@@ -211,7 +210,7 @@ def room_use(app: App, project: str) -> dict[str, RoomUse]:
 
 
 def known_since(app: App, project: str) -> datetime | None:
-    """The first day whose CDRs were ever asked for; before it nobody knows which rooms were used."""
+    """The first day whose CDRs were ever asked for; before it the use of rooms is unknown."""
     asked = raw.last_collected(app.vault, "cdr", project)
     first = min(asked, default=None)
     return None if first is None else datetime(first.year, first.month, first.day, tzinfo=UTC)
@@ -219,9 +218,9 @@ def known_since(app: App, project: str) -> datetime | None:
 
 def plan_rooms(
     app: App, path: Path | None = None, *, project: str | None = None, prune: bool = False, replace: bool = False
-) -> RunResult:
+) -> RunResult[plan.RoomsDiff]:
     """What the rooms file asks for, compared with the rooms that there are now; nothing is changed."""
-    outcome = RunResult("rooms plan")
+    outcome = RunResult[plan.RoomsDiff]("rooms plan")
     changes, _ = _planned_rooms(app, outcome, path, project, prune=prune, replace=replace)
     outcome.add_success(len(changes.changes), **changes.counts())
     return outcome
@@ -229,9 +228,9 @@ def plan_rooms(
 
 def apply_rooms(
     app: App, path: Path | None = None, *, project: str | None = None, prune: bool = False, replace: bool = False
-) -> RunResult:
-    """Make rooms as the rooms file says. What a session or a fixed field stands in the way of is named as failed."""
-    outcome = RunResult("rooms apply")
+) -> RunResult[plan.RoomsDiff]:
+    """Apply the rooms file. Changes that a running session or a fixed field prevents are named as failed."""
+    outcome = RunResult[plan.RoomsDiff]("rooms apply")
     changes, before = _planned_rooms(app, outcome, path, project, prune=prune, replace=replace)
     applying = RoomApplier(app, before)
     max_concurrency = app.settings.collect.concurrency * len(app.settings.projects)
@@ -246,7 +245,7 @@ def apply_rooms(
         record_item(app, outcome, done, done.result)
     for change in changes.blocked:
         outcome.add_failure(change, change.why)
-    for settled in app.map_items("look again", applying.unconfirmed, applying.confirm, max_concurrency=1, group=str):
+    for settled in app.map_items("confirm rooms", applying.unconfirmed, applying.confirm, max_concurrency=1, group=str):
         record_item(app, outcome, settled, settled.result)
     quiet = [change for change in changes.changes if change.action in ("unchanged", "ignored")]
     for change in quiet:
@@ -256,7 +255,7 @@ def apply_rooms(
 
 
 def delete_rooms(app: App, room_ids: Sequence[str], *, project: str | None = None) -> RunResult:
-    """Delete rooms by id, in whichever project they are; one that no project has is as good as deleted."""
+    """Delete rooms by id, in any project; one that no project has counts as deleted."""
     outcome = RunResult("rooms delete")
 
     def delete(room_id: str) -> dict[str, int]:
@@ -272,13 +271,13 @@ def delete_rooms(app: App, room_ids: Sequence[str], *, project: str | None = Non
 
 
 def _planned_rooms(
-    app: App, outcome: RunResult, path: Path | None, project: str | None, *, prune: bool, replace: bool
+    app: App, outcome: RunResult[plan.RoomsDiff], path: Path | None, project: str | None, *, prune: bool, replace: bool
 ) -> tuple[plan.RoomChanges, dict[str, frozenset[str]]]:
     """The plan, and the ids of the rooms that there are, by project; a project that does not answer is left out."""
     file = read_file(app, path or Path(app.settings.rooms.file))
     listed = list_all_rooms(app, outcome, project)
     changes = plan.plan_rooms(file, listed, app.clock(), prune=prune, replace=replace)
-    outcome.details["changes"] = [change.to_dict() for change in changes.changes]
+    outcome.details = plan.RoomsDiff(tuple(changes.changes))
     return changes, {name: frozenset(room["room_id"] for room in found) for name, found in listed.items()}
 
 
@@ -296,8 +295,10 @@ def list_all_rooms(app: App, outcome: RunResult, project: str | None) -> dict[st
     return listed
 
 
-def audit_rooms(app: App, path: Path | None = None, *, project: str | None = None, unused_days: int = 90) -> RunResult:
-    """Rooms with sessions that nobody pays for, rooms unused for so many days, recording against the file's policy."""
+def audit_rooms(
+    app: App, path: Path | None = None, *, project: str | None = None, unused_days: int = 90
+) -> RunResult[audit.RoomFindings]:
+    """Sessions without owner or billing code, rooms unused for N days, recording against the file's policy."""
     outcome = RunResult("rooms audit")
     path = path or Path(app.settings.rooms.file)
     file = read_file(app, path) if path.exists() else None
@@ -317,5 +318,4 @@ def audit_rooms(app: App, path: Path | None = None, *, project: str | None = Non
     outcome.add_success(1)
     for finding in findings:
         outcome.add_success(**{finding.kind.replace(" ", "_"): 1})
-    outcome.details["findings"] = [finding.to_dict() for finding in findings]
-    return outcome
+    return outcome.with_details(audit.RoomFindings(findings))

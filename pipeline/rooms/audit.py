@@ -1,4 +1,4 @@
-"""What is worth a look about rooms: sessions nobody pays for, rooms nobody uses, recording against a policy (pure)."""
+"""Findings about rooms: sessions without owner or billing code, unused rooms, recording against a policy (pure)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.tables.normalize import values
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a room that somebody should look at."""
+    """Something about a room that needs review."""
 
     kind: Literal["no owner", "no billing code", "unused", "recording"]
     project: str
@@ -25,6 +25,13 @@ class Finding:
 
     def to_dict(self) -> Row:
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class RoomFindings:
+    """Findings of an audit of rooms, as an outcome has them."""
+
+    findings: list[Finding]
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,10 @@ def audit_rooms(
     known_since: datetime | None,
     file: RoomsFile | None = None,
 ) -> list[Finding]:
-    """What is worth a look: sessions nobody pays for, rooms nobody uses, recording against the file's policy.
+    """Sessions without owner or billing code, unused rooms, recording against the file's policy.
 
-    `used`: by room_id, also of rooms that are gone. `known_since`: the first day that was collected; before it nobody
-    knows whether a room was used. Order: by kind, then name and id.
+    `used`: by room_id, also of rooms that are gone. `known_since`: the first day that was collected; before it
+    the use is unknown whether a room was used. Order: by kind, then name and id.
     """
     named = {room["room_id"]: room for room in rooms}
     findings = [f for room_id, use in used.items() for f in _unowned(project, room_id, named.get(room_id), use)]
@@ -74,7 +81,7 @@ def _unowned(project: str, room_id: str, room: Document | None, use: RoomUse) ->
 def _unused(
     project: str, room: Document, use: RoomUse | None, now: datetime, patience: timedelta, known_since: datetime | None
 ) -> Iterator[Finding]:
-    begins_at = FIELDS["scheduled_time"].told_in(room)
+    begins_at = FIELDS["scheduled_time"].value_in(room)
     if known_since is None or (begins_at is not None and begins_at > now):
         return
     since = use.last_at if use else max(_created(room) or known_since, known_since)
@@ -88,11 +95,11 @@ def _against_policy(project: str, room: Document, file: RoomsFile | None) -> Ite
         return
     own = {file.external_key(desired.key): desired.recording for desired in file.rooms if desired.project == project}
     policy = own.get(external_key_of(room) or "", file.policy(project))
-    actual = FIELDS["auto_recording"].told_in(room)
+    actual = FIELDS["auto_recording"].value_in(room)
     if policy == "free" or actual is (policy == "required"):
         return
-    says = "is not told" if actual is None else f"is {str(actual).lower()}"
-    why = f"auto_recording {says}, and recording is {policy}"
+    state = "is unknown" if actual is None else f"is {str(actual).lower()}"
+    why = f"auto_recording {state}, and recording is {policy}"
     yield Finding("recording", project, room["room_id"], room_name(room), why)
 
 

@@ -1,7 +1,7 @@
 """Every field that a room can have: what it may be, how EnableX spells it, and when two spellings mean the same (pure).
 
 Source: enablex-api.md sections 2.5 and 9.2 to 9.5. Echoes drift (observed): numbers come back as text, text as
-numbers, flags as "true"; so what is told is read by `normalise.values`, which forgives, and what is wanted by the
+numbers, flags as "true"; so actual values are read by `normalize.values`, which is lenient, and desired ones by the
 checks below, which do not.
 """
 
@@ -185,16 +185,16 @@ class Field:
     is_secret: bool = False
     aliases: str = ""
 
-    def told_in(self, room: Mapping[str, Any]) -> Any:
-        """What a room document says, read leniently; None when it says nothing, or nothing that can be understood."""
+    def value_in(self, room: Mapping[str, Any]) -> Any:
+        """The value in a room document, parsed leniently; None when it is absent or cannot be parsed."""
         raw = get_path(room, self.path)
         if raw is None and self.aliases:
             raw = get_path(room, (*self.path[:-1], self.aliases))
         return self.read(raw)
 
-    def says(self, room: Mapping[str, Any]) -> bool:
-        """Whether a room document speaks of this field: an empty text does, where text is wanted."""
-        return self.told_in(room) is not None or (get_path(room, self.path) == "" and self.kind.parse is values.text)
+    def is_in(self, room: Mapping[str, Any]) -> bool:
+        """Whether a room document contains this field: an empty text counts, where text is expected."""
+        return self.value_in(room) is not None or (get_path(room, self.path) == "" and self.kind.parse is values.text)
 
     def read(self, raw: Any) -> Any:
         try:
@@ -261,7 +261,7 @@ FIELDS: Mapping[str, Field] = MappingProxyType(
 """Every documented field by name, in the order of section 9.3; `data` is free and stands beside them.
 
 `aor` and `sip.uri` are known from error codes only, `active_talker` from samples. What needs a subscription is sent as
-wanted: only EnableX knows what the project has.
+desired: only EnableX has the project's options.
 """
 
 REQUIRED = ("name", "owner_ref", "participants")
@@ -293,7 +293,7 @@ def problems(named: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _type_problems(named: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What does not go together, when every value by itself is fine (section 9.2)."""
+    """Invalid combinations of values that are valid alone (section 9.2)."""
     scheduled, adhoc = named.get("scheduled", False), named.get("adhoc", False)
     if scheduled and adhoc:
         yield "adhoc", "a room is scheduled or ad hoc, not both (10017)"

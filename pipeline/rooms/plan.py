@@ -1,4 +1,4 @@
-"""Rooms as they shall be, and what that asks for: wanted rooms against actual rooms = RoomChanges (pure).
+"""Desired rooms against actual rooms = RoomChanges (pure).
 
 A room is known by a key of ours in its `data`: `postroom_key = "<file>/<key>"`. Beside it stand `postroom_digest`, of
 all that the file said when the room was last written, and `postroom_fields`, the fields it named then: so a listing
@@ -104,7 +104,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """What one room asks for. `body` is what is sent; `why` says what people should know."""
+    """One room and its action. `body` is what is sent; `why` is the reason for people."""
 
     action: Action
     project: str
@@ -129,6 +129,13 @@ class Change:
             "differences": [{"field": d.field, "actual": d.actual, "desired": d.desired} for d in self.differences],
             "why": self.why,
         }
+
+
+@dataclass(frozen=True)
+class RoomsDiff:
+    """Every change that the rooms file requires, as an outcome has it."""
+
+    changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ def plan_rooms(
     """Compare a rooms file with the rooms of the projects in `actual`; other projects are left out.
 
     `prune`: rooms that the file made and names no longer are deleted. `replace`: a room whose mode or type is wanted
-    otherwise is deleted and made anew.
+    otherwise is deleted and created again.
     """
     changes = []
     for project, rooms in actual.items():
@@ -214,14 +221,14 @@ def _kept(
     replace: bool,
 ) -> Change:
     """What a room asks for that is there: `made` is how it would be made."""
-    if begins_at is not None and begins_at <= now and _told_begin(actual) == begins_at:
+    if begins_at is not None and begins_at <= now and _actual_begin(actual) == begins_at:
         return _only(made, "unchanged", why=_PASSED)
     found = _compare(leaves, actual)
     if found.fixed:
         return _fixed(made, found, may_replace=replace and (begins_at is None or begins_at > now))
     if not found.changed:
         return _only(made, "unchanged")
-    if begins_at is not None and (why := _too_late(begins_at, _told_begin(actual), now)):
+    if begins_at is not None and (why := _too_late(begins_at, _actual_begin(actual), now)):
         return _only(made, "blocked", differences=found.changed, why=why)
     return dataclasses.replace(made, action="update", differences=found.changed, body=found.body)
 
@@ -232,19 +239,19 @@ def _fixed(made: Change, found: _Compared, *, may_replace: bool) -> Change:
     differences = (*found.fixed, *found.changed)
     if may_replace:
         return dataclasses.replace(made, action="replace", differences=differences, why=why)
-    return _only(made, "blocked", differences=differences, why=f"{why}; --replace deletes it and makes it anew")
+    return _only(made, "blocked", differences=differences, why=f"{why}; --replace deletes and recreates it")
 
 
-def _too_late(begins_at: datetime, told_at: datetime | None, now: datetime) -> str:
+def _too_late(begins_at: datetime, actual_at: datetime | None, now: datetime) -> str:
     if begins_at <= now:
         return "the scheduled_time in the file has passed; choose a later one (10006)"
-    if told_at is not None and now > told_at - EDIT_CUTOFF:
+    if actual_at is not None and now > actual_at - EDIT_CUTOFF:
         return "a scheduled room is not changed later than 15 minutes before its start (10006); give it a new key"
     return ""
 
 
-def _told_begin(room: Document) -> datetime | None:
-    begins_at: datetime | None = FIELDS["scheduled_time"].told_in(room)
+def _actual_begin(room: Document) -> datetime | None:
+    begins_at: datetime | None = FIELDS["scheduled_time"].value_in(room)
     return begins_at
 
 
@@ -263,22 +270,22 @@ class _Compared:
 
 
 def _compare(leaves: Mapping[Path, Any], actual: Document) -> _Compared:
-    """Field by field; what is not told counts as it was last sent, until the file says something new."""
+    """Field by field; a field that EnableX does not return counts as last sent, until the file changes it."""
     is_new = not _is_same(leaves, actual, ("data", DIGEST))
     fixed, changed, body = [], [], {}
     for path, value in {**_defaults(leaves, actual), **leaves}.items():
         known = _BY_PATH.get(path)
         if known is None:
-            is_told, differs = True, not _is_same(leaves, actual, path)
+            is_returned, differs = True, not _is_same(leaves, actual, path)
         else:
-            is_told = known.says(actual)
-            differs = is_told and known.told_in(actual) != known.read(value)
+            is_returned = known.is_in(actual)
+            differs = is_returned and known.value_in(actual) != known.read(value)
         if differs and known is not None and known.is_fixed:
             fixed.append(_difference(path, actual, value))
         elif differs:
             changed.append(_difference(path, actual, value))
             body[path] = value
-        elif is_new and not is_told and not (known and known.is_fixed):
+        elif is_new and not is_returned and not (known and known.is_fixed):
             body[path] = value
     return _Compared(tuple(fixed), tuple(changed), nested(body))
 
@@ -321,9 +328,9 @@ def _masked(value: Any, path: Path) -> Any:
 
 def room_type(room: Document) -> str:
     """permanent, scheduled or ad hoc."""
-    if FIELDS["scheduled"].told_in(room):
+    if FIELDS["scheduled"].value_in(room):
         return "scheduled"
-    return "ad hoc" if FIELDS["adhoc"].told_in(room) else "permanent"
+    return "ad hoc" if FIELDS["adhoc"].value_in(room) else "permanent"
 
 
 def room_name(room: Mapping[str, Any]) -> str:

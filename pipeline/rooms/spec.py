@@ -1,4 +1,4 @@
-"""Rooms as they shall be: one room with typed, checked fields, and a rooms file of many (pure).
+"""Desired rooms: one room with typed, checked fields, and a rooms file of many (pure).
 
 Source: enablex-api.md section 9; docs/guide/rooms.md shows the use.
 """
@@ -32,7 +32,7 @@ _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """What a room shall be; None leaves a field to EnableX. Names are the API's, settings without "settings.".
+    """A desired room; None leaves a field to EnableX. Names are the API's, settings without "settings.".
 
     `duration`: minutes. `scheduled_time`: a time with any zone (a `datetime`, or text such as
     "2026-12-01 14:00 Europe/Berlin"); kept as UTC. Permanent: neither `scheduled` nor `adhoc`.
@@ -86,7 +86,7 @@ class Room:
                 object.__setattr__(self, field.name, FIELDS[field.name].kind.check(value))
 
     def named(self) -> dict[str, Any]:
-        """Every field that says something, by its dotted name."""
+        """Every field that is set, by its dotted name."""
         return dict(flat({field.name: getattr(self, field.name) for field in fields(self)}))
 
     def begins_at(self) -> datetime | None:
@@ -106,15 +106,15 @@ class Room:
 
 
 def change_body(room: Document, changes: Mapping[str, Any], now: datetime) -> Document:
-    """What PATCH takes to change some fields of a room that is told by EnableX.
+    """What PATCH takes to change some fields of a room that EnableX returned.
 
     Raises:
         ConfigError: a field that cannot be changed, or a value that EnableX would refuse.
     """
     for name in changes:
         if name in FIELDS and FIELDS[name].is_fixed:
-            raise ConfigError(f"{name}: stays as the room was made; delete it and make it anew (10106)")
-    actual = _told(room)
+            raise ConfigError(f"{name}: cannot be changed; delete and recreate the room (10106)")
+    actual = _as_specified(room)
     before = problems(actual)  # what is odd already is not this change's fault
     wrong = [problem for problem in problems({**actual, **changes}) if problem not in before]
     if wrong:
@@ -138,9 +138,9 @@ def check_future(begins_at: datetime | None, now: datetime) -> None:
         raise ConfigError(f"scheduled_time: {begins_at:%Y-%m-%d %H:%M:%S} UTC has passed; choose a later one (10006)")
 
 
-def _told(room: Document) -> dict[str, Any]:
-    """What EnableX tells of a room as a rooms file would say it; what is required and not told is made up."""
-    read = {name: field.told_in(room) for name, field in FIELDS.items() if not field.is_secret}
+def _as_specified(room: Document) -> dict[str, Any]:
+    """An actual room in the terms of a rooms file; required fields that are absent get placeholders."""
+    read = {name: field.value_in(room) for name, field in FIELDS.items() if not field.is_secret}
     said = {name: value for name, value in read.items() if value is not None}
     whole = {name: int(value) if FIELDS[name].kind.parse is values.decimal else value for name, value in said.items()}
     return {"name": "?", "owner_ref": "?", "participants": 1, **whole}
@@ -161,7 +161,7 @@ class DesiredRoom:
 
 @dataclass(frozen=True)
 class RoomsFile:
-    """What a rooms file says. `name` is part of every key: rooms of other files are never touched.
+    """A rooms file. `name` is part of every key: rooms of other files are never touched.
 
     `recording` is a policy for every room of `project` (None: of all), which `audit_rooms` compares with what is so.
     """
@@ -176,7 +176,7 @@ class RoomsFile:
         return f"{self.name}/{key}"
 
     def policy(self, project: str) -> Recording:
-        """What the file says of recording in rooms of this project that it does not name."""
+        """The file's recording policy for rooms of this project that it does not name."""
         return self.recording if self.project in (None, project) else "free"
 
 

@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipeline.core.errors import ConfigError, LeaseLost, StoreUnavailable
-from pipeline.core.models import Failure, RunResult, good_projects, utc_text
+from pipeline.core.models import Details_co, Failure, RunResult, successful_projects, utc_text
 
 _METADATA = sa.MetaData()
 
@@ -176,12 +176,12 @@ class RunStore:
         self,
         command: str,
         clock: Callable[[], datetime],
-        flow: Callable[[], RunResult],
+        flow: Callable[[], RunResult[Details_co]],
         lease: Lease | None = None,
         *,
         run_id: str | None = None,
         projects: Sequence[str] = (),
-    ) -> RunResult:
+    ) -> RunResult[Details_co]:
         """Run a flow and record its start, end, exit code, counts and failures. A killed or interrupted run has no end.
 
         For each of `projects`, the time of its last successful run is recorded. A run in which all items failed is
@@ -202,7 +202,7 @@ class RunStore:
             for failure in result.failed:
                 if failure.attempted:
                     _record_failure(connection, failure, at)
-            for project in good_projects(result, projects):
+            for project in successful_projects(result, projects):
                 upsert = _upsert(connection, _GOOD_RUNS).values(project=project, command=command, ended_at=utc_text(at))
                 keys = ["project", "command"]
                 connection.execute(upsert.on_conflict_do_update(index_elements=keys, set_={"ended_at": utc_text(at)}))

@@ -3,8 +3,8 @@
 A day's digest covers the names of every page, manifest and audit that can bear on it. It stands in the day's note; a
 day whose note has the same digest is not built again.
 
-Building streams: pages are read some thousand documents at a time, sorted by key (on disk where they are many), and
-folded into rows block by block, so that memory does not grow with the day.
+Building streams: responses are read in batches of documents, sorted by key (on disk where they are many), and folded
+into rows block by block, so that memory does not grow with the day.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _WEEK_DAYS = 7
 week, whichever of its days are built: else the same raw could give different tables."""
 
 _MOST_WEEKS = 4
-"""A chain of so many reads a page 1.4 times instead of 2.7 times, and can be tried again as a whole."""
+"""A sequence of this many batches reads a response 1.4 times instead of 2.7 times, and can be repeated as a whole."""
 
 _TABLES_AT_ONCE = 2
 """One is hashed while another is written; more would reserve more memory for the parts of uploads."""
@@ -226,7 +226,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 @dataclass
 class _BatchBuilder:
-    """The tables of one stretch while they are made: a file for each table and day, rows added in order of key."""
+    """The tables of one batch while they are built: a file for each table and day, rows sorted by key."""
 
     builder: Builder
     stretch: BuildBatch

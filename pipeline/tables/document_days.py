@@ -36,7 +36,7 @@ _DOCUMENTED_TIME = re.compile(r"^(\d{4}-\d\d-\d\d)T(?:[01]\d|2[0-3]):[0-5]\d:[0-
 
 
 def _usual_days(documents: Sequence[msgspec.Raw]) -> set[date] | None:
-    """The same of many documents at once, as long as all their times are as documented."""
+    """The same for many documents together, as long as all their times are as documented."""
     try:
         dated = list(map(_DATED.decode, documents))
     except (ValueError, RecursionError):

@@ -23,12 +23,12 @@ BATCH_ROWS = 1024
 """Read at a time from each run: a hundred runs (5 million rows) hold 100 MB."""
 
 MOST_RUNS = 100
-"""So many are merged into a larger one, so that open files and memory hardly grow with the rows."""
+"""Number of runs that are merged into a larger one, so that open files and memory hardly grow with the rows."""
 
 _SINK_BYTES = 2**20
 
 BLOCK_BATCHES = 16
-"""About so many batches make a block."""
+"""Approximate number of batches in a block."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class ExternalSorter:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _merged(self, runs: list[_Run]) -> Iterator[pa.Table]:
-        """The rows of all runs in blocks, cut where batches begin: about so many rows each, however runs overlap."""
+        """The rows of all runs in blocks, cut where batches begin: about `rows` each, however runs overlap."""
         cuts = sorted({key for run in runs for key in run.first_keys})[BLOCK_BATCHES::BLOCK_BATCHES]
         with disk_errors():
             cursors = [_Cursor(run, self._key) for run in runs]

@@ -25,7 +25,7 @@ def sorted_observations(folder: Path) -> ExternalSorter:
 
 @dataclass
 class ParsedResponse:
-    """What one page says: its observations, its rejects, and how often an undocumented field was seen."""
+    """One parsed response: its observations, its rejects, and how often an undocumented field was seen."""
 
     observations: ExternalSorter
     rejects: list[Row] = field(default_factory=list)

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 ROW_GROUP_ROWS = 32 * 1024
-"""Always so many, whatever pieces rows come in: row groups are part of the bytes. Rows of `cdr` make 30 MB, and a week
-of days is written side by side."""
+"""Constant, whatever pieces rows come in: row groups are part of the bytes. Rows of `cdr` make 30 MB, and the days of a
+week are written side by side."""
 
 _CHUNK_BYTES = 2**20
 PARTITIONS = pa.schema([pa.field("project", pa.string()), pa.field("day", pa.date32())])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS = 100_000
 _READS_ONLY = (
-    "query: one statement that reads, please: begin with SELECT, WITH, FROM, DESCRIBE, SHOW or SUMMARIZE;"
+    "query: only one read-only statement is allowed (SELECT, WITH, FROM, DESCRIBE, SHOW or SUMMARIZE);"
     " nothing can be written, attached or set"
 )
 _BUILT_EARLIER = (
@@ -56,7 +56,7 @@ def open_query(lake: ObjectStore, sql: str) -> Iterator[pa.RecordBatchReader]:
     to it, and settings are locked. What does not fit into memory is sorted on disk (TMPDIR).
 
     Raises:
-        ConfigError: the statement is wrong, or does more than read; names what DuckDB says. Also while rows are read.
+        ConfigError: the statement is wrong, or does more than read; names DuckDB's message. Also while rows are read.
     """
     import duckdb  # noqa: PLC0415 - 14 MiB and a tenth of a second that only queries need
 

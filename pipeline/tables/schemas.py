@@ -77,12 +77,12 @@ CDR = TableSpec(
         Column(
             "room_auto_recording",
             FLAG,
-            "recording starts by itself",
+            "recording starts automatically",
             "room.room_details.settings.auto_recording",
         ),
         Column("room_connected_at", TIME, "attached to the room", "room.connect_dt"),
         Column("room_disconnected_at", TIME, "left the room", "room.disconnect_dt"),
-        Column("room_duration_s", REAL, "as EnableX says it, seconds", "room.duration"),
+        Column("room_duration_s", REAL, "as EnableX states it, seconds", "room.duration"),
         Column("user_ref", TEXT, "your user id, from the token", "user.ref", "personal"),
         Column("user_name", TEXT, "display name", "user.name", "personal"),
         Column("user_role", TEXT, "moderator, participant, viewer, audience", "user.role"),
@@ -90,7 +90,7 @@ CDR = TableSpec(
         Column("user_agent", TEXT, "browser or device", "user.agent", "personal"),
         Column("signal_connected_at", TIME, "signalling began", "sigserver.connect_dt"),
         Column("signal_disconnected_at", TIME, "signalling ended", "sigserver.disconnect_dt"),
-        Column("signal_duration_s", REAL, "as EnableX says it, seconds", "sigserver.duration"),
+        Column("signal_duration_s", REAL, "as EnableX states it, seconds", "sigserver.duration"),
         Column("signal_hold_s", REAL, "waiting before admission, seconds", "sigserver.hold_duration"),
         Column("published_audio", FLAG, "sent sound", "published_track.audio"),
         Column("published_video", FLAG, "sent video", "published_track.video"),
@@ -100,7 +100,7 @@ CDR = TableSpec(
         Column("subscribed_min", REAL, "minutes of streams received", "usage.subscribed_minutes"),
         Column("published_min", REAL, "minutes of streams sent", "usage.published_minutes"),
         Column("screen_min", REAL, "minutes of screen share", "usage.screen_minutes"),
-        Column("connect_min", REAL, "connected, as EnableX says it", "usage.connect_minutes"),
+        Column("connect_min", REAL, "connected, as EnableX states it", "usage.connect_minutes"),
         Column(
             "connect_min_looks_like_seconds",
             FLAG,
@@ -120,7 +120,7 @@ CDR = TableSpec(
 
 _HISTORY = ("revision", "first_seen_at", "changed_at")
 CDR_CONTENT = tuple(column for column in CDR.columns if column.name not in _HISTORY)
-"""What EnableX says about a connection; a change in any of these columns is a new version."""
+"""Columns that EnableX states for a connection; a change in any of these columns is a new version."""
 
 CDR_CHANGES = TableSpec(
     "cdr_history",
@@ -288,7 +288,7 @@ ROOMS = TableSpec(
         Column("duration_min", REAL, "how long it is open, minutes", "settings.duration"),
         Column("moderators", REAL, "most moderators", "settings.moderators"),
         Column("participants", REAL, "most participants", "settings.participants"),
-        Column("room_auto_recording", FLAG, "recording starts by itself", "settings.auto_recording"),
+        Column("room_auto_recording", FLAG, "recording starts automatically", "settings.auto_recording"),
         Column("quality", TEXT, "HD, SD or LD", "settings.quality"),
         Column("media_zone", TEXT, "where media is processed", "settings.media_zone"),
         Column("is_sip_enabled", FLAG, "can be called by SIP or telephone", "sip.enabled"),
@@ -304,7 +304,7 @@ REJECTS = TableSpec(
     ("source_key", "ordinal"),
     "the day that was asked for",
     (
-        Column("source_key", TEXT, "key of the landed page (or chat file) in the vault"),
+        Column("source_key", TEXT, "key of the raw response (or chat file) in the vault"),
         Column("ordinal", COUNT, "position in the page, from 0"),
         Column("source", TEXT, "cdr, archive, rooms or chat"),
         Column("reason", TEXT, "what is wrong"),
@@ -334,9 +334,9 @@ AUDITS = TableSpec(
         Column("compared_by", TEXT, "the store's word that was compared: crc64nvme, etag, or size alone"),
         Column("is_content_verified", FLAG, "read from beginning to end, and its SHA-256 compared"),
         Column("size_bytes", COUNT, "bytes there"),
-        Column("expected_size_bytes", COUNT, "bytes, as the manifest says"),
+        Column("expected_size_bytes", COUNT, "bytes, according to the manifest"),
         Column("sha256", TEXT, "of the bytes there, hex; of a file only when it was re-read"),
-        Column("expected_sha256", TEXT, "as the manifest says; of a manifest, as an earlier audit saw it"),
+        Column("expected_sha256", TEXT, "according to the manifest; of a manifest, as an earlier audit read it"),
         Column("detail", TEXT, "what is wrong"),
     ),
 )

@@ -1,4 +1,4 @@
-"""What the vault says about one project and a stretch of days: landed pages and manifests, read and normalised.
+"""Raw responses and manifests of one project and some days, read and normalized.
 
 A day's rows are looked for in every page that was asked for up to `REACH_DAYS` before or after it.
 """
@@ -47,7 +47,7 @@ _MOST_CHAT_BYTES = 64 * 2**20
 
 
 OBSERVED = pa.schema([*list(OBSERVATION)[:-1], pa.field("seen_at", TIME)])
-"""A row of `cdr` as one page says it, and when that page was asked for."""
+"""A row of `cdr` from one response, and when that response was requested."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ArchiveReadings:
 
 
 def read_cdr(vault: ObjectStore, page: RawResponse, met: RoomDetailsCache) -> Iterator[CdrReadings]:
-    """Connections as a page tells them, some thousand documents at a time; `met` are the rooms of pages before it."""
+    """Connections of a response, in batches of a few thousand documents; `met` are the rooms of responses before it."""
     ordinal = 0
     for documents in raw.read_documents(vault, page, cut_documents):
         for start in range(0, len(documents), BATCH_DOCUMENTS):
@@ -105,7 +105,7 @@ class _ArchivePage:
 
 
 class ArchiveListingCache:
-    """What pages of archive listings say, for a process that asks every quarter of an hour: a page never changes.
+    """Parsed archive listings, for a process that plans every 15 minutes: a raw response never changes.
 
     Threads may share it. Bodies that it remembers are not verified again: for planning, not for building.
     """
@@ -116,7 +116,7 @@ class ArchiveListingCache:
         self._records: dict[archives.ArchiveRecord, archives.ArchiveRecord] = {}
 
     def read(self, vault: ObjectStore, project: str, day: date, response_id: str) -> _ArchivePage:
-        """One page; equal records of all pages are one object. When it holds too many it begins anew."""
+        """One page; equal records of all pages are one object. When it holds too many it starts again."""
         key = (vault.url, project, day, response_id)
         if known := self._pages.get(key):
             return known
@@ -132,7 +132,7 @@ class ArchiveListingCache:
 def read_archives(
     vault: ObjectStore, project: str, period: Period, memory: ArchiveListingCache | None = None
 ) -> ArchiveReadings:
-    """Listed files from the pages asked for in `period`; those that `memory` knows are not read again."""
+    """Listed files from the pages asked for in `period`; those in `memory` are not read again."""
     readings: list[tuple[RawResponse, archives.ArchiveRecord]] = []
     rejects: dict[date, list[Row]] = {}
     documents = 0

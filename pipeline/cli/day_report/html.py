@@ -19,12 +19,12 @@ Piece = str | None | Iterable["Piece"]
 
 def el(tag: str, *children: Piece, **attributes: str | float | None) -> Html:
     """One element. Attribute names: `class_` is `class`, `_` inside is `-`; an attribute that is None is left out."""
-    told = "".join(
+    attributes_text = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
         for name, value in attributes.items()
         if value is not None
     )
-    return Html(f"<{tag}{told}>{join(children)}</{tag}>")
+    return Html(f"<{tag}{attributes_text}>{join(children)}</{tag}>")
 
 
 def join(pieces: Iterable[Piece]) -> Html:
@@ -38,7 +38,7 @@ def _escaped(piece: Piece) -> str:
 
 
 def number_text(value: Decimal | float) -> str:
-    """`12,345`, with decimals only where they tell something."""
+    """`12,345`, with decimals only where they are not zero."""
     is_whole = float(value).is_integer() or abs(float(value)) >= 100
     return f"{value:,.0f}" if is_whole else f"{value:,.1f}"
 
@@ -66,7 +66,7 @@ class Bar:
 
 
 def bars(headings: tuple[str, str], rows: Sequence[Bar]) -> Html:
-    """Horizontal bars in a table: each row tells its number too, so nobody has to measure."""
+    """Horizontal bars in a table: each row has its number, too."""
     most = max((row.value for row in rows), default=0) or 1
     body = [
         el(

@@ -63,7 +63,7 @@ DAY_SQL = {
 
 @dataclass(frozen=True)
 class DayFacts:
-    """What the page tells: the rows that answer `DAY_SQL`; by project, whether its day is settled (None: not asked)."""
+    """Facts of the page: the rows of `DAY_SQL`; by project, whether its day is settled (None: not collected)."""
 
     day: date
     now: datetime
@@ -248,17 +248,17 @@ def _media(facts: DayFacts) -> Html:
 
 def _fate(row: Row, now: datetime) -> Html:
     if row["state"] != "pending":
-        return join([row["lost_reason"] or "stored whole, but it does not open"])
+        return join([row["lost_reason"] or "stored completely, but it cannot be opened"])
     if row["expires_at"] is None:
         return join(["unknown"])
     hours = (row["expires_at"] - now) / timedelta(hours=1)
-    told = f"{hours:.0f} h left" if hours >= 0 else f"passed {-hours:.0f} h ago"
-    return el("span", f"{told}, {_moment(row['expires_at'])}", class_="bad" if _is_at_risk(row, now) else None)
+    left = f"{hours:.0f} h left" if hours >= 0 else f"passed {-hours:.0f} h ago"
+    return el("span", f"{left}, {_moment(row['expires_at'])}", class_="bad" if _is_at_risk(row, now) else None)
 
 
 def _audits(facts: DayFacts) -> Html:
     if not facts.audits:
-        return _section("Audits", "No audit has looked at this day's files yet; `postroom media audit` does.")
+        return _section("Audits", "This day's files were not audited yet; run `postroom media audit`.")
     counts: dict[str, int] = {}
     for row in facts.audits:
         counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
@@ -273,7 +273,7 @@ def _audits(facts: DayFacts) -> Html:
     last = max(row["audited_at"] for row in facts.audits)
     return _section(
         "Audits",
-        f"{_many(len(facts.audits), 'object')} of this day held against the manifests, the last at {_moment(last)};"
+        f"{_many(len(facts.audits), 'object')} of this day checked against the manifests, the last at {_moment(last)};"
         f" {reread:,} read from beginning to end.",
         bars(("verdict", "objects"), rows),
         table(("verdict", "object", "what is wrong"), problems[:_ROWS_SHOWN]) if problems else None,

@@ -1,1 +1,4 @@
-"""Settings: what there is (`sections`, `prices`) and how it is read from a file and the environment (`load`)."""
+"""Settings: their types and defaults (`sections`, `prices`), and reading them from a file and the environment (`load`).
+
+Validation that needs a store, a network or a clock does not belong here.
+"""

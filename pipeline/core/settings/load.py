@@ -1,6 +1,6 @@
-"""Reads settings from a TOML file and the environment, and keeps the origin of every value.
+"""Read settings from a TOML file and the environment, and record the origin of every value.
 
-Order: environment (`POSTROOM_COLLECT__LOOKBACK_DAYS`, secrets also from a file named by `…_FILE`), then the TOML
+Precedence: environment (`POSTROOM_COLLECT__LOOKBACK_DAYS`, secrets also from a file named by `…_FILE`), then the TOML
 file, then the defaults in `sections`. An unknown key is an error that names the nearest known key.
 """
 
@@ -26,19 +26,19 @@ _PROJECT_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
 
 @dataclass(frozen=True)
 class Loaded:
-    """Settings, and for each dotted key where its value came from (defaults are not in there)."""
+    """Settings, and the origin of every dotted key that is not a default."""
 
     settings: Settings
     origins: Mapping[str, str]
 
     def origin(self, key: str) -> str:
-        """Where the value of a dotted key came from: a file, a variable, or `default`."""
+        """The file or variable that set a dotted key, or `default`."""
         return self.origins.get(key, "default")
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(key, value, origin) for every setting, secrets masked."""
         return [
-            (key, _shown(value), self.origin(key))
+            (key, _display(value), self.origin(key))
             for key, value in _flat(self.settings.model_dump())
             if not (key == "projects" and value == {})
         ]
@@ -48,7 +48,7 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
     """Read the TOML file and the environment.
 
     Raises:
-        ConfigError: naming the key, where it stands, and what would be valid.
+        ConfigError: names the key, its origin, and valid values.
     """
     path = config or (Path(environ["POSTROOM_CONFIG"]) if environ.get("POSTROOM_CONFIG") else None)
     values, origins = _read_toml(path)
@@ -72,11 +72,11 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
     for unit, prices in settings.billing.prices.lists():
         for price in prices:
             if price.project is not None and price.project not in settings.projects:
-                known = ", ".join(settings.projects) or "none"
-                raise ConfigError(f"billing.prices.{unit}: no project {price.project}; projects here: {known}")
+                configured = ", ".join(settings.projects) or "none"
+                raise ConfigError(f"billing.prices.{unit}: no project {price.project}; configured: {configured}")
     if settings.media.delivery_url and not settings.vault.url.startswith("s3:"):
         raise ConfigError(
-            f"media.delivery_url: files are copied inside S3, but the vault is {settings.vault.url}; use an s3:// vault"
+            f"media.delivery_url: copies stay inside S3, but the vault is {settings.vault.url}; use an s3:// vault"
         )
     return Loaded(settings, origins)
 
@@ -90,10 +90,10 @@ def _read_toml(path: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """The content of a TOML file; `what` it is and how else to name one, for the message when it is not there.
+    """Parse a TOML file. `what` describes the file and how to name another one, for the error if it does not exist.
 
     Raises:
-        ConfigError: no such file, or it is not TOML.
+        ConfigError: the file does not exist or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -104,7 +104,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
 
 
 def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Nested values of all `POSTROOM_…` variables, and the variable behind each dotted key."""
+    """Nested values of all `POSTROOM_…` variables, and the variable that set each dotted key."""
     texts: dict[str, str] = {}
     names: dict[str, str] = {}
     for name, text in sorted(environ.items()):
@@ -114,7 +114,7 @@ def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[
         if key.endswith("_file"):
             key = key.removesuffix("_file")
             try:
-                text = Path(text).read_text(encoding="utf-8").strip()  # noqa: PLW2901 - the file is the value
+                text = Path(text).read_text(encoding="utf-8").strip()  # noqa: PLW2901 - the file contains the value
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"{name}: cannot read {text}: {error}") from None
         texts[_PREFIX.lower() + key.replace(".", "__")] = text
@@ -127,7 +127,7 @@ def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[
         raise ConfigError(f"environment: {error}; lists and tables are written as JSON") from None
     for key, name in list(names.items()):
         inside = _flat({key: value}) if isinstance(value := _at(values, key), Mapping) else ()
-        names |= dict.fromkeys((dotted for dotted, _ in inside), name)  # one JSON text may set a whole section
+        names |= dict.fromkeys((dotted for dotted, _ in inside), name)  # one JSON text can set a whole section
         section = key.split(".")[0]
         if section not in Settings.model_fields:
             raise ConfigError(_unknown(section, name, Settings.model_fields))
@@ -135,7 +135,7 @@ def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[
 
 
 def _check_known(values: Mapping[str, Any], origins: Mapping[str, str], model: type[BaseModel], at: str = "") -> None:
-    """Refuse keys that no setting has, naming the nearest one."""
+    """Raise ConfigError for an unknown key, with the nearest known one."""
     for key, value in values.items():
         dotted = f"{at}{key}"
         if key not in model.model_fields:
@@ -149,19 +149,21 @@ def _check_known(values: Mapping[str, Any], origins: Mapping[str, str], model: t
             inside = model.model_fields[key].annotation
             section = get_args(inside)[0] if get_args(inside) else inside
             if isinstance(section, type) and issubclass(section, BaseModel):
-                for one in value if isinstance(value, list) else [value]:
-                    if isinstance(one, Mapping):
-                        _check_known(one, {**origins, **_origins_inside(one, dotted, origins)}, section, f"{dotted}.")
+                for entry in value if isinstance(value, list) else [value]:
+                    if isinstance(entry, Mapping):
+                        _check_known(
+                            entry, {**origins, **_origins_inside(entry, dotted, origins)}, section, f"{dotted}."
+                        )
 
 
 def _origins_inside(values: Mapping[str, Any], dotted: str, origins: Mapping[str, str]) -> dict[str, str]:
-    """A table in a list has no dotted keys of its own: it stands where its list stands."""
+    """Origins of a table in a list, which has no dotted keys of its own: those of the list."""
     return {f"{dotted}.{key}": origins.get(f"{dotted}.{key}", origins.get(dotted, "settings")) for key in values}
 
 
-def _unknown(dotted: str, origin: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(dotted.rsplit(".", 1)[-1], known, n=1, cutoff=0.5)
-    hint = f'did you mean "{near[0]}"?' if near else f"known here: {', '.join(known)}"
+def _unknown(dotted: str, origin: str, fields: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(dotted.rsplit(".", 1)[-1], fields, n=1, cutoff=0.5)
+    hint = f'did you mean "{near[0]}"?' if near else f"known here: {', '.join(fields)}"
     return f"{dotted} ({origin}): unknown setting; {hint}"
 
 
@@ -202,13 +204,13 @@ def _flat(values: Mapping[str, Any], at: str = "", *, branches: bool = False) ->
             yield f"{at}{key}", value
 
 
-def _shown(value: object) -> str:
+def _display(value: object) -> str:
     if isinstance(value, SecretStr):
         return "********" if value.get_secret_value() else "(not set)"
     if isinstance(value, tuple):
-        return ", ".join(map(_shown, value)) or "(none)"
+        return ", ".join(map(_display, value)) or "(none)"
     if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{key} = {_shown(one)}' for key, one in value.items() if one not in (None, ()))} }}"
+        return f"{{ {', '.join(f'{key} = {_display(one)}' for key, one in value.items() if one not in (None, ()))} }}"
     if value is None:
         return "(not set)"
     return mask_url(str(value))

@@ -1,4 +1,4 @@
-"""What a unit costs, as settings say it: prices, tiers, projects, and the days on which they are valid."""
+"""Settings of unit prices: tiers, projects, and the days on which a price is valid."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ UNIT_AMOUNTS = {
     "transcoding_min": "transcoding_amount",
     "storage_gb_months": "storage_amount",
 }
-"""What may have a price, and the column of what it comes to; column `amount` is their sum."""
+"""Units that can have a price, and the column of their amount; column `amount` is the sum."""
 
 AMOUNTS = (*UNIT_AMOUNTS.values(), "amount")
-MOST_DECIMALS = 6
+MAX_DECIMALS = 6
 _CURRENCY = re.compile(r"([A-Z]{3})?", re.A)
 
 UnitPrice = Annotated[Decimal, Field(ge=0, max_digits=15, decimal_places=9)]
-"""Of one unit. At most 15 digits: so many survive a TOML or JSON number, which is read as a float."""
+"""Price of one unit. At most 15 digits: a TOML or JSON number is read as a float, which keeps 15."""
 
 
 class _Section(BaseModel):
@@ -36,7 +36,7 @@ class _Section(BaseModel):
 
 
 class Tier(_Section):
-    """The price of each unit up to the month's `up_to`-th; of all further ones in the last tier, which has none."""
+    """Price of a month's units up to quantity `up_to`; the last tier has no `up_to` and prices all further units."""
 
     up_to: Annotated[Decimal, Field(gt=0, max_digits=15, decimal_places=9)] | None = None
     """Quantity of the month at which this tier ends; the last tier has none."""
@@ -45,9 +45,9 @@ class Tier(_Section):
 
 
 class Price(_Section):
-    """What a unit costs from `valid_from` to `valid_to` (inclusive days of the billing time zone; left out: always).
+    """Price of a unit from `valid_from` to `valid_to` (inclusive days in the billing time zone; default: always).
 
-    Either one `price`, or `tiers` by the month's quantity of a project. Of one project, or of all that have none.
+    Either one `price`, or `tiers` of a project's monthly quantity. For one project, or for all without their own price.
     """
 
     project: str | None = None
@@ -68,11 +68,13 @@ class Price(_Section):
         if self.first > self.last:
             raise ValueError(f"valid_from {self.valid_from} is after valid_to {self.valid_to}")
         ends = [tier.up_to for tier in self.tiers[:-1]]
-        known = [end for end in ends if end is not None]
-        if self.tiers and (len(known) < len(ends) or self.tiers[-1].up_to is not None):
-            raise ValueError("every tier but the last needs up_to, and the last has none: it is for all that is more")
-        if any(lower >= upper for lower, upper in pairwise(known)):
-            raise ValueError(f"tiers must rise: up_to {', '.join(map(str, known))}")
+        limits = [end for end in ends if end is not None]
+        if self.tiers and (len(limits) < len(ends) or self.tiers[-1].up_to is not None):
+            raise ValueError(
+                "every tier but the last needs up_to, and the last must not have it: it prices all further units"
+            )
+        if any(lower >= upper for lower, upper in pairwise(limits)):
+            raise ValueError(f"tiers must rise: up_to {', '.join(map(str, limits))}")
         return self
 
     @property
@@ -84,7 +86,7 @@ class Price(_Section):
         return self.valid_to or date.max
 
     def cost(self, quantity: Fraction) -> Fraction:
-        """What the month's first so many units cost."""
+        """Cost of a month with this quantity of units."""
         if self.price is not None:
             return quantity * Fraction(self.price)
         lower, cost = Fraction(0), Fraction(0)
@@ -102,19 +104,21 @@ def _currency(code: str) -> str:
 
 
 def _as_list(value: object) -> object:
-    """A number or text is the price of all projects, always; a table is a list of one."""
+    """A number or text becomes a price for all projects and days; a table becomes a list of one."""
     if isinstance(value, str | int | float | Decimal):
         return [{"price": value}]
     return [value] if isinstance(value, Mapping | Price) else value
 
 
 def _unambiguous(prices: tuple[Price, ...]) -> tuple[Price, ...]:
-    for one, other in combinations(prices, 2):
-        first, last = max(one.first, other.first), min(one.last, other.last)
-        if one.project == other.project and first <= last:
-            whose = f"project {one.project}" if one.project else "all projects"
+    for price, other in combinations(prices, 2):
+        first, last = max(price.first, other.first), min(price.last, other.last)
+        if price.project == other.project and first <= last:
+            whose = f"project {price.project}" if price.project else "all projects"
             when = "always" if first == date.min else f"on {first}"
-            raise ValueError(f"two prices of {whose} are valid {when}; set valid_from and valid_to apart")
+            raise ValueError(
+                f"two prices of {whose} are valid {when}; set valid_from and valid_to so that they do not overlap"
+            )
     return prices
 
 
@@ -122,14 +126,14 @@ PriceList = Annotated[tuple[Price, ...], BeforeValidator(_as_list), AfterValidat
 
 
 class Prices(_Section):
-    """What units cost, in one currency; amounts have so many `decimals`.
+    """Unit prices in one currency; amounts are rounded to `decimals` places.
 
-    `sip_min`: for each minute of a SIP or telephone leg, on top of `participant_min`.
+    `sip_min`: for each minute of a SIP or telephone leg, in addition to `participant_min`.
     """
 
     currency: Annotated[str, AfterValidator(_currency)] = ""
     """ISO 4217 code; required with a price."""
-    decimals: int = Field(default=2, ge=0, le=MOST_DECIMALS)
+    decimals: int = Field(default=2, ge=0, le=MAX_DECIMALS)
     """Decimal places of amounts."""
     participant_min: PriceList = ()
     """Price of a participant minute."""
@@ -149,29 +153,29 @@ class Prices(_Section):
         return self
 
     def lists(self) -> Iterator[tuple[str, tuple[Price, ...]]]:
-        """Every unit with all its prices."""
+        """Every unit with its prices, in the order of `UNIT_AMOUNTS`."""
         for unit in UNIT_AMOUNTS:
             yield unit, getattr(self, unit)
 
     def of_days(self, unit: str, project: str, days: Sequence[date]) -> list[Price]:
-        """The price of a project's unit on each of the days; empty when there is none on any of them.
+        """The price of a project's unit on each of the days, in the same order; empty if no day has one.
 
         Raises:
-            ConfigError: some of the days have a price and others none.
+            ConfigError: only some of the days have a price.
         """
         listed = getattr(self, unit)
-        found = [_in_force(listed, project, day) for day in days]
-        known = [price for price in found if price is not None]
-        if known and len(known) < len(days):
-            lacking = [day for day, price in zip(days, found, strict=True) if price is None]
+        prices = [_in_force(listed, project, day) for day in days]
+        in_force = [price for price in prices if price is not None]
+        if in_force and len(in_force) < len(days):
+            unpriced = [day for day, price in zip(days, prices, strict=True) if price is None]
             raise ConfigError(
-                f"billing.prices.{unit}: {project} has no price on {len(lacking)} days from {lacking[0]} to"
-                f" {lacking[-1]}, but on other days of {days[0]:%Y-%m}; a month needs a price on each day, if only 0"
+                f"billing.prices.{unit}: {project} has no price on {len(unpriced)} days from {unpriced[0]} to"
+                f" {unpriced[-1]}, but on other days of {days[0]:%Y-%m}; price every day of the month (0 is valid)"
             )
-        return known
+        return in_force
 
 
 def _in_force(prices: Iterable[Price], project: str, day: date) -> Price | None:
-    """The project's own price of the day, else that of all."""
+    """The project's own price on a day, else the price for all projects."""
     valid = [price for price in prices if price.project in {project, None} and price.first <= day <= price.last]
     return next((price for price in valid if price.project), valid[0] if valid else None)

@@ -18,8 +18,8 @@ from pipeline.core.settings.prices import Prices
 
 _PREFIX = "POSTROOM_"
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:]*):([^@]*)@")
-_SHORTEST_SECRET_PATH = 8
-"""Of a secret URL the path alone is masked as well, when it is long enough to be one."""
+_MIN_SECRET_PATH = 8
+"""Characters from which the path of a secret URL is masked on its own; a shorter one is no secret."""
 Rounding = Literal["ceil_per_connection", "exact", "vendor"]
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -57,7 +57,7 @@ def _bucket_url(url: str) -> str:
 
 
 def _cron(text: str) -> str:
-    from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415 - defaults are not looked at
+    from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415 - slow to import; defaults are not validated
 
     fields = text.split()
     if len(fields) == 5 and any(char.isdigit() for char in fields[4]):
@@ -100,13 +100,13 @@ class Lock(_Section):
     """Required with mode = "compliance"."""
 
     @model_validator(mode="after")
-    def _is_meant(self) -> Self:
+    def _check(self) -> Self:
         if self.mode != "off" and self.days == 0:
-            raise ValueError(f'mode = "{self.mode}" needs days: for how long nobody can delete what was stored')
+            raise ValueError(f'mode = "{self.mode}" needs days: how long stored objects cannot be deleted')
         if self.mode == "compliance" and not self.accept_irreversible:
             raise ValueError(
-                f'mode = "compliance" keeps every file for {self.days} days, and nobody can shorten that, not even the'
-                " owner of the account; set accept_irreversible = true as well"
+                f'mode = "compliance" keeps every file for {self.days} days, and not even the owner of the'
+                " account can shorten this; set accept_irreversible = true as well"
             )
         return self
 
@@ -318,16 +318,16 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `load` hands over: it has read file and environment and knows where each value came from."""
+        """Only the values from `load`, which reads file and environment and records the origin of each value."""
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
 
     def secrets(self) -> Iterator[str]:
-        """Every secret text, for redaction, also as it goes over the wire and stands in URLs; empty ones left out."""
+        """Every secret that is not empty, for redaction, also as encoded in Basic authentication and in URLs."""
         texts = list(_secret_texts(self.model_dump()))
         for url in filter(None, (self.notify.webhook, self.notify.heartbeat)):
             path = urlsplit(url).path
-            texts += [path] if len(path) >= _SHORTEST_SECRET_PATH else []
+            texts += [path] if len(path) >= _MIN_SECRET_PATH else []
         for project in self.projects.values():
             for user, password in ((project.app_id, project.app_key), (project.files_user, project.files_password)):
                 if text := password.get_secret_value():
@@ -339,7 +339,7 @@ class Settings(BaseSettings):
 
 
 def _secret_texts(value: object) -> Iterator[str]:
-    """Whatever is a SecretStr in what settings hold, whatever it is called."""
+    """All SecretStr values in nested settings, regardless of their names."""
     if isinstance(value, SecretStr):
         yield from filter(None, [value.get_secret_value()])
     elif isinstance(value, Mapping):

@@ -1,6 +1,6 @@
 """A look-alike of the EnableX Video API and its file host, over real HTTP, from a seed.
 
-`world` says what happened (pure), `documents` how the API tells it, `media` makes the bytes of the files,
+`world` is what happened (pure), `documents` is how the API reports it, `media` makes the bytes of the files,
 `faults` names everything that can go wrong, `server` puts it on three loopback ports. Nothing here needs
 more than the standard library.
 """

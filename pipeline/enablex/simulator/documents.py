@@ -1,4 +1,4 @@
-"""How the API tells what happened: CDRs, archive records and rooms as JSON documents (pure).
+"""How the API reports what happened: CDRs, archive records and rooms as JSON documents (pure).
 
 Keys stand in the order of the samples. The API's habits are here: two generations of CDR, corrections,
 numbers as text, archive keys that are missing, null or empty in turn.
@@ -16,21 +16,21 @@ Document = dict[str, Any]
 
 _SIGNAL_SERVER = "198.51.100.20"
 _CORRECTION = 1.25
-"""A corrected row says a quarter more than it first did: more than any tolerance would forgive."""
+"""A corrected row has a quarter more than at first: more than any tolerance."""
 
 
 def cdr_document(project: Project, session: Session, connection: Connection, now: datetime) -> Document:
     """One connection's CDR as it reads at `now`: before or after its correction, in its generation's shape."""
     corrected = connection.corrected_at is not None and now >= connection.corrected_at
     stay_s = (connection.disconnected_at - connection.connected_at).total_seconds()
-    told_s = stay_s * _CORRECTION if corrected else stay_s
+    stated_s = stay_s * _CORRECTION if corrected else stay_s
     if connection.old_shape:
-        return _old_cdr(project, session, connection, told_s)
-    return _new_cdr(project, session, connection, told_s)
+        return _old_cdr(project, session, connection, stated_s)
+    return _new_cdr(project, session, connection, stated_s)
 
 
-def _new_cdr(project: Project, session: Session, connection: Connection, told_s: float) -> Document:
-    minutes = -int(-told_s // 60)
+def _new_cdr(project: Project, session: Session, connection: Connection, stated_s: float) -> Document:
+    minutes = -int(-stated_s // 60)
     room, dice = session.room, connection.dice
     lone = len(session.connections) == 1
     return {
@@ -46,7 +46,7 @@ def _new_cdr(project: Project, session: Session, connection: Connection, told_s:
             "room_id": room.room_id,
             "connect_dt": timestamp(connection.connected_at),
             "disconnect_dt": timestamp(connection.disconnected_at),
-            "duration": int(told_s),
+            "duration": int(stated_s),
             "sip": any(c.sip for c in session.connections),
             "room_details": _room_details(room),
         },
@@ -57,7 +57,7 @@ def _new_cdr(project: Project, session: Session, connection: Connection, told_s:
             "ref": connection.user_ref,
             "agent": connection.agent,
         },
-        "sigserver": _signalling(connection, told_s, 2),
+        "sigserver": _signalling(connection, stated_s, 2),
         "published_track": _published(connection),
         "usage": {
             "subscribed_minutes": 0 if lone else max(0, minutes - 1),
@@ -72,7 +72,7 @@ def _new_cdr(project: Project, session: Session, connection: Connection, told_s:
     }
 
 
-def _old_cdr(project: Project, session: Session, connection: Connection, told_s: float) -> Document:
+def _old_cdr(project: Project, session: Session, connection: Connection, stated_s: float) -> Document:
     dice = connection.dice
     token = f"eyJhbGciOiJIUzI1NiJ9.{SECRET_MARK}{dice:016x}" if dice % 4 == 1 else ""
     return {
@@ -84,7 +84,7 @@ def _old_cdr(project: Project, session: Session, connection: Connection, told_s:
             "room_id": session.room.room_id,
             "connect_dt": timestamp(connection.connected_at),
             "disconnect_dt": timestamp(connection.disconnected_at),
-            "duration": round(told_s, 3),
+            "duration": round(stated_s, 3),
         },
         "user": {
             "ip": _address(dice),
@@ -95,11 +95,11 @@ def _old_cdr(project: Project, session: Session, connection: Connection, told_s:
             "token": token,
             "confName": "",
         },
-        "sigserver": _signalling(connection, told_s, 3),
+        "sigserver": _signalling(connection, stated_s, 3),
         "published_track": {key: str(value).lower() for key, value in _published(connection).items()},
         "usage": {
-            "subscribed_minutes": round(told_s * 0.98 / 60, 3),
-            "published_minutes": round(told_s / 60, 3),
+            "subscribed_minutes": round(stated_s * 0.98 / 60, 3),
+            "published_minutes": round(stated_s / 60, 3),
         },
         "app_id": project.app_id,
         "cdr_id": connection.cdr_id,
@@ -131,17 +131,17 @@ def _room_details(room: Room) -> Document:
 
 
 def _address(dice: int) -> str:
-    """An address reserved for documentation; sometimes none is told."""
+    """An address reserved for documentation; sometimes absent."""
     return "" if dice % 29 == 5 else f"203.0.113.{1 + dice % 250}"
 
 
-def _signalling(connection: Connection, told_s: float, places: int) -> Document:
+def _signalling(connection: Connection, stated_s: float, places: int) -> Document:
     """Signalling begins a little before the room and ends a little after."""
     return {
         "connect_dt": timestamp(connection.signal_connected_at),
         "disconnect_dt": timestamp(connection.signal_disconnected_at),
         "ip": "" if connection.old_shape else _SIGNAL_SERVER,
-        "duration": round(told_s + connection.signal_margin_s, places),
+        "duration": round(stated_s + connection.signal_margin_s, places),
         "hold_duration": round(connection.dice % 900 / 1000, places),
     }
 
@@ -221,7 +221,7 @@ _ARCHIVE_KEYS = (
 
 
 def room_document(project: Project, room: Room) -> Document:
-    """A room as the rooms routes tell it: keys nobody sent, numbers as text or even as flags."""
+    """A room as the rooms routes return it: keys that were never sent, numbers as text or even as flags."""
     settings: Document = {
         "description": room.kind,
         "mode": room.mode,

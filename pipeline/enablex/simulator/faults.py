@@ -29,9 +29,9 @@ class UnknownFaultError(ValueError):
 
 @dataclass(frozen=True)
 class FaultKind:
-    """A fault that exists: whom it concerns, what it does, and what its number counts.
+    """A fault that exists: which host it concerns, what it does, and what its number counts.
 
-    `counts` says what a number after the name means: requests, records, or an amount of `unit`.
+    `counts` is what a number after the name means: requests, records, or an amount of `unit`.
     """
 
     name: str
@@ -74,7 +74,7 @@ _REPORTS = (
     FaultKind("to_date_exclusive", "reports", "documents of to_date itself are left out"),
     FaultKind("room_period_other_spelling", "reports", "only /room-period/{room}/period/{from}/{to} exists"),
     FaultKind("shuffle_rows", "reports", "the documents of a reply come in another order each time"),
-    FaultKind("row_limit", "reports", "a reply silently ends after so many documents", AMOUNT, 10.0, "documents"),
+    FaultKind("row_limit", "reports", "a reply silently ends after N documents", AMOUNT, 10.0, "documents"),
     FaultKind("broken_document", "reports", "something unusable stands before this document", RECORD),
     FaultKind("duplicate_rows", "reports", "this document comes twice", RECORD),
     FaultKind("unknown_field", "reports", "this document has a field nobody documented", RECORD),
@@ -117,7 +117,7 @@ _FILES = (
     FaultKind("files_401", "files", "401 with a Basic challenge, whatever the credentials"),
     FaultKind("redirect_loop", "files", "302 to itself, without end"),
     FaultKind("redirect_foreign", "files", "302 to another host, which needs no credentials"),
-    FaultKind("redirect_to_http_other", "files", "302 to plain http on another host, which is nobody's"),
+    FaultKind("redirect_to_http_other", "files", "302 to plain http on another host, which belongs to no one"),
     FaultKind("expired_403", "files", "an expired file answers 403"),
     FaultKind("expired_410", "files", "an expired file answers 410"),
     FaultKind("expired_html", "files", "an expired file answers 200 with an HTML page"),
@@ -127,17 +127,17 @@ _FILES = (
     FaultKind("empty_file", "files", "200 with Content-Length: 0"),
     FaultKind("other_kind", "files", "200 with a PNG image, which soon is noise, instead of the file"),
     FaultKind("big_file", "files", "media files are this large", AMOUNT, 5_000_000_000.0, "bytes"),
-    FaultKind("growing", "files", "until so long after listing half of a media file", AMOUNT, 30.0, "minutes"),
-    FaultKind("replaced", "files", "from so long after listing other bytes of a media file", AMOUNT, 2.0, "hours"),
+    FaultKind("growing", "files", "until N minutes after listing, half of a media file", AMOUNT, 30.0, "minutes"),
+    FaultKind("replaced", "files", "from N hours after listing, other bytes of a media file", AMOUNT, 2.0, "hours"),
     FaultKind("wrong_bytes", "files", "other bytes of the same size under the same URL"),
     FaultKind("no_validators", "files", "neither ETag nor Last-Modified"),
     FaultKind("weak_etag", "files", "the ETag is weak"),
     FaultKind("no_range", "files", "Range is ignored: 200 with the whole file"),
-    FaultKind("wrong_range", "files", "206 with another part than was asked for, as its Content-Range says"),
+    FaultKind("wrong_range", "files", "206 with another part than was asked for, as its Content-Range states"),
     FaultKind("lying_range", "files", "206 with the right Content-Range, but bytes from the beginning of the file"),
     FaultKind("cut_anywhere", "files", "right Content-Length, then the connection closes, each time at another byte"),
     FaultKind("short_body", "files", "right Content-Length, half the bytes, then the connection closes"),
-    FaultKind("bad_length", "files", "Content-Length says a few bytes more than come, then the connection closes"),
+    FaultKind("bad_length", "files", "Content-Length is a few bytes more than the body, then the connection closes"),
     FaultKind("cut_no_length", "files", "no Content-Length, half the bytes, then the connection closes"),
     FaultKind("no_length", "files", "no Content-Length; the end of the connection ends the file"),
     FaultKind("chunked", "files", "Transfer-Encoding: chunked"),

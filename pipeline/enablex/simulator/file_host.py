@@ -15,7 +15,7 @@ from pipeline.enablex.simulator.versions import NONE, WEAK, Part, Version, other
 from pipeline.enablex.simulator.world import SimFile, World
 
 OTHER_HOST_URL = "http://files.example.invalid"
-"""Plain http under a name reserved to be nobody's: nothing may ever be sent there."""
+"""Plain http under a reserved name: nothing may ever be sent there."""
 
 _CHALLENGE = ("WWW-Authenticate", 'Basic realm="Recordings"')
 
@@ -23,7 +23,7 @@ _PNG_BEGINNING = bytes.fromhex("89504e470d0a1a0a 0000000d 49484452 00000280 0000
 """Signature and header of an image of 640 x 360."""
 
 _MISSING_BYTES = 7
-"""Under `bad_length` so many more bytes are promised than there are."""
+"""Under `bad_length`, this many more bytes are promised than sent."""
 
 
 def _redirect(to: str) -> Reply:
@@ -133,7 +133,7 @@ class FileHost:
         return self._framed(self._some(version, part, path), request)
 
     def _version(self, file: SimFile, path: str, now: datetime) -> Version:
-        """What lies under this URL at `now`, and how far it can be told from what lay there before."""
+        """The content of this URL at `now`, and how far it can be distinguished from earlier content."""
         hits = self._faults.hits
         size = self._faults.amount("big_file", path) if file.text is None else None
         if size is not None:
@@ -148,7 +148,7 @@ class FileHost:
         return replace(version, validators=WEAK) if hits("weak_etag", path) else version
 
     def _aged(self, version: Version, path: str, now: datetime) -> Version:
-        """A media file that is still being written, or was made once more, so long after it was listed."""
+        """A media file that is still being written, or was recreated, some time after it was listed."""
         listed_at = version.file.listed_at
         age_min = (now - listed_at).total_seconds() / 60
         growing_min = self._faults.amount("growing", path)

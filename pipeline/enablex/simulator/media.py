@@ -56,7 +56,7 @@ def open_media(file: MediaFile, start: int = 0, *, altered: bool = False) -> Ite
     """The file's bytes from `start` to its end, in blocks of at most `BLOCK_BYTES`.
 
     With `altered` other bytes of the same size come out: still a playable file, for a JSON file the same
-    text with its spaces changed. A JSON file is handed out as it is, whatever its size says.
+    text with its spaces changed. A JSON file is handed out as it is, whatever its stated size.
     """
     if file.text is not None:
         text = file.text.replace(b" ", b"\t") if altered else file.text

@@ -11,7 +11,7 @@ from pipeline.enablex.simulator.traffic import Connection, Room, Session
 
 
 def played_session(project: str, room: Document, began: datetime, ended: datetime, users: int, number: int) -> Session:
-    """So many users, all of them there from the first moment to the last. Its CDRs can be read at once."""
+    """N users, all present from the first moment to the last. Its CDRs can be read immediately."""
     conf_num = f"9{began:%y%j}{number:06d}"
     connections = tuple(
         Connection(

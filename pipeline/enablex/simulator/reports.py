@@ -204,7 +204,7 @@ _BROKEN: tuple[Any, ...] = ("not a document", None, {"user": {"name": "nobody"}}
 
 
 def _same_basename(document: Document) -> None:
-    """`…/a2.mkv` becomes `…/2/a1.mkv`; the file host knows both."""
+    """`…/a2.mkv` becomes `…/2/a1.mkv`; the file host has both."""
     _replace_in(document, "recording", lambda url: re.sub(r"/a([0-9]+)(\.[a-z0-9]+)$", r"/\1/a1\2", url))
 
 

@@ -222,7 +222,7 @@ def _settings_fault(settings: Any, *, plan_is_sd: bool) -> int | None:
 
 
 def _type_fault(settings: Document, now: datetime) -> int | None:
-    """What does not go together in a new room; every value by itself has been looked at before."""
+    """Combinations that a new room cannot have; single values have been checked before."""
     scheduled = settings.get("scheduled")
     if scheduled and settings.get("adhoc"):
         return 10017

@@ -44,7 +44,7 @@ class _Made:
 class RoomBook:
     """The world's rooms, and on top of them what callers made, changed and deleted.
 
-    Nobody joins a room that a caller made; `start_session` and `end_session` play it, and the CDR routes tell of it.
+    Nobody joins a room that a caller made; `start_session` and `end_session` play it, and the CDR routes report it.
     """
 
     def __init__(self, world: World, faults: Faults) -> None:
@@ -60,7 +60,7 @@ class RoomBook:
         self._number = 0
 
     def start_session(self, project: str, room_id: str, now: datetime, users: int = 1) -> None:
-        """Let so many users be in a room, from now on."""
+        """Put N users into a room, from now on."""
         with self._lock:
             self._played[project, room_id] = (users, now)
             made = self._made.get((project, room_id))
@@ -68,7 +68,7 @@ class RoomBook:
                 made.first_used_at = now
 
     def end_session(self, project: str, room_id: str, now: datetime | None = None) -> None:
-        """Let everybody leave; with `now`, CDRs tell of the session. An ad hoc room without a duration goes with it."""
+        """Let everybody leave; with `now`, CDRs report the session. An ad hoc room without a duration goes with it."""
         with self._lock:
             users, began = self._played.pop((project, room_id), (0, None))
             made = self._made.get((project, room_id))
@@ -140,14 +140,14 @@ class RoomBook:
         if self._faults.hits("late_listing", asked.path):
             a_minute_ago = timestamp(asked.now - timedelta(minutes=1))
             rooms = [room for room in rooms if room["created"] < a_minute_ago]
-        return json_reply({"result": 0, "rooms": [self._told(room, asked) for room in rooms]})
+        return json_reply({"result": 0, "rooms": [self._reported(room, asked) for room in rooms]})
 
     def _show(self, asked: _Asked, room_id: str) -> Reply:
         room = self._rooms(asked).get(room_id)
-        return json_reply({"result": 0, "room": self._told(room, asked)}) if room else _refusal(404, 40001)
+        return json_reply({"result": 0, "room": self._reported(room, asked)}) if room else _refusal(404, 40001)
 
-    def _told(self, room: Document, asked: _Asked) -> Document:
-        """A room as it is told: everything, without `data`, or with little more than its type."""
+    def _reported(self, room: Document, asked: _Asked) -> Document:
+        """A room as it is reported: everything, without `data`, or with little more than its type."""
         if self._faults.hits("no_room_data", asked.path):
             room = {key: value for key, value in room.items() if key != "data"}
         if not self._faults.hits("sparse_room", asked.path):
@@ -168,7 +168,7 @@ class RoomBook:
         app_id = self._world.project(asked.project).app_id
         room = _echo(asked.body, app_id, room_id, asked.now, number)
         self._made[asked.project, room_id] = _Made(room)
-        return json_reply({"result": 0, "room": self._told(room, asked)}, 201 if number % 2 else 200)
+        return json_reply({"result": 0, "room": self._reported(room, asked)}, 201 if number % 2 else 200)
 
     def _change(self, asked: _Asked, room_id: str) -> Reply:
         room = self._rooms(asked).get(room_id)

@@ -164,7 +164,7 @@ class Simulator:
         return "\n".join(lines) + "\n"
 
     def answer(self, host: _Host, request: Request) -> Reply:
-        """Control plane or host; what a host answers is noted, and told to `on_request`, before it is sent."""
+        """Control plane or host; what a host answers is recorded, and passed to `on_request`, before it is sent."""
         if host.name == "api" and f"{request.path}/".startswith(f"{CONTROL_PATH}/"):
             return self._control(request)
         reply = host.answer(request, self.clock.now())
@@ -220,7 +220,7 @@ class Simulator:
             self.clock.advance(timedelta(seconds=wanted["advance_s"]))
 
     def _play_session(self, project: str, room_id: str, users: int) -> None:
-        """Let so many users be in a room; with none, its session is over."""
+        """Put N users into a room; with none, its session is over."""
         if users:
             self.rooms.start_session(project, room_id, self.clock.now(), users)
         else:
@@ -247,7 +247,7 @@ class Simulator:
 
 
 class _Host(ThreadingHTTPServer):
-    """One listener. It knows its open connections, so that stopping does not wait for idle clients."""
+    """One listener. It keeps a list of its open connections, so that stopping does not wait for idle clients."""
 
     daemon_threads = True
     request_queue_size = 256

@@ -1,6 +1,6 @@
 """How a day of traffic is made: projects, rooms, sessions, connections and files, from a seed (pure).
 
-This is the truth; `documents` shows how the API tells it. No clock, no state, the same in every process
+This is the truth; `documents` shows how the API reports it. No clock, no state, the same in every process
 and on every platform. Ids begin with the second of their making, as object ids do, and conf_nums carry
 their day.
 """
@@ -49,7 +49,7 @@ _AGENTS = (
 _CHAT = (
     "Good morning",
     "Can you hear me?",
-    "One moment, please",
+    "One moment",
     "Sending the form now",
     "Thank you, goodbye 👋",
 )
@@ -245,7 +245,7 @@ def _choose_room(
 ) -> Room:
     """A permanent room that is free, or a room made for this session.
 
-    `free` says from when each permanent room is free today; a session that runs past midnight never takes
+    `free` is from when each permanent room is free today; a session that runs past midnight never takes
     one, so two days never quarrel over a room.
     """
     wish = dice.random()
@@ -317,7 +317,7 @@ class _Stay:
 
 
 def _stays(dice: random.Random, room: Room, began: datetime, ended: datetime) -> list[_Stay]:
-    """Two to six people; somebody is there all the time; sometimes one drops and comes back, or dials in."""
+    """Two to six people; at least one is there all the time; sometimes one drops and comes back, or dials in."""
     people = 2 if room.single_file else dice.randint(2, 6)
     length_ms = (ended - began) // timedelta(milliseconds=1)
     dials_in = people - 1 if people > 2 and dice.random() < 0.12 else None
@@ -361,8 +361,8 @@ def _make_connection(dice: random.Random, room: Room, position: int, stay: _Stay
     corrected_at = trans_at + timedelta(minutes=360 + details % 2520) if row % 100 == 32 else None
     phone = f"+4930{details % 10_000_000:07d}"
     anonymous = details % 11 == 3
-    somebody = int(room.owner_ref.removeprefix("tenant-")) * 7 + stay.person
-    name = f"{_GIVEN[somebody % len(_GIVEN)]} {_FAMILY[somebody * 3 % len(_FAMILY)]}"
+    person = int(room.owner_ref.removeprefix("tenant-")) * 7 + stay.person
+    name = f"{_GIVEN[person % len(_GIVEN)]} {_FAMILY[person * 3 % len(_FAMILY)]}"
     return Connection(
         cdr_id=_object_id(end, dice),
         call_num=str(position + 1),
@@ -434,7 +434,7 @@ def _size(dice: random.Random, typical: int) -> int:
 
 
 def _chat_text(dice: random.Random, session: Session) -> bytes:
-    """A list of messages; in some sessions an object around it, nothing at all, or a text that breaks off."""
+    """A list of messages; in some sessions an object around it, nothing at all, or a truncated text."""
     talkers = [c for c in session.connections if not c.sip]
     messages = []
     for number in range(dice.randint(1, 12)):

@@ -1,4 +1,4 @@
-"""What lies under a file's URL at some moment, and how HTTP tells it: validators, conditions, parts (pure)."""
+"""What lies under a file's URL at some moment, and how HTTP describes it: validators, conditions, parts (pure)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.enablex.simulator.messages import Reply, Request, text_reply
 from pipeline.enablex.simulator.traffic import SimFile
 
 STRONG, WEAK, NONE = "strong", "weak", "none"
-"""How well a version can be told from another one: ETag and Last-Modified, a weak ETag, or neither."""
+"""How well a version can be distinguished from another one: ETag and Last-Modified, a weak ETag, or neither."""
 
 Headers = tuple[tuple[str, str], ...]
 

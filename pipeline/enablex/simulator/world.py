@@ -29,7 +29,7 @@ FILE_REACH_DAYS = 4
 
 @dataclass(frozen=True)
 class World:
-    """Endless, reproducible traffic. Equal worlds tell equal stories.
+    """Endless, reproducible traffic. Equal worlds have equal traffic.
 
     Days are UTC dates and ranges inclusive. `now` decides what is already known: nothing appears before
     its time.
@@ -197,11 +197,11 @@ class World:
         return [record for record in records if record is not None]
 
     def room_documents(self, project: str, now: datetime) -> list[Document]:
-        """The rooms that exist at `now`, as `GET /rooms` tells them."""
+        """The rooms that exist at `now`, as `GET /rooms` returns them."""
         return [documents.room_document(self.project(project), room) for room in self.rooms(project, now)]
 
     def _around_creation(self, project: str, room_id: str) -> Iterator[Session]:
-        """Sessions of the days on which this room can have been used: its id says when it was made."""
+        """Sessions of the days on which this room can have been used: its id contains when it was created."""
         if re.fullmatch(r"[0-9a-f]{24}", room_id):
             made = datetime.fromtimestamp(int(room_id[:8], 16), UTC).date()
             yield from self.sessions_between(project, made, made + timedelta(days=2))

@@ -1,4 +1,4 @@
-"""One CDR document to one row of `cdr` (pure). `cdr_columns` does the same for thousands at once.
+"""One CDR document to one row of `cdr` (pure). `cdr_batch` does the same for thousands together.
 
 Source: enablex-api.md section 4 (both documented shapes), 11 and 12 (observed habits).
 """
@@ -32,7 +32,7 @@ TIMES = (
     "signal_connected_at",
     "room_connected_at",
 )
-"""The first of these that a row has says under which day it is filed."""
+"""The first of these that a row has decides its day."""
 
 SECRETS: tuple[Path, ...] = (
     ("user", "token"),
@@ -72,7 +72,7 @@ _KNOWN = path_tree([*(path for _, path, _ in FIELDS), *SECRETS, QUALITY, *WITHOU
 
 
 def cdr_row(document: Any) -> Row:
-    """Turn one CDR document into one row of `cdr`, but for what only its history tells.
+    """Turn one CDR document into one row of `cdr`, except for columns that depend on its history.
 
     Row: one participant's connection. Key: `cdr_id`. Times: UTC, milliseconds. A value that fits no column leaves a
     null and stays, under its path, in `extra`, as do fields without a column.

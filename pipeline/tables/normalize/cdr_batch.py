@@ -1,4 +1,4 @@
-"""Thousands of CDR documents at once to columns of `cdr` (pure): what `cdr_row` says, some fifteen times as fast.
+"""Batches of CDR documents to columns of `cdr` (pure): the results of `cdr_row`, about fifteen times as fast.
 
 In documents of a documented shape values are found without making objects of them, and each column is read as a whole.
 Whatever is not as documented falls back, value by value and then document by document, to `cdr_row`, which is the
@@ -48,7 +48,7 @@ OBSERVATION = pa.schema(
         pa.field("ordinal", pa.int64()),
     ]
 )
-"""A row of `cdr` as one document says it, the day it is filed under, its quality as JSON, its place in the page."""
+"""A row of `cdr` from one document, its day, its quality as JSON, its ordinal in the response."""
 
 _TOO_DEEP = "nested too deeply"
 
@@ -65,7 +65,7 @@ class Batch:
 def read_batch(
     documents: Sequence[msgspec.Raw], first_ordinal: int = 0, rooms: RoomDetailsCache | None = None
 ) -> Batch:
-    """Rows of some thousand documents; each becomes a row or a reject. Ordinals count from `first_ordinal`.
+    """Rows of a batch of documents; each becomes a row or a reject. Ordinals count from `first_ordinal`.
 
     `rooms` is kept from one batch to the next, so that each room definition is read once.
     """
@@ -185,7 +185,7 @@ def _columns(
 ) -> tuple[dict[str, pa.Array], np.ndarray]:
     """The columns that are taken from one place each, and a mask of the documents that are not as documented.
 
-    All columns of one type are read at once, as one long column.
+    All columns of one type are read together, as one long column.
     """
     columns: dict[str, pa.Array] = {}
     odd, count = found.odd.copy(), len(found.odd)
@@ -198,7 +198,7 @@ def _columns(
 
 
 def _quality(found: ScanResult) -> pa.Array:
-    """`stats_quality` as it stands; null where it says nothing."""
+    """`stats_quality` unchanged; null where it is empty."""
     texts = found.cells([cdr.QUALITY]).only(OBJECT)
     return pc.cast(pc.if_else(pc.equal(texts, "{}"), None, texts), pa.binary())
 
@@ -307,7 +307,7 @@ _ROOM_REST_DECODER = msgspec.json.Decoder(_rest_struct("Rest", path_tree(_ROOM_R
 
 
 def _room_rest(text: bytes) -> str | None:
-    """Fields of a documented definition without a column, without those that say nothing."""
+    """Fields of a documented definition without a column, without empty ones."""
     return extra_json(drop_empty(msgspec.to_builtins(_ROOM_REST_DECODER.decode(text)) or {}))
 
 
@@ -318,14 +318,14 @@ def _rests(found: ScanResult) -> tuple[list[dict[str, Any]], np.ndarray]:
     spots = (texts * (LIST + 1) + cells.kinds).reshape(len(_REST), len(found.odd))
     together = np.ravel_multi_index(tuple(spots), tuple(spots.max(axis=1, initial=0) + 1))
     _, firsts, codes = np.unique(together, return_index=True, return_inverse=True)
-    told = ([cells.value(at + path * len(codes)) for path in range(len(_REST))] for at in firsts.tolist())
-    return list(map(_rest, told)), codes
+    members = ([cells.value(at + path * len(codes)) for path in range(len(_REST))] for at in firsts.tolist())
+    return list(map(_rest, members)), codes
 
 
-def _rest(told: list[Any]) -> dict[str, Any]:
-    """Fields without a column from outside the room's definition, without those that say nothing."""
+def _rest(members: list[Any]) -> dict[str, Any]:
+    """Fields without a column from outside the room's definition, without empty ones."""
     rest: dict[str, Any] = {}
-    for path, value in zip(_REST, told, strict=True):
+    for path, value in zip(_REST, members, strict=True):
         set_path(rest, path, value)
     return drop_empty(rest)
 

@@ -1,6 +1,6 @@
-"""Values of JSON documents as columns: at once where they are as documented, else one by one (pure).
+"""Values of JSON documents as columns: together where they are as documented, else one by one (pure).
 
-`values` says what a value means. A column is read by Arrow, which is given only what it reads in the same way.
+`values` defines what a value means. A column is read by Arrow, which is given only what it reads in the same way.
 """
 
 from __future__ import annotations

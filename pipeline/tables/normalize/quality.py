@@ -32,7 +32,7 @@ _MEASURES = {
     "bitrate_good_percent": ("bitrate_good_percent", REAL),
 }
 BATCH_CONNECTIONS = 4000
-"""So many connections' stats stay in the processor's cache."""
+"""Stats of this many connections stay in the processor's cache."""
 
 _PLACES = [(direction, medium) for direction in ("receive", "send") for medium in ("audio", "sharing", "video")]
 """In the order of the table's key."""

@@ -86,8 +86,8 @@ class SessionFiles:
 def session_table(connections: pa.Table, files: SessionFiles) -> Sessions:
     """One row per `conf_num` of connections sorted by `conf_num`, `day` and `cdr_id`, each session whole; same order.
 
-    A session is filed under the UTC date of its first connection. Of the room it knows what the newest connection that
-    says anything says: old-shape rows lack what new-shape rows of the same session know.
+    A session is filed under the UTC date of its first connection. Its room columns come from the newest connection
+    that has any: old-shape rows lack what new-shape rows of the same session have.
     """
     begins = ~repeats_before(connections["conf_num"])
     starts = np.flatnonzero(begins)

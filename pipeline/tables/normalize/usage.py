@@ -32,7 +32,7 @@ PART = pa.schema(
 
 
 def connection_parts(connections: pa.Table, sessions: Sessions) -> pa.Table:
-    """What connections add, each on its own day; what they do not say of their room, their session says."""
+    """What connections add, each on its own day; what they lack of their room comes from their session."""
     participant_min = connections["participant_min"]
     known = {name: pc.coalesce(connections[name], sessions.rows[name].take(pa.array(sessions.place))) for name in _KEY}
     return _parts(
@@ -61,7 +61,7 @@ def session_parts(sessions: pa.Table) -> pa.Table:
 
 
 def media_parts(media: list[Row], sessions: pa.Table) -> pa.Table:
-    """What stored files add, on their archive record's day; `sessions` says whose they are."""
+    """What stored files add, on their archive record's day; `sessions` has their owners."""
     stored = [row for row in media if row["state"] in STORED]
     conf_nums = pa.array([row["conf_num"] for row in stored], TEXT)
     at = pc.index_in(conf_nums, sessions["conf_num"].combine_chunks())

@@ -1,4 +1,4 @@
-"""EnableX's spellings to values: the only place that knows them (pure).
+"""EnableX's spellings to values; no other module contains them (pure).
 
 Each function returns None for what EnableX uses to say nothing (null, missing, empty text) and raises ValueError for
 what cannot be understood; the caller keeps the original. Observed: flags as "true"/"false" and 1/0, numbers as text.

@@ -149,11 +149,11 @@ def test_revision_and_corrections_are_the_next_revision(nights: Nights, rounding
     site = nights.site(MID, rounding=rounding)
     first = export(site, MID)
     assert first.ok
-    assert first.details["is_provisional"]
+    assert first.details.is_provisional
     assert_true(site, MID, 1, rounding=rounding)
     nights.move_on(site, SETTLED)
     second = export(site, SETTLED)
-    assert (second.details["revision"], second.details["is_provisional"]) == (2, False)
+    assert (second.details.revision, second.details.is_provisional) == (2, False)
     assert_true(site, SETTLED, 2, rounding=rounding)
 
     corrections = assert_adds_up(site, 2)
@@ -210,16 +210,16 @@ def test_the_sums_are_the_same_at_every_hop(nights: Nights) -> None:
 def test_the_same_again_is_no_new_revision(nights: Nights) -> None:
     """Same inputs, no new revision, not one byte written; another lake from the same vault has the same bytes."""
     site = nights.site(SETTLED)
-    assert export(site, SETTLED).details["is_new"]
+    assert export(site, SETTLED).details.is_new
     before = site.objects("lake/reports")
     assert len(before) == len(FILES)
     again = export(site, SETTLED + timedelta(days=9))
-    assert (again.details["is_new"], again.details["revision"]) == (False, 1)
+    assert (again.details.is_new, again.details.revision) == (False, 1)
     assert site.objects("lake/reports") == before
     shutil.rmtree(site.folder / "lake")
     with site.app(SETTLED) as app:
         build(app)
-    assert export(site, SETTLED).details["is_new"]
+    assert export(site, SETTLED).details.is_new
     assert site.objects("lake/reports") == before
 
 
@@ -264,11 +264,11 @@ def test_a_killed_export_leaves_nothing_that_counts(nights: Nights) -> None:
     assert controls["files"] == told
     (folder(site, 1) / "controls.json").unlink()
     whole = export(site, MID)
-    assert (whole.details["revision"], whole.details["is_new"]) == (1, True)
+    assert (whole.details.revision, whole.details.is_new) == (1, True)
     (folder(site, 1) / "controls.json").unlink()
     nights.move_on(site, SETTLED)
     other = export(site, SETTLED)
-    assert (other.details["revision"], other.details["is_provisional"]) == (2, False)
+    assert (other.details.revision, other.details.is_provisional) == (2, False)
     assert json.loads((folder(site, 2) / "controls.json").read_bytes())["previous_revision"] is None
 
 
@@ -277,8 +277,8 @@ def test_one_project_has_numbers_of_its_own(nights: Nights) -> None:
     site = nights.site(SETTLED)
     export(site, SETTLED)
     one = export(site, SETTLED, project="acme")
-    assert one.details["path"] == "reports/billing/project=acme/month=2026-10/revision=0001/"
-    alone = pq.read_table(site.folder / "lake" / one.details["path"] / "usage.parquet").to_pylist()
+    assert one.details.path == "reports/billing/project=acme/month=2026-10/revision=0001/"
+    alone = pq.read_table(site.folder / "lake" / one.details.path / "usage.parquet").to_pylist()
     assert alone == [row for row in usage(site, 1).values() if row["project"] == "acme"]
 
 
@@ -290,7 +290,7 @@ def test_months_of_other_zones_add_up_to_the_same(nights: Nights) -> None:
         totals[zone] = Counter(dict.fromkeys(COUNTED, 0))
         for month in ("2026-09", "2026-10", "2026-11"):
             outcome = export(site, SETTLED, month)
-            for told in outcome.details["projects"].values():
+            for told in outcome.details.projects.values():
                 totals[zone].update({name: Decimal(told[name]) for name in COUNTED})
             if month != "2026-09":
                 assert_true(site, SETTLED, 1, month, zone=zone)
@@ -348,11 +348,11 @@ def test_amounts_are_true_and_are_corrected(nights: Nights) -> None:
     in_force = controls["settings"][PRICES]["projects"]
     assert in_force["globex"] == {"participant_min": [{"price": "0.02"}], "recording_min": [{"price": "0.0125"}]}
     site.config.write_text(site.config.read_text().replace('"0.02"', '"0.03"'))
-    assert export(site, SETTLED).details["corrections"].keys() == {"repriced"}
+    assert export(site, SETTLED).details.corrections.keys() == {"repriced"}
     assert {row["project"] for row in assert_adds_up(site, 3)} == {"globex"}
     later = '[[billing.prices.sip_min]]\nvalid_from = 2026-12-01\nprice = "1"\n'
     site.config.write_text(site.config.read_text().replace("[collect]\n", f"{later}[collect]\n"))
-    assert not export(site, SETTLED).details["is_new"]
+    assert not export(site, SETTLED).details.is_new
     site.config.write_text(site.config.read_text().replace("2026-12-01", "2026-10-20"))
     refused = site.outcome("billing", "export", "--month", MONTH, now=SETTLED)
     assert "billing.prices.sip_min: acme has no price on 19 days from 2026-10-01" in refused["failed"][0]["error"]
@@ -439,7 +439,7 @@ def test_an_invoice_is_explained_to_the_last_line(nights: Nights) -> None:
     assert doubled in found["different"]
     shown = site.run(*command, "--output", str(site.folder / "lines.csv"), now=SETTLED)
     assert shown.returncode == 3
-    assert "to ask about, the largest first" in shown.stdout
+    assert "unexplained, the largest first" in shown.stdout
     assert {row["cdr_id"] for row in read_csv(site.folder / "lines.csv")} == lines.keys() | whole.keys()
 
 

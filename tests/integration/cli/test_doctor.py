@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -37,7 +38,7 @@ def checks(site: Site) -> dict[str, dict[str, Any]]:
     """What `doctor` found, by name; its failures are those that have a next step and are named in the outcome."""
     with site.app() as app:
         outcome = doctor(app)
-    found = {check["name"]: check for check in outcome.details["checks"]}
+    found = {check.name: asdict(check) for check in outcome.details.checks}
     assert {failure.item for failure in outcome.failed} == failed(found)
     assert all(found[name]["next_step"] for name in failed(found))
     return found
@@ -49,8 +50,8 @@ def failed(found: dict[str, dict[str, Any]]) -> set[str]:
 
 def answers(site: Site) -> dict[str, str]:
     with site.app() as app:
-        told = doctor(app, probe=True).details["answers"]
-    return {one["question"]: one["answer"] for one in told}
+        told = doctor(app, probe=True).details.answers
+    return {one.question: one.answer for one in told or ()}
 
 
 def test_a_set_up_that_works_has_nothing_to_fail(site: Site) -> None:
@@ -209,7 +210,7 @@ def test_a_healthy_account_answers(site: Site) -> None:
         ("to_date_exclusive", "is to_date inclusive", "no"),
         ("no_range", "does the file host honour Range", "no: it sends the whole file"),
         ("wrong_range", "does the file host honour Range", "no: "),
-        ("lying_range", "does the file host honour Range", "no: it says so, and sends other bytes"),
+        ("lying_range", "does the file host honour Range", "no: it states a range, and sends other bytes"),
         ("no_length", "does the file host send lengths", "no"),
         ("chunked", "does the file host send lengths", "no, but cuts show"),
         ("no_validators", "does the file host send ETags", "no"),

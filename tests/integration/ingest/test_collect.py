@@ -101,7 +101,7 @@ def test_a_split_day_is_not_answered(make_site: Callable[..., Site], calm_rows: 
     """A day asked room by room may lack rows of rooms that are gone: it is named, and does not count as answered."""
     site = impatient(make_site(WORLD, faults=(TOO_SLOW,)))
     (failure,) = collect(site).failed
-    assert "room by room" in failure.error
+    assert "split by room" in failure.error
     assert len(build(site)) < len(calm_rows)
     assert last_asked(site) == set()
 

@@ -55,21 +55,27 @@ def test_a_night_is_in_the_log_the_ledger_and_the_textfile(make_site: Callable[.
     counts = json.loads(counts)
     assert others == []
     assert {(line["run_id"], line["command"]) for line in lines} == {(run_id, "nightly")}
-    assert {line["event"] for line in lines} >= {"run.began", "run.ended", "page.landed", "media.settled", "try.again"}
+    assert {line["event"] for line in lines} >= {
+        "run.began",
+        "run.ended",
+        "page.landed",
+        "media.settled",
+        "request.retried",
+    }
     for line in lines:
-        if line["event"] in {"page.landed", "media.settled", "try.again"}:
+        if line["event"] in {"page.landed", "media.settled", "request.retried"}:
             assert line["project"] == "acme"
             assert line["day"].startswith("2026-11-")
             assert line["item"]
-    assert counts["retries"] == sum(line["event"] == "try.again" for line in lines) > 0
+    assert counts["retries"] == sum(line["event"] == "request.retried" for line in lines) > 0
 
     found = samples(textfile.read_text())
     with site.app() as app:
         current = status(app)
-    acme = current.details["projects"]["acme"]
-    assert found["postroom_media_files", (("project", "acme"), ("state", "stored"))] == acme["media"]["stored"]["files"]
+    acme = current.details.projects["acme"]
+    assert found["postroom_media_files", (("project", "acme"), ("state", "stored"))] == acme.media["stored"].files
     assert found["postroom_media_at_risk_files", (("project", "acme"),)] == len(current.at_risk)
-    assert found["postroom_days", (("project", "acme"), ("state", "settled"))] == acme["days"]["settled"]
+    assert found["postroom_days", (("project", "acme"), ("state", "settled"))] == acme.days.settled
     assert found["postroom_status_timestamp_seconds", ()] == NOW.timestamp()
     assert found["postroom_last_success_timestamp_seconds", (("command", "nightly"),)] == NOW.timestamp()
     for metric, count in {"retries": "retries", "rows_built": "rows", "copied_bytes": "bytes_copied"}.items():
@@ -233,7 +239,7 @@ def test_a_textfile_that_cannot_be_written_stops_no_news(site: Site, receiver: R
     site.configure("[collect]\n", more)
     with site.app() as app, capture_logs() as lines:
         record_run(app, "nightly", failing(), is_unattended=True, collector=MetricsCollector())
-    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["metrics.unwritten"]
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["metrics.not_written"]
     assert len(receiver.heard()[0]) == 1
 
 

@@ -137,12 +137,12 @@ def test_a_job_that_breaks_off_is_one_error(site: Site) -> None:
     with capture_logs() as lines:
         assert run_if_due(job(site, "nightly"), site.settings(), now=NOW) is JobStatus.FAILED
     errors = [line for line in lines if line["log_level"] == "error"]
-    assert [(line["event"], line["error"].count("\n")) for line in errors] == [("run.broken", 0)]
+    assert [(line["event"], line["error"].count("\n")) for line in errors] == [("run.failed", 0)]
     site.configure('url = "sqlite:///', 'url = "sqlite:////dev/null/')
     with capture_logs() as lines:
         assert run_if_due(job(site, "nightly"), site.settings(), now=NOW) is JobStatus.FAILED
     errors = [line for line in lines if line["log_level"] == "error"]
-    assert [(line["event"], line["job"]) for line in errors] == [("job.broken", "nightly")]
+    assert [(line["event"], line["job"]) for line in errors] == [("job.failed", "nightly")]
 
 
 def test_what_did_nothing_is_still_due_while_files_are_at_risk(site: Site) -> None:
@@ -212,8 +212,8 @@ def test_the_scheduler_stops_cleanly_on_sigterm(site: Site, tmp_path: Path) -> N
         systemd.settimeout(30)
         environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "100000"}
         process = start(["-m", "pipeline", "schedule"], site, **environ)
-        events = wait_for(process, "run.ended")
-        assert [event["job"] for event in events if event["event"] == "job.planned"] == list(JOBS)
+        events = wait_for(process, "run.finished")
+        assert [event["job"] for event in events if event["event"] == "job.scheduled"] == list(JOBS)
         assert events[-1]["command"] == "media copy"
         heard = [systemd.recv(100) for _ in range(2)]
         process.send_signal(signal.SIGTERM)
@@ -230,20 +230,20 @@ def test_what_takes_too_long_is_parked(site: Site) -> None:
     """An item that does not end in time is left where it is, and the exit code is 0 all the same."""
     site.simulator.faults.on("slow=60")
     process = start(["-c", "import sys, jobs.scheduler as m; m._GRACE_S = 0.2; sys.exit(m.main())"], site)
-    wait_for(process, "job.planned")
+    wait_for(process, "job.scheduled")
     while not site.simulator.requests:
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    events = wait_for(process, "job.parked")
+    events = wait_for(process, "job.interrupted")
     process.communicate(timeout=30)
     assert events[-2]["event"] == "scheduler.stopping"
     assert process.returncode == 0
 
 
 def test_the_scheduler_goes_by_the_clock(site: Site) -> None:
-    """--now makes no sense to `postroom schedule`, and it says so."""
+    """`postroom schedule` refuses --now, in one line."""
     refused = site.run("schedule")
-    assert (refused.returncode, "leave --now" in refused.stderr) == (2, True)
+    assert (refused.returncode, "does not support --now" in refused.stderr) == (2, True)
 
 
 def test_a_missing_project_is_said_at_once(tmp_path: Path) -> None:

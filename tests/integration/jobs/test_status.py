@@ -71,16 +71,16 @@ def test_status_says_how_everything_stands(site: Site) -> None:
         build(app)
     with site.app(NOW + timedelta(hours=26)) as app:
         outcome = status(app)
-    told = outcome.details["projects"]["acme"]
-    assert told["pending"] == len(site.truth_files()) > 0
-    assert told["hours_left"] == min(file["hours_left"] for file in outcome.at_risk) < 24
-    assert told["at_risk"] == len(outcome.at_risk) > 0
+    told = outcome.details.projects["acme"]
+    assert told.pending == len(site.truth_files()) > 0
+    assert told.hours_left == min(file["hours_left"] for file in outcome.at_risk) < 24
+    assert told.at_risk == len(outcome.at_risk) > 0
     assert outcome.exit_code == 4
-    assert told["last_done"] == dict.fromkeys(("cdr", "archive", "rooms"), NOW.isoformat())
-    for root, kinds in outcome.details["stores"].items():
+    assert told.last_done == dict.fromkeys(("cdr", "archive", "rooms"), NOW.isoformat())
+    for root, kinds in outcome.details.stores.items():
         files = [path for path in (site.folder / root).rglob("*") if path.is_file()]
-        assert sum(kind["objects"] for kind in kinds.values()) == len(files)
-        assert sum(kind["bytes"] for kind in kinds.values()) == sum(path.stat().st_size for path in files)
+        assert sum(kind.objects for kind in kinds.values()) == len(files)
+        assert sum(kind.bytes for kind in kinds.values()) == sum(path.stat().st_size for path in files)
 
 
 def test_recordings_that_nobody_lists_are_named(site: Site) -> None:
@@ -89,14 +89,14 @@ def test_recordings_that_nobody_lists_are_named(site: Site) -> None:
         collect(app, sources=("cdr",))
         build(app)
         recorded = run_query(app.lake, "SELECT DISTINCT conf_num FROM cdr WHERE room_auto_recording").to_pylist()
-        assert status(app).details["projects"]["acme"]["unlisted"] != []
+        assert status(app).details.projects["acme"].unlisted != []
     site.simulator.clock.set(NOW + timedelta(hours=26))
     with site.app() as app:
-        unlisted = status(app).details["projects"]["acme"]["unlisted"]
+        unlisted = status(app).details.projects["acme"].unlisted
         assert {name.split()[1] for name in unlisted} == {row["conf_num"] for row in recorded}
         collect(app, sources=("archive",))
         build(app)
-        assert status(app).details["projects"]["acme"]["unlisted"] == []
+        assert status(app).details.projects["acme"].unlisted == []
 
 
 def test_new_fields_are_named_once_a_build(make_site: Callable[..., Site]) -> None:
@@ -193,4 +193,4 @@ def test_each_project_has_its_last_good_runs(make_site: Callable[..., Site]) -> 
         "acme": {"media audit": day(24), "nightly": day(24)},
         "umbrella": {"build": day(26), "nightly": day(25)},
     }
-    assert "  good run media audit 2026-11-24 02:15, nightly 2026-11-24 02:15\n" in site.run("status").stdout
+    assert "  success  media audit 2026-11-24 02:15, nightly 2026-11-24 02:15\n" in site.run("status").stdout

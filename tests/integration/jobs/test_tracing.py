@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from pipeline.core.tracing import is_wanted
+from pipeline.core.tracing import is_enabled
 from tests.conftest import Site
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -112,7 +112,7 @@ def test_traces_need_their_extra(site: Site, monkeypatch: pytest.MonkeyPatch) ->
     done = site.run("status")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f'postroom: {ENDPOINT} asks for traces, but OpenTelemetry is not installed; pip install "postroom[otel]"\n'
+        f'postroom: {ENDPOINT} is set, but OpenTelemetry is not installed; pip install "postroom[otel]"\n'
     )
 
 
@@ -129,4 +129,4 @@ def test_traces_need_their_extra(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_traces_are_off_unless_asked_for(environ: dict[str, str], wanted: bool) -> None:
     """Only an endpoint in the standard variables turns traces on, and the standard switches turn them off."""
-    assert is_wanted(environ) is wanted
+    assert is_enabled(environ) is wanted

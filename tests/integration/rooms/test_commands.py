@@ -136,7 +136,7 @@ def test_tables_are_for_people(make_quick: Callable[..., Site]) -> None:
     assert re.search(r"^settings.participants +12 *$", shown, re.M)
     assert re.search(r"^project +globex *$", shown, re.M)
     assert "Singapore" in site.run("rooms", "dialin").stdout
-    assert "nobody is in the room" in site.run("rooms", "users", room_id).stdout
+    assert "no users in the room" in site.run("rooms", "users", room_id).stdout
     refused = site.run("rooms", "create", "--name", "n", "--owner-ref", "o", "--participants", "1")
     assert (refused.returncode, "--project" in refused.stderr) == (2, True)
 

@@ -166,7 +166,7 @@ def test_any_two_files(first: dict[str, Any], second: dict[str, Any], other: str
         outcome = apply_rooms(app, path, prune=True, replace=True)
         assert outcome.failed == []
         plan = plan_rooms(app, path, prune=True, replace=True)
-        assert set(plan.counts) <= {"unchanged"}, plan.details["changes"]
+        assert set(plan.counts) <= {"unchanged"}, plan.details.changes
         now = actual(site)
         untouched = others if other == "clinic" else after_first
         assert {place: now[place] for place in untouched} == untouched
@@ -349,7 +349,7 @@ def test_ctrl_c_ends_quickly_and_cleanly(make_site: Callable[..., Site]) -> None
     interrupted_at = time.monotonic()
     _, said = process.communicate(timeout=30)
     assert time.monotonic() - interrupted_at < 3
-    assert (process.returncode, "run it again to go on" in said) == (130, True)
+    assert (process.returncode, "Run again to resume" in said) == (130, True)
     made = keys(site).total()
     assert 0 < made < 40
     site.configure("requests_per_second = 20.0", "requests_per_second = 1000.0")

@@ -163,7 +163,7 @@ def test_a_quiet_day_is_a_page_too() -> None:
         "No session began",
         "0 rows",
         "EnableX listed no files",
-        "No audit has looked",
+        "were not audited yet",
     ):
         assert said in found.text
 

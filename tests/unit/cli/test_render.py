@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -17,11 +16,14 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from jobs.status import FileTotals, Lateness, ObjectTotals, ProjectStatus, StatusReport
 from pipeline.billing.invoice import MEASURED, compare, read_invoice, summarize_differences
+from pipeline.billing.reconcile import InvoiceComparison
 from pipeline.cli import render
 from pipeline.cli.billing import show_comparison
-from pipeline.cli.doctor_checks import Check
+from pipeline.cli.doctor_checks import Check, DoctorReport
 from pipeline.core.models import Row, RunResult
+from pipeline.ingest.settlement import DayStates
 from tests.support.paths import ROOT
 
 EXPECTED = ROOT / "tests/golden" / "show"
@@ -82,61 +84,61 @@ def outcome_audit(console: Console) -> None:
         2, sessions_audited=5, files_audited=1204, files_reread=13, bytes_reread=12_345_678_901, problems=1
     )
     outcome.add_failure("media/a.mkv", "missing: manifest 0003 of session 284 names it (recording a.mkv); restore it")
-    outcome.add_notice("unexpected", "media/b.mkv")
+    outcome.add_notice("orphan", "media/b.mkv")
     render.show_outcome(console, outcome)
 
 
-def _status() -> RunResult:
-    outcome = RunResult("status")
-    outcome.details["projects"] = {
-        "acme": {
-            "days": {
-                "first": "2026-01-01",
-                "missing": [f"2026-11-{day:02d}" for day in range(10, 17)],
-                "provisional": ["2026-11-22", "2026-11-23"],
-                "settled": 318,
-            },
-            "media": {
-                "stored": {"files": 1204, "bytes": 12_345_678_901},
-                "unreadable": {"files": 1, "bytes": 99_000_000},
-                "lost": {"files": 2, "bytes": 0},
-                "pending": {"files": 7, "bytes": 0},
-            },
-            "pending": 7,
-            "at_risk": 1,
-            "next_deadline": "2026-11-23T03:45:00+00:00",
-            "hours_left": 1.5,
-            "last_done": {"cdr": "2026-11-23T02:15:00+00:00", "audit": "2026-11-22T03:30:00+00:00"},
-            "last_good_runs": {"media copy": "2026-11-23T02:20:00.000Z", "nightly": "2026-11-23T02:15:00.000Z"},
-            "lateness": {
-                "rows": 12_345,
-                "known_after": {"1 h": 0.42, "1 day": 0.998},
-                "hint": "rows still came or changed 2.8 days after they were written",
-            },
-            "unlisted": ["2026-11-20 284170002063"],
+def _status() -> RunResult[StatusReport]:
+    acme = ProjectStatus(
+        days=DayStates(
+            first="2026-01-01",
+            missing=[f"2026-11-{day:02d}" for day in range(10, 17)],
+            provisional=["2026-11-22", "2026-11-23"],
+            settled=318,
+        ),
+        last_done={"cdr": "2026-11-23T02:15:00+00:00", "audit": "2026-11-22T03:30:00+00:00"},
+        media={
+            "stored": FileTotals(1204, 12_345_678_901),
+            "malformed": FileTotals(1, 99_000_000),
+            "lost": FileTotals(2, 0),
+            "pending": FileTotals(7, 0),
         },
-        "a-much-longer-name": {
-            "days": {"first": None, "missing": [], "provisional": [], "settled": 0},
-            "media": {},
-            "pending": 0,
-            "at_risk": 0,
-            "next_deadline": None,
-            "hours_left": None,
-            "last_done": {},
-            "last_good_runs": {},
-            "lateness": None,
-            "unlisted": [],
+        pending=7,
+        at_risk=1,
+        next_deadline="2026-11-23T03:45:00+00:00",
+        hours_left=1.5,
+        last_good_runs={"media copy": "2026-11-23T02:20:00.000Z", "nightly": "2026-11-23T02:15:00.000Z"},
+        lateness=Lateness(
+            rows=12_345,
+            known_after={"1 h": 0.42, "1 day": 0.998},
+            latest_h=60.0,
+            settled_h=67.2,
+            hint="rows still came or changed 2.8 days after they were written",
+        ),
+        unlisted=["2026-11-20 284170002063"],
+    )
+    fresh = ProjectStatus(
+        days=DayStates(None, [], [], 0),
+        last_done={},
+        media={},
+        pending=0,
+        at_risk=0,
+        next_deadline=None,
+        hours_left=None,
+        last_good_runs={},
+        lateness=None,
+        unlisted=[],
+    )
+    report = StatusReport(
+        now="2026-11-23T02:15:00+00:00",
+        projects={"acme": acme, "a-much-longer-name": fresh},
+        stores={
+            "lake": {"tables": ObjectTotals(3_300, 456_000_000)},
+            "vault": {"media": ObjectTotals(1_205, 12_444_678_901), "raw": ObjectTotals(2_600, 98_000_000)},
         },
-    }
-    outcome.details["stores"] = {
-        "lake": {"tables": {"objects": 3_300, "bytes": 456_000_000}},
-        "vault": {
-            "media": {"objects": 1_205, "bytes": 12_444_678_901},
-            "raw": {"objects": 2_600, "bytes": 98_000_000},
-        },
-    }
-    outcome.details["next_runs"] = {"media copy": "2026-11-23T02:30:00.000Z", "nightly": "2026-11-24T02:15:00.000Z"}
-    return outcome
+        next_runs={"media copy": "2026-11-23T02:30:00.000Z", "nightly": "2026-11-24T02:15:00.000Z"},
+    )
+    return RunResult("status", details=report)
 
 
 def status_busy(console: Console) -> None:
@@ -146,21 +148,21 @@ def status_busy(console: Console) -> None:
 
 
 def status_fresh(console: Console) -> None:
-    outcome = RunResult("status")
-    outcome.details |= {"projects": {}, "stores": {"lake": {}, "vault": {}}, "next_runs": {}}
+    report = StatusReport("2026-11-23T02:15:00+00:00", projects={}, stores={"lake": {}, "vault": {}})
+    outcome = RunResult("status", details=report)
     render.show_status(console, outcome)
 
 
 def doctor_bad(console: Console) -> None:
     found = [
         Check("time zones", True, "598 zones, tzdata 2026.1; billing in UTC"),
-        Check("scratch disk", True, "9.1 GiB free in /tmp", "that is little for [recordings]: free space soon"),
+        Check("temp disk", True, "9.1 GiB free in /tmp", "that is little for [recordings]: free space soon"),
         Check("acme API", False, "GET /archive/period: credentials refused", "copy App ID and App Key"),
         Check("acme files", None, "without the API no file is known to try"),
     ]
-    outcome = RunResult("doctor", details={"checks": [asdict(check) for check in found]})
+    lines = ["[projects.acme]", "# is to_date inclusive? yes (9 of the 9 CDRs came)"]
+    outcome = RunResult("doctor", details=DoctorReport(found, toml=lines))
     outcome.add_failure("acme API", "credentials refused")
-    outcome.details["toml"] = ["[projects.acme]", "# is to_date inclusive? yes (9 of the 9 CDRs came)"]
     render.show_doctor(console, outcome)
 
 
@@ -234,9 +236,9 @@ def comparison(console: Console) -> None:
     ]
     content = b"cdr_id,minutes\n65ec6b1f0c3a9e0012ab34cd,31\n65ec6b1f0c3a9e0012ab34ce,12\n[made-up],90.5\n"
     lines = compare(pa.Table.from_pylist(ours, MEASURED), read_invoice(content, "invoice.csv"))
-    outcome = RunResult(
-        "billing compare", details={"by": ["cdr_id"], "explained": summarize_differences(lines), "output": "l.csv"}
-    )
+    explained = summarize_differences(lines)
+    comparison = InvoiceComparison("2026-11", ["acme"], "participant_min", ["cdr_id"], explained, output="l.csv")
+    outcome = RunResult("billing compare", details=comparison)
     outcome.add_failure("2026-11", "1 missing here, 1 missing there: -1,143.500 minutes")
     show_comparison(console, outcome, lines)
 

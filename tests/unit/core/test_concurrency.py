@@ -1,4 +1,4 @@
-"""Work side by side: in order within a lane, and no error is lost."""
+"""Concurrency helpers: order within a lane, bounded memory, and no lost error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.core.concurrency import SerialWorkers, map_concurrent, prefetch
 
 
 def test_a_lane_keeps_its_order() -> None:
-    """What is given to one lane is done in the order given, whatever other lanes do, and all is done at the end."""
+    """Calls of one lane run in their order, independent of other lanes, and all are done at the end of the block."""
     done: dict[str, list[int]] = {"a": [], "b": []}
     with SerialWorkers() as lanes:
         for number in range(50):
@@ -21,7 +21,7 @@ def test_a_lane_keeps_its_order() -> None:
 
 
 def test_lanes_run_side_by_side() -> None:
-    """Two lanes work at the same time: each waits for the other to have begun."""
+    """Two lanes run concurrently: each waits until the other has started."""
     meeting = threading.Barrier(2, timeout=10)
     with SerialWorkers() as lanes:
         lanes.submit("a", meeting.wait)
@@ -30,7 +30,7 @@ def test_lanes_run_side_by_side() -> None:
 
 
 def test_giving_waits_for_a_lane_that_is_behind() -> None:
-    """Only a few things wait for a lane: memory stays small."""
+    """At most two calls of a lane are unfinished: `submit` blocks and memory stays bounded."""
     may_go, given = threading.Event(), []
 
     def give_all() -> None:
@@ -51,7 +51,7 @@ def test_giving_waits_for_a_lane_that_is_behind() -> None:
 
 @pytest.mark.parametrize("after", [0, 1, 10])
 def test_an_error_comes_out(after: int) -> None:
-    """An error in a lane comes out of a later `give` or at the end, whichever is first."""
+    """An error in a lane is raised by a later `submit` or at the end, whichever is first."""
     with pytest.raises(ZeroDivisionError), SerialWorkers() as lanes:  # noqa: PT012 - which of these raises is not promised
         lanes.submit("a", divmod, 1, 0)
         for _ in range(after):
@@ -59,7 +59,7 @@ def test_an_error_comes_out(after: int) -> None:
 
 
 def test_the_callers_own_error_wins() -> None:
-    """An error between giving is the one that comes out; what has not begun is left, and no thread stays."""
+    """An error of the block itself is raised; calls not yet started are dropped, and no thread remains."""
     before = threading.active_count()
     with pytest.raises(KeyError, match="mine"), SerialWorkers() as lanes:  # noqa: PT012
         lanes.submit("a", divmod, 1, 0)
@@ -68,27 +68,27 @@ def test_the_callers_own_error_wins() -> None:
 
 
 def test_ahead_gives_the_same_items() -> None:
-    """Made ahead in another thread, items are the same, in the same order."""
+    """Prefetched items are the same, in the same order."""
     assert list(prefetch(iter(range(20)))) == list(range(20))
     assert list(prefetch(iter([]))) == []
 
 
 def test_ahead_passes_errors_on() -> None:
-    """An error while making comes out behind the items made before it."""
+    """An error of the iterator is raised after the items before it."""
 
     def broken() -> Iterator[int]:
         yield 1
         yield 2
         raise OSError("disk")
 
-    found: list[int] = []
+    items: list[int] = []
     with pytest.raises(OSError, match="disk"):
-        found.extend(prefetch(broken()))
-    assert found == [1, 2]
+        items.extend(prefetch(broken()))
+    assert items == [1, 2]
 
 
 def test_ahead_ends_with_its_user() -> None:
-    """Who stops in the middle leaves no thread behind."""
+    """A consumer that stops early leaves no thread."""
     before = threading.active_count()
     items = prefetch(iter(range(100)))
     assert next(items) == 0
@@ -97,7 +97,7 @@ def test_ahead_ends_with_its_user() -> None:
 
 
 def test_what_is_mapped_keeps_its_order() -> None:
-    """However long each takes, results come in the order of their items."""
+    """Results have the order of their items, whatever each call's duration."""
     may_end = {number: threading.Event() for number in range(100)}
 
     def ends_after_the_next(number: int) -> int:
@@ -111,7 +111,7 @@ def test_what_is_mapped_keeps_its_order() -> None:
 
 @pytest.mark.parametrize("max_concurrency", [1, 4])
 def test_items_are_mapped_as_there_is_room(max_concurrency: int) -> None:
-    """Of many items only as many are taken before the first result as are worked on at once: memory stays small."""
+    """Before the first result, only `max_workers` items are consumed: memory stays bounded."""
     items = iter(range(1000))
     assert next(map_concurrent(str, items, max_concurrency)) == "0"
     assert next(items) == max_concurrency
@@ -119,7 +119,7 @@ def test_items_are_mapped_as_there_is_room(max_concurrency: int) -> None:
 
 @pytest.mark.parametrize("max_concurrency", [1, 4])
 def test_an_error_comes_in_its_place(max_concurrency: int) -> None:
-    """What was made before the item that failed is given first."""
+    """Results before the failed item are returned first."""
     results = map_concurrent(lambda number: 6 // number, [3, 2, 0, 1], max_concurrency)
     assert [next(results), next(results)] == [2, 3]
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""The error tree is the one that its page draws."""
+"""The class tree equals the tree in the module's docstring."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ DRAWN = re.compile(r"^( *)([A-Z]\w+)(\*?)")
 
 
 def drawn_tree() -> dict[str, tuple[str, bool]]:
-    """Class name -> (parent, whether a star says that trying again may help), from the module's docstring."""
+    """Class name -> (parent, whether it has a star, so it can be retried), from the module's docstring."""
     assert errors.__doc__
-    found: dict[str, tuple[str, bool]] = {}
+    tree: dict[str, tuple[str, bool]] = {}
     path: list[tuple[int, str]] = []
     for line in errors.__doc__.split("```")[1].splitlines():
         for name in re.findall(r"SizeDiffers|DigestDiffers", line):  # drawn on one line with their parent
-            found[name] = ("FixityError", False)
+            tree[name] = ("FixityError", False)
         match = DRAWN.match(line)
         if match is None:
             continue
         indent, name, star = len(match[1]), match[2], match[3]
         path = [(at, above) for at, above in path if at < indent]
         parent = path[-1][1] if path else "Exception"
-        found[name] = (parent, bool(star) or found.get(parent, ("", False))[1])
+        tree[name] = (parent, bool(star) or tree.get(parent, ("", False))[1])
         path.append((indent, name))
-    return found
+    return tree
 
 
 CLASSES = {
@@ -44,7 +44,7 @@ def test_every_error_is_drawn() -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_an_error_is_where_it_is_drawn(name: str) -> None:
-    """Parents are as drawn, and exactly the starred errors, with what hangs below them, are worth another try."""
+    """Parents are as drawn, and exactly the starred errors and their subclasses are `Transient`."""
     parent, is_transient = drawn_tree()[name]
     kind = CLASSES[name]
     assert kind.__bases__[0].__name__ == parent
@@ -63,12 +63,12 @@ def test_an_error_is_where_it_is_drawn(name: str) -> None:
     ],
 )
 def test_a_message_names_the_thing(error: errors.PipelineError, text: str) -> None:
-    """The text of an error stands alone on a line: what, where, and what to do."""
+    """The text of an error is one line: what, where, and the next step."""
     assert str(error) == text
 
 
 def test_an_api_error_carries_what_support_asks_for() -> None:
-    """Endpoint, status, code and request id can be read off the error; a retry time is unknown until set."""
+    """The error has endpoint, status, code and request id; the retry time is None until it is set."""
     error = errors.Throttled("slow down", endpoint="GET /cdr", status=429, code="RATE_LIMITED", request_id="req_1")
     assert (error.endpoint, error.status, error.code, error.request_id) == ("GET /cdr", 429, "RATE_LIMITED", "req_1")
     assert error.retry_after_s is None

@@ -1,4 +1,4 @@
-"""Logging: events with fields on standard error, and no secret among them."""
+"""Logging: events with fields on standard error, without secrets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRETS = st.lists(
 
 @pytest.fixture
 def restored() -> Iterator[None]:
-    """structlog, httpx's logger and the handlers of libraries' loggers as they were before."""
+    """Restores structlog, httpx's logger and the root handlers."""
     level, root = logging.getLogger("httpx").level, logging.getLogger()
     handlers, root_level = root.handlers[:], root.level
     yield
@@ -37,7 +37,7 @@ def leaks(secrets: list[str], text: str) -> bool:
 
 @given(SECRETS, st.lists(st.text(st.characters(codec="ascii"), max_size=10), min_size=2, max_size=4), st.data())
 def test_no_known_secret_gets_through(secrets: list[str], pieces: list[str], data: st.DataObject) -> None:
-    """A known secret is masked wherever it stands in a text, however many there are and however they overlap."""
+    """A known secret is masked at any place in a text, even if several secrets overlap."""
     assume(not any(secret in "https://" for secret in secrets))
     text = data.draw(st.sampled_from(secrets)).join(pieces)
     assert not leaks(secrets, Redact(secrets).text(f"{text}\n{secrets[0]}"))
@@ -48,14 +48,14 @@ def test_no_known_secret_gets_through(secrets: list[str], pieces: list[str], dat
     st.recursive(st.just(None), lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.just("a"), inner)),
 )
 def test_no_known_secret_gets_through_in_a_structure(secrets: list[str], shape: Any) -> None:
-    """Secrets inside lists, tables and errors are masked like those in plain text."""
+    """Secrets inside lists, mappings and exceptions are masked like those in plain text."""
 
     def planted(shape: Any) -> Any:
         if isinstance(shape, list):
             return [planted(part) for part in shape] + [secrets[0]]
         if isinstance(shape, dict):
             return {"a": tuple(planted(part) for part in shape.values())}
-        return ValueError(f"told {secrets[0]}")
+        return ValueError(f"refused {secrets[0]}")
 
     event = Redact(secrets)(None, "info", {"event": f"x {secrets[-1]}", "what": planted(shape)})
     assert not leaks(secrets, str(event["what"]) + str(event["event"]))
@@ -71,15 +71,22 @@ def test_a_secret_inside_another_leaves_no_rest() -> None:
     ["Authorization", "password", "files_password", "client_secret", "user_token", "token", "app_key", "Cookie", "pin"],
 )
 def test_a_field_named_like_a_secret_is_masked(field: str) -> None:
-    """What a field calls a secret is one, whether or not its value is known, and at any depth."""
+    """A field with a secret's name is masked at any depth, even if its value is no known secret."""
     redact = Redact([])
     assert redact(None, "", {field: "unknown"}) == {field: MASK}
     assert redact(None, "", {"request": {field: ["unknown"]}}) == {"request": {field: MASK}}
 
 
 def test_ordinary_fields_stay_what_they_are() -> None:
-    """Numbers, flags and null keep their type for whoever reads the JSON; words are not touched."""
-    event = {"event": "page.landed", "documents": 412, "took_s": 1.8, "new": True, "why": None, "shipping": "pinned"}
+    """Numbers, booleans and null keep their JSON type; other text is unchanged."""
+    event = {
+        "event": "response.landed",
+        "documents": 412,
+        "took_s": 1.8,
+        "new": True,
+        "why": None,
+        "shipping": "pinned",
+    }
     assert Redact(["s3cret"])(None, "", dict(event)) == event
 
 
@@ -97,28 +104,28 @@ def test_ordinary_fields_stay_what_they_are() -> None:
     ],
 )
 def test_urls_lose_what_may_be_secret(text: str, redacted: str) -> None:
-    """User, password, query and fragment of a URL go, though nobody said they were secrets; host and path stay."""
+    """User, password, query and fragment of a URL are removed without being known secrets; host and path stay."""
     assert Redact([]).text(text) == redacted
 
 
 @pytest.mark.usefixtures("restored")
 def test_events_go_to_standard_error_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """In a pipe each event is one JSON line with level and UTC time; standard output stays for the outcome."""
+    """In a pipe each event is one JSON line with level and UTC time; standard output has only the result."""
     set_up_logging(level=logging.INFO, secrets=["s3cret"])
     log = structlog.get_logger()
     log.debug("too.quiet")
-    log.info("page.landed", source="cdr", documents=412)
+    log.info("response.landed", source="cdr", documents=412)
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     event = json.loads(line)
     assert out == ""
     assert event.pop("timestamp").endswith("Z")
-    assert event == {"event": "page.landed", "level": "info", "source": "cdr", "documents": 412}
+    assert event == {"event": "response.landed", "level": "info", "source": "cdr", "documents": 412}
 
 
 @pytest.mark.usefixtures("restored")
 def test_a_traceback_is_redacted_too(capsys: pytest.CaptureFixture[str]) -> None:
-    """A secret inside an exception, and inside what was bound to the context, does not reach standard error."""
+    """A secret in an exception or in a bound context field does not reach standard error."""
     set_up_logging(level=logging.INFO, secrets=["s3cret"])
     structlog.contextvars.bind_contextvars(note="s3cret")
     try:
@@ -135,14 +142,14 @@ def test_a_traceback_is_redacted_too(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.usefixtures("restored")
 def test_requests_are_not_logged_by_the_http_library(capsys: pytest.CaptureFixture[str]) -> None:
-    """httpx logs every URL at INFO; that is switched off, for URLs carry secrets."""
+    """httpx logs every URL at INFO; this is switched off, because URLs can contain secrets."""
     set_up_logging(level=logging.DEBUG)
     assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
 
 
 @pytest.mark.usefixtures("restored")
 def test_libraries_warn_like_we_do(capsys: pytest.CaptureFixture[str]) -> None:
-    """A library's warning is one JSON line with the run's fields, redacted; what it merely tells is left out."""
+    """A library's warning is one redacted JSON line with the run's fields; its INFO lines are dropped."""
     set_up_logging(level=logging.INFO, secrets=["s3cret"])
     with structlog.contextvars.bound_contextvars(run_id="r1"):
         logging.getLogger("urllib3").warning("retrying %s", "https://u:p@h/x?key=s3cret")

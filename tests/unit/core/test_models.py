@@ -1,4 +1,4 @@
-"""The nouns: periods, deadlines, outcomes and their exit codes."""
+"""Periods, deadlines, run results and exit codes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPANS = st.integers(0, 400)
 
 @given(DAYS, SPANS)
 def test_a_period_has_every_day_once_and_in_order(first: date, more: int) -> None:
-    """Both ends count, no day is missing, none comes twice."""
+    """Both ends are included, no day is missing, none occurs twice."""
     last = first + timedelta(days=more)
     days = list(Period(first, last))
     assert days[0] == first
@@ -39,7 +39,7 @@ def test_a_period_contains_exactly_the_days_it_counts(first: date, more: int, of
 
 
 def test_a_period_runs_forward() -> None:
-    """A period that ends before it begins is refused, with both days and the cure."""
+    """A period that ends before it starts is refused; the message has both days and the correction."""
     with pytest.raises(ValueError, match=r"--from 2026-11-23 is after --to 2026-11-22; swap them"):
         Period(date(2026, 11, 23), date(2026, 11, 22))
 
@@ -62,7 +62,7 @@ def test_widening_adds_days_on_both_sides() -> None:
     ],
 )
 def test_less_than_a_day_is_a_risk(left: timedelta, is_at_risk: bool, hours: float) -> None:
-    """A file is at risk from the first second under 24 hours, and stays so after its deadline."""
+    """A file is at risk from the first second below 24 hours, and after its deadline."""
     item = MediaItem(listed_file(), NOW + left)
     assert item.is_at_risk(NOW) is is_at_risk
     assert item.deadline(NOW)["hours_left"] == hours
@@ -75,7 +75,7 @@ def test_a_deadline_just_passed_is_not_minus_zero() -> None:
 
 
 def test_a_deadline_names_the_file_and_no_url() -> None:
-    """What outcomes say of a file finds it again, and leaves its URL, which may be signed, out."""
+    """The entry of a file in a run result identifies it and omits its URL, which may be signed."""
     item = MediaItem(listed_file(url="https://portal.enablex.io/a1.mkv?sig=s3cret"), NOW)
     deadline = item.deadline(NOW)
     assert str(item) == "acme/284170002063/recording/a1.mkv"
@@ -117,32 +117,41 @@ def outcome(*, did: int = 0, failed: int = 0, at_risk: int = 0, lost: int = 0, i
     ],
 )
 def test_the_most_urgent_thing_is_the_exit_code(made: RunResult, code: int) -> None:
-    """0 done, 1 nothing worked, 3 some failed, 4 at risk or lost, which goes before all; a staged loss does not."""
+    """0 done, 1 all failed, 3 some failed, 4 at risk or lost (takes precedence, except in a demonstration)."""
     assert made.exit_code == code
     assert made.ok is (code == 0)
     assert made.to_dict()["ok"] is (code == 0)
 
 
 def test_an_outcome_takes_over_all_of_its_steps() -> None:
-    """Numbers add up, and no failure, deadline or loss of a step is forgotten."""
+    """Counts are added, and every failure, deadline and loss of a step is kept."""
     whole = outcome(did=2, failed=1)
     whole.merge(outcome(did=3, failed=2, at_risk=1, lost=2))
     assert whole.counts == {"replies": 5}
     assert (whole.items_succeeded, len(whole.failed), len(whole.at_risk), len(whole.lost)) == (5, 3, 1, 2)
 
 
+@dataclasses.dataclass(frozen=True)
+class Days:
+    """Details of a command; `output` is left out of the JSON while it is None."""
+
+    days: list[str]
+    hours_left: float | None
+    output: str | None = None
+
+
 def test_an_outcome_as_json_has_what_the_design_promises() -> None:
     """`command`, `ok`, `counts`, `failed`, `at_risk`, `lost` and the details of the command, in plain JSON."""
     made = outcome(did=1, failed=1, at_risk=1)
-    made.details["days"] = ["2026-11-22"]
+    made = made.with_details(Days(["2026-11-22"], None))
     text = json.loads(json.dumps(made.to_dict()))
-    assert list(text) == ["command", "ok", "counts", "failed", "at_risk", "lost", "days"]
+    assert list(text) == ["command", "ok", "counts", "failed", "at_risk", "lost", "days", "hours_left"]
     assert text["failed"] == [{"item": "item 0", "error": "because"}]
 
 
 @given(LOCAL_TIMES, st.integers(-14, 14))
 def test_text_of_a_moment_is_utc_to_the_millisecond(local: datetime, hours: int) -> None:
-    """Any time zone comes out as the same moment in the form EnableX uses, `2024-03-09T14:02:31.337Z`."""
+    """Any time zone becomes the same moment in EnableX's format, `2024-03-09T14:02:31.337Z`."""
     moment = local.replace(tzinfo=timezone(timedelta(hours=hours)))
     text = utc_text(moment)
     assert len(text) == len("2024-03-09T14:02:31.337Z")
@@ -159,7 +168,7 @@ def test_a_day_ends_where_the_next_begins() -> None:
     "record", [Period(date(2026, 1, 1), date(2026, 1, 2)), listed_file(), MediaItem(listed_file(), NOW)]
 )
 def test_records_do_not_change(record: object) -> None:
-    """What was checked when it was made stays as it was made."""
+    """Records are frozen after their validation."""
     field = dataclasses.fields(record)[0].name  # type: ignore[arg-type]
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(record, field, None)

@@ -1,4 +1,4 @@
-"""Progress as lines: one at the end, one a minute meanwhile, nothing for programs. Only the clock is not real."""
+"""Progress as lines: one at the end, one per minute before it, none with `--json`. Only the clock is faked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.core.progress import Lines, Silent
 
 
 class Clock:
-    """The module's monotonic clock, moved by hand."""
+    """The module's monotonic clock, moved by the test."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -34,7 +34,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_a_quick_task_is_one_line(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    """Work that takes seconds leaves its total and its time on standard error, and nothing on standard output."""
+    """A short task prints its total and time to standard error, and nothing to standard output."""
     with Lines().task("copy", 3) as advance:
         for _ in range(3):
             clock.now_s += 0.5
@@ -42,47 +42,47 @@ def test_a_quick_task_is_one_line(clock: Clock, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr() == ("", "copy: 3 of 3 in 1.5 s\n")
 
 
-class Said(io.StringIO):
-    """A stream to wait for: until it has had a line."""
+class LineStream(io.StringIO):
+    """A stream that can wait for a line."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._news = threading.Condition()
+        self._written = threading.Condition()
 
     def write(self, text: str) -> int:
-        with self._news:
-            self._news.notify_all()
+        with self._written:
+            self._written.notify_all()
             return super().write(text)
 
     def wait_for(self, line: str) -> None:
-        with self._news:
-            assert self._news.wait_for(lambda: line in self.getvalue().splitlines(), timeout=30)
+        with self._written:
+            assert self._written.wait_for(lambda: line in self.getvalue().splitlines(), timeout=30)
 
 
 def test_a_long_task_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every minute (here: a hundredth of a second) says how far it is, also while one item takes longer than that."""
+    """The count is printed every minute (here: every 10 ms), even while one item takes longer."""
     assert progress._LINE_EVERY_S == 60
     monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.01)
-    monkeypatch.setattr(sys, "stderr", said := Said())
+    monkeypatch.setattr(sys, "stderr", stream := LineStream())
     with Lines().task("build", 2) as advance:
-        said.wait_for("build: 0 of 2")
+        stream.wait_for("build: 0 of 2")
         advance()
-        said.wait_for("build: 1 of 2")
+        stream.wait_for("build: 1 of 2")
         advance()
-    lines = [line for line, _ in itertools.groupby(said.getvalue().splitlines())]
+    lines = [line for line, _ in itertools.groupby(stream.getvalue().splitlines())]
     assert lines[:2] == ["build: 0 of 2", "build: 1 of 2"]
     assert re.fullmatch(r"build: 2 of 2 in \d+\.\d s", lines[-1])
 
 
-def test_unfinished_work_says_so(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    """The last line counts what was done, not what was hoped for."""
+def test_unfinished_work_is_reported(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last line counts finished items, not planned ones."""
     with Lines().task("copy", 5) as advance:
         advance()
     assert capsys.readouterr().err == "copy: 1 of 5 in 0.0 s\n"
 
 
-def test_a_task_that_breaks_off_claims_no_end(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    """An error inside comes out, and no line pretends that the task ended."""
+def test_a_failed_task_prints_no_total(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """An error in the block is raised, and no total is printed."""
     with pytest.raises(KeyError), Lines().task("copy", 5):
         raise KeyError
     assert capsys.readouterr().err == ""
@@ -92,14 +92,14 @@ def test_a_task_that_breaks_off_claims_no_end(clock: Clock, capsys: pytest.Captu
 def test_nothing_to_do_is_nothing_to_say(
     clock: Clock, capsys: pytest.CaptureFixture[str], shown: progress.Progress
 ) -> None:
-    """An empty task leaves no line."""
+    """An empty task prints no line."""
     with shown.task("copy", 0):
         pass
     assert capsys.readouterr() == ("", "")
 
 
 def test_silence_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    """For programs no item is counted aloud."""
+    """`Silent` prints nothing."""
     with Silent().task("copy", 2) as advance:
         advance()
         advance()
@@ -107,7 +107,7 @@ def test_silence_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_items_of_many_threads_are_counted(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    """Items that finish on any thread are all in the total."""
+    """Items that finish in any thread are counted."""
     with Lines().task("copy", 400) as advance, ThreadPoolExecutor(8) as threads:
         for _ in range(400):
             threads.submit(advance)

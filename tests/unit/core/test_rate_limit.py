@@ -1,4 +1,4 @@
-"""The pacer: how close together calls may start. Its clock and its sleep are handed in, so nobody waits here."""
+"""The rate limiter: the distance between starts. Clock and sleep are arguments, so no test waits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.core.rate_limit import RateLimiter
 
 
 class Clock:
-    """A monotonic clock that moves only when somebody sleeps or works."""
+    """A monotonic clock that moves only with sleep and work."""
 
     def __init__(self) -> None:
         self.now_s = 5000.0
@@ -30,8 +30,8 @@ class Clock:
         return RateLimiter(per_second, monotonic=self.monotonic, sleep=self.sleep)
 
 
-def test_the_first_call_starts_at_once() -> None:
-    """Nobody waits for a quota that nobody has used."""
+def test_the_first_call_does_not_wait() -> None:
+    """Without earlier calls there is no wait."""
     clock = Clock()
     clock.pacer(1.0).acquire()
     assert clock.slept_s == []
@@ -39,23 +39,23 @@ def test_the_first_call_starts_at_once() -> None:
 
 @given(st.floats(0.1, 50), st.lists(st.floats(0, 30), min_size=2, max_size=20))
 def test_starts_keep_their_distance(per_second: float, works_s: list[float]) -> None:
-    """However long each call takes, two starts are never closer than the gap, and a late caller does not wait."""
+    """For any duration of calls, two starts are never closer than the gap, and a late caller does not wait."""
     clock = Clock()
     pacer = clock.pacer(per_second)
     starts = []
     for work_s in works_s:
-        asked = clock.now_s
+        requested_at = clock.now_s
         pacer.acquire()
         starts.append(clock.now_s)
-        if len(starts) > 1 and asked - starts[-2] >= 1 / per_second:
-            assert clock.now_s == asked
+        if len(starts) > 1 and requested_at - starts[-2] >= 1 / per_second:
+            assert clock.now_s == requested_at
         clock.now_s += work_s
     gaps = [after - before for before, after in pairwise(starts)]
     assert min(gaps) >= 1 / per_second - 1e-6
 
 
 def test_an_idle_hour_is_no_credit() -> None:
-    """After a pause the calls do not come in a burst."""
+    """After a pause calls do not start in a burst."""
     clock = Clock()
     pacer = clock.pacer(2.0)
     pacer.acquire()
@@ -66,7 +66,7 @@ def test_an_idle_hour_is_no_credit() -> None:
 
 
 def test_threads_share_one_pace() -> None:
-    """Callers of many threads at one moment are spread out, one per gap."""
+    """Concurrent callers in several threads start one per gap."""
     slept_s: list[float] = []
     pacer = RateLimiter(4.0, monotonic=lambda: 100.0, sleep=slept_s.append)
     with ThreadPoolExecutor(8) as threads:
@@ -77,7 +77,7 @@ def test_threads_share_one_pace() -> None:
 
 @pytest.mark.parametrize(("pause_s", "waited_s"), [(7.0, 7.0), (0.0, 1.0), (0.5, 1.0)])
 def test_a_pause_holds_the_next_start(pause_s: float, waited_s: float) -> None:
-    """After a throttled reply nobody starts for as long as was asked, and never sooner than the pace allows."""
+    """After a throttled reply nothing starts for the requested time, nor earlier than the rate allows."""
     clock = Clock()
     pacer = clock.pacer(1.0)
     pacer.acquire()
@@ -87,7 +87,7 @@ def test_a_pause_holds_the_next_start(pause_s: float, waited_s: float) -> None:
 
 
 def test_after_a_pause_the_pace_goes_on() -> None:
-    """A pause delays the queue; it does not let it out all at once."""
+    """After a pause the queue starts at the configured rate, not in a burst."""
     clock = Clock()
     pacer = clock.pacer(1.0)
     pacer.back_off(10.0)
@@ -97,7 +97,7 @@ def test_after_a_pause_the_pace_goes_on() -> None:
 
 
 def test_a_shorter_pause_does_not_cut_a_longer_one() -> None:
-    """Two throttled replies: the longer wait counts."""
+    """With two throttled replies, the longer wait applies."""
     clock = Clock()
     pacer = clock.pacer(1.0)
     pacer.back_off(30.0)

@@ -1,4 +1,4 @@
-"""The one retry policy: what is tried again, how often, how long after."""
+"""The retry policy: which errors are retried, how often, after which wait."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.core.retry import MAX_RETRY_AFTER_S, retrying
 
 
 class Service:
-    """Fails with the given errors, then answers; remembers how often it was called and how long callers slept."""
+    """Raises the given errors, then answers; records the number of calls and the waits."""
 
     def __init__(self, *errors: Exception) -> None:
         self._errors: Iterator[Exception] = iter(errors)
@@ -37,7 +37,7 @@ def throttled(after_s: float | None) -> Throttled:
 
 
 def test_a_service_that_recovers_is_asked_until_it_answers() -> None:
-    """Transient failures are cured by asking again, and the answer comes out."""
+    """Transient failures are retried until the call returns its answer."""
     service = Service(Unreachable("no"), throttled(None), StoreUnavailable("full"))
     assert service.ask(5) == "answer"
     assert service.calls == 4
@@ -46,7 +46,7 @@ def test_a_service_that_recovers_is_asked_until_it_answers() -> None:
 
 @pytest.mark.parametrize("max_attempts", [1, 2, 5])
 def test_the_last_real_error_comes_out(max_attempts: int) -> None:
-    """When tries run out, what comes out is what went wrong last, not a word about retrying."""
+    """After the last attempt, the last error is raised unchanged."""
     errors = [Unreachable(f"try {number}") for number in range(1, 9)]
     service = Service(*errors)
     with pytest.raises(Unreachable) as caught:
@@ -60,7 +60,7 @@ def test_the_last_real_error_comes_out(max_attempts: int) -> None:
     "error", [Refused("no"), PipelineError("no"), ApiError("no"), KeyError("bug"), OSError("disk")]
 )
 def test_other_errors_are_not_tried_again(error: Exception) -> None:
-    """Only what is marked as transient is tried again; a refusal, or a bug, comes out at once."""
+    """Only `Transient` errors are retried; a refusal or a bug is raised immediately."""
     service = Service(error)
     with pytest.raises(type(error)) as caught:
         service.ask(5)
@@ -69,7 +69,7 @@ def test_other_errors_are_not_tried_again(error: Exception) -> None:
 
 
 def test_waits_grow_and_stay_bounded() -> None:
-    """Each wait is at least twice the base of the one before, with a little jitter, and never above half a minute."""
+    """Waits double with jitter of at most 0.5 seconds, and never exceed 30 seconds."""
     service = Service(*[Unreachable("no")] * 19)
     service.ask(20)
     for number, wait_s in enumerate(service.slept_s):
@@ -82,16 +82,16 @@ def test_waits_grow_and_stay_bounded() -> None:
     [(120.0, 120.0, 120.0), (0.0, 0.5, 1.0), (None, 0.5, 1.0), (86_400.0, MAX_RETRY_AFTER_S, MAX_RETRY_AFTER_S)],
 )
 def test_a_server_that_names_a_wait_is_obeyed(asked_s: float | None, least_s: float, most_s: float) -> None:
-    """Retry-After makes the wait longer, never shorter, and not longer than a quarter of an hour."""
+    """Retry-After makes the wait longer, never shorter, and at most 15 minutes."""
     service = Service(throttled(asked_s))
     service.ask(2)
     assert least_s <= service.slept_s[0] <= most_s
 
 
 def test_a_retry_is_logged() -> None:
-    """Every further try leaves an event with its number, its wait and the reason."""
+    """Every retry logs an event with its number, its wait and the error."""
     service = Service(Unreachable("EnableX cannot answer now"))
     service.ask(2)
     (event,) = service.events
-    assert (event["event"], event["attempt"], event["error"]) == ("try.again", 1, "EnableX cannot answer now")
+    assert (event["event"], event["attempt"], event["error"]) == ("request.retried", 1, "EnableX cannot answer now")
     assert event["wait_s"] == round(service.slept_s[0], 1)

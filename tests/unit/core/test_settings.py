@@ -1,4 +1,4 @@
-"""Settings: where each value comes from, which wins, and that a wrong one is named with its cure."""
+"""Settings: the origin of each value, precedence, and messages for invalid values."""
 
 from __future__ import annotations
 
@@ -65,20 +65,20 @@ def test_without_anything_the_defaults_hold() -> None:
     assert settings.projects == {}
 
 
-def test_the_shipped_file_says_the_defaults() -> None:
-    """config/default.toml shows every default as it is; reading it changes nothing."""
+def test_the_shipped_file_has_the_defaults() -> None:
+    """config/default.toml contains every default; reading it changes nothing."""
     assert load(ROOT / "config" / "default.toml", {}).settings == Settings()
 
 
 def test_the_default_file_is_read_where_it_stands(tmp_path: Path) -> None:
-    """config/default.toml below the working directory is used when nothing else is named."""
+    """config/default.toml below the working directory is used if no other file is named."""
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "default.toml").write_text("[collect]\nlookback_days = 9\n")
     assert load(None, {}).settings.collect.lookback_days == 9
 
 
 def test_a_file_may_be_named_by_the_environment(write: Write) -> None:
-    """POSTROOM_CONFIG names the file; --config goes before it."""
+    """POSTROOM_CONFIG names the file; --config takes precedence."""
     path = write("[collect]\nlookback_days = 9\n")
     other = path.with_name("other.toml")
     other.write_text("[collect]\nlookback_days = 8\n")
@@ -87,7 +87,7 @@ def test_a_file_may_be_named_by_the_environment(write: Write) -> None:
 
 
 def test_the_environment_goes_before_the_file(write: Write) -> None:
-    """A variable overrides its key and no other; both say where they come from."""
+    """A variable overrides its key and no other; the rows show both origins."""
     path = write(f"{PROJECT}[collect]\nlookback_days = 9\nconcurrency = 7\n")
     loaded = load(path, {"POSTROOM_COLLECT__LOOKBACK_DAYS": "5", "UNRELATED": "x"})
     rows = shown(loaded)
@@ -98,7 +98,7 @@ def test_the_environment_goes_before_the_file(write: Write) -> None:
 
 
 def test_a_secret_may_stand_in_a_file(write: Write, tmp_path: Path) -> None:
-    """…_FILE names a file whose trimmed text is the secret: the way of Docker and Kubernetes."""
+    """…_FILE names a file whose trimmed text is the secret, as in Docker and Kubernetes."""
     secret = tmp_path / "app_key"
     secret.write_text(" fr0m-file \n")
     variable = "POSTROOM_PROJECTS__ACME__APP_KEY_FILE"
@@ -108,14 +108,14 @@ def test_a_secret_may_stand_in_a_file(write: Write, tmp_path: Path) -> None:
 
 
 def test_a_secret_file_that_is_missing_is_named(write: Write) -> None:
-    """The variable and the path that cannot be read stand in the message."""
+    """The message names the variable and the unreadable path."""
     message = refusal(write(PROJECT), {"POSTROOM_PROJECTS__ACME__APP_KEY_FILE": "/no/such/file"})
     assert "POSTROOM_PROJECTS__ACME__APP_KEY_FILE" in message
     assert "/no/such/file" in message
 
 
 def test_a_project_may_come_from_the_environment_alone() -> None:
-    """A container needs no file: variables make a whole project, lists are JSON, dates are dates."""
+    """A container needs no file: variables define a complete project; lists are JSON."""
     loaded = load(
         None,
         {
@@ -131,7 +131,7 @@ def test_a_project_may_come_from_the_environment_alone() -> None:
 
 @pytest.mark.parametrize("text", ["0.004", '"0.004"', '{ price = "0.004" }', "[{ price = 0.004 }]"])
 def test_a_price_is_what_was_written(write: Write, text: str) -> None:
-    """A number, a text, a table or a list of tables: the decimal is the one in the file, and shows as it stands."""
+    """A number, a text, a table or a list of tables gives the decimal of the file, and is shown unchanged."""
     path = write(f'[billing.prices]\ncurrency = "USD"\nparticipant_min = {text}\n')
     loaded = load(path, {})
     (price,) = loaded.settings.billing.prices.participant_min
@@ -180,7 +180,7 @@ def test_a_price_is_what_was_written(write: Write, text: str) -> None:
         ),
         (
             f'{PROJECT}[billing.prices]\ncurrency = "USD"\nsip_min = {{project = "acm", price = 1}}\n',
-            "billing.prices.sip_min: no project acm; projects here: acme",
+            "billing.prices.sip_min: no project acm; configured: acme",
         ),
         ('[billing.prices]\ncurrency = "usd"\n', "billing.prices.currency (FILE): must be the three letters"),
         ("[collect\n", "FILE: cannot be read as TOML"),
@@ -188,7 +188,7 @@ def test_a_price_is_what_was_written(write: Write, text: str) -> None:
     ],
 )
 def test_a_wrong_file_is_one_line_with_the_cure(write: Write, text: str, named: str) -> None:
-    """The message names the key, the file it stands in, and what would be right."""
+    """The message names the key, its file, and a valid value."""
     path = write(text)
     assert named.replace("FILE", str(path)) in refusal(path)
 
@@ -211,19 +211,19 @@ def test_a_wrong_file_is_one_line_with_the_cure(write: Write, text: str, named: 
     ],
 )
 def test_a_wrong_variable_is_named(variable: str, value: str, named: str) -> None:
-    """A misspelt or unreadable variable is an error, not a setting that silently does nothing."""
+    """A misspelt or invalid variable is an error, not silently ignored."""
     assert named in refusal(None, {variable: value})
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """A --config that is not there says so, with both ways to name another."""
+    """A missing --config file is named, with both ways to name another one."""
     message = refusal(tmp_path / "none.toml")
     assert str(tmp_path / "none.toml") in message
     assert "--config or POSTROOM_CONFIG" in message
 
 
 def test_every_problem_is_counted(write: Write) -> None:
-    """The first problem is shown, the number of others is not hidden."""
+    """The first problem is shown with the number of further ones."""
     path = write("[collect]\nlookback_days = -1\nconcurrency = 0\nmax_attempts = 0\n")
     assert refusal(path).endswith("(and 2 more)")
 
@@ -253,7 +253,7 @@ def test_credentials_travel_by_https_or_not_at_all(write: Write, url: str, kept:
 
 
 def test_settings_do_not_change(write: Write) -> None:
-    """Settings are frozen: what was loaded is what runs."""
+    """Settings are frozen after loading."""
     settings = load(write(PROJECT), {}).settings
     with pytest.raises(ValidationError, match="frozen"):
         settings.collect.lookback_days = 1  # type: ignore[misc]
@@ -266,31 +266,31 @@ SECRETS = f"""{PROJECT.replace("k3y", "s3cret-1")}files_password = "s3cret-2"
 pseudonymise = ["user_name"]
 key = "s3cret-3"
 [run_store]
-url = "postgresql+psycopg://post:s3cret-4/x@db.example/ledger"
+url = "postgresql+psycopg://post:s3cret-4/x@db.example/postroom"
 """
 
 
 def test_no_secret_shows(write: Write) -> None:
-    """`postroom settings` prints none of the secrets, not even the one inside a URL."""
+    """`postroom settings` prints no secret, not even the one inside a URL."""
     loaded = load(write(SECRETS), {})
     assert "s3cret" not in str(loaded.rows())
     rows = shown(loaded)
     assert rows["projects.acme.files_password"][0] == "********"
-    assert rows["run_store.url"][0] == "postgresql+psycopg://post:********@db.example/ledger"
+    assert rows["run_store.url"][0] == "postgresql+psycopg://post:********@db.example/postroom"
     assert rows["projects.acme.start_date"] == ("(not set)", "default")
     for number in (1, 2, 3):
         assert f"s3cret-{number}" not in repr(loaded.settings)
 
 
-def test_a_secret_that_is_not_there_is_said_to_be_missing(write: Write) -> None:
-    """An unset password is not shown as if there were one."""
+def test_an_unset_secret_is_shown_as_not_set(write: Write) -> None:
+    """An unset password is not shown as masked."""
     assert shown(load(write(PROJECT), {}))["projects.acme.files_password"] == ("(not set)", "default")
 
 
-def test_every_secret_is_known_to_the_redactor(write: Write) -> None:
-    """All secrets are masked, also as URLs and Basic authentication spell them; an empty one is not, it fits all."""
-    known = set(load(write(SECRETS), {}).settings.secrets())
-    assert {"s3cret-1", "s3cret-2", "s3cret-3", "s3cret-4/x", "s3cret-4%2Fx"} <= known
+def test_every_secret_is_redacted(write: Write) -> None:
+    """All secrets are masked, also as encoded in URLs and Basic authentication; empty ones are not."""
+    secrets = set(load(write(SECRETS), {}).settings.secrets())
+    assert {"s3cret-1", "s3cret-2", "s3cret-3", "s3cret-4/x", "s3cret-4%2Fx"} <= secrets
     settings = load(write(PROJECT), {}).settings
     pair = base64.b64encode(f"{settings.projects['acme'].app_id}:k3y".encode()).decode()
     assert set(settings.secrets()) == {"k3y", pair, quote_plus(pair)}
@@ -304,16 +304,14 @@ def test_a_refused_value_is_not_repeated(write: Write) -> None:
 
 @given(st.text(st.characters(codec="ascii", exclude_characters="@\n"), min_size=1), st.sampled_from(["", "post"]))
 def test_a_password_in_a_url_is_masked(password: str, user: str) -> None:
-    """Whatever the password of a database URL is made of, it does not show, and the rest does."""
-    masked = mask_url(f"postgresql+psycopg://{user}:{password}@db.example/ledger")
-    assert masked == f"postgresql+psycopg://{user}:********@db.example/ledger"
+    """Any password in a database URL is masked, and the rest is shown."""
+    masked = mask_url(f"postgresql+psycopg://{user}:{password}@db.example/postroom")
+    assert masked == f"postgresql+psycopg://{user}:********@db.example/postroom"
 
 
-@pytest.mark.parametrize(
-    "url", ["file:./data/lake", "s3://bucket/prefix", "sqlite:///./data/ledger.db", "https://h:1/a"]
-)
+@pytest.mark.parametrize("url", ["file:./data/lake", "s3://bucket/prefix", "sqlite:///./data/runs.db", "https://h:1/a"])
 def test_a_url_without_a_password_stays_as_it_is(url: str) -> None:
-    """Nothing is masked where there is nothing to hide."""
+    """A URL without a password is unchanged."""
     assert mask_url(url) == url
 
 

@@ -1,4 +1,4 @@
-"""Which URL is really asked, where a redirect may lead, and who sees the credentials; over real sockets."""
+"""Normalised URLs, redirects, and which hosts receive the credentials; with real sockets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PASSWORD = "s3cret-word"
     ],
 )
 def test_plain_http_is_left_to_this_machine(url: str, asked: str) -> None:
-    """http becomes https but on loopback, and a user in the URL is dropped: credentials go in the header only."""
+    """http becomes https except on loopback, and a user in the URL is removed: credentials are sent in the header."""
     assert secured(url) == asked
 
 
@@ -46,14 +46,14 @@ def test_plain_http_is_left_to_this_machine(url: str, asked: str) -> None:
      "javascript:alert(1)", "https://[oops/a.mkv", "https://portal.enablex.io:99999/a", "https://portal.enablex.io:x/a"],
 )  # fmt: skip
 def test_other_urls_are_refused(url: str) -> None:
-    """Other schemes, and what is no URL at all, are one refused file, not a crash and not a request."""
+    """Other schemes and invalid URLs are one refused file, not a crash and not a request."""
     with pytest.raises(FileRefused):
         secured(url)
 
 
 @pytest.mark.parametrize("url", ["ftp://ops:s3cret@host/a?s3cret", "https://ops:s3cret@[oops/a?s3cret#s3cret"])
-def test_a_refusal_tells_no_secret(url: str) -> None:
-    """The message about a bad URL shows neither its user nor its query."""
+def test_a_refusal_contains_no_secret(url: str) -> None:
+    """The message about an invalid URL shows neither its user nor its query."""
     with pytest.raises(FileRefused) as caught:
         secured(url)
     assert "s3cret" not in str(caught.value)
@@ -61,7 +61,7 @@ def test_a_refusal_tells_no_secret(url: str) -> None:
 
 @given(st.text(max_size=30), st.sampled_from(["", "http://", "https://", "http://host/", "https://u:p@host:80/"]))
 def test_what_is_asked_is_always_https_or_this_machine(text: str, start: str) -> None:
-    """No text leads to another scheme, a user in the URL, or plain http into the network; securing twice is once."""
+    """No text gives another scheme, a user in the URL, or plain http outside loopback; the function is idempotent."""
     try:
         url = secured(start + text)
     except FileRefused:
@@ -83,7 +83,7 @@ def test_what_is_asked_is_always_https_or_this_machine(text: str, start: str) ->
     ],
 )
 def test_a_redirect_is_followed_securely(location: str, target: str) -> None:
-    """Relative and absolute targets are understood, and none is asked over plain http."""
+    """Relative and absolute targets are followed, none over plain http."""
     origin = "https://portal.enablex.io/path/a.mkv"
     assert _redirect_target(origin, origin, location) == target
 
@@ -94,7 +94,7 @@ def test_a_redirect_is_followed_securely(location: str, target: str) -> None:
      "https://[oops/a", "//[oops"],
 )  # fmt: skip
 def test_a_redirect_does_not_lead_into_this_machine(location: str) -> None:
-    """A file host in the network cannot point us at our own services, at files, or at nonsense."""
+    """A remote file host cannot redirect to local services, to files, or to an invalid URL."""
     origin = "https://portal.enablex.io/path/a.mkv"
     with pytest.raises(FileRefused):
         _redirect_target(origin, origin, location)
@@ -104,7 +104,7 @@ def test_a_redirect_does_not_lead_into_this_machine(location: str) -> None:
 
 
 class Server:
-    """Answers `/ok` with bytes, `/to/<url>` with a redirect, `/<status>` with that status; notes who asked how."""
+    """Answers `/ok` with bytes, `/to/<url>` with a redirect, `/<status>` with that status; records the requests."""
 
     def __init__(self) -> None:
         seen: list[tuple[str, str | None]] = []
@@ -178,7 +178,7 @@ def host() -> Iterator[FileHost]:
 
 
 def test_a_file_comes_with_its_facts(server: Server, host: FileHost) -> None:
-    """An allowed host is asked once, with the credentials at once, and its body comes out as it is."""
+    """An allowed host receives one request, with credentials, and its body is returned unchanged."""
     with host.open(f"{server.allowed}/ok") as body:
         assert b"".join(body.chunks) == b"bytes"
         assert (body.is_length_delimited, body.total_bytes, body.first_byte) == (True, 5, 0)
@@ -189,7 +189,7 @@ def test_a_file_comes_with_its_facts(server: Server, host: FileHost) -> None:
 
 
 def test_credentials_stay_with_the_allowed_host(server: Server, host: FileHost) -> None:
-    """A redirect to another host is followed without the credentials; back home they are sent again."""
+    """A redirect to another host is followed without the credentials; a redirect back sends them again."""
     back = f"{server.foreign}/to/{server.allowed}/ok".replace(":", "%3A")
     with host.open(f"{server.allowed}/to/{back}") as body:
         assert b"".join(body.chunks) == b"bytes"
@@ -201,22 +201,22 @@ def test_credentials_stay_with_the_allowed_host(server: Server, host: FileHost) 
 def test_the_rest_of_a_file_is_asked_for(
     server: Server, host: FileHost, validator: str | None, if_range: str | None
 ) -> None:
-    """From a byte on, if the file is still the same: Range, and If-Range where there is something to compare."""
+    """A rest is requested with Range, and with If-Range if there is a validator."""
     server.asked.clear()
     with host.open(f"{server.allowed}/part/bytes%203-4/5", first_byte=3, validator=validator) as body:
         assert (body.first_byte, body.total_bytes, b"".join(body.chunks)) == (3, 5, b"es")
     assert server.asked == [("bytes=3-", if_range)]
 
 
-@pytest.mark.parametrize("said", ["bytes%202-3/4", "bytes%203-4/9", "bytes%203-4/*", "nonsense"])
-def test_another_part_is_not_taken_for_the_rest(server: Server, host: FileHost, said: str) -> None:
-    """A part that begins elsewhere, ends too early, or does not say: refused, so that the whole can be asked for."""
-    with pytest.raises(RangeMismatchError), host.open(f"{server.allowed}/part/{said}", first_byte=3):
+@pytest.mark.parametrize("content_range", ["bytes%202-3/4", "bytes%203-4/9", "bytes%203-4/*", "nonsense"])
+def test_another_part_is_not_taken_for_the_rest(server: Server, host: FileHost, content_range: str) -> None:
+    """A part that starts elsewhere, ends too early, or has no valid Content-Range is refused."""
+    with pytest.raises(RangeMismatchError), host.open(f"{server.allowed}/part/{content_range}", first_byte=3):
         pass
 
 
 def test_a_proxy_of_the_environment_is_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Companies reach the outside by proxies: HTTP_PROXY and NO_PROXY hold for files too."""
+    """HTTP_PROXY and NO_PROXY apply to files too."""
     monkeypatch.setenv("http_proxy", server.allowed)
     for no_proxy, asked in (("", "http://localhost:1/ok"), ("localhost", None)):
         monkeypatch.setenv("no_proxy", no_proxy)
@@ -234,7 +234,7 @@ def test_a_proxy_of_the_environment_is_used(server: Server, monkeypatch: pytest.
 
 
 def test_a_foreign_host_is_not_even_asked(server: Server, host: FileHost) -> None:
-    """A URL on a host that may not see the credentials is refused with the setting that would allow it."""
+    """A URL on a host that is not allowed is refused; the message names the setting that would allow it."""
     with pytest.raises(FileRefused, match=r"localhost .*projects\.acme\.file_hosts"), host.open(f"{server.foreign}/ok"):
         pass
     assert server.seen == []
@@ -242,7 +242,7 @@ def test_a_foreign_host_is_not_even_asked(server: Server, host: FileHost) -> Non
 
 @pytest.mark.parametrize(("redirects", "works"), [(MAX_REDIRECTS, True), (MAX_REDIRECTS + 1, False)])
 def test_redirects_have_an_end(server: Server, host: FileHost, redirects: int, works: bool) -> None:
-    """Three redirects are followed, a fourth is not: a loop costs four requests, not the night."""
+    """Three redirects are followed, a fourth is not: a loop costs four requests."""
     url = f"{server.allowed}{'/to/' * redirects}/ok"
     if works:
         with host.open(url) as body:
@@ -272,7 +272,7 @@ def test_redirects_have_an_end(server: Server, host: FileHost, redirects: int, w
 def test_an_answer_that_is_not_the_file_has_its_error(
     server: Server, host: FileHost, path: str, kind: type[FileError]
 ) -> None:
-    """404 and 410 are final, 401 and 403 are about credentials, everything else may pass; the status is kept."""
+    """404 and 410 are final, 401 and 403 concern credentials, all others can be retried; the status is kept."""
     with pytest.raises(FileError) as caught, host.open(f"{server.allowed}{path}?sig=s3cret"):
         pass
     assert type(caught.value) is kind
@@ -281,7 +281,7 @@ def test_an_answer_that_is_not_the_file_has_its_error(
 
 
 def test_a_host_that_is_not_there_may_come_back(host: FileHost) -> None:
-    """No connection is worth another try, and the message shows no secret."""
+    """A refused connection can be retried, and the message shows no secret."""
     gone = Server()
     with gone.running():
         pass

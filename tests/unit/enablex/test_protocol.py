@@ -1,6 +1,6 @@
-"""The wire: requests as documented, and every kind of answer as documents or as the right error.
+"""Requests as documented, and every kind of reply as documents or as the right error.
 
-The codes are read from enablex-api.md section 2, so a code that is added there has to get a verdict here.
+The codes are read from enablex-api.md section 2, so a code that is added there needs a verdict here.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ Kind = type[ApiError]
 def documents(
     status: int, body: object, headers: Mapping[str, str] | None = None, request: Request = CDRS
 ) -> list[msgspec.Raw]:
-    """Give an answer to the module under test: its documents, or its error."""
+    """The documents of an answer, or its error."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return read_documents(Reply(request, status, headers or {}, content), now=NOW)
 
 
 def refusal(status: int, body: object, headers: Mapping[str, str] | None = None) -> ApiError:
-    """The error of an answer that is one."""
+    """The error of an error reply."""
     with pytest.raises(ApiError) as caught:
         documents(status, body, headers)
     return caught.value
 
 
 def judged(status: int, chunks: Iterable[bytes]) -> tuple[list[bytes], ApiError | None]:
-    """The documents, or the error, of a reply that arrives in these chunks."""
+    """The documents, or the error, of a reply in these chunks."""
     reader = ReplyReader(ReplyHead(CDRS, status, {}))
     try:
         found = [document for chunk in chunks for document in reader.feed(chunk)]
@@ -78,7 +78,7 @@ def judged(status: int, chunks: Iterable[bytes]) -> tuple[list[bytes], ApiError 
 
 @pytest.mark.parametrize("source", ["cdr", "archive"])
 def test_a_day_is_asked_for_as_documented(source: Any) -> None:
-    """One UTC day is asked for with the day after as `to_date`, which may be exclusive, and no trailing slash."""
+    """One UTC day is requested with the next day as `to_date`, which may be exclusive, and no trailing slash."""
     request = period_request(source, date(2026, 12, 31))
     assert str(request) == f"GET /{source}/period/2026-12-31/2027-01-01"
     assert request.payload == source
@@ -87,7 +87,7 @@ def test_a_day_is_asked_for_as_documented(source: Any) -> None:
 
 
 def test_a_room_is_asked_for_in_both_spellings() -> None:
-    """The documented path comes first, the one of a public client second; a room id cannot climb out of its place."""
+    """The documented path comes first, the one of a public client second; a room id cannot escape its segment."""
     requests = room_period_requests("cdr", "65ec/../x", date(2026, 12, 31))
     assert [str(request) for request in requests] == [
         "GET /cdr/room-period/65ec%2F..%2Fx/2026-12-31/2027-01-01",
@@ -97,7 +97,7 @@ def test_a_room_is_asked_for_in_both_spellings() -> None:
 
 
 def test_all_rooms_are_one_question() -> None:
-    """There is no paging: one request for all rooms, answered under `rooms`."""
+    """There is no paging: one request for all rooms, whose payload is `rooms`."""
     assert (str(rooms_request()), rooms_request().payload) == ("GET /rooms", "rooms")
 
 
@@ -107,14 +107,14 @@ def test_all_rooms_are_one_question() -> None:
 @pytest.mark.parametrize("result", [{"result": 0}, {"result": "0"}, {"result": 0.0}, {}])
 @pytest.mark.parametrize("status", [200, 201, 206])
 def test_zero_is_success_however_it_is_written(result: dict[str, Any], status: int) -> None:
-    """`result` 0, "0" or absent on any 2xx is success, and the documents come out as their own bytes, in order."""
+    """`result` 0, "0" or absent on any 2xx is success, and the documents are returned as raw bytes, in order."""
     body = json.dumps({**result, "cdr": [{"cdr_id": "b", "x": 1.50}, {"cdr_id": "a"}]}).encode()
     found = documents(status, body)
     assert [bytes(document) for document in found] == [b'{"cdr_id": "b", "x": 1.5}', b'{"cdr_id": "a"}']
 
 
 def test_documents_are_not_touched() -> None:
-    """Spaces, number forms and key order inside a document are evidence and come out as received."""
+    """Spaces, number formats and key order inside a document are evidence and stay as received."""
     document = b'{ "z":1.50,\n "a": "\\u00e9" , "z":2E3 }'
     assert [bytes(found) for found in documents(200, b'{"result":"0","cdr":[%s]}' % document)] == [document]
 
@@ -133,12 +133,12 @@ def test_documents_are_not_touched() -> None:
     ],
 )
 def test_nothing_found_is_no_error(status: int, body: object) -> None:
-    """An empty list, null, no list at all, and 404 with 40001 all mean that there was nothing."""
+    """An empty list, null, a missing list, and 404 with 40001 all mean no documents."""
     assert documents(status, body) == []
 
 
 def test_one_bare_document_is_a_list_of_one() -> None:
-    """A document where a list was promised is handed on for the row builder to judge."""
+    """A document in place of the list is returned as one document, which the row builder checks."""
     assert [bytes(found) for found in documents(200, b'{"result":0,"cdr":{"cdr_id":"1"}}')] == [b'{"cdr_id":"1"}']
 
 
@@ -146,7 +146,7 @@ def test_one_bare_document_is_a_list_of_one() -> None:
     "noise", [{"error": None}, {"error": ""}, {"desc": "ok"}, {"message": "done"}, {"status": "ok"}]
 )
 def test_success_may_be_chatty(noise: dict[str, Any]) -> None:
-    """Empty error fields and friendly words do not turn a success into an error."""
+    """Empty error fields and a success message do not turn a success into an error."""
     assert len(documents(200, {"result": "0", **noise, "cdr": [{}]})) == 1
 
 
@@ -162,7 +162,7 @@ def test_success_may_be_chatty(noise: dict[str, Any]) -> None:
     st.booleans(),
 )
 def test_every_document_comes_out_whole(sent: list[dict[str, Any]], ascii_only: bool) -> None:
-    """Whatever stands inside documents, brackets and the word `error` too, they are counted and read as sent."""
+    """Documents with any content, including brackets and the word `error`, are counted and read as sent."""
     body = json.dumps({"result": "0", "cdr": sent}, ensure_ascii=ascii_only).encode(errors="surrogatepass")
     assert [json.loads(bytes(document)) for document in documents(200, body)] == sent
 
@@ -179,7 +179,7 @@ RESULT_CODES = sorted(set(re.findall(r"\b\d{5}\b", SECTION_2[SECTION_2.index("##
 
 
 def test_the_codes_are_really_read_from_the_contract() -> None:
-    """The three tables of result codes were found: the tests below speak about all of them."""
+    """The three tables of result codes were found, so the tests below cover all of them."""
     assert len(RESULT_CODES) >= 50
     assert RESULT_CODES[0] == "10000"
     assert set(SPECIAL) <= set(RESULT_CODES)
@@ -198,7 +198,7 @@ def test_every_result_code_has_its_verdict(code: str, status: int, spelled: Any)
 
 @pytest.mark.parametrize("result", [1, "1", -1, 99999, "abc", [], {}, "0x0", True, "nan"])
 def test_a_result_that_is_not_zero_is_an_error(result: Any) -> None:
-    """An unknown result, or one that is no number, is never success, even with documents beside it."""
+    """An unknown or non-numeric result is never success, even with documents."""
     assert type(refusal(200, {"result": result, "cdr": [{"cdr_id": "1"}]})) is Refused
 
 
@@ -239,7 +239,7 @@ NOT_JSON = [b"", b"  ", b"<html><title>Maintenance</title></html>", b"Bad gatewa
     ],
 )
 def test_a_status_decides_whatever_the_body(status: int, body: bytes) -> None:
-    """An HTTP error is an error in every shape of body, JSON or not, even one that claims success."""
+    """An HTTP error is an error with any body, JSON or not, even one that claims success."""
     error = refusal(status, body)
     assert type(error) is STATUSES[status]
     assert error.status == status
@@ -274,7 +274,7 @@ def test_every_documented_error_code_is_tried() -> None:
 @pytest.mark.parametrize("code", ERROR_CODES)
 @pytest.mark.parametrize("on_200", [False, True])
 def test_every_error_code_has_its_verdict(code: str, on_200: bool) -> None:
-    """The newer envelope means what it says with its own status, and just the same when it rides on HTTP 200."""
+    """The newer envelope has the same verdict with its own status and with HTTP 200."""
     status, kind = ERROR_CODES[code]
     body = {"status": "error", "error_code": code, "message": "what happened", "request_id": "req_0a1b2c3d4e5f6071"}
     error = refusal(200 if on_200 else status, body)
@@ -285,20 +285,20 @@ def test_every_error_code_has_its_verdict(code: str, on_200: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "text"),
     [
         ("Room not found", "Room not found"),
         ({"reason": "it is closed"}, "it is closed"),
         ({"message": "it is closed"}, "it is closed"),
     ],
 )
-def test_words_are_found_wherever_they_stand(error: object, said: str) -> None:
-    """`error` as text or as an object with `reason`: the operator reads what EnableX said."""
-    assert said in str(refusal(200, {"result": 40001, "error": error}))
+def test_error_text_is_read_from_every_shape(error: object, text: str) -> None:
+    """`error` as text or as an object with `reason`: the message contains EnableX's text."""
+    assert text in str(refusal(200, {"result": 40001, "error": error}))
 
 
-def test_404_is_only_nothing_when_the_code_says_so() -> None:
-    """A 404 of a proxy, or one with another code, is an error: a wrong base_url must not look like quiet days."""
+def test_404_is_empty_only_with_code_40001() -> None:
+    """A 404 of a proxy, or with another code, is an error: a wrong base_url must not look like empty days."""
     assert type(refusal(404, b"<html>no such page</html>")) is Refused
     assert type(refusal(404, {"result": 10201})) is Refused
     assert type(refusal(200, {"result": 40001})) is Refused
@@ -307,7 +307,7 @@ def test_404_is_only_nothing_when_the_code_says_so() -> None:
 @pytest.mark.parametrize("status", [200, 201])
 @pytest.mark.parametrize("body", [*NOT_JSON, b'{"result":"0","cdr":[{"a":1},', b"\xff\xfe{}", b'{"result":"0"}x'])
 def test_a_success_that_is_not_json_is_unreadable(status: int, body: bytes) -> None:
-    """Empty, HTML, plain text and JSON cut short are unreadable on 2xx: worth another try, never an empty day."""
+    """Empty, HTML, plain text and truncated JSON on 2xx are unreadable: retried, never an empty day."""
     error = refusal(status, body)
     assert type(error) is UnreadableReply
     assert isinstance(error, Transient)
@@ -315,15 +315,15 @@ def test_a_success_that_is_not_json_is_unreadable(status: int, body: bytes) -> N
 
 
 @pytest.mark.parametrize("body", [{}, {"hello": "world"}, {"archive": []}, {"cpaas": 1}])
-def test_json_of_somebody_else_is_unreadable(body: object) -> None:
-    """JSON with neither `result` nor the promised list comes from another server: base_url is in doubt."""
+def test_json_of_another_server_is_unreadable(body: object) -> None:
+    """JSON with neither `result` nor the documented list comes from another server: the message names base_url."""
     error = refusal(200, body)
     assert type(error) is UnreadableReply
     assert "base_url" in str(error)
 
 
-def test_an_error_says_what_was_asked() -> None:
-    """Endpoint, status, code and request id are on the error, and its text says what to do next."""
+def test_an_error_names_the_request() -> None:
+    """The error has endpoint, status, code and request id, and its text has the next step."""
     error = refusal(401, {"result": 40002, "error": "Unauthorised"})
     assert error.endpoint == "GET /cdr/period/2026-11-22/2026-11-23"
     assert str(error) == (
@@ -354,7 +354,7 @@ EXTRAS = st.fixed_dictionaries(
 def test_an_error_is_never_taken_for_documents(
     error: dict[str, Any], extras: dict[str, Any], status: int, error_first: bool
 ) -> None:
-    """No body that says "error" in any documented way yields documents, on whatever status and with whatever beside."""
+    """No body with a documented form of error yields documents, with any status and any other fields."""
     body = {**error, **extras, **error} if error_first else {**extras, **error}
     if status == 404 and str(body.get("result")) == "40001":
         assert documents(status, body) == []
@@ -364,7 +364,7 @@ def test_an_error_is_never_taken_for_documents(
 
 @given(st.sampled_from([100, 199, 200, 201, 204, 299, 300, 404, 429, 500, 599]), st.binary(max_size=60))
 def test_any_bytes_are_documents_or_an_error_of_ours(status: int, body: bytes) -> None:
-    """Whatever a server sends, the answer is a list or an ApiError: nothing else ever comes out."""
+    """Any bytes give a list or an ApiError, and no other error."""
     found, error = judged(status, [body])
     assert found == []
     assert error is None or error.status == status
@@ -385,7 +385,7 @@ def test_any_bytes_are_documents_or_an_error_of_ours(status: int, body: bytes) -
     st.lists(st.integers(0, 90), max_size=8),
 )
 def test_a_verdict_is_blind_to_chunks(status: int, body: bytes, cuts: list[int]) -> None:
-    """A reply means the same in one piece or in any pieces: documents, or type and words of the error."""
+    """A reply in any chunks has the same documents, or the same type and text of the error."""
     edges = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
     whole, whole_error = judged(status, [body])
     found, error = judged(status, [body[start:end] for start, end in pairwise(edges)])
@@ -404,7 +404,7 @@ def test_a_verdict_is_blind_to_chunks(status: int, body: bytes, cuts: list[int])
     ids=["huge number", "bad UTF-8 beside the list", "deep nesting beside the list", "deep nesting in the list"],
 )
 def test_hostile_json_is_an_error_of_ours(body: bytes) -> None:
-    """JSON that breaks parsers is an error that names the request, not a crash of the night."""
+    """JSON that breaks parsers is an error that names the request, not a crash."""
     with pytest.raises(PipelineError):
         documents(200, body)
 
@@ -425,13 +425,13 @@ def test_hostile_json_is_an_error_of_ours(body: bytes) -> None:
     ],
 )
 def test_retry_after_is_read(text: str, seconds: float) -> None:
-    """Seconds or an HTTP date: how long to wait from now, never less than nothing."""
+    """Seconds or an HTTP date give the seconds from now, never negative."""
     assert retry_after_s({"retry-after": text}, NOW) == seconds
 
 
 @pytest.mark.parametrize("headers", [{}, *({"retry-after": text} for text in ("", "soon", "-5", "inf", "nan", "1e3"))])
 def test_an_unusable_retry_after_is_none(headers: dict[str, str]) -> None:
-    """Without a header that can be understood, the program's own back-off decides."""
+    """Without a valid header, the program's own backoff applies."""
     assert retry_after_s(headers, NOW) is None
 
 
@@ -439,7 +439,7 @@ def test_an_unusable_retry_after_is_none(headers: dict[str, str]) -> None:
     "text", ["9" * 400, "Mon, 01 Jan 2026 00:00:00 +9999999999999999999999"], ids=["endless", "no such zone"]
 )
 def test_an_absurd_retry_after_does_not_stop_the_night(text: str) -> None:
-    """A wait without end, or a date that cannot be, is none that anybody can keep."""
+    """An infinite wait or an impossible date is ignored."""
     found = retry_after_s({"retry-after": text}, NOW)
     assert found is None or found < float("inf")
 
@@ -448,7 +448,7 @@ def test_an_absurd_retry_after_does_not_stop_the_night(text: str) -> None:
     ("status", "body"), [(429, b""), (503, b"<html>"), (200, {"status": "error", "error_code": "RATE_LIMITED"})]
 )
 def test_a_wait_that_the_server_names_is_on_the_error(status: int, body: object) -> None:
-    """Retry-After reaches whoever tries again, for throttling and for maintenance."""
+    """The error has Retry-After, for throttling and for maintenance."""
     error = refusal(status, body, {"retry-after": "42"})
     assert isinstance(error, Transient)
     assert error.retry_after_s == 42.0

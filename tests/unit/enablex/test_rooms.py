@@ -1,4 +1,4 @@
-"""The wire of rooms: requests as documented, and every code of sections 2.5 and 2.6 with its meaning."""
+"""Requests of rooms as documented, and every code of sections 2.5 and 2.6 with its meaning."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ KINDS: dict[str, type[ApiError]] = {
 }
 
 
-def told(status: int, body: object, request: Request = ROOM) -> dict[str, Any]:
+def parsed(status: int, body: object, request: Request = ROOM) -> dict[str, Any]:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return read_small(Reply(request, status, {}, content), now=NOW)
 
 
 def refusal(status: int, body: object, request: Request = ROOM) -> ApiError:
     with pytest.raises(ApiError) as caught:
-        told(status, body, request)
+        parsed(status, body, request)
     return caught.value
 
 
 def test_every_documented_code_has_a_meaning() -> None:
-    """The codes of the contract's two tables, and no others, have words here."""
+    """Exactly the codes of the contract's two tables have a meaning."""
     assert len(CODES) >= 45
     assert set(MEANINGS) == set(CODES)
 
@@ -61,19 +61,19 @@ def test_every_documented_code_has_a_meaning() -> None:
 @pytest.mark.parametrize("status", [200, 400])
 @pytest.mark.parametrize("spelled", [int, str])
 def test_a_code_becomes_an_error_with_its_meaning(code: str, status: int, spelled: Any) -> None:
-    """Each code, as number or text, on HTTP 200 or 400, has its kind, its meaning, EnableX's words, in one line."""
+    """Each code, as number or text, on HTTP 200 or 400, has its type, its meaning and EnableX's text in one line."""
     error = refusal(status, {"result": spelled(code), "error": "their words", "desc": ""})
     assert type(error) is KINDS.get(code, Refused)
     assert error.code == code
-    for said in (MEANINGS[code], "their words", f"HTTP {status}", f"GET {ROOM.path}"):
-        assert said in str(error)
+    for text in (MEANINGS[code], "their words", f"HTTP {status}", f"GET {ROOM.path}"):
+        assert text in str(error)
     assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize("code", ["10030", "50004", "50005"])
 @pytest.mark.parametrize("status", [200, 400, 409, 500])
 def test_an_active_room_is_known_on_any_status(code: str, status: int) -> None:
-    """What says that a session is running is not asked again and again: it is left for the next run."""
+    """A running session is not retried: the room is left to the next run."""
     error = refusal(status, {"result": int(code)}, rooms.delete_request("65ec"))
     assert type(error) is RoomActive
     assert not isinstance(error, Transient)
@@ -81,7 +81,7 @@ def test_an_active_room_is_known_on_any_status(code: str, status: int) -> None:
 
 
 def test_a_missing_room_is_known_by_code_or_status() -> None:
-    """40001 on any status, or 404 on a room's route; the listing's 404 is not a missing room but a wrong address."""
+    """40001 on any status, or 404 on a room's route; a 404 of the listing is a wrong base_url, not a missing room."""
     assert type(refusal(200, {"result": "40001"})) is RoomMissing
     assert type(refusal(404, b"")) is RoomMissing
     assert type(refusal(404, b"", Request("GET", "/rooms", "rooms"))) is Refused
@@ -91,7 +91,7 @@ def test_a_missing_room_is_known_by_code_or_status() -> None:
     ("status", "kind"), [(401, CredentialsRefused), (403, CredentialsRefused), (429, Throttled), (503, Unreachable)]
 )
 def test_other_errors_are_those_of_every_route(status: int, kind: type[ApiError]) -> None:
-    """Credentials, throttling and outages are judged as for CDRs."""
+    """Credentials, throttling and outages have the same errors as for CDRs."""
     assert type(refusal(status, b"<html>")) is kind
 
 
@@ -99,18 +99,18 @@ def test_other_errors_are_those_of_every_route(status: int, kind: type[ApiError]
     "body", [b"", b"<html>", b'{"result": 0, "room": {', b"[]", {"hello": 1}, b'{"result":1e999,}']
 )
 def test_a_success_that_is_not_the_promised_json_is_unreadable(body: object) -> None:
-    """It is worth another look, and never taken for a room."""
+    """The error can be retried, and the body never becomes a room."""
     assert type(refusal(200, body)) is UnreadableReply
 
 
 def test_dial_in_has_no_result() -> None:
-    """The bare object of `/dialin` is a success."""
-    assert told(200, {"_id": "61aa", "sip": {}, "dialin": []}, rooms.dialin_request())["_id"] == "61aa"
+    """The object of `/dialin`, which has no `result`, is a success."""
+    assert parsed(200, {"_id": "61aa", "sip": {}, "dialin": []}, rooms.dialin_request())["_id"] == "61aa"
 
 
 def test_requests_are_as_documented() -> None:
-    """Method, path without trailing slash, JSON body; a room id cannot climb out of its place."""
-    asked = [
+    """Method, path without trailing slash, JSON body; a room id cannot escape its path segment."""
+    requests = [
         rooms.create_request({"name": "n"}),
         ROOM,
         rooms.update_request("65/ec", {"name": "m"}),
@@ -119,7 +119,7 @@ def test_requests_are_as_documented() -> None:
         rooms.token_request("65ec", name="n", role="viewer", user_ref="u", data={"a": 1}),
         rooms.dialin_request(),
     ]
-    assert [str(request) for request in asked] == [
+    assert [str(request) for request in requests] == [
         "POST /rooms",
         "GET /rooms/65ec60000c3a9e0012ab0001",
         "PATCH /rooms/65%2Fec",
@@ -128,12 +128,12 @@ def test_requests_are_as_documented() -> None:
         "POST /rooms/65ec/tokens",
         "GET /dialin",
     ]
-    assert [json.loads(request.body) for request in asked if request.body] == [
+    assert [json.loads(request.body) for request in requests if request.body] == [
         {"name": "n"},
         {"name": "m"},
         {"name": "n", "role": "viewer", "user_ref": "u", "data": {"a": 1}},
     ]
-    assert "viewer" not in repr(asked)
+    assert "viewer" not in repr(requests)
 
 
 @pytest.mark.parametrize(
@@ -147,27 +147,27 @@ def test_requests_are_as_documented() -> None:
     ],
 )
 def test_a_token_is_checked_before_it_is_asked_for(changed: dict[str, Any], code: str) -> None:
-    """What EnableX would refuse is not sent, and the message has the code that it would give."""
-    wanted: dict[str, Any] = {"name": "n", "role": "viewer", "user_ref": "u", "data": None, **changed}
+    """A request that EnableX would refuse is not sent; the message has its result code."""
+    arguments: dict[str, Any] = {"name": "n", "role": "viewer", "user_ref": "u", "data": None, **changed}
     with pytest.raises(ConfigError, match=code):
-        rooms.token_request("65ec", **wanted)
+        rooms.token_request("65ec", **arguments)
     with pytest.raises(ConfigError, match="10001"):
         rooms.delete_request("  ")
 
 
 def test_empty_users_and_rooms_come_in_every_form() -> None:
-    """Null, a missing key and an empty list are nobody and nothing; what has no id is no room."""
+    """Null, a missing key and an empty list are empty; an entry without an id is no room."""
     for reply in ({"users": None}, {"users": []}, {}):
-        assert rooms.told_users(reply) == []
+        assert rooms.parse_users(reply) == []
     for reply in ({"rooms": None}, {"rooms": []}, {}, {"rooms": [None, {}, {"room_id": 5}]}):
-        assert rooms.told_rooms(reply) == []
-    assert rooms.told_rooms({"rooms": {"room_id": "a"}}) == [{"room_id": "a"}]
+        assert rooms.parse_rooms(reply) == []
+    assert rooms.parse_rooms({"rooms": {"room_id": "a"}}) == [{"room_id": "a"}]
 
 
 @pytest.mark.parametrize("reply", [{}, {"room": None}, {"room": {"name": "n"}}])
 def test_a_success_without_a_room_is_unreadable(reply: dict[str, Any]) -> None:
-    """Nobody knows then whether the room was made: it is looked up."""
+    """Whether the room was created is unknown then, so the caller lists the rooms."""
     with pytest.raises(UnreadableReply):
-        rooms.told_room(reply)
+        rooms.parse_room(reply)
     with pytest.raises(UnreadableReply):
-        rooms.told_token(reply)
+        rooms.parse_token(reply)

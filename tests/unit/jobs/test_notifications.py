@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.monitoring.notifications import FAILED, OK, Condition, changed_conditions, job_states, status_states
+from jobs.status import FileTotals, ProjectStatus, StatusReport
 from pipeline.core.models import Failure, RunResult
+from pipeline.ingest.settlement import DayStates
 
 STATES = st.lists(st.dictionaries(st.sampled_from("abc"), st.sampled_from([OK, FAILED, "3"]), max_size=3), max_size=8)
 
@@ -37,14 +39,23 @@ def test_a_failure_is_its_projects() -> None:
     assert [state.state for state in by_name] == [OK, FAILED]
 
 
-def status(*, at_risk: int = 0, lost: int = 0, missing: tuple[str, ...] = ()) -> RunResult:
+def status(*, at_risk: int = 0, lost: int = 0, missing: tuple[str, ...] = ()) -> RunResult[StatusReport]:
     outcome = RunResult("status")
     file = {"project": "acme", "conf_num": "c1", "kind": "recording", "name": "a.mkv"}
     outcome.at_risk = [{**file, "hours_left": 5.0 + number} for number in reversed(range(at_risk))]
-    media = {"lost": {"files": lost, "bytes": 0}} if lost else {}
-    project = {"days": {"missing": list(missing), "provisional": [], "settled": 0}, "media": media, "pending": 0}
-    outcome.details = {"now": "2026-11-23T02:15:00+00:00", "projects": {"acme": project}}
-    return outcome
+    project = ProjectStatus(
+        days=DayStates(None, list(missing), [], 0),
+        last_done={},
+        media={"lost": FileTotals(lost, 0)} if lost else {},
+        pending=0,
+        at_risk=at_risk,
+        next_deadline=None,
+        hours_left=None,
+        last_good_runs={},
+        lateness=None,
+        unlisted=[],
+    )
+    return outcome.with_details(StatusReport("2026-11-23T02:15:00+00:00", {"acme": project}))
 
 
 def test_what_is_at_stake_is_told() -> None:

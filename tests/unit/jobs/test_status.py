@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.status import media_states, store_sizes
+from jobs.status import FileTotals, ObjectTotals, media_states, store_sizes, unlisted_sql
 from pipeline.core.arrow_types import COUNT, TEXT
-from pipeline.ingest.settlement import day_states, is_settled
+from pipeline.ingest.settlement import DayStates, day_states, is_settled
 
 TODAY = date(2026, 11, 23)
 DAYS = st.integers(0, 20).map(lambda back: TODAY - timedelta(days=back))
@@ -53,31 +53,31 @@ def test_days_are_told_apart() -> None:
         date(2026, 11, 21): asked(date(2026, 11, 22)),
         TODAY: asked(TODAY),
     }
-    assert day_states(last_asked, date(2026, 11, 17), TODAY, 3) == {
-        "first": "2026-11-17",
-        "missing": ["2026-11-17", "2026-11-20", "2026-11-22"],
-        "provisional": ["2026-11-21", "2026-11-23"],
-        "settled": 2,
-    }
+    assert day_states(last_asked, date(2026, 11, 17), TODAY, 3) == DayStates(
+        first="2026-11-17",
+        missing=["2026-11-17", "2026-11-20", "2026-11-22"],
+        provisional=["2026-11-21", "2026-11-23"],
+        settled=2,
+    )
 
 
 def test_without_a_beginning_there_is_nothing_missing() -> None:
     """A project that was never collected and has no `start_date` has no days at all."""
-    assert day_states({}, None, TODAY, 3) == {"first": None, "missing": [], "provisional": [], "settled": 0}
+    assert day_states({}, None, TODAY, 3) == DayStates(None, [], [], 0)
 
 
 def test_a_beginning_in_the_future_is_no_error() -> None:
     """`start_date` after today is one missing day, not a period that runs backward."""
-    assert day_states({}, date(2026, 12, 1), TODAY, 3)["missing"] == ["2026-12-01"]
+    assert day_states({}, date(2026, 12, 1), TODAY, 3).missing == ["2026-12-01"]
 
 
 def test_a_store_is_told_by_kind() -> None:
     """Objects and bytes count under the first part of their key, whatever it is."""
     listing = [("raw/a", 3), ("media/project=x/b", 5), ("media/c", 7), ("odd.txt", 1)]
     assert store_sizes(listing) == {
-        "media": {"objects": 2, "bytes": 12},
-        "odd.txt": {"objects": 1, "bytes": 1},
-        "raw": {"objects": 1, "bytes": 3},
+        "media": ObjectTotals(2, 12),
+        "odd.txt": ObjectTotals(1, 1),
+        "raw": ObjectTotals(1, 3),
     }
 
 
@@ -87,11 +87,11 @@ def test_every_day_has_one_state(asked_on: dict[date, date], since: date | None,
     last_asked = {day: asked(on) for day, on in asked_on.items()}
     states = day_states(last_asked, since, TODAY, lookback_days)
     first = min([day for day in (since, *asked_on) if day], default=None)
-    assert states["first"] == (str(first) if first else None)
+    assert states.first == (str(first) if first else None)
     days = {str(first + timedelta(days=offset)) for offset in range((TODAY - first).days + 1)} if first else set()
-    assert set(states["missing"]) == days - {str(day) for day in asked_on}
-    assert not set(states["missing"]) & set(states["provisional"])
-    assert len(states["missing"]) + len(states["provisional"]) + states["settled"] == len(days)
+    assert set(states.missing) == days - {str(day) for day in asked_on}
+    assert not set(states.missing) & set(states.provisional)
+    assert len(states.missing) + len(states.provisional) + states.settled == len(days)
 
 
 def test_files_are_counted_by_state() -> None:
@@ -101,12 +101,19 @@ def test_files_are_counted_by_state() -> None:
         schema=pa.schema([("state", TEXT), ("size_bytes", COUNT)]),
     )
     assert media_states(media) == {
-        "lost": {"files": 1, "bytes": 0},
-        "stored": {"files": 2, "bytes": 2**40 + 5},
-        "pending": {"files": 1, "bytes": 0},
+        "lost": FileTotals(1, 0),
+        "stored": FileTotals(2, 2**40 + 5),
+        "pending": FileTotals(1, 0),
     }
 
 
 def test_no_files_are_no_states() -> None:
     """An empty table is an empty summary."""
     assert media_states(pa.schema([("state", TEXT), ("size_bytes", COUNT)]).empty_table()) == {}
+
+
+def test_a_session_is_unlisted_only_a_day_after_its_end() -> None:
+    """Sessions count as unlisted 24 hours after their end, not before: until then files may still be listed."""
+    now = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
+    assert "ended_at < TIMESTAMPTZ '2026-11-22T02:15:00+00:00'" in unlisted_sql(now)
+    assert "day >= DATE '2026-10-23'" in unlisted_sql(now)

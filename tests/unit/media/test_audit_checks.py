@@ -111,7 +111,7 @@ def test_reordered_manifests_are_found(manifests: dict[int, bytes], data: st.Dat
     one, other = data.draw(st.permutations(sorted(manifests)))[:2]
     swapped = manifests | {one: manifests[other], other: manifests[one]}
     assert {f"{one:04d}", f"{other:04d}"} <= set(broken(swapped))
-    assert f"it says that it is {other:04d} of session {CONF_NUM}" in broken(swapped)[f"{one:04d}"]
+    assert f"its content is that of {other:04d} of session {CONF_NUM}" in broken(swapped)[f"{one:04d}"]
 
 
 @given(LONG_CHAINS, st.data())

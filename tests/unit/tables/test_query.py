@@ -253,7 +253,7 @@ def test_the_lake_is_for_reading(lake: LocalStore, tmp_path: Path, sql: str) -> 
     """A statement that does more than read is refused, in one line that says what is answered; no object changes."""
     before = [(stored.key, stored.size_bytes) for stored in lake.list("")]
     path = tmp_path / "lake" / keys.table_key("cdr", "acme", DAYS[0])
-    with pytest.raises(ConfigError, match=r"^query: one statement that reads, please: begin with SELECT"):
+    with pytest.raises(ConfigError, match=r"^query: only one read-only statement is allowed \(SELECT"):
         run_query(lake, sql.format(object=path))
     assert [(stored.key, stored.size_bytes) for stored in lake.list("")] == before
 
@@ -273,7 +273,7 @@ def test_python_is_out_of_reach(lake: LocalStore, monkeypatch: pytest.MonkeyPatc
         ("SELECT * FROM nope", "nope"),
         ("SELECT CAST('x' AS INTEGER)", "Could not convert"),
         ("SELECT CAST(cdr_id AS INTEGER) FROM cdr", "Could not convert"),
-        ("", "begin with SELECT"),
+        ("", "only one read-only statement"),
     ],
 )
 def test_a_wrong_statement_is_one_line_with_the_next_step(lake: LocalStore, sql: str, said: str) -> None:
