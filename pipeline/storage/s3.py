@@ -29,7 +29,7 @@ from pipeline.storage.base import (
     Retention,
     StoredObject,
 )
-from pipeline.storage.s3_client import CHANGED, MISSING, S3Client, error_code, label_digest, lock_options
+from pipeline.storage.s3_client import CHANGED, MISSING, S3Client, error_code, token_digest, lock_options
 from pipeline.storage.s3_conditions import probe_conditional_writes
 from pipeline.storage.s3_multipart import Marker, Part, Parts, S3Upload, is_marker, marker_key
 
@@ -71,7 +71,7 @@ class S3Store(S3Client):
         if content_type:
             options["ContentType"] = content_type
         if resume_token:
-            options["Metadata"] = {"postroom-label": label_digest(resume_token)}
+            options["Metadata"] = {"postroom-label": token_digest(resume_token)}
         is_small = size_bytes is not None and size_bytes <= self._part_bytes
         resumable = self._find_resumable(key, resume_token) if resume_token and not is_small else None
         return S3Upload(self, key, resume_token, resumable, on_chunk, options, self._part_bytes, size_bytes, retention)
@@ -83,7 +83,7 @@ class S3Store(S3Client):
         origin = {"CopySource": {"Bucket": bucket, "Key": name}, "CopySourceIfMatch": etag}
         options = lock_options(retention)
         if resume_token:
-            options["Metadata"] = {"postroom-label": label_digest(resume_token)}
+            options["Metadata"] = {"postroom-label": token_digest(resume_token)}
         if self.head(key) is not None:
             raise ObjectDiffers(f"{self.url}/{key}: exists already; not overwritten", key=key)
         head = self._head_of_source(bucket, name, etag)

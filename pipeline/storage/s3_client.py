@@ -95,7 +95,7 @@ class S3Client:
 
     def find_completed(self, key: str, resume_token: str) -> StoredObject | None:
         head = self.head_object(key)
-        if head is None or head["Metadata"].get("postroom-label") != label_digest(resume_token):
+        if head is None or head["Metadata"].get("postroom-label") != token_digest(resume_token):
             return None
         return StoredObject(key, head["ContentLength"])
 
@@ -264,7 +264,7 @@ def error_code(error: ClientError | BotoCoreError) -> str:
     return str(error.response["Error"].get("Code")) if isinstance(error, ClientError) else ""
 
 
-def label_digest(resume_token: str) -> str:
+def token_digest(resume_token: str) -> str:
     return hashlib.sha256(resume_token.encode()).hexdigest()
 
 

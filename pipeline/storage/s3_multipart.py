@@ -33,7 +33,7 @@ from pipeline.storage.base import (
     checksum_object,
     crc_text,
 )
-from pipeline.storage.s3_client import S3Client, error_code, label_digest
+from pipeline.storage.s3_client import S3Client, error_code, token_digest
 
 MAX_PARTS = 10_000
 MAX_PART_BYTES = 5 * 1024 * MIB
@@ -93,7 +93,7 @@ class Parts:
 
 
 def marker_key(key: str, resume_token: str, upload_id: str) -> str:
-    return f"{key}.upload-{hashlib.sha256(f'{label_digest(resume_token)} {upload_id}'.encode()).hexdigest()}"
+    return f"{key}.upload-{hashlib.sha256(f'{token_digest(resume_token)} {upload_id}'.encode()).hexdigest()}"
 
 
 def is_marker(key: str) -> bool:

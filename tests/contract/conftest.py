@@ -1,4 +1,4 @@
-"""Each store in turn. A new one is one more line in `opening`: how to open it, empty, for one test."""
+"""Fixtures of all stores. A new store needs one line in `opening` that opens an empty one per test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.servers.s3 import S3Server
 
 @pytest.fixture(params=["local", "ceph", "localstack"])
 def opening(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], ObjectStore]:
-    """Open the store of this test; a second call opens the same one again, like another process."""
+    """Open the store of this test; a second call opens the same store again, like another process."""
     if request.param == "local":
         return lambda: LocalStore(tmp_path / "store")
     server: S3Server = request.getfixturevalue(request.param)

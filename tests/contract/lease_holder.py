@@ -1,8 +1,9 @@
 """Processes that take a lease, for test_run_store.py.
 
-`lease_holder.py URL turns N MARK PROCESSES`: so many processes, each N times: take the lease, mark that it is held,
-unmark, release. Whoever finds the mark of another fails. Each prints its fencing numbers as JSON, one line per process.
-`lease_holder.py URL hold SECONDS`: take it, print it as JSON, never come back.
+`lease_holder.py URL turns N MARK PROCESSES`: start PROCESSES processes; each takes and releases the lease N times. The
+holder creates the file MARK and removes it before the release; it fails if the file exists. Each process prints its
+fencing numbers as one line of JSON.
+`lease_holder.py URL hold SECONDS`: take the lease, print it as JSON, and wait until killed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def take_turns(url: str, turns: int, mark: str) -> None:
         if lease is None:
             time.sleep(0.005)
             continue
-        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))  # FileExistsError: there are two holders
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))  # FileExistsError: two holders
         run_store.renew(lease)
         Path(mark).unlink()
         run_store.release(lease)
@@ -43,7 +44,7 @@ def take_turns(url: str, turns: int, mark: str) -> None:
 if sys.argv[2] == "hold":
     hold(sys.argv[1], float(sys.argv[3]))
 children = []
-for _ in range(int(sys.argv[5])):  # forked before anything was opened: they have imported what takes a second
+for _ in range(int(sys.argv[5])):  # forked after the imports, which take 1 s, and before the database is opened
     if (child := os.fork()) == 0:
         take_turns(sys.argv[1], int(sys.argv[3]), sys.argv[4])
         os._exit(0)

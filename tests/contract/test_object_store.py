@@ -1,6 +1,6 @@
-"""The contract of a place for objects (pipeline/storage/base.py), kept by every store.
+"""The object store contract (pipeline/storage/base.py), checked for every store.
 
-`store` and `opening` (conftest.py) are each store in turn. Uploads in parts are in test_uploads.py.
+`store` and `opening` (conftest.py) are parametrized with all stores. Multipart uploads are in test_uploads.py.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def everything(store: ObjectStore) -> list[tuple[str, bytes]]:
 @pytest.mark.parametrize(
     "content", [b"", b"x", b"\x00\xff" * 40_000, [], [b""], [b"one", b"", b"two"], [b"a" * 2**20] * 3]
 )
-def test_what_is_put_comes_back(opening: Callable[[], ObjectStore], content: bytes | list[bytes]) -> None:
-    """The same bytes come back, to another process too, and the size told is their number."""
+def test_an_object_is_read_as_written(opening: Callable[[], ObjectStore], content: bytes | list[bytes]) -> None:
+    """Another process reads the same bytes; the returned size is their number."""
     whole = content if isinstance(content, bytes) else b"".join(content)
     assert opening().put_if_absent(KEY, content) == len(whole)
     again = opening()
@@ -40,23 +40,23 @@ def test_what_is_put_comes_back(opening: Callable[[], ObjectStore], content: byt
     assert list(again.list("")) == [StoredObject(KEY, len(whole))]
 
 
-def test_a_stream_may_come_from_anywhere(store: ObjectStore) -> None:
-    """Content may be a generator that can be read once."""
+def test_content_can_be_a_generator(store: ObjectStore) -> None:
+    """Content can be a generator that is read once."""
     assert store.put_if_absent(KEY, (bytes([number]) for number in range(5))) == 5
     assert read_bytes(store, KEY) == bytes(range(5))
 
 
 @pytest.mark.parametrize("again", [b"same", [b"sa", b"me"]])
 def test_the_same_bytes_again_are_success(store: ObjectStore, again: bytes | list[bytes]) -> None:
-    """A repeated step finds its own work done: no error, the same size, one object."""
+    """Writing the same bytes again is success: no error, the same size, one object."""
     store.put_if_absent(KEY, b"same")
     assert store.put_if_absent(KEY, again) == 4
     assert everything(store) == [(KEY, b"same")]
 
 
 @pytest.mark.parametrize("other", [b"othe", b"", b"same and more", b"sam"])
-def test_other_bytes_never_replace_what_is_there(store: ObjectStore, other: bytes) -> None:
-    """An object that exists is never overwritten by a put, whatever the sizes; the error names the key."""
+def test_an_object_is_never_replaced_by_other_bytes(store: ObjectStore, other: bytes) -> None:
+    """`put_if_absent` never overwrites an object, for any sizes; the error names the key."""
     store.put_if_absent(KEY, b"same")
     with pytest.raises(ObjectDiffers) as caught:
         store.put_if_absent(KEY, iter([other]))
@@ -66,8 +66,8 @@ def test_other_bytes_never_replace_what_is_there(store: ObjectStore, other: byte
 
 @pytest.mark.parametrize("error", [ValueError("cut short"), OSError("network"), KeyboardInterrupt()])
 @pytest.mark.parametrize("exists", [False, True])
-def test_a_broken_stream_leaves_nothing(store: ObjectStore, error: BaseException, exists: bool) -> None:
-    """When the content breaks off, that very error comes out, nothing is stored, and what was there stays."""
+def test_an_interrupted_stream_leaves_nothing(store: ObjectStore, error: BaseException, exists: bool) -> None:
+    """If the content raises, that error propagates, nothing is stored, and an existing object stays."""
     if exists:
         store.put_if_absent(KEY, b"first")
 
@@ -83,8 +83,8 @@ def test_a_broken_stream_leaves_nothing(store: ObjectStore, error: BaseException
     assert store.put_if_absent(KEY, b"first") == 5
 
 
-def test_a_half_written_object_is_not_seen(opening: Callable[[], ObjectStore]) -> None:
-    """While an object is being written, nobody sees it: not by name, not in a listing."""
+def test_a_partial_object_is_not_visible(opening: Callable[[], ObjectStore]) -> None:
+    """During a write the object is neither readable nor listed."""
     reader = opening()
     seen = []
 
@@ -97,8 +97,8 @@ def test_a_half_written_object_is_not_seen(opening: Callable[[], ObjectStore]) -
     assert seen == [(None, [])]
 
 
-def test_of_many_writers_one_wins(opening: Callable[[], ObjectStore]) -> None:
-    """Of writers that put different bytes at once exactly one succeeds; the object is its, whole."""
+def test_one_of_several_writers_succeeds(opening: Callable[[], ObjectStore]) -> None:
+    """Of concurrent writers with different bytes exactly one succeeds, and the object is complete."""
     writers = 6
     start = Barrier(writers)
 
@@ -118,11 +118,11 @@ def test_of_many_writers_one_wins(opening: Callable[[], ObjectStore]) -> None:
     assert len(winners) == 1
 
 
-# --- replace ---
+# --- overwrite ---
 
 
-def test_replacing_writes_over_whatever_was_there(store: ObjectStore) -> None:
-    """The last replacement is the object, shorter or longer, also where nothing was before."""
+def test_overwrite_replaces_an_object(store: ObjectStore) -> None:
+    """The last write is the object, shorter or longer, also if none existed."""
     for content in (b"first", b"a longer second one", b""):
         store.overwrite(KEY, content)
         assert everything(store) == [(KEY, content)]
@@ -131,8 +131,8 @@ def test_replacing_writes_over_whatever_was_there(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("cut short"), OSError("network"), KeyboardInterrupt()])
-def test_a_broken_replacement_changes_nothing(store: ObjectStore, error: BaseException) -> None:
-    """When the new content breaks off, that very error comes out, and the old object is there as it was."""
+def test_an_interrupted_overwrite_changes_nothing(store: ObjectStore, error: BaseException) -> None:
+    """If the new content raises, that error propagates and the old object stays."""
     store.overwrite(KEY, b"old")
 
     def content() -> Iterator[bytes]:
@@ -145,8 +145,8 @@ def test_a_broken_replacement_changes_nothing(store: ObjectStore, error: BaseExc
     assert everything(store) == [(KEY, b"old")]
 
 
-def test_a_reader_sees_the_old_or_the_new(opening: Callable[[], ObjectStore]) -> None:
-    """While an object is replaced again and again, every reading is one whole version, never a gap or a mixture."""
+def test_a_reader_reads_the_old_or_the_new_object(opening: Callable[[], ObjectStore]) -> None:
+    """During overwrites each read returns one complete version."""
     versions = [bytes([number]) * 30_000 for number in range(8)]
     store = opening()
     store.overwrite(KEY, versions[0])
@@ -161,11 +161,11 @@ def test_a_reader_sees_the_old_or_the_new(opening: Callable[[], ObjectStore]) ->
     assert read_bytes(store, KEY) == versions[-1]
 
 
-# --- open and stat ---
+# --- open and head ---
 
 
-def test_an_open_object_can_be_read_in_any_order(store: ObjectStore) -> None:
-    """A reader may jump: Parquet's footer stands at the end."""
+def test_an_open_object_is_seekable(store: ObjectStore) -> None:
+    """Readers can seek, as pyarrow does to read the footer of a Parquet file."""
     store.put_if_absent(KEY, b"0123456789")
     with store.open(KEY) as stream:
         assert stream.seekable()
@@ -177,7 +177,7 @@ def test_an_open_object_can_be_read_in_any_order(store: ObjectStore) -> None:
 
 @pytest.mark.parametrize("missing", ["nothing", "media/nothing", f"{KEY}/below", KEY[:-1]])
 def test_a_missing_object_is_missing(store: ObjectStore, missing: str) -> None:
-    """No object, no bytes: `stat` says None, `open` says which key; a part of a key, or more, is another key."""
+    """`head` returns None, `open` raises ObjectMissing with the key; a longer or shorter key is another key."""
     store.put_if_absent(KEY, b"x")
     assert store.head(missing) is None
     with pytest.raises(ObjectMissing) as caught, store.open(missing):
@@ -187,7 +187,7 @@ def test_a_missing_object_is_missing(store: ObjectStore, missing: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["media", "media/project=acme"])
 def test_a_prefix_is_no_object(store: ObjectStore, prefix: str) -> None:
-    """Keys that merely begin other keys have no object of their own."""
+    """A prefix of other keys is no object."""
     store.put_if_absent(KEY, b"x")
     assert store.head(prefix) is None
     with pytest.raises(ObjectMissing), store.open(prefix):
@@ -200,7 +200,7 @@ KEYS = ["a", "b/1", "b/10", "b/2", "b/é", "b!/x", "ba/1", "c/d/e/f"]
 
 
 @pytest.mark.parametrize(
-    ("prefix", "found"),
+    ("prefix", "keys"),
     [
         ("", sorted(KEYS)),
         ("b/", ["b/1", "b/10", "b/2", "b/é"]),
@@ -213,27 +213,27 @@ KEYS = ["a", "b/1", "b/10", "b/2", "b/é", "b!/x", "ba/1", "c/d/e/f"]
         ("d", []),
     ],
 )
-def test_a_listing_is_what_begins_so_in_order(store: ObjectStore, prefix: str, found: list[str]) -> None:
-    """All keys with the prefix, a folder or not, in order of their UTF-8, each once, with its size."""
+def test_a_listing_is_sorted_and_complete(store: ObjectStore, prefix: str, keys: list[str]) -> None:
+    """All keys with the prefix, with or without a slash, sorted by UTF-8, each once with its size."""
     for key in reversed(KEYS):
         store.put_if_absent(key, key.encode())
-    assert list(store.list(prefix)) == [StoredObject(key, len(key.encode())) for key in found]
-    assert found == sorted(found, key=str.encode)
+    assert list(store.list(prefix)) == [StoredObject(key, len(key.encode())) for key in keys]
+    assert keys == sorted(keys, key=str.encode)
 
 
 def test_a_new_store_is_empty(store: ObjectStore) -> None:
-    """Before the first write there is nothing, and asking is no error."""
+    """Before the first write a store is empty, and reading it is no error."""
     assert list(store.list("")) == []
     assert store.head(KEY) is None
 
 
 @pytest.mark.parametrize("broken", ["store", "store/b"])
-def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path: Path, broken: str) -> None:
-    """A disk that fails is said to: nothing is taken for missing because it, or a folder in it, cannot be read."""
+def test_an_unreadable_folder_is_an_error(tmp_path: Path, broken: str) -> None:
+    """An unreadable root or folder raises StoreUnavailable; no object is reported as missing."""
     store = LocalStore(tmp_path / "store")
     store.put_if_absent("b/1", b"x")
     (tmp_path / broken).rename(tmp_path / "away")
-    (tmp_path / broken).symlink_to(tmp_path / broken)  # for root too this cannot be read
+    (tmp_path / broken).symlink_to(tmp_path / broken)  # unreadable for root as well
     for ask in (lambda: list(store.list("")), lambda: list(store.list("b/")), lambda: store.head("b/1")):
         with pytest.raises(StoreUnavailable, match=f"cannot use .*{broken}"):
             ask()
@@ -241,8 +241,8 @@ def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path: Path, broken: str) 
         store.put_if_absent("b/2", b"x")
 
 
-def test_a_disk_that_fails_while_a_file_is_written_is_one_error(tmp_path: Path) -> None:
-    """Whoever writes hears that the store cannot be used, also where what was begun cannot be taken away any more."""
+def test_a_failing_disk_is_one_error(tmp_path: Path) -> None:
+    """A failing disk raises StoreUnavailable, also if the temporary file cannot be removed."""
     root = tmp_path / "store"
 
     def content() -> Iterator[bytes]:
@@ -254,12 +254,12 @@ def test_a_disk_that_fails_while_a_file_is_written_is_one_error(tmp_path: Path) 
         LocalStore(root).put_if_absent("b/1", content())
 
 
-# --- keys, place, datasets ---
+# --- keys, URL, datasets ---
 
 
 @pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\0b"])
-def test_a_key_that_could_lead_astray_is_refused(store: ObjectStore, tmp_path: Path, key: str) -> None:
-    """Absolute, climbing and empty parts are refused for reading and writing, and nothing is written anywhere."""
+def test_an_invalid_key_is_refused(store: ObjectStore, tmp_path: Path, key: str) -> None:
+    """Absolute keys and keys with `.`, `..` or empty parts are refused for reads and writes; nothing is written."""
     with pytest.raises(StoreError):
         store.put_if_absent(key, b"x")
     with pytest.raises(StoreError):
@@ -273,14 +273,14 @@ def test_a_key_that_could_lead_astray_is_refused(store: ObjectStore, tmp_path: P
 
 
 @pytest.mark.parametrize("key", ["a" * 200, "x=1/y=2/...", "a b/c'd", "日本/語.json", "-rf", "#%&+"])
-def test_odd_but_harmless_keys_work(store: ObjectStore, key: str) -> None:
-    """Whatever `layout` can build can be stored and found under its own name."""
+def test_unusual_keys_work(store: ObjectStore, key: str) -> None:
+    """Every key that `storage.keys` can build can be stored and listed."""
     store.put_if_absent(key, b"x")
     assert everything(store) == [(key, b"x")]
 
 
 def test_pyarrow_reads_the_same_objects(store: ObjectStore) -> None:
-    """The file system handed to pyarrow finds an object at root and key, with the same bytes."""
+    """The file system for pyarrow finds an object at root and key, with the same bytes."""
     store.put_if_absent("tables/cdr/part-0.parquet", b"parquet")
     filesystem, root = store.filesystem()
     assert isinstance(filesystem, pafs.FileSystem)
@@ -288,10 +288,10 @@ def test_pyarrow_reads_the_same_objects(store: ObjectStore) -> None:
         assert stream.read() == b"parquet"
 
 
-def test_a_store_says_where_it_is(store: ObjectStore, tmp_path: Path) -> None:
-    """The URL is for people: a scheme, a place, no user and no query."""
-    scheme, colon, place = store.url.partition(":")
+def test_the_url_of_a_store(store: ObjectStore, tmp_path: Path) -> None:
+    """The URL has a scheme and a location, no user and no query."""
+    scheme, colon, location = store.url.partition(":")
     assert scheme in {"file", "s3"}
     assert colon
-    assert place
-    assert not set(place) & set("@?#")
+    assert location
+    assert not set(location) & set("@?#")

@@ -1,4 +1,4 @@
-"""What both databases keep: leases among real processes, steps forward from every released schema."""
+"""The run store with SQLite and PostgreSQL: leases between processes, migrations from every released schema."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ PROCESSES = 8
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of each kind."""
+    """URL of an empty database of each kind."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
+        return f"sqlite:///{tmp_path / 'run_store.db'}"
     made: str = request.getfixturevalue("postgres").new_database()
     return made
 
@@ -55,7 +55,7 @@ def taken(run_store: RunStore, lasts_s: float = 30, name: str = "media copy") ->
 
 
 def execute(url: str, *statements: str) -> None:
-    """Do something to the database behind the ledger's back."""
+    """Execute a statement without the run store."""
     engine = sa.create_engine(url)
     with engine.begin() as connection:
         for statement in statements:
@@ -63,9 +63,9 @@ def execute(url: str, *statements: str) -> None:
     engine.dispose()
 
 
-def test_eight_processes_never_hold_a_lease_at_once(url: str, tmp_path: Path) -> None:
-    """Eight processes that begin with an empty database and want one lease: one at a time has it, and every fencing
-    number is given once, in order."""
+def test_of_eight_processes_one_holds_a_lease(url: str, tmp_path: Path) -> None:
+    """Eight processes start with an empty database and share one lease: one holds it at a time, and each fencing number
+    is given once, in order."""
     turns = 6
     process = start(url, "turns", str(turns), str(tmp_path / "held"), str(PROCESSES))
     output, errors = process.communicate(timeout=120)
@@ -76,8 +76,8 @@ def test_eight_processes_never_hold_a_lease_at_once(url: str, tmp_path: Path) ->
 
 
 def test_a_killed_holder_is_replaced_and_its_late_write_refused(url: str, run_store: RunStore) -> None:
-    """A holder that is killed with -9 is replaced when its lease has expired, not before; what would still be noted
-    under its number is refused."""
+    """After kill -9 of its holder a lease can be taken when it has expired, not before. Writes with the old fencing
+    number are refused."""
     lasts_s = 1.0
     process = start(url, "hold", str(lasts_s))
     assert process.stdout
@@ -104,7 +104,7 @@ def test_a_killed_holder_is_replaced_and_its_late_write_refused(url: str, run_st
 
 
 def test_a_lease_ends_when_it_is_released_or_expires(run_store: RunStore) -> None:
-    """While it lasts nobody else has it; renewed it lasts longer; released it is free at once; others stay."""
+    """A lease has one holder until it expires; renewing extends it, releasing ends it, other leases do not change."""
     first = taken(run_store)
     taken(run_store, name="nightly")
     assert run_store.take_lease("media copy", 30) is None
@@ -114,8 +114,8 @@ def test_a_lease_ends_when_it_is_released_or_expires(run_store: RunStore) -> Non
     assert taken(run_store).fence == second.fence + 1 == first.fence + 2
 
 
-def test_a_lease_outlives_no_ledger(url: str, run_store: RunStore) -> None:
-    """When its ledger was deleted a holder's number means nothing, even where the new one counts up to it."""
+def test_a_lease_of_a_deleted_run_store_is_invalid(url: str, run_store: RunStore) -> None:
+    """After the run store was deleted, a lease is refused, even if the new one reaches its fencing number."""
     old = taken(run_store)
     execute(url, "DELETE FROM leases")
     new = taken(run_store)
@@ -124,8 +124,8 @@ def test_a_lease_outlives_no_ledger(url: str, run_store: RunStore) -> None:
         run_store.renew(old)
 
 
-def test_failures_at_once_are_all_counted(url: str, run_store: RunStore) -> None:
-    """Several hosts that note the same new item's failure at the same moment lose no try and do not break."""
+def test_concurrent_failures_are_all_counted(url: str, run_store: RunStore) -> None:
+    """Hosts that concurrently record failures of the same new item raise no error and lose no attempt."""
 
     def fail(_: int) -> None:
         made = RunResult("nightly")
@@ -138,8 +138,8 @@ def test_failures_at_once_are_all_counted(url: str, run_store: RunStore) -> None
     assert run_store.backing_off(NOW + timedelta(hours=1, minutes=59)) == {"a"}
 
 
-def test_good_runs_are_of_a_project(run_store: RunStore) -> None:
-    """Of each project the newest run that did its work is known: failures of others do not count, its own do."""
+def test_last_successes_are_per_project(run_store: RunStore) -> None:
+    """The last success is recorded per project: failures of other projects do not count, its own do."""
     made = RunResult("nightly")
     made.add_success()
     for number, failed in enumerate(((), ("acme",), ("acme", "umbrella"))):
@@ -153,8 +153,8 @@ def test_good_runs_are_of_a_project(run_store: RunStore) -> None:
 
 
 @pytest.mark.parametrize("released", RELEASED, ids=lambda path: path.stem)
-def test_every_released_schema_comes_forward(url: str, released: Path) -> None:
-    """A ledger of each release is brought forward by its first use, by many at once; what it knew it still knows."""
+def test_every_released_schema_is_migrated(url: str, released: Path) -> None:
+    """A database of each release is migrated at its first use, by concurrent processes, and keeps its data."""
     lines = [line for line in released.read_text().splitlines() if not line.startswith("--")]
     execute(url, *lines)
     ledgers = [RunStore(url) for _ in range(4)]
@@ -168,8 +168,8 @@ def test_every_released_schema_comes_forward(url: str, released: Path) -> None:
         each.close()
 
 
-def test_a_newer_ledger_is_left_alone(url: str, run_store: RunStore) -> None:
-    """An older release does not touch the ledger of a newer one, and says what to do."""
+def test_a_newer_run_store_is_refused(url: str, run_store: RunStore) -> None:
+    """An older release does not change the run store of a newer one, and prints the next step."""
     run_store.attempts()
     execute(url, "UPDATE schema_version SET version = 99")
     older = RunStore(url)

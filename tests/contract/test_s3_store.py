@@ -1,4 +1,4 @@
-"""What a bucket promises beyond what every store does: copies, locks, old uploads, reading, and errors for people."""
+"""Guarantees of buckets beyond the contract: copies, locks, stale uploads, reads, and error messages."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def bucket(s3: S3Server) -> str:
 
 
 def begin(store: S3Store, key: str, resume_token: str = "label") -> None:
-    """Begin an upload, store one part, break off."""
+    """Start an upload, store one part, and leave it unfinished."""
     with suppress(ZeroDivisionError), store.upload(key, resume_token=resume_token) as upload:
         upload.write(CONTENT)
         raise ZeroDivisionError
@@ -54,8 +54,8 @@ def begin(store: S3Store, key: str, resume_token: str = "label") -> None:
 # --- keys and prefixes ---
 
 
-def test_odd_keys_in_every_call(s3: S3Server, bucket: str) -> None:
-    """Spaces, accents, + and % mean themselves in every call: put, upload, resume, list, copy, read, abort."""
+def test_unusual_keys_in_every_call(s3: S3Server, bucket: str) -> None:
+    """Spaces, accents, + and % are literal in every call: put, upload, resume, list, copy, read, abort."""
     store = s3.store(bucket, "an odd+préfix%20")
     for key in ODD_KEYS:
         store.put_if_absent(f"put/{key}", b"x")
@@ -74,7 +74,7 @@ def test_odd_keys_in_every_call(s3: S3Server, bucket: str) -> None:
 
 
 def test_a_store_sees_its_prefix_only(s3: S3Server, bucket: str) -> None:
-    """Two stores in one bucket know nothing of each other's objects and uploads."""
+    """Two stores in one bucket do not list each other's objects and uploads."""
     ours, others = s3.store(bucket, "ours"), s3.store(bucket, "ours-not")
     others.put_if_absent("a", b"theirs")
     begin(others, KEY)
@@ -85,7 +85,7 @@ def test_a_store_sees_its_prefix_only(s3: S3Server, bucket: str) -> None:
 
 
 def test_the_folders_of_consoles_are_no_objects(s3: S3Server, bucket: str) -> None:
-    """Empty objects whose key ends with a slash, which consoles make, are not listed: no other call takes such keys."""
+    """Folder placeholders (empty objects whose key ends with a slash) are not listed; no call accepts such keys."""
     for key in ("ours/", "ours/media/"):
         s3.client.put_object(Bucket=bucket, Key=key, Body=b"")
     store = s3.store(bucket, "ours")
@@ -94,19 +94,19 @@ def test_the_folders_of_consoles_are_no_objects(s3: S3Server, bucket: str) -> No
 
 
 def test_a_store_is_opened_by_its_url(s3: S3Server, bucket: str) -> None:
-    """`s3://bucket/prefix` and an endpoint are enough; credentials are found as boto3 finds them."""
+    """`s3://bucket/prefix` and an endpoint suffice; credentials come from the provider chain of boto3."""
     store = open_store(f"s3://{bucket}/some/prefix/", endpoint_url=s3.endpoint_url)
     store.put_if_absent("a", b"x")
     assert store.url == f"s3://{bucket}/some/prefix"
     assert s3.client.get_object(Bucket=bucket, Key="some/prefix/a")["Body"].read() == b"x"
 
 
-# --- what a server says ---
+# --- attributes ---
 
 
 @pytest.mark.parametrize("content", [b"small", CONTENT])
-def test_the_proof_is_what_the_server_can_give(ceph: S3Server, localstack: S3Server, content: bytes) -> None:
-    """CRC64NVME of the whole object where there is one, else MD5; content type and label are kept beside the object."""
+def test_the_verification_the_server_supports(ceph: S3Server, localstack: S3Server, content: bytes) -> None:
+    """CRC64NVME of the full object if supported, else MD5; content type and token are stored with the object."""
     for server, proof in ((ceph, "md5"), (localstack, "crc64nvme")):
         bucket = server.new_bucket()
         with server.store(bucket).upload(KEY, resume_token="label", content_type="video/x-matroska") as upload:
@@ -119,7 +119,7 @@ def test_the_proof_is_what_the_server_can_give(ceph: S3Server, localstack: S3Ser
 
 
 def test_a_checksum_of_parts_is_not_the_objects(localstack: S3Server) -> None:
-    """An object that somebody uploaded with another kind of checksum is stated without a CRC64NVME."""
+    """The attributes of an object uploaded with another checksum have no CRC64NVME."""
     bucket = localstack.new_bucket()
     localstack.client.put_object(Bucket=bucket, Key="a", Body=b"x", ChecksumAlgorithm="SHA256")
     state = localstack.store(bucket).attributes("a")
@@ -129,8 +129,8 @@ def test_a_checksum_of_parts_is_not_the_objects(localstack: S3Server) -> None:
 # --- reading ---
 
 
-def test_a_reading_that_is_cut_goes_on(s3: S3Server, bucket: str) -> None:
-    """A connection that breaks off in the middle of an object, twice, is taken up where it broke."""
+def test_an_interrupted_read_is_resumed(s3: S3Server, bucket: str) -> None:
+    """A read whose connection is lost twice resumes at the same offset."""
     s3.store(bucket).put_if_absent(KEY, CONTENT)
     cuts = [1_000_000, 123]
 
@@ -146,8 +146,8 @@ def test_a_reading_that_is_cut_goes_on(s3: S3Server, bucket: str) -> None:
     assert ranges == [None, "bytes=123-", "bytes=1000123-"]
 
 
-def test_a_reading_that_never_gets_on_ends(s3: S3Server, bucket: str) -> None:
-    """A server that breaks off every time is given up after a few tries, as an error that is worth another run."""
+def test_a_read_without_progress_ends(s3: S3Server, bucket: str) -> None:
+    """If every response is interrupted, the read ends after a few attempts with a retryable error."""
     s3.store(bucket).put_if_absent(KEY, CONTENT)
 
     def cut(exchange: Exchange) -> None:
@@ -162,20 +162,20 @@ def test_a_reading_that_never_gets_on_ends(s3: S3Server, bucket: str) -> None:
     assert_is_one_line(caught.value)
 
 
-def test_an_object_that_is_replaced_under_a_reader_is_never_mixed(s3: S3Server, bucket: str) -> None:
-    """After a jump a reader meets a newer object: an error that is worth another try, not bytes of both."""
+def test_a_read_never_mixes_two_objects(s3: S3Server, bucket: str) -> None:
+    """A seek in an object that was replaced meanwhile is a retryable error, not bytes of both."""
     store = s3.store(bucket)
     store.overwrite(KEY, CONTENT)
     with store.open(KEY) as stream:
         stream.read(10)
         store.overwrite(KEY, bytes(len(CONTENT)))
         stream.seek(-10, 2)
-        with pytest.raises(StoreUnavailable, match="replaced while it was read"):
+        with pytest.raises(StoreUnavailable, match="replaced during the read"):
             stream.read(10)
 
 
-def test_readers_give_back_what_they_hold(s3: S3Server, bucket: str) -> None:
-    """Hundreds of readings, whole, in part and after jumps, leave no open file behind."""
+def test_readers_close_their_connections(s3: S3Server, bucket: str) -> None:
+    """After hundreds of reads, complete, partial and with seeks, no file is open."""
     store = s3.store(bucket)
     store.put_if_absent(KEY, CONTENT[:MIB])
 
@@ -199,7 +199,7 @@ def test_readers_give_back_what_they_hold(s3: S3Server, bucket: str) -> None:
 
 
 def test_pyarrow_reads_tables_from_a_bucket(s3: S3Server, bucket: str, tmp_path: Path) -> None:
-    """A data set of Parquet files in partitions, under a prefix with a space, is read through `filesystem`."""
+    """A partitioned Parquet dataset below a prefix with a space is read through `filesystem`."""
     store = s3.store(bucket, "the lake")
     for day in (21, 22):
         pq.write_table(pa.table({"cdr_id": [f"{day}-{number}" for number in range(3)]}), tmp_path / "part")
@@ -209,14 +209,14 @@ def test_pyarrow_reads_tables_from_a_bucket(s3: S3Server, bucket: str, tmp_path:
     assert table.column("cdr_id").to_pylist() == [f"{day}-{number}" for day in (21, 22) for number in range(3)]
 
 
-# --- copies inside S3 ---
+# --- server-side copies ---
 
 
 @pytest.mark.parametrize("is_large", [False, True])
 def test_an_object_is_copied_inside_the_server(
     s3: S3Server, bucket: str, is_large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copy from another bucket, whole or in parts, is the same object, labelled; its bytes do not come by here."""
+    """A server-side copy, single or multipart, is the same object with a token; no bytes are transferred."""
     content = CONTENT + CONTENT
     monkeypatch.setattr(s3_module, "_COPY_PART_BYTES", PART_BYTES)
     monkeypatch.setattr(s3_module, "_COPY_WHOLE_BYTES", MIB if is_large else 100 * MIB)
@@ -235,7 +235,7 @@ def test_an_object_is_copied_inside_the_server(
 
 
 def test_what_cannot_be_copied(s3: S3Server, bucket: str) -> None:
-    """A source that is gone or another one by now, and a key that is taken: errors that say so; what is there stays."""
+    """A deleted or changed source and an existing target are errors; the existing object is unchanged."""
     store = s3.store(bucket)
     etag = s3.client.put_object(Bucket=bucket, Key="theirs", Body=b"first")["ETag"].strip('"')
     s3.client.put_object(Bucket=bucket, Key="theirs", Body=b"second")
@@ -251,17 +251,17 @@ def test_what_cannot_be_copied(s3: S3Server, bucket: str) -> None:
     assert [stored.key for stored in store.list("")] == [KEY, "theirs"]
 
 
-def test_a_folder_copies_from_nowhere(tmp_path: Path) -> None:
-    """A folder says that it cannot copy from a bucket."""
+def test_a_folder_cannot_copy(tmp_path: Path) -> None:
+    """Copying from a bucket into a folder is an error."""
     with pytest.raises(StoreError, match="s3://bucket/a"):
         LocalStore(tmp_path).copy_from("s3://bucket/a", KEY, resume_token="", etag="")
 
 
-# --- old uploads ---
+# --- stale uploads ---
 
 
-def test_old_uploads_are_given_up(s3: S3Server, bucket: str) -> None:
-    """Younger ones stay; the keys of the others are told, once each, and their markers go with them."""
+def test_stale_uploads_are_aborted(s3: S3Server, bucket: str) -> None:
+    """Younger uploads stay; the keys of the aborted ones are returned once, and their markers are removed."""
     store = s3.store(bucket, "pre")
     for key in ("media/a", "media/b/c", "other/d"):
         begin(store, key)
@@ -273,8 +273,8 @@ def test_old_uploads_are_given_up(s3: S3Server, bucket: str) -> None:
     assert s3.unfinished(bucket) == []
 
 
-def test_old_is_what_the_server_calls_old(s3: S3Server, bucket: str) -> None:
-    """A clock that is wrong here gives no upload up: the server's own Date is compared with its own beginnings."""
+def test_the_age_of_an_upload_is_by_server_time(s3: S3Server, bucket: str) -> None:
+    """A wrong local clock aborts no upload: the Date of the server is compared with its start times."""
     begin(s3.store(bucket), KEY)
     with between(s3) as proxy:
 
@@ -293,7 +293,7 @@ def test_old_is_what_the_server_calls_old(s3: S3Server, bucket: str) -> None:
 
 
 def test_only_a_bucket_with_object_lock_can_lock(s3: S3Server) -> None:
-    """`require_lock` is content with Object Lock, and tells what to do where there is none."""
+    """`require_lock` succeeds with Object Lock; without it the error contains the next step."""
     s3.store(s3.new_bucket(lock=True)).require_lock()
     with pytest.raises(ConfigError, match=r"vault\.lock: bucket .* has no Object Lock"):
         s3.store(s3.new_bucket()).require_lock()
@@ -302,7 +302,7 @@ def test_only_a_bucket_with_object_lock_can_lock(s3: S3Server) -> None:
 @pytest.mark.parametrize("mode", ["governance", "compliance"])
 @pytest.mark.parametrize("content", [b"small", CONTENT])
 def test_a_locked_object_cannot_be_lost(ceph: S3Server, mode: str, content: bytes) -> None:
-    """Before its time nobody gets rid of a locked version: not by deleting it, a shorter lock, or overwriting."""
+    """Before its retention ends, a locked version cannot be deleted, overwritten, or given a shorter lock."""
     bucket = ceph.new_bucket(lock=True)
     until = datetime.now(UTC).replace(microsecond=0) + timedelta(days=30)
     store, client = ceph.store(bucket), ceph.client
@@ -310,31 +310,31 @@ def test_a_locked_object_cannot_be_lost(ceph: S3Server, mode: str, content: byte
         upload.write(content)
         upload.finish()
     [version] = client.list_object_versions(Bucket=bucket)["Versions"]
-    place = {"Bucket": bucket, "Key": KEY, "VersionId": version["VersionId"]}
-    assert client.get_object_retention(**place)["Retention"] == {
+    location = {"Bucket": bucket, "Key": KEY, "VersionId": version["VersionId"]}
+    assert client.get_object_retention(**location)["Retention"] == {
         "Mode": mode.upper(),
         "RetainUntilDate": until,
     }
     shorter = {"Mode": mode.upper(), "RetainUntilDate": until - timedelta(days=29)}
     for attempt in (
-        lambda: client.delete_object(**place),
-        lambda: client.put_object_retention(**place, Retention=shorter),
+        lambda: client.delete_object(**location),
+        lambda: client.put_object_retention(**location, Retention=shorter),
         lambda: client.delete_bucket(Bucket=bucket),
     ):
         with pytest.raises(ClientError):
             attempt()
     if mode == "compliance":
         with pytest.raises(ClientError):
-            client.delete_object(**place, BypassGovernanceRetention=True)
+            client.delete_object(**location, BypassGovernanceRetention=True)
     with pytest.raises(ObjectDiffers):
         store.put_if_absent(KEY, b"other")
     client.put_object(Bucket=bucket, Key=KEY, Body=b"hides it")
     client.delete_object(Bucket=bucket, Key=KEY)
-    assert client.get_object(**place)["Body"].read() == content
+    assert client.get_object(**location)["Body"].read() == content
 
 
 def test_puts_and_copies_are_locked_too(s3: S3Server) -> None:
-    """Manifests and adopted files get the same retention as uploads."""
+    """Manifests and copied files get the same retention as uploads."""
     bucket, until = s3.new_bucket(lock=True), datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
     store, retention = s3.store(bucket), Retention("governance", until)
     store.put_if_absent("put", b"x", retention=retention)
@@ -346,13 +346,13 @@ def test_puts_and_copies_are_locked_too(s3: S3Server) -> None:
         retention=retention,
     )
     for key in ("put", "copy"):
-        found = s3.client.head_object(Bucket=bucket, Key=key)
-        assert (found["ObjectLockMode"], found["ObjectLockRetainUntilDate"]) == ("GOVERNANCE", until)
+        head = s3.client.head_object(Bucket=bucket, Key=key)
+        assert (head["ObjectLockMode"], head["ObjectLockRetainUntilDate"]) == ("GOVERNANCE", until)
 
 
 @pytest.mark.parametrize("content", [b"small", CONTENT])
-def test_a_lock_that_cannot_be_is_an_error(ceph: S3Server, content: bytes) -> None:
-    """An object that is to be locked does not count as stored where the bucket cannot lock.
+def test_an_impossible_lock_is_an_error(ceph: S3Server, content: bytes) -> None:
+    """Storing an object with a retention in a bucket that cannot lock is an error.
 
     Observed: localstack 4.13.1 states a lock in any bucket.
     """
@@ -363,7 +363,7 @@ def test_a_lock_that_cannot_be_is_an_error(ceph: S3Server, content: bytes) -> No
 
 
 def test_a_lock_is_made_longer_never_shorter(s3: S3Server) -> None:
-    """`lock` locks what is there, prolongs a lock, and leaves a longer or stronger one as it is."""
+    """`lock` adds or extends a lock, and leaves a longer or stronger one unchanged."""
     store, now = s3.store(s3.new_bucket(lock=True)), datetime.now(UTC).replace(microsecond=0)
     with pytest.raises(ObjectMissing):
         store.lock(KEY, Retention("governance", now + timedelta(days=1)))
@@ -382,15 +382,15 @@ def test_a_lock_is_made_longer_never_shorter(s3: S3Server) -> None:
 
 
 def test_the_same_bytes_again_are_locked_too(s3: S3Server) -> None:
-    """What an earlier run stored and did not come to lock is locked when it is put again."""
+    """An object that an earlier run stored without its lock is locked when it is written again."""
     store, until = s3.store(s3.new_bucket(lock=True)), datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
     store.put_if_absent(KEY, b"x")
     store.put_if_absent(KEY, b"x", retention=Retention("governance", until))
     assert (store.head_object(KEY) or {})["ObjectLockRetainUntilDate"] == until
 
 
-def test_nothing_is_put_over_an_object_with_versions(s3: S3Server) -> None:
-    """In a bucket with versions, too, a key has one object: no bytes, other or the same, make a second version."""
+def test_a_versioned_bucket_gets_no_second_version(s3: S3Server) -> None:
+    """In a versioned bucket, too, neither the same nor other bytes create a second version."""
     bucket = s3.new_bucket(lock=True)
     store = s3.store(bucket)
     for content in (b"small", CONTENT):
@@ -402,7 +402,7 @@ def test_nothing_is_put_over_an_object_with_versions(s3: S3Server) -> None:
 
 
 def test_a_folder_cannot_lock(tmp_path: Path) -> None:
-    """A folder does not pretend: nothing that is to be locked is stored in it."""
+    """A folder refuses objects with a retention and stores nothing."""
     store, retention = LocalStore(tmp_path), Retention("governance", datetime.now(UTC))
     for call in (
         store.require_lock,
@@ -415,7 +415,7 @@ def test_a_folder_cannot_lock(tmp_path: Path) -> None:
     assert list(store.list("")) == []
 
 
-# --- errors, for people ---
+# --- error messages ---
 
 CALLS: dict[str, Callable[[ObjectStore], object]] = {
     "put": lambda store: store.put_if_absent(KEY, b"x"),
@@ -430,7 +430,7 @@ CALLS: dict[str, Callable[[ObjectStore], object]] = {
 
 
 def assert_is_one_line(error: BaseException) -> None:
-    """What an operator sees: one line, without keys, signatures and addresses that are signed."""
+    """The message is one line without access keys, signatures and signed URLs."""
     assert "\n" not in str(error)
     assert len(str(error)) < 400
     for secret in (SECRET_KEY, "wrong-secret", "Signature=", "X-Amz"):
@@ -439,7 +439,7 @@ def assert_is_one_line(error: BaseException) -> None:
 
 @pytest.mark.parametrize("call", CALLS)
 def test_wrong_credentials(ceph: S3Server, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """Each call says which setting is wrong, and never the secret."""
+    """Each call names the wrong setting, and never prints the secret."""
     bucket = ceph.new_bucket()
     for name, value, step in (
         ("AWS_SECRET_ACCESS_KEY", "wrong-secret", "AWS_SECRET_ACCESS_KEY"),
@@ -454,7 +454,7 @@ def test_wrong_credentials(ceph: S3Server, monkeypatch: pytest.MonkeyPatch, call
 
 @pytest.mark.parametrize("call", CALLS)
 def test_no_credentials(ceph: S3Server, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """Without any credentials each call says where they are looked for."""
+    """Without credentials each call names the places where they are looked up."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     with pytest.raises(StoreUnavailable, match="no credentials: set AWS_ACCESS_KEY_ID") as caught:
@@ -464,14 +464,14 @@ def test_no_credentials(ceph: S3Server, monkeypatch: pytest.MonkeyPatch, call: s
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_missing_bucket(s3: S3Server, call: str) -> None:
-    """Each call says that there is no such bucket, and which."""
-    with pytest.raises(StoreUnavailable, match=r"s3://no-such-bucket.*there is no such bucket") as caught:
+    """Each call names the bucket that does not exist."""
+    with pytest.raises(StoreUnavailable, match=r"s3://no-such-bucket.*the bucket does not exist") as caught:
         CALLS[call](s3.store("no-such-bucket"))
     assert_is_one_line(caught.value)
 
 
 @pytest.mark.parametrize("call", ["put", "list", "read"])
-def test_nobody_listens(call: str) -> None:
+def test_a_refused_connection(call: str) -> None:
     """A refused connection names the address and the setting."""
     endpoint_url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(StoreUnavailable, match=rf"{endpoint_url}.*\[s3\] endpoint_url") as caught:
@@ -487,10 +487,10 @@ def test_nobody_listens(call: str) -> None:
         ({}, {"endpoint_url": "127.0.0.1:9000"}),
     ],
 )
-def test_settings_that_make_no_client(
+def test_invalid_client_settings(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], options: dict[str, str]
 ) -> None:
-    """What boto3 cannot even begin with is an error of the settings."""
+    """Options that boto3 rejects are a ConfigError."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError) as caught:
@@ -498,16 +498,16 @@ def test_settings_that_make_no_client(
     assert_is_one_line(caught.value)
 
 
-def test_a_bucket_name_that_cannot_be(ceph: S3Server) -> None:
-    """A name that no bucket has is told in one line."""
+def test_an_invalid_bucket_name(ceph: S3Server) -> None:
+    """An invalid bucket name is reported in one line."""
     with pytest.raises(PipelineError, match="Invalid bucket name") as caught:
         ceph.store("no bucket!").put_if_absent(KEY, b"x")
     assert_is_one_line(caught.value)
 
 
 @pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (507, "QuotaExceeded"), (500, "InternalError")])
-def test_what_a_server_refuses_is_worth_another_run(ceph: S3Server, status: int, code: str) -> None:
-    """A right that is missing, a full bucket, a server in trouble: the step is told, nothing is stored."""
+def test_a_refusal_is_retryable(ceph: S3Server, status: int, code: str) -> None:
+    """A missing permission, a full bucket, a failing server: the error has the next step, nothing is stored."""
     bucket = ceph.new_bucket()
     with between(ceph) as proxy:
         proxy.on_request = lambda exchange: exchange.fail(status, code) if exchange.method == "PUT" else None
@@ -518,7 +518,7 @@ def test_what_a_server_refuses_is_worth_another_run(ceph: S3Server, status: int,
 
 
 def test_a_part_that_cannot_be_sent(ceph: S3Server) -> None:
-    """An error in the sending thread comes out where the upload is written, and leaves neither thread nor upload."""
+    """An error in the sending thread is raised in the caller, and leaves neither a thread nor an upload."""
     bucket = ceph.new_bucket()
     with between(ceph) as proxy:
         proxy.on_request = lambda exchange: (
@@ -550,7 +550,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def test_an_upload_takes_the_memory_of_two_parts(localstack: S3Server) -> None:
-    """128 MiB in parts of 16 MiB, proved and read again, take no more than two parts and a little."""
+    """Uploading, verifying and reading 128 MiB in parts of 16 MiB takes little more memory than two parts."""
     command = [sys.executable, "-c", MEMORY, localstack.new_bucket(), localstack.endpoint_url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
