@@ -336,9 +336,8 @@ class RunStore:
         try:
             yield
         except SQLAlchemyError as error:
-            cause = " ".join(
-                str(getattr(error, "orig", None) or error).split()
-            )  # some messages of psycopg have several lines
+            # Some messages of psycopg have several lines.
+            cause = " ".join(str(getattr(error, "orig", None) or error).split())
             raise StoreUnavailable(
                 f"run store {self.where}: {cause}; check run_store.url (deleting the run store loses no data)"
             ) from None

@@ -29,7 +29,7 @@ from pipeline.storage.base import (
     Retention,
     StoredObject,
 )
-from pipeline.storage.s3_client import CHANGED, MISSING, S3Client, error_code, token_digest, lock_options
+from pipeline.storage.s3_client import CHANGED, MISSING, S3Client, error_code, lock_options, token_digest
 from pipeline.storage.s3_conditions import probe_conditional_writes
 from pipeline.storage.s3_multipart import Marker, Part, Parts, S3Upload, is_marker, marker_key
 
