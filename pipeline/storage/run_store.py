@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from pipeline.core.errors import ConfigError, LeaseLost, StoreUnavailable
-from pipeline.core.models import Failure, RunResult, successful_projects, utc_text
+from pipeline.core.models import Details_co, Failure, RunResult, successful_projects, utc_text
 
 _METADATA = sa.MetaData()
 
