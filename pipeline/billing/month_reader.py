@@ -127,7 +127,7 @@ _SUMS = pa.schema(
 
 def _add_input_totals(app: App, counted: MonthTotals, month: BillingMonth) -> None:
     """What was collected on the days whose tables were read, and how much of it became no row."""
-    pages = list(raw.pages(app.vault, "cdr", counted.project, month.partition_days))
+    pages = list(raw.read_receipts(app.vault, "cdr", counted.project, month.partition_days))
     counted.pages = {"pages": len(pages), "documents": sum(page.documents for page in pages)}
     for day in month.partition_days:
         for rows in table_day(app.lake, "rejects", counted.project, day, ("source",)):

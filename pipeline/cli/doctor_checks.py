@@ -127,7 +127,11 @@ def store_checks(name: str, facts: StoreFacts) -> list[Check]:
     if facts.is_synced:
         return [Check(f"{name} writable", True, "written, synced to the disk, read back, kept from being put over")]
     alone = "let no two writers work on one store at the same time, or take leases: run_store.url on PostgreSQL"
-    unheeded = [how for how, heeded in (("PUT", facts.heeds_put), ("parts", facts.heeds_parts)) if not heeded]
+    unheeded = [
+        how
+        for how, heeded in (("PUT", facts.has_conditional_put), ("parts", facts.has_conditional_multipart))
+        if not heeded
+    ]
     conditions = (
         Check(f"{name} conditions", True, f"If-None-Match is not heeded by {' and '.join(unheeded)}", alone)
         if unheeded
@@ -141,9 +145,9 @@ def store_checks(name: str, facts: StoreFacts) -> list[Check]:
 
 
 def _checksums(facts: StoreFacts) -> tuple[str, str]:
-    if facts.states_crc:
+    if facts.returns_crc64nvme:
         return "the store states CRC64NVME of whole objects", ""
-    if facts.states_md5:
+    if facts.returns_md5:
         return "the store states MD5 as ETag, and no CRC64NVME", ""
     return (
         "the store states no checksum that can be compared",

@@ -1,7 +1,7 @@
-"""The contract of a place for objects. There is no delete.
+"""The object store contract. It has no delete.
 
-Keys are `/`-separated, relative, without `.` and `..` parts. An object appears whole or not at all: a reader never
-sees half a write, and a writer that is killed leaves nothing under the key.
+Keys are relative and `/`-separated, without `.` and `..` parts. Writes are atomic: readers never see a partial object,
+and a killed writer leaves nothing under the key.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pipeline.core.concurrency import map_concurrent
 from pipeline.core.errors import DigestDiffers, ObjectMissing, SizeDiffers, StoreError
 
 Verification = Literal["crc64nvme", "md5", "read-back", "synced"]
-"""Why a written object is known to be what was sent: the store stated the same full-object CRC64NVME, or the same MD5
-(of a multipart object: of its parts' MD5s); or it was read back and had the same SHA-256; or, in a folder, the
-operating system said that it is on the disk."""
+"""How a written object was verified against the bytes sent: the store returned the same full-object CRC64NVME, or the
+same MD5 (of a multipart object: the MD5 of its parts' MD5s); it was read back and had the same SHA-256; or fsync
+succeeded (folders)."""
 
 READ_BYTES = 2**20
 MIB = 2**20
@@ -39,7 +39,7 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class ObjectAttributes:
-    """Attributes that the store states; `crc64nvme` (base64, of the whole object) and `etag` where it has them."""
+    """An object as its store states it; `crc64nvme` (base64, of the full object) and `etag` if the store has them."""
 
     size_bytes: int
     crc64nvme: str | None = None
@@ -48,19 +48,22 @@ class ObjectAttributes:
 
 @dataclass(frozen=True)
 class UploadResult:
-    """An object after its last byte: what it is, and why that is known."""
+    """A completely written object, and how it was verified."""
 
     size_bytes: int
     sha256: str
     crc64nvme: str
     proof: Verification
     etag: str | None = None
-    """As the store states it, for later comparisons."""
+    """As returned by the store; used for later comparisons."""
 
 
 @dataclass(frozen=True)
 class Retention:
-    """Until when nobody can delete or overwrite an object's version; `governance` can be lifted by a special right."""
+    """Object Lock of an object version: it cannot be deleted before `until`.
+
+    `governance` can be bypassed with a special permission, `compliance` cannot.
+    """
 
     mode: Literal["governance", "compliance"]
     until: datetime
@@ -68,17 +71,17 @@ class Retention:
 
 @dataclass(frozen=True)
 class ConditionalWriteSupport:
-    """Whether a store itself refuses to put over what is there: in one request, and as an upload in parts."""
+    """Whether a store refuses to overwrite an existing object: by a single PUT, and by a multipart upload."""
 
     by_put: bool = True
     by_parts: bool = True
 
 
 class Checksums:
-    """Size, SHA-256 and CRC64NVME of bytes as they come by."""
+    """Size, SHA-256 and CRC64NVME of a stream of bytes."""
 
     def __init__(self) -> None:
-        from awscrt.checksums import crc64nvme  # noqa: PLC0415 - a library of megabytes, for what is written or read whole
+        from awscrt.checksums import crc64nvme  # noqa: PLC0415 - several megabytes; not every command needs it
 
         self._sha256 = hashlib.sha256()
         self._crc64nvme, self._crc_of = 0, crc64nvme
@@ -89,7 +92,7 @@ class Checksums:
         self._crc64nvme = self._crc_of(chunk, self._crc64nvme)
         self.size_bytes += len(chunk)
 
-    def written(self, proof: Verification, etag: str | None = None) -> UploadResult:
+    def result(self, proof: Verification, etag: str | None = None) -> UploadResult:
         return UploadResult(self.size_bytes, self.sha256, self.crc64nvme, proof, etag)
 
     @property
@@ -102,39 +105,41 @@ class Checksums:
 
 
 def crc_text(crc: int) -> str:
-    """A CRC64NVME as S3 writes it: base64 of its eight bytes, most significant first."""
+    """A CRC64NVME as S3 formats it: base64 of its 8 bytes, big-endian."""
     return base64.b64encode(crc.to_bytes(8)).decode()
 
 
 class Upload(Protocol):
-    """An upload in progress. Leaving the context without `finish` keeps what can be resumed, and drops the rest."""
+    """An upload in progress. Leaving the context without `finish` keeps a resumable upload and discards any other."""
 
     @property
     def size_bytes(self) -> int:
-        """Where to begin writing: 0, or, of a resumed upload, where its last complete part begins."""
+        """Offset at which to start writing: 0, or, for a resumed upload, the start of its last complete part."""
 
     @property
     def sha256(self) -> str:
-        """Of what was written so far; not available for a resumed upload."""
+        """SHA-256 of the bytes written so far; not available for a resumed upload."""
 
     def write(self, chunk: bytes) -> None:
-        """Take the next bytes. Memory: two parts.
+        """Write the next bytes. Memory: two parts.
 
-        Of a resumed upload, the first bytes are those of its last part: compared, not sent.
+        The first bytes of a resumed upload repeat its last part: they are compared, not sent.
 
         Raises:
-            SourceDiffers: they differ. The upload was aborted; another attempt starts from the beginning.
+            SourceDiffers: the repeated bytes differ. The upload was aborted; the next attempt starts from zero.
         """
 
     def restart(self) -> None:
-        """Give up what is there already: `size_bytes` is 0 from now on."""
+        """Discard the bytes uploaded so far: `size_bytes` becomes 0."""
 
     def finish(self) -> UploadResult:
-        """Complete the object, then compare the store's attributes with what was sent.
+        """Complete the upload, then compare the object as stated by the store with the bytes sent.
+
+        An existing object with the same bytes is success.
 
         Raises:
-            ObjectDiffers: other bytes are under the key; they stay. The same bytes are success.
-            FixityError: the store did not keep what was sent.
+            ObjectDiffers: the key has an object with other bytes, which is not changed.
+            FixityError: the stored object differs from the bytes sent.
         """
 
     def __enter__(self) -> Self: ...
@@ -146,25 +151,25 @@ class ObjectStore(Protocol):
     """A folder, or a bucket."""
 
     max_concurrency: int
-    """Concurrent small requests that are useful: a bucket takes about 30 ms for each, a folder none."""
+    """Useful number of concurrent small requests: one takes about 30 ms in a bucket, almost nothing in a folder."""
 
     @property
     def url(self) -> str:
-        """Where this store is, for people; no secrets."""
+        """Location of this store for messages; contains no secrets."""
 
     def put_if_absent(self, key: str, content: bytes | Iterable[bytes], *, retention: Retention | None = None) -> int:
         """Write an object that must not exist yet; return its size in bytes.
 
-        The same bytes already being there is success. When `content` raises, nothing is stored and the error
-        comes out. Memory: one chunk at a time; in a bucket two parts.
+        An existing object with the same bytes is success. If `content` raises, nothing is stored and the error
+        propagates. Memory: one chunk; in a bucket two parts.
 
         Raises:
-            ObjectDiffers: other bytes are there; they stay.
-            StoreUnavailable: disk full, read-only, permission, no connection.
+            ObjectDiffers: the key has an object with other bytes, which is not changed.
+            StoreUnavailable: disk full, read-only, permission denied, no connection.
         """
 
     def overwrite(self, key: str, content: bytes | Iterable[bytes]) -> None:
-        """Write an object, in one step, over whatever was there. Memory as in `put_if_absent`."""
+        """Write an object atomically, replacing an existing one. Memory as in `put_if_absent`."""
 
     def upload(
         self,
@@ -176,104 +181,104 @@ class ObjectStore(Protocol):
         content_type: str | None = None,
         retention: Retention | None = None,
     ) -> Upload:
-        """Begin an object that must not exist yet, or resume an upload of the same key and token.
+        """Start an object that must not exist yet, or resume an upload with the same key and token.
 
         `resume_token` identifies the bytes (file and version): an interrupted upload with the same token is resumed,
-        on any host; without a token it is not. `on_chunk` sees every byte once, in order: as it is written, or,
-        of a resumed upload, as the finished object is read back. `size_bytes` if it is known.
+        on any host; without a token it is not. `on_chunk` receives every byte once, in order: when it is written, or,
+        after a resume, when the finished object is read back. `size_bytes` if it is known in advance.
         """
 
     def find_completed(self, key: str, resume_token: str) -> StoredObject | None:
-        """The object under the key, if an upload with this token finished it; None where a store keeps no tokens."""
+        """The object under the key if an upload with this token completed it; None also if the store has no tokens."""
 
     def copy_from(
         self, source: str, key: str, *, resume_token: str, etag: str, retention: Retention | None = None
     ) -> StoredObject:
-        """Copy an object of another place (`s3://bucket/key`, as long as it has this ETag) inside the store.
+        """Copy an object of another bucket (`s3://bucket/key`) server-side, on condition that it has this ETag.
 
         Raises:
-            ObjectDiffers: something is under the key already; it stays.
-            StoreError: this store cannot copy from there.
+            ObjectDiffers: the key has an object already, which is not changed.
+            StoreError: this store cannot copy from that source.
         """
 
     def abort_uploads(self, prefix: str, older_than: timedelta) -> list[str]:
-        """Abort uploads that began longer ago than this, by the store's own clock; return their keys."""
+        """Abort uploads that started more than `older_than` ago, by the store's clock; return their keys."""
 
     def open(self, key: str) -> AbstractContextManager[IO[bytes]]:
         """Open an object for reading (seekable). Raises ObjectMissing."""
 
     def head(self, key: str) -> StoredObject | None:
-        """One object, or None when there is none."""
+        """One object, or None if it does not exist."""
 
     def attributes(self, key: str) -> ObjectAttributes | None:
-        """Attributes of one object as the store states them, with checksums; None when there is none."""
+        """One object as the store states it, with checksums; None if it does not exist."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """All objects whose key starts with `prefix`, sorted by key."""
 
     def lock(self, key: str, retention: Retention) -> None:
-        """Lock an object at least until `retention.until`, as the store states it; a longer lock stays.
+        """Lock an object for at least `retention` and check the lock that the store states; a longer lock stays.
 
-        Raises StoreError when it is not. Uploads and copies with a retention do this themselves.
+        Raises StoreError if the object is not locked. Uploads and copies with a retention call this themselves.
         """
 
     def require_lock(self) -> None:
-        """Raises ConfigError when this store cannot lock objects."""
+        """Raise ConfigError if this store cannot lock objects."""
 
     def probe_conditional_writes(self, key: str, content: bytes) -> ConditionalWriteSupport:
-        """Put the same bytes over an object that has them already, asking the store to refuse that; whether it does."""
+        """Write an object conditionally over its own bytes, by PUT and by multipart; return which the store refused."""
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
-        """For pyarrow datasets: a file system, and the path of this store's root in it."""
+        """A file system for pyarrow datasets, and the path of this store's root in it."""
 
 
 class Readable(Protocol):
-    """What objects can be read from."""
+    """A store that objects can be read from."""
 
     def open(self, key: str) -> AbstractContextManager[IO[bytes]]: ...
 
 
-def listed(store: ObjectStore, prefixes: Iterable[str]) -> Iterator[StoredObject]:
-    """All objects of several prefixes, one prefix after the other; some are requested concurrently."""
+def list_prefixes(store: ObjectStore, prefixes: Iterable[str]) -> Iterator[StoredObject]:
+    """All objects of several prefixes, in the order of `prefixes`; listings run concurrently."""
     return chain.from_iterable(map_concurrent(lambda prefix: list(store.list(prefix)), prefixes, store.max_concurrency))
 
 
 def read_bytes(store: ObjectStore, key: str) -> bytes:
-    """A whole object in memory: for small ones."""
+    """Read a small object into memory."""
     with store.open(key) as stream:
         return stream.read()
 
 
 def checksum_object(store: Readable, key: str, on_chunk: Callable[[bytes], None] = lambda _chunk: None) -> Checksums:
-    """Read an object from beginning to end; what it is. Memory: one chunk."""
-    tally = Checksums()
+    """Read an object completely and compute its checksums. Memory: one chunk."""
+    checksums = Checksums()
     with store.open(key) as stream:
         while chunk := stream.read(READ_BYTES):
-            tally.feed(chunk)
+            checksums.feed(chunk)
             on_chunk(chunk)
-    return tally
+    return checksums
 
 
 def verify_object(
     store: ObjectStore, key: str, on_chunk: Callable[[bytes], None] = lambda _chunk: None
 ) -> UploadResult:
-    """Read an object completely and compare its attributes as the store states them with the bytes read.
+    """Read an object completely and compare it with the size and checksum that the store states.
 
-    Raises ObjectMissing; FixityError when the store contradicts itself.
+    Raises ObjectMissing; FixityError if they differ.
     """
     stated = store.attributes(key)
     if stated is None:
         raise ObjectMissing(f"{store.url}/{key}: no such object", key=key)
-    found = checksum_object(store, key, on_chunk)
-    if found.size_bytes != stated.size_bytes:
-        raise SizeDiffers(key, stated.size_bytes, found.size_bytes)
-    if stated.crc64nvme not in {None, found.crc64nvme}:
-        raise DigestDiffers(key, f"CRC64NVME {stated.crc64nvme}, as the store states", found.crc64nvme)
-    return found.written("read-back", stated.etag)
+    checksums = checksum_object(store, key, on_chunk)
+    if checksums.size_bytes != stated.size_bytes:
+        raise SizeDiffers(key, stated.size_bytes, checksums.size_bytes)
+    if stated.crc64nvme not in {None, checksums.crc64nvme}:
+        raise DigestDiffers(key, f"CRC64NVME {stated.crc64nvme}, as the store states", checksums.crc64nvme)
+    return checksums.result("read-back", stated.etag)
 
 
-def checked_key(key: str) -> str:
-    """The key itself; StoreError for one that could lead astray."""
+def validate_key(key: str) -> str:
+    """Return the key. Raises StoreError if it is empty or could leave the root of the store."""
     if not key or any(part in {"", ".", ".."} for part in key.split("/")) or "\0" in key:
-        raise StoreError(f"not a usable key: {key!r}", key=key)
+        raise StoreError(f"invalid object key: {key!r}", key=key)
     return key

@@ -1,4 +1,4 @@
-"""Documents of replies that were landed, as the readers of thousands want them (pure)."""
+"""Documents of raw responses as byte ranges of one buffer, for batch readers (pure)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pipeline.enablex.envelope import Envelope
 
 @dataclass(frozen=True, eq=False)
 class Documents(Sequence[msgspec.Raw]):
-    """Documents that stand in one text: `places` has the start and end of each, in bytes (n rows, int64).
+    """Documents in one buffer: `places` has the start and end of each, in bytes (n rows, int64).
 
-    `found` is what the finder that cut them saw on the way, if one did.
+    `found` is the result of the field scanner that split them, if one did.
     """
 
     text: bytes
@@ -28,12 +28,12 @@ class Documents(Sequence[msgspec.Raw]):
     def of(cls, documents: Sequence[msgspec.Raw | bytes]) -> Documents:
         if isinstance(documents, Documents):
             return documents
-        ends = np.cumsum([0, *(memoryview(one).nbytes for one in documents)], dtype=np.int64)
+        ends = np.cumsum([0, *(memoryview(document).nbytes for document in documents)], dtype=np.int64)
         return cls(b"".join(documents), np.column_stack([ends[:-1], ends[1:]]))
 
     @classmethod
     def of_column(cls, texts: pa.BinaryArray) -> Documents:
-        """The values of a column without nulls."""
+        """The values of a column that has no nulls."""
         _, ends, content = texts.buffers()
         offsets = np.frombuffer(ends, np.int32)[texts.offset :][: len(texts) + 1].astype(np.int64)
         begin, end = (int(offsets[0]), int(offsets[-1])) if len(texts) else (0, 0)
@@ -55,13 +55,13 @@ class Documents(Sequence[msgspec.Raw]):
 
 
 Cut = Callable[[bytearray], Documents | None]
-"""Whole documents from the beginning of a text, each followed by a comma; None where that is beyond it."""
+"""Splits complete documents off the start of a text, each followed by a comma; None if it cannot."""
 
 
 class LandedEnvelope(Envelope):
-    """An envelope that was split before: `cut` finds where its documents end; they are not validated as JSON again.
+    """An envelope that was parsed when it landed: `cut` returns where its documents end, without parsing them as JSON.
 
-    Whoever feeds it has to know that the bytes are still the same, or to find out at the end.
+    The caller must check that the bytes are unchanged, at the latest after the last one.
     """
 
     def __init__(self, payload: str, cut: Cut) -> None:

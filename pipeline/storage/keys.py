@@ -1,7 +1,7 @@
-"""Every object key, built and parsed here and nowhere else (pure).
+"""Build and parse all object keys; no other module does (pure).
 
-Names that come from EnableX (room ids, conf_nums, file names) are untrusted: `clean_name` stands between them and a
-key. Inverse pairs have inverse names; property tests keep them so.
+Names from EnableX (room ids, conf_nums, file names) are untrusted and pass through `clean_name`. Inverse functions have
+inverse names; property tests check the pairs.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from urllib.parse import unquote, urlsplit
 from pipeline.core.models import Period
 
 MAX_NAME_BYTES = 200
-"""Object stores allow 1024 bytes a key, file systems 255 a name; this leaves room for a numbered suffix."""
+"""Object stores allow 1024 bytes per key, file systems 255 per name; the rest is reserved for a numbered suffix."""
 
 BODY_SUFFIX = ".json.zst"
 RECEIPT_SUFFIX = ".receipt.json"
 PART_SUFFIX = ".part.json"
-"""The receipt of a part of a day: its page counts, and does not yet mean that the day was answered."""
+"""Receipt of a part of a day: its raw response is used, but the day is not collected by it."""
 
 UNREADABLE_SUFFIX = ".unreadable.zst"
-"""A reply that could not be read: kept as evidence, not a page, so `parse_raw_key` does not know it."""
+"""Body of an unparseable response, stored as evidence. It is no raw response, so `parse_raw_key` returns None."""
 
-_STEM = re.compile(r"(\d{8}T\d{6}\.\d{3}Z)-([0-9a-f]{8})", re.A)
+_RESPONSE_ID = re.compile(r"(\d{8}T\d{6}\.\d{3}Z)-([0-9a-f]{8})", re.A)
 _RAW = re.compile(
     r"raw/source=([^/]+)/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/([^/]+?)(\.json\.zst|\.receipt\.json|\.part\.json)", re.A
 )
@@ -41,7 +41,7 @@ _TABLE = re.compile(r"tables/([^/]+)/project=([^/]+)/day=(\d{4}-\d\d-\d\d)/part-
 
 
 class RawName(NamedTuple):
-    """Parts of the key of a body or receipt."""
+    """Parsed key of a landed body or receipt."""
 
     source: str
     project: str
@@ -51,7 +51,7 @@ class RawName(NamedTuple):
 
 
 class ManifestName(NamedTuple):
-    """Parts of the key of a manifest."""
+    """Parsed key of a manifest."""
 
     project: str
     day: date
@@ -60,7 +60,7 @@ class ManifestName(NamedTuple):
 
 
 class MediaName(NamedTuple):
-    """Parts of the key of a media file."""
+    """Parsed key of a media file."""
 
     project: str
     day: date
@@ -71,7 +71,7 @@ class MediaName(NamedTuple):
 
 
 class AuditName(NamedTuple):
-    """Parts of the key of an audit record; `day` is the UTC date of the audit."""
+    """Parsed key of an audit record; `day` is the UTC date of the audit."""
 
     project: str
     day: date
@@ -79,7 +79,7 @@ class AuditName(NamedTuple):
 
 
 class BillingName(NamedTuple):
-    """Parts of the key of a file of a billing export; `month` is its first day, `project` empty for all of them."""
+    """Parsed key of a file of a billing export; `month` is its first day, `project` is empty for all projects."""
 
     project: str
     month: date
@@ -88,7 +88,7 @@ class BillingName(NamedTuple):
 
 
 class TableName(NamedTuple):
-    """Parts of the key of a table's day."""
+    """Parsed key of a partition."""
 
     table: str
     project: str
@@ -101,21 +101,24 @@ def raw_prefix(source: str, project: str, day: date | None = None) -> str:
 
 
 def raw_prefixes(source: str, project: str, period: Period) -> list[str]:
-    """Prefixes to list for the responses of some days: ten days each, because most days have few objects."""
+    """Prefixes to list for the raw responses of a period: one per 10 days, because most days have few objects.
+
+    They can include other days.
+    """
     return list(dict.fromkeys(f"{raw_prefix(source, project)}day={day}"[:-1] for day in period))
 
 
 def make_response_id(asked_at: datetime, digest: str) -> str:
-    """Name of a raw response, or of an audit: its moment, UTC to the millisecond, and 8 hex digits of `digest`."""
+    """Id of a raw response or an audit: its time (UTC, milliseconds) and the first 8 hex digits of `digest`."""
     moment = asked_at.astimezone(UTC)
     return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z-{digest[:8]}"
 
 
 def asked_at_of_response(response_id: str) -> datetime:
-    match = _STEM.fullmatch(response_id)
+    match = _RESPONSE_ID.fullmatch(response_id)
     if match is None:
-        raise ValueError(f"not the name of a raw response: {response_id}")
-    return datetime.fromisoformat(match[1])  # in a twentieth of the time that strptime takes
+        raise ValueError(f"not a response id: {response_id}")
+    return datetime.fromisoformat(match[1])  # 20 times as fast as strptime
 
 
 def raw_key(source: str, project: str, day: date, response_id: str, suffix: str) -> str:
@@ -123,13 +126,13 @@ def raw_key(source: str, project: str, day: date, response_id: str, suffix: str)
 
 
 def parse_raw_key(key: str) -> RawName | None:
-    """None for a key that is not ours: a foreign file in the vault is left alone, not an error."""
+    """None for other keys: a foreign object in the vault is ignored, not an error."""
     match = _RAW.fullmatch(key)
     try:
         if match is None or not asked_at_of_response(match[4]):
             return None
         return RawName(match[1], match[2], date.fromisoformat(match[3]), match[4], match[5])
-    except ValueError:  # it looks like ours, but there is no such day or moment
+    except ValueError:  # the pattern matches, but the date or time does not exist
         return None
 
 
@@ -144,7 +147,7 @@ def media_key(project: str, day: date, room_id: str, conf_num: str, kind: str, n
 
 
 def parse_media_key(key: str) -> MediaName | None:
-    """None also for a key with a name that is not clean: we never built it."""
+    """None for other keys, and if a name is not clean: `media_key` never builds such a key."""
     match = _MEDIA.fullmatch(key)
     try:
         name = MediaName(match[1], date.fromisoformat(match[2]), *match.group(3, 4, 5, 6)) if match else None
@@ -154,7 +157,7 @@ def parse_media_key(key: str) -> MediaName | None:
 
 
 def media_day(key: str) -> date | None:
-    """The day under which a key of media or manifests stands, ours or not."""
+    """The day in a key of media or manifests, also if the rest of the key is foreign."""
     match = _MEDIA_DAY.match(key)
     try:
         return date.fromisoformat(match[1]) if match else None
@@ -215,13 +218,13 @@ def parse_table_key(key: str) -> TableName | None:
         return None
 
 
-def note_key(project: str, day: date) -> str:
-    """What the tables of a day were built from."""
+def build_record_key(project: str, day: date) -> str:
+    """Key of the build record of a day."""
     return f"builds/project={project}/day={day}.json"
 
 
 def billing_prefix(month: date, project: str = "") -> str:
-    """The exports of a month: of all projects, or of one, which have their own numbers."""
+    """Prefix of the exports of a month: of all projects, or of one project with its own revision numbers."""
     return f"reports/billing/{f'project={project}/' if project else ''}month={month:%Y-%m}/"
 
 
@@ -239,34 +242,34 @@ def parse_billing_key(key: str) -> BillingName | None:
 
 
 def name_from_url(url: str) -> str:
-    """The cleaned base name of a URL's path; `file` when it has none."""
+    """The cleaned base name of the path of a URL; `file` if the path has none."""
     try:
         path = urlsplit(url).path
-    except ValueError:  # not a valid host; the name can be shown anyway
+    except ValueError:  # invalid host; the path is still usable
         path = re.split(r"[?#]", url, maxsplit=1)[0]
     return clean_name(unquote(PurePosixPath(path).name) or "file")
 
 
 def clean_name(text: str) -> str:
-    """Make untrusted text one harmless path segment; already clean names stay as they are.
+    """Convert untrusted text into one safe path segment; clean names are unchanged.
 
-    No separators, no control or format characters, no leading or trailing dots and blanks (so never `.` or `..`),
-    at most `MAX_NAME_BYTES` of UTF-8 with the extension kept. Characters that mean something in a Hive path or a
-    shell glob are replaced too.
+    The result has no separators, no control or format characters, no leading or trailing dots and blanks (so it is
+    never `.` or `..`), and at most `MAX_NAME_BYTES` of UTF-8; the extension is kept. Characters with a meaning in Hive
+    paths or shell globs are replaced.
     """
     text = unicodedata.normalize("NFC", text)
     text = "".join("_" if _is_unsafe(character) else character for character in text).strip(". ")
     stem, dot, extension = text.rpartition(".")
     if not dot or len(extension) > 16:
         stem, dot, extension = text, "", ""
-    room = MAX_NAME_BYTES - len(f"{dot}{extension}".encode())
-    stem = stem.encode()[:room].decode(errors="ignore").strip(". ")
+    max_stem_bytes = MAX_NAME_BYTES - len(f"{dot}{extension}".encode())
+    stem = stem.encode()[:max_stem_bytes].decode(errors="ignore").strip(". ")
     name = f"{stem}{dot}{extension}" if stem else (extension or "_")
-    return name if name == text else clean_name(name)  # a cut may have made a new ending
+    return name if name == text else clean_name(name)  # truncation can create a new ending
 
 
 def numbered_name(name: str, number: int) -> str:
-    """The same name with `-2`, `-3`, … before its extension; 1 is the name itself."""
+    """The name with `-2`, `-3`, … before its extension; 1 returns the name unchanged."""
     if number == 1:
         return name
     stem, dot, extension = name.rpartition(".")

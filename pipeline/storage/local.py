@@ -1,8 +1,8 @@
 """A folder as an object store.
 
-Every write goes to a temporary file in `.tmp` under the root, is synced, and then takes its name in one step: a hard
-link for a new object (the link fails when the name is taken, so two writers cannot both win), a rename for a
-replacement. The folder is synced too, so that a power cut cannot undo a write that was reported.
+Each write goes to a temporary file in `.tmp` under the root, is synced, and then published atomically: by a hard link
+for a new object (which fails if the name exists, so only one of two writers succeeds), by a rename for a replacement.
+The folder is synced too, so a reported write survives a power cut.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from pipeline.storage.base import (
     Retention,
     StoredObject,
     UploadResult,
-    checked_key,
+    validate_key,
 )
 
 _TEMPORARY = ".tmp"
 _TEMPORARY_NAME = re.compile(r"^(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{32}$")
 _NEXT_STEP = {
-    errno.ENOSPC: "free space there or move the store, then run again; nothing was half-written",
-    errno.EDQUOT: "raise the quota or move the store, then run again; nothing was half-written",
-    errno.EROFS: "the file system is read-only: remount it or choose another place in the settings",
-    errno.EACCES: "give this user the right to write there, or choose another place in the settings",
-    errno.EPERM: "give this user the right to write there, or choose another place in the settings",
-    errno.ENOTDIR: "a file stands where a folder is needed: choose another place in the settings",
+    errno.ENOSPC: "free space there or move the store, then run again; no partial writes",
+    errno.EDQUOT: "raise the quota or move the store, then run again; no partial writes",
+    errno.EROFS: "the file system is read-only: remount it or set another path in the settings",
+    errno.EACCES: "give this user write permission, or set another path in the settings",
+    errno.EPERM: "give this user write permission, or set another path in the settings",
+    errno.ENOTDIR: "the path of a folder is a file: set another path in the settings",
 }
 
 
 class LocalStore:
-    """An `ObjectStore` in a folder, which is made at the first write."""
+    """An `ObjectStore` in a folder, which is created at the first write."""
 
     max_concurrency = 1
 
@@ -76,7 +76,7 @@ class LocalStore:
         self,
         key: str,
         *,
-        resume_token: str = "",  # noqa: ARG002 - an interrupted file is written from the beginning
+        resume_token: str = "",  # noqa: ARG002 - an interrupted file is written again from the start
         on_chunk: Callable[[bytes], None] = lambda _chunk: None,
         size_bytes: int | None = None,  # noqa: ARG002
         content_type: str | None = None,  # noqa: ARG002
@@ -98,10 +98,10 @@ class LocalStore:
         etag: str,  # noqa: ARG002
         retention: Retention | None = None,  # noqa: ARG002
     ) -> StoredObject:
-        raise StoreError(f"{source} cannot be copied into {self.url}", key=key)
+        raise StoreError(f"cannot copy {source} into {self.url}: a folder has no server-side copy", key=key)
 
     def abort_uploads(self, prefix: str, older_than: timedelta) -> list[str]:  # noqa: ARG002
-        return []  # what a killed process left is swept when a store is opened
+        return []  # files of killed processes are removed when a store is opened
 
     def lock(self, key: str, retention: Retention) -> None:  # noqa: ARG002
         self.require_lock()
@@ -112,11 +112,11 @@ class LocalStore:
         )
 
     def probe_conditional_writes(self, key: str, content: bytes) -> ConditionalWriteSupport:  # noqa: ARG002
-        return ConditionalWriteSupport()  # a name that is taken cannot be linked
+        return ConditionalWriteSupport()  # os.link fails if the name exists
 
     @contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
-        path = self._root / checked_key(key)
+        path = self._root / validate_key(key)
         try:
             stream = path.open("rb")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -127,22 +127,22 @@ class LocalStore:
             yield stream
 
     def head(self, key: str) -> StoredObject | None:
-        size_bytes = _size_bytes(f"{self._root}/{checked_key(key)}")
+        size_bytes = _size_bytes(f"{self._root}/{validate_key(key)}")
         return None if size_bytes is None else StoredObject(key, size_bytes)
 
     def attributes(self, key: str) -> ObjectAttributes | None:
-        found = self.head(key)
-        return ObjectAttributes(found.size_bytes) if found else None
+        stored = self.head(key)
+        return ObjectAttributes(stored.size_bytes) if stored else None
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        root = f"{self._root}/"  # text and not Path: a vault has many objects, and Path takes three times as long
-        found: list[str] = []
-        for at, folders, names in os.walk(f"{root}{prefix.rpartition('/')[0]}", onerror=_unlisted):
-            here = f"{at}/".removeprefix(root).lstrip("/")
-            # A prefix may end within a day's name: the other days are not walked.
+        root = f"{self._root}/"  # str instead of Path, which takes three times as long
+        keys: list[str] = []
+        for path, folders, names in os.walk(f"{root}{prefix.rpartition('/')[0]}", onerror=_raise_walk_error):
+            here = f"{path}/".removeprefix(root).lstrip("/")
+            # A prefix may end inside the name of a day: only matching days are walked.
             folders[:] = [name for name in folders if f"{here}{name}/".startswith(prefix[: len(here) + len(name) + 1])]
-            found += [key for name in names if (key := f"{here}{name}").startswith(prefix)]
-        for key in sorted(key for key in found if not key.startswith(_TEMPORARY)):
+            keys += [key for name in names if (key := f"{here}{name}").startswith(prefix)]
+        for key in sorted(key for key in keys if not key.startswith(_TEMPORARY)):
             if (size_bytes := _size_bytes(f"{root}{key}")) is not None:
                 yield StoredObject(key, size_bytes)
 
@@ -150,10 +150,10 @@ class LocalStore:
         return pafs.LocalFileSystem(), str(self._root.resolve())
 
     def _sweep(self) -> None:
-        """Remove temporary files of processes of this host that are no more; others are left alone."""
+        """Remove temporary files of terminated processes of this host; keep all others."""
         folder = self._root / _TEMPORARY
         try:
-            names = os.listdir(folder)  # noqa: PTH208 - a Path does not say what went wrong
+            names = os.listdir(folder)  # noqa: PTH208 - Path.iterdir hides the error
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
@@ -166,13 +166,13 @@ class LocalStore:
 
 
 class LocalUpload:
-    """A temporary file that takes its name in one step; gone when it does not."""
+    """A temporary file, published atomically by `finish`, otherwise removed."""
 
     def __init__(self, root: Path, key: str, on_chunk: Callable[[bytes], None]) -> None:
         self._key, self._on_chunk = key, on_chunk
-        self._target = root / checked_key(key)
+        self._target = root / validate_key(key)
         self._path = root / _TEMPORARY / f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex}"
-        self._tally = Checksums()
+        self._checksums = Checksums()
         with _store_errors(self._target, key):
             self._target.parent.mkdir(parents=True, exist_ok=True)
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,14 +184,14 @@ class LocalUpload:
 
     @property
     def sha256(self) -> str:
-        return self._tally.sha256
+        return self._checksums.sha256
 
     def restart(self) -> None:
-        """There is never anything already."""
+        """Nothing to discard: folders do not resume uploads."""
 
     def write(self, chunk: bytes) -> None:
         self._on_chunk(chunk)
-        self._tally.feed(chunk)
+        self._checksums.feed(chunk)
         with _store_errors(self._path, self._key):
             self._stream.write(chunk)
 
@@ -207,28 +207,30 @@ class LocalUpload:
                 else:
                     self._link()
                 _sync_folder(self._target.parent)
-            return self._tally.written("synced")
+            return self._checksums.result("synced")
 
     def _link(self) -> None:
         try:
             os.link(self._path, self._target)
         except FileExistsError:
             if not filecmp.cmp(self._path, self._target, shallow=False):
-                raise ObjectDiffers(f"{self._target}: other bytes are already there and stay", key=self._key) from None
+                raise ObjectDiffers(
+                    f"{self._target}: exists with other content; not overwritten", key=self._key
+                ) from None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # on a full disk closing only repeats the first error
+        with suppress(OSError):  # on a full disk, close repeats the first error
             self._stream.close()
-        with suppress(OSError):  # it is swept when a later process opens the store
+        with suppress(OSError):  # otherwise removed when a later process opens the store
             self._path.unlink()
 
 
 @contextmanager
 def _store_errors(path: Path, key: str) -> Iterator[None]:
-    """Operating-system errors become StoreUnavailable; errors of whoever produces the content stay themselves."""
+    """Convert OSError into StoreUnavailable; must not enclose code of the source of the content."""
     try:
         yield
     except OSError as error:
@@ -236,24 +238,24 @@ def _store_errors(path: Path, key: str) -> Iterator[None]:
 
 
 def _size_bytes(path: str) -> int | None:
-    """Of a regular file; None where there is none."""
+    """Size of a regular file; None if it does not exist."""
     try:
-        found = os.stat(path)  # noqa: PTH116
+        status = os.stat(path)  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise _unavailable(error, Path(path), "") from None
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _unlisted(error: OSError) -> None:
-    """What `os.walk` does with a folder that it cannot read. To leave it out would be to say that nothing is there."""
+def _raise_walk_error(error: OSError) -> None:
+    """Error handler of `os.walk`: by default it skips unreadable folders, and the listing would be incomplete."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise _unavailable(error, Path(error.filename), "")
 
 
 def _unavailable(error: OSError, path: Path, key: str) -> StoreUnavailable:
-    step = _NEXT_STEP.get(error.errno or 0, "check the disk and run again; nothing was half-written")
+    step = _NEXT_STEP.get(error.errno or 0, "check the disk and run again; no partial writes")
     return StoreUnavailable(f"cannot use {path}: {error.strerror or error}: {step}", key=key)
 
 

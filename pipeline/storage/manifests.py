@@ -1,8 +1,8 @@
-"""Manifests: which files of a session are in the vault, with size and SHA-256, and which are lost (pure).
+"""Manifests: the files of a session in the vault, with size and SHA-256, and its lost files (pure).
 
-One document per session (`conf_num`), numbered from 0001, each written once; the last is current. Each names the
-SHA-256 of the one before it, so that a removed or altered manifest shows. What was once stored stays named: when
-EnableX gives other bytes for a file, the entry is of the newer ones and names the earlier ones too.
+One document per session (`conf_num`) and revision, numbered from 0001 and written once; the last one is current. Each
+contains the SHA-256 of its predecessor, so a removed or altered manifest is detected. Stored versions are never
+dropped: if EnableX returns other bytes for a file, its entry describes the new bytes and lists the previous versions.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from pipeline.core.concurrency import map_concurrent
 from pipeline.core.errors import FixityError, ObjectDiffers
 from pipeline.core.models import ListedFile, Period, Probe, StoredMedia, utc_text
 from pipeline.core.urls import public_url
-from pipeline.storage.base import ObjectStore, Retention, listed, read_bytes
+from pipeline.storage.base import ObjectStore, Retention, list_prefixes, read_bytes
 from pipeline.storage.keys import manifest_key, manifest_prefix, parse_manifest_key
 
 State = Literal["stored", "unreadable", "lost"]
 
 
 class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
-    """One file: stored (whole), unreadable (stored whole, but it does not open), or lost.
+    """One file: stored (completely), unreadable (stored completely, but it cannot be opened), or lost.
 
-    `etag` and `last_modified` are the file host's, `store_etag` is the vault's. `checked_at`: when the host was last
-    seen to have the same file still; `gone_at`: when it first said that it has none. `earlier`: other bytes before.
+    `etag` and `last_modified` come from the file host, `store_etag` from the vault. `checked_at`: last time the host
+    still had the same file; `gone_at`: first time it returned no file. `earlier`: previous versions with other bytes.
     """
 
     kind: str
@@ -63,12 +63,12 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
 
     @property
     def versions(self) -> tuple[Entry, ...]:
-        """Everything of this file that is in the vault, the oldest first."""
+        """All versions of this file in the vault, oldest first."""
         return (*self.earlier, self) if self.key else self.earlier
 
 
 class Manifest(msgspec.Struct, kw_only=True):
-    """Everything known about the files of one session at one moment."""
+    """The files of one session at one point in time."""
 
     format: int = 1
     project: str
@@ -81,7 +81,7 @@ class Manifest(msgspec.Struct, kw_only=True):
 
 
 _MANIFEST = msgspec.json.Decoder(Manifest)
-"""Made once, before there are threads: msgspec crashes when two of them make one for a dataclass at the same time."""
+"""Created at import: msgspec crashes if two threads create a decoder of one dataclass concurrently (observed)."""
 
 
 def stored_entry(file: ListedFile, stored: StoredMedia, at: datetime) -> Entry:
@@ -107,12 +107,12 @@ def stored_entry(file: ListedFile, stored: StoredMedia, at: datetime) -> Entry:
 
 
 def checked_entry(entry: Entry, at: datetime) -> Entry:
-    """The same file, seen again at the file host."""
+    """The entry of a file that the file host still has unchanged."""
     return replace(entry, checked_at=utc_text(at))
 
 
 def deleted_at_source_entry(entry: Entry, at: datetime) -> Entry:
-    """The same file, which the file host no longer has."""
+    """The entry of a file that the file host no longer has."""
     return replace(entry, gone_at=utc_text(at))
 
 
@@ -129,32 +129,32 @@ def lost_entry(file: ListedFile, reason: str, http_status: int | None, at: datet
 
 
 def next_manifest(file: ListedFile, entries: Iterable[Entry], previous: bytes | None) -> Manifest:
-    """The manifest after `previous` (its bytes, or None for the first) with `entries` added or replaced, sorted."""
-    before = read_manifest(previous, "previous manifest") if previous is not None else None
-    files = {entry.identity: entry for entry in (before.files if before else [])}
+    """The manifest after `previous` (bytes; None: none) with `entries` added or replaced, sorted by kind and name."""
+    current = read_manifest(previous, "previous manifest") if previous is not None else None
+    files = {entry.identity: entry for entry in (current.files if current else [])}
     for entry in entries:
-        known = files.get(entry.identity)
-        files[entry.identity] = _after(known, entry) if known else entry
+        existing = files.get(entry.identity)
+        files[entry.identity] = _with_history(existing, entry) if existing else entry
     return Manifest(
         project=file.project,
         day=file.day,
         conf_num=file.conf_num,
         room_id=file.room_id,
-        revision=before.revision + 1 if before else 1,
+        revision=current.revision + 1 if current else 1,
         previous_sha256=hashlib.sha256(previous).hexdigest() if previous is not None else None,
         files=[files[identity] for identity in sorted(files)],
     )
 
 
-def _after(known: Entry, entry: Entry) -> Entry:
-    """An entry with all that was stored of its file before; what is in the vault is never lost."""
-    if not known.versions:
+def _with_history(previous: Entry, entry: Entry) -> Entry:
+    """Add the stored versions of `previous` to an entry; a stored file never becomes lost."""
+    if not previous.versions:
         return entry
     if entry.key is None:
-        return replace(known, gone_at=known.gone_at or entry.at)
-    if entry.key == known.key:
-        return replace(entry, earlier=known.earlier)
-    return replace(entry, earlier=(*known.earlier, replace(known, earlier=())))
+        return replace(previous, gone_at=previous.gone_at or entry.at)
+    if entry.key == previous.key:
+        return replace(entry, earlier=previous.earlier)
+    return replace(entry, earlier=(*previous.earlier, replace(previous, earlier=())))
 
 
 def write_manifest(manifest: Manifest) -> bytes:
@@ -162,15 +162,15 @@ def write_manifest(manifest: Manifest) -> bytes:
 
 
 def read_manifest(content: bytes, key: str) -> Manifest:
-    """Raises FixityError for what is not a manifest: one that cannot be read proves nothing."""
+    """Decode a manifest. Raises FixityError if it is malformed."""
     try:
         return _MANIFEST.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise FixityError(key, "a manifest", f"something else ({error})") from None
+        raise FixityError(key, "a manifest", f"malformed content ({error})") from None
 
 
 def read_entries(vault: ObjectStore, project: str, period: Period) -> dict[tuple[str, str, str], Entry]:
-    """What the current manifests of these days say, by (conf_num, kind, name)."""
+    """The entries of the current manifests of a period, by (conf_num, kind, name)."""
     entries = {}
     for manifest in current_manifests(vault, project, period):
         for entry in manifest.files:
@@ -179,16 +179,16 @@ def read_entries(vault: ObjectStore, project: str, period: Period) -> dict[tuple
 
 
 def current_manifests(vault: ObjectStore, project: str, period: Period) -> Iterator[Manifest]:
-    """The last manifest of every session of these days, in order of day and key."""
-    keys = (stored.key for stored in listed(vault, [manifest_prefix(project, day) for day in period]))
+    """The last manifest of every session of a period, sorted by day and key."""
+    keys = (stored.key for stored in list_prefixes(vault, [manifest_prefix(project, day) for day in period]))
     names = ((name, key) for key in keys if (name := parse_manifest_key(key)))
     sessions = groupby(names, key=lambda named: (named[0].day, named[0].conf_num))
-    newest = (max(of_session, key=lambda named: named[0].revision)[1] for _, of_session in sessions)
+    newest = (max(revisions, key=lambda named: named[0].revision)[1] for _, revisions in sessions)
     yield from map_concurrent(lambda key: read_manifest(read_bytes(vault, key), key), newest, vault.max_concurrency)
 
 
 def manifest_keys(vault: ObjectStore, project: str, days: Iterable[date]) -> Iterator[list[str]]:
-    """For each of some days: the keys of all its manifests, a list that changes whenever one is added."""
+    """The keys of all manifests of each day, one list per day; a list changes when a manifest is added."""
     prefixes = (manifest_prefix(project, day) for day in days)
     yield from map_concurrent(
         lambda prefix: [stored.key for stored in vault.list(prefix)], prefixes, vault.max_concurrency
@@ -196,23 +196,23 @@ def manifest_keys(vault: ObjectStore, project: str, days: Iterable[date]) -> Ite
 
 
 def append_entry(vault: ObjectStore, file: ListedFile, entry: Entry, retention: Retention | None = None) -> Entry:
-    """Add a file to its session's manifest, as the next number: the last thing done for a file. The entry as it is now.
+    """Write the next manifest of a session with a file's entry, the last step of a file; return the entry as written.
 
-    Two writers of one session cannot overwrite each other: the later one finds the number taken and takes the next.
-    Threads of one process take turns instead.
+    Concurrent writers of one session cannot overwrite each other: a writer whose revision exists already retries with
+    the next one. Threads of one process use a lock instead.
     """
-    with _TURNS[hash(file.conf_num) % len(_TURNS)]:
-        return _write_next(vault, file, entry, retention)
+    with _LOCKS[hash(file.conf_num) % len(_LOCKS)]:
+        return _append(vault, file, entry, retention)
 
 
-_TURNS = [threading.Lock() for _ in range(64)]
-"""By session: files of one are often done at the same time, and each lost race costs half a dozen requests."""
+_LOCKS = [threading.Lock() for _ in range(64)]
+"""Per session: its files often complete concurrently, and each write conflict costs about 6 requests."""
 
 
-def _write_next(vault: ObjectStore, file: ListedFile, entry: Entry, retention: Retention | None) -> Entry:
+def _append(vault: ObjectStore, file: ListedFile, entry: Entry, retention: Retention | None) -> Entry:
     while True:
-        stored = vault.list(manifest_prefix(file.project, file.day, file.conf_num))
-        names = [name for one in stored if (name := parse_manifest_key(one.key))]
+        objects = vault.list(manifest_prefix(file.project, file.day, file.conf_num))
+        names = [name for stored in objects if (name := parse_manifest_key(stored.key))]
         last = max((name.revision for name in names), default=0)
         newest = manifest_key(file.project, file.day, file.conf_num, last)
         previous = read_bytes(vault, newest) if last else None
@@ -222,4 +222,4 @@ def _write_next(vault: ObjectStore, file: ListedFile, entry: Entry, retention: R
             vault.put_if_absent(key, write_manifest(manifest), retention=retention)
         except ObjectDiffers:
             continue
-        return next(known for known in manifest.files if known.identity == entry.identity)
+        return next(written for written in manifest.files if written.identity == entry.identity)

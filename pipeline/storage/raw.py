@@ -1,12 +1,13 @@
-"""Land every reply as received, while it arrives; read back the pages of a period.
+"""Land every response as received, while it arrives; read the raw responses of a period.
 
-A page is a body (`….json.zst`) and a receipt (`….receipt.json`) of the same stem. The receipt is written last: a body
-without a receipt does not exist. A reply that repeats the previous one to the same request leaves a receipt only, which
-names the page it repeats. So the stems that have both are exactly the moments at which EnableX said something new.
+A raw response is a body (`….json.zst`) and a receipt (`….receipt.json`) with the same response id. The receipt is
+written last; a body without a receipt is ignored. A response that repeats the previous one to the same request is
+stored as a receipt only, which names the id of the stored body. So the ids with both files are the responses that
+differed from their predecessor.
 
-A question that had to be asked in parts (a day, room by room) leaves a page for each part, whose receipts
-(`….part.json`) do not count as a response: it is unknown whether the parts are complete.
-A reply that cannot be read is kept as evidence under names of its own and is not a page.
+A request split into parts (a day, room by room) stores one raw response per part. Their receipts (`….part.json`) do not
+make the day collected, because it cannot be determined whether the parts are complete.
+A response that cannot be parsed is stored as evidence under a separate suffix and is not a raw response.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pipeline.core.models import Period, RawResponse, Source, utc_text
 from pipeline.core.tempfiles import disk_errors
 from pipeline.enablex.envelope import BLOCK_BYTES, Envelope, EnvelopeError
 from pipeline.enablex.protocol import ReplyHead, Request
-from pipeline.storage.base import ObjectStore, listed, read_bytes
+from pipeline.storage.base import ObjectStore, list_prefixes, read_bytes
 from pipeline.storage.documents import Cut, LandedEnvelope
 from pipeline.storage.keys import (
     BODY_SUFFIX,
@@ -47,10 +48,10 @@ _COMPRESSION_LEVEL = 3
 _SPOOL_IN_MEMORY_BYTES = 8 * 2**20
 _CHUNK_BYTES = 2**20
 _READ_BYTES = 2**20
-_CHUNKS_AHEAD = BLOCK_BYTES // _READ_BYTES
-"""Number of chunks that are split into documents together."""
+_PREFETCH_CHUNKS = BLOCK_BYTES // _READ_BYTES
+"""The chunks of one block that is split into documents."""
 
-_KEPT_HEADERS = frozenset(
+_ARCHIVED_HEADERS = frozenset(
     {"content-type", "content-length", "content-encoding", "date", "etag", "last-modified", "retry-after", "server",
      "x-request-id"}
 )  # fmt: skip
@@ -59,7 +60,7 @@ DaysOf = Callable[[Sequence[msgspec.Raw]], set[date]]
 
 
 class Receipt(msgspec.Struct, kw_only=True, forbid_unknown_fields=False):
-    """What was asked, when, and what came back. `page` is the stem whose body this reply had."""
+    """Request, time, and facts of the response. `page` is the id of the response whose stored body is identical."""
 
     format: int = 1
     source: str
@@ -80,9 +81,9 @@ _RECEIPT = msgspec.json.Decoder(Receipt)
 
 
 class SpooledBody:
-    """Takes one reply while it arrives: compressed, hashed, counted; in memory while small, else in a temporary file.
+    """Compress, hash and count one response while it arrives; up to 8 MiB in memory, else in a temporary file.
 
-    It goes to the vault only when the response was complete, and only if it is new.
+    It is written to the vault after the response was verified as complete, if it differs from the previous one.
     """
 
     def __init__(self, days_of: DaysOf) -> None:
@@ -110,7 +111,7 @@ class SpooledBody:
         return self._sha256.hexdigest()
 
     def compressed(self) -> Iterator[bytes]:
-        """The body as zstd, in chunks; nothing can be written afterwards."""
+        """The body as zstd, in chunks. No writes are possible afterwards."""
         with disk_errors():
             self._zstd.close()  # type: ignore[no-untyped-call]
             self._file.seek(0)
@@ -120,7 +121,7 @@ class SpooledBody:
 
 @dataclass(frozen=True)
 class RawLocation:
-    """Where and when a reply belongs: what was asked for, and the moment of asking."""
+    """Source, project and day of a request, and the time at which it was sent."""
 
     source: Source
     project: str
@@ -131,45 +132,47 @@ class RawLocation:
         return raw_key(self.source, self.project, self.day, response_id, suffix)
 
 
-def land(vault: ObjectStore, place: RawLocation, head: ReplyHead, spool: SpooledBody, *, is_part: bool = False) -> bool:
-    """Land one readable reply; return whether it said something new.
+def land(
+    vault: ObjectStore, location: RawLocation, head: ReplyHead, spool: SpooledBody, *, is_part: bool = False
+) -> bool:
+    """Land one parseable response; return whether it differs from the previous one to the same request.
 
-    Landing the same reply to the same request twice at the same moment changes nothing.
+    Idempotent: landing the same response to the same request with the same `asked_at` again changes nothing.
     """
     suffix = PART_SUFFIX if is_part else RECEIPT_SUFFIX
-    response_id = _response_id(place, head.request, spool.sha256)
-    earlier = _latest_receipt(vault, place, str(head.request), suffix, before=response_id)
-    repeated = earlier is not None and earlier.sha256 == spool.sha256 and earlier.status == head.status
-    page = earlier.page if earlier is not None and repeated else response_id
-    if vault.head(place.key(response_id, suffix)) is not None:
+    response_id = _response_id(location, head.request, spool.sha256)
+    previous = _latest_receipt(vault, location, str(head.request), suffix, before=response_id)
+    repeated = previous is not None and previous.sha256 == spool.sha256 and previous.status == head.status
+    body_id = previous.page if previous is not None and repeated else response_id
+    if vault.head(location.key(response_id, suffix)) is not None:
         return False
-    if page == response_id:
-        vault.put_if_absent(place.key(response_id, BODY_SUFFIX), spool.compressed())
+    if body_id == response_id:
+        vault.put_if_absent(location.key(response_id, BODY_SUFFIX), spool.compressed())
     receipt = Receipt(
-        source=place.source,
-        project=place.project,
-        day=place.day,
+        source=location.source,
+        project=location.project,
+        day=location.day,
         request=str(head.request),
-        asked_at=utc_text(place.asked_at),
+        asked_at=utc_text(location.asked_at),
         status=head.status,
-        headers=_kept(head.headers),
+        headers=_archived_headers(head.headers),
         size_bytes=spool.size_bytes,
         sha256=spool.sha256,
         documents=spool.documents,
         days=sorted(spool.days),
-        page=page,
+        page=body_id,
     )
-    vault.put_if_absent(place.key(response_id, suffix), msgspec.json.format(msgspec.json.encode(receipt), indent=1))
-    return page == response_id
+    vault.put_if_absent(location.key(response_id, suffix), msgspec.json.format(msgspec.json.encode(receipt), indent=1))
+    return body_id == response_id
 
 
-def land_unreadable(vault: ObjectStore, place: RawLocation, head: ReplyHead, spool: SpooledBody) -> str:
-    """Keep a reply that is not the promised JSON, with its headers; return its key."""
-    key = place.key(_response_id(place, head.request, spool.sha256), UNREADABLE_SUFFIX)
+def land_unreadable(vault: ObjectStore, location: RawLocation, head: ReplyHead, spool: SpooledBody) -> str:
+    """Store a response that is not the documented JSON, with its headers; return its key."""
+    key = location.key(_response_id(location, head.request, spool.sha256), UNREADABLE_SUFFIX)
     facts = {
         "request": str(head.request),
         "status": head.status,
-        "headers": _kept(head.headers),
+        "headers": _archived_headers(head.headers),
         "sha256": spool.sha256,
     }
     vault.put_if_absent(key, spool.compressed())
@@ -180,19 +183,19 @@ def land_unreadable(vault: ObjectStore, place: RawLocation, head: ReplyHead, spo
 def list_responses(
     vault: ObjectStore, source: Source, project: str, period: Period | None = None
 ) -> dict[date, list[str]]:
-    """Stems of the pages asked for in `period`, by day, oldest first; from listings alone."""
+    """Ids of the raw responses of `period`, by day, oldest first; needs listings only."""
     suffixes: dict[tuple[date, str], set[str]] = defaultdict(set)
     for name in _raw_names(vault, source, project, period):
         suffixes[name.day, name.response_id].add(name.suffix)
     response_ids: dict[date, list[str]] = defaultdict(list)
-    for (day, response_id), found in sorted(suffixes.items()):
-        if BODY_SUFFIX in found and len(found) > 1:
+    for (day, response_id), stored in sorted(suffixes.items()):
+        if BODY_SUFFIX in stored and len(stored) > 1:
             response_ids[day].append(response_id)
     return dict(response_ids)
 
 
 def last_collected(vault: ObjectStore, source: Source, project: str) -> dict[date, datetime]:
-    """For every day ever collected: when it was last asked for and answered readably; from listings alone."""
+    """Time of the last parseable response for every collected day; needs listings only."""
     moments: dict[date, datetime] = {}
     for name in _raw_names(vault, source, project, None):
         if name.suffix == RECEIPT_SUFFIX:
@@ -202,7 +205,7 @@ def last_collected(vault: ObjectStore, source: Source, project: str) -> dict[dat
 
 
 def read_receipt(vault: ObjectStore, source: Source, project: str, day: date, response_id: str) -> RawResponse:
-    """The facts of one page, from its receipt."""
+    """One raw response, described by its receipt."""
     try:
         receipt = _read_receipt(vault, raw_key(source, project, day, response_id, RECEIPT_SUFFIX))
     except ObjectMissing:
@@ -223,64 +226,70 @@ def read_receipt(vault: ObjectStore, source: Source, project: str, day: date, re
     )
 
 
-def read_documents(vault: ObjectStore, page: RawResponse, cut: Cut | None = None) -> Iterator[Sequence[msgspec.Raw]]:
-    """The documents of a raw response in the order received, some MiB at a time; split by `cut`, or validated as JSON.
+def read_documents(
+    vault: ObjectStore, response: RawResponse, cut: Cut | None = None
+) -> Iterator[Sequence[msgspec.Raw]]:
+    """The documents of a raw response in the order received, one block at a time; split by `cut`, or parsed as JSON.
 
     Raises:
-        FixityError: the body is not the one of the receipt; raised after the last document at the latest.
+        FixityError: the body differs from its receipt; raised after the last document at the latest.
     """
-    if page.documents:
-        # In a thread of its own the stack is shallow: however deep a reply is nested, if it could land it can be read.
-        yield from prefetch(_documents(vault, page, cut))
+    if response.documents:
+        # A separate thread starts with a shallow stack: a nesting depth that could be landed can also be read.
+        yield from prefetch(_documents(vault, response, cut))
 
 
-def _documents(vault: ObjectStore, page: RawResponse, cut: Cut | None) -> Iterator[Sequence[msgspec.Raw]]:
-    envelope = LandedEnvelope(page.source, cut) if cut else Envelope(page.source)
+def _documents(vault: ObjectStore, response: RawResponse, cut: Cut | None) -> Iterator[Sequence[msgspec.Raw]]:
+    envelope = LandedEnvelope(response.source, cut) if cut else Envelope(response.source)
     count = 0
     try:
-        for chunk in prefetch(_body(vault, page), _CHUNKS_AHEAD):
+        for chunk in prefetch(_body(vault, response), _PREFETCH_CHUNKS):
             if documents := envelope.feed(chunk):
                 count += len(documents)
                 yield documents
         documents = envelope.finish()
     except (zstandard.ZstdError, EnvelopeError) as error:
-        raise FixityError(page.body_key, page.sha256, f"something else ({error})") from None
+        raise FixityError(response.body_key, response.sha256, f"malformed content ({error})") from None
     count += len(documents)
-    if cut and count != page.documents:  # the bytes are the same, so `cut` and what proved them disagree
-        raise FixityError(page.body_key, f"{page.documents} documents", f"{count}")
+    if cut and count != response.documents:  # the bytes are unchanged: `cut` and the parser at landing disagree
+        raise FixityError(response.body_key, f"{response.documents} documents", f"{count}")
     yield documents
 
 
-def _body(vault: ObjectStore, page: RawResponse) -> Iterator[bytes]:
+def _body(vault: ObjectStore, response: RawResponse) -> Iterator[bytes]:
     digest = hashlib.sha256()
-    with vault.open(page.body_key) as stream:
+    with vault.open(response.body_key) as stream:
         for chunk in zstandard.ZstdDecompressor().read_to_iter(stream, write_size=_READ_BYTES):
             digest.update(chunk)
             yield chunk
-    if digest.hexdigest() != page.sha256:
-        raise FixityError(page.body_key, page.sha256, digest.hexdigest())
+    if digest.hexdigest() != response.sha256:
+        raise FixityError(response.body_key, response.sha256, digest.hexdigest())
 
 
-def _response_id(place: RawLocation, request: Request, digest: str) -> str:
-    return make_response_id(place.asked_at, hashlib.sha256(f"{request} {digest}".encode()).hexdigest())
+def _response_id(location: RawLocation, request: Request, digest: str) -> str:
+    return make_response_id(location.asked_at, hashlib.sha256(f"{request} {digest}".encode()).hexdigest())
 
 
-def _kept(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in sorted(headers.items()) if name in _KEPT_HEADERS}
+def _archived_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in sorted(headers.items()) if name in _ARCHIVED_HEADERS}
 
 
 def _raw_names(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[RawName]:
-    found = listed(vault, raw_prefixes(source, project, period)) if period else vault.list(raw_prefix(source, project))
-    for stored in found:
+    objects = (
+        list_prefixes(vault, raw_prefixes(source, project, period))
+        if period
+        else vault.list(raw_prefix(source, project))
+    )
+    for stored in objects:
         name = parse_raw_key(stored.key)
         if name and (period is None or name.day in period):
             yield name
 
 
 def _latest_receipt(
-    vault: ObjectStore, place: RawLocation, request: str, suffix: str, *, before: str
+    vault: ObjectStore, location: RawLocation, request: str, suffix: str, *, before: str
 ) -> Receipt | None:
-    keys = [stored.key for stored in vault.list(raw_prefix(place.source, place.project, place.day))]
+    keys = [stored.key for stored in vault.list(raw_prefix(location.source, location.project, location.day))]
     for key in reversed(keys):
         name = parse_raw_key(key)
         if name is None or name.suffix != suffix or name.response_id >= before:
@@ -295,16 +304,18 @@ def _read_receipt(vault: ObjectStore, key: str) -> Receipt:
     try:
         return _RECEIPT.decode(read_bytes(vault, key))
     except msgspec.DecodeError as error:
-        raise FixityError(key, "a receipt", f"something else ({error})") from None
+        raise FixityError(key, "a receipt", f"malformed content ({error})") from None
 
 
-def pages(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[RawResponse]:
-    """The pages asked for in `period`, or ever, oldest first within each day."""
-    names = _page_names(vault, source, project, period)
+def read_receipts(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[RawResponse]:
+    """The raw responses of `period` (None: of all days), by day, oldest first."""
+    names = _response_ids(vault, source, project, period)
     yield from map_concurrent(lambda name: read_receipt(vault, source, project, *name), names, vault.max_concurrency)
 
 
-def _page_names(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[tuple[date, str]]:
+def _response_ids(
+    vault: ObjectStore, source: Source, project: str, period: Period | None
+) -> Iterator[tuple[date, str]]:
     for day, response_ids in list_responses(vault, source, project, period).items():
         for response_id in response_ids:
             yield day, response_id

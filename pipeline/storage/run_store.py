@@ -1,7 +1,7 @@
-"""The run store: runs, attempts per item with the next one, leases of jobs, and sent notifications.
+"""SQL database of runs, failed attempts per item with the time of the next one, leases, and sent notifications.
 
-Deleting it loses attempts, no fact. SQLAlchemy Core; SQLite by default, PostgreSQL by URL for several
-hosts. Older ledgers are brought to the newest schema, by numbered steps forward, when they are first used.
+Deleting it loses no collected data, only the history of attempts. Uses SQLAlchemy Core; SQLite by default, PostgreSQL
+for several hosts. A database of an older release is migrated to the newest schema, step by step, at its first use.
 """
 
 from __future__ import annotations
@@ -95,21 +95,21 @@ _STEPS: Mapping[int, tuple[str, ...]] = {
         "UPDATE notified SET subject = replace(subject, 'audit-media', 'media audit')",
     ),
 }
-"""Forward only: what leads to each version of the schema. A step that was released is never changed."""
+"""The statements that migrate to each version of the schema, forward only. A released step is never changed."""
 
 _MIGRATION_LOCK = 0x706F7374
-"""Number of PostgreSQL's advisory lock: of processes that start together, one migrates the schema."""
+"""Id of PostgreSQL's advisory lock: if several processes start concurrently, one migrates the schema."""
 
 _BUSY_S = 30
-"""Seconds that a process waits for another one's transaction in SQLite; each takes milliseconds."""
+"""Seconds that SQLite waits for the transaction of another process; a transaction takes milliseconds."""
 
-_FIRST_WAIT, _LONGEST_WAIT = timedelta(minutes=15), timedelta(hours=2)
-"""A failed item waits 15 minutes, twice as long after each further failure, and 2 hours at most."""
+_FIRST_BACKOFF, _MAX_BACKOFF = timedelta(minutes=15), timedelta(hours=2)
+"""Backoff of a failed item: 15 minutes, doubled after each further failure in a row, at most 2 hours."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to run something, until it expires; `fence` is larger than that of every holder before."""
+    """The right to run a job until it expires; `fence` is larger than that of every earlier holder."""
 
     name: str
     holder: str
@@ -118,8 +118,8 @@ class Lease:
 
 
 def backoff(attempts: int) -> timedelta:
-    """How long an item waits after this many failures in a row."""
-    return min(_FIRST_WAIT * (1 << min(attempts - 1, 8)), _LONGEST_WAIT)
+    """Time until the next attempt of an item after `attempts` failures in a row."""
+    return min(_FIRST_BACKOFF * (1 << min(attempts - 1, 8)), _MAX_BACKOFF)
 
 
 def new_run_id() -> str:
@@ -127,7 +127,7 @@ def new_run_id() -> str:
 
 
 class RunStore:
-    """Open once per process; threads may share it. The database is first touched when something is noted or asked."""
+    """Create once per process; thread-safe. The database is opened and migrated at the first read or write."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -136,16 +136,18 @@ class RunStore:
             options = {"connect_args": {"timeout": _BUSY_S}} if self._is_sqlite else {"pool_pre_ping": True}
             self._opened = sa.create_engine(self._url, **options)
         except (ArgumentError, ModuleNotFoundError) as error:
-            raise ConfigError(f"run_store.url: {error}; for example sqlite:///./data/ledger.db") from None
+            raise ConfigError(
+                f"run_store.url: {error}; use sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/DB"
+            ) from None
         self.where = self._url.render_as_string(hide_password=True)
         self._preparing, self._is_ready = threading.Lock(), False
         if self._is_sqlite:
-            sa.event.listen(self._opened, "connect", _leave_transactions_to_us)
+            sa.event.listen(self._opened, "connect", _disable_implicit_begin)
             sa.event.listen(self._opened, "begin", _begin_immediate)
 
     @property
     def _engine(self) -> sa.Engine:
-        """The database, with its tables."""
+        """The migrated database."""
         with self._preparing:
             if not self._is_ready:
                 self._prepare()
@@ -157,16 +159,14 @@ class RunStore:
             try:
                 Path(str(self._url.database)).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise StoreUnavailable(
-                    f"run_store.url: cannot make the folder: {error}; choose another place"
-                ) from None
+                raise StoreUnavailable(f"run_store.url: cannot create the folder: {error}; set another path") from None
         with self._errors(), self._opened.begin() as connection:
             if not self._is_sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             _migrate(connection)
 
     def ping(self) -> None:
-        """Note a run and take it back. Raises StoreUnavailable when nothing can be noted."""
+        """Insert a run and roll back. Raises StoreUnavailable if the database is not writable."""
         with self._errors(), self._engine.connect() as connection:
             values = {"run_id": new_run_id(), "command": "doctor", "started_at": ""}
             connection.execute(sa.insert(_RUNS).values(**values))
@@ -182,90 +182,90 @@ class RunStore:
         run_id: str | None = None,
         projects: Sequence[str] = (),
     ) -> RunResult[Details_co]:
-        """Run a flow and record its start, its end and its failures. A run without an end was killed or interrupted.
+        """Run a flow and record its start, end, exit code, counts and failures. A killed or interrupted run has no end.
 
-        `projects` are those that it is for: of each the last successful run is recorded. A run in
-        which nothing worked is noted with exit code 1, whatever else was to be said: it is not done.
+        For each of `projects`, the time of its last successful run is recorded. A run in which all items failed is
+        recorded with exit code 1, regardless of the exit code of its result.
 
         Raises:
-            LeaseLost: It ran under a lease that another process took: its end is not recorded.
+            LeaseLost: another process holds the lease now; the end of the run is not recorded.
         """
         run_id = run_id or new_run_id()
         self._execute(sa.insert(_RUNS).values(run_id=run_id, command=command, started_at=utc_text(clock())))
-        outcome = flow()
+        result = flow()
         at = clock()
-        code = 1 if outcome.is_total_failure else outcome.exit_code
-        values = {"ended_at": utc_text(at), "exit_code": code, "counts": dict(outcome.counts)}
+        code = 1 if result.is_total_failure else result.exit_code
+        values = {"ended_at": utc_text(at), "exit_code": code, "counts": dict(result.counts)}
         with self._errors(), self._engine.begin() as connection:
             if lease:
-                _require(connection, lease)
-            for failure in outcome.failed:
+                _require_lease(connection, lease)
+            for failure in result.failed:
                 if failure.attempted:
-                    _note_failure(connection, failure, at)
-            for project in successful_projects(outcome, projects):
-                good = _upsert(connection, _GOOD_RUNS).values(project=project, command=command, ended_at=utc_text(at))
+                    _record_failure(connection, failure, at)
+            for project in successful_projects(result, projects):
+                upsert = _upsert(connection, _GOOD_RUNS).values(project=project, command=command, ended_at=utc_text(at))
                 keys = ["project", "command"]
-                connection.execute(good.on_conflict_do_update(index_elements=keys, set_={"ended_at": utc_text(at)}))
+                connection.execute(upsert.on_conflict_do_update(index_elements=keys, set_={"ended_at": utc_text(at)}))
             connection.execute(sa.update(_RUNS).where(_RUNS.c.run_id == run_id).values(**values))
-        return outcome
+        return result
 
     def forget_attempts(self, items: list[str]) -> None:
-        """Items that worked in the end need no memory of their tries."""
+        """Delete the attempts of items that have succeeded."""
         if items:
-            statement = sa.delete(_ATTEMPTS).where(_ATTEMPTS.c.item == sa.bindparam("done"))
+            statement = sa.delete(_ATTEMPTS).where(_ATTEMPTS.c.item == sa.bindparam("succeeded"))
             with self._errors(), self._engine.begin() as connection:
-                connection.execute(statement, [{"done": item} for item in items])
+                connection.execute(statement, [{"succeeded": item} for item in items])
 
     def attempts(self) -> dict[str, int]:
-        """Failed tries so far, by item."""
+        """Number of failures in a row, by item."""
         with self._errors(), self._engine.connect() as connection:
             rows = connection.execute(sa.select(_ATTEMPTS.c.item, _ATTEMPTS.c.tries))
             return {item: attempts for item, attempts in rows}  # noqa: C416 - rows are not pairs to the type checker
 
     def backing_off(self, now: datetime) -> set[str]:
-        """Items that failed and are not to be tried before a later moment."""
+        """Failed items whose next attempt is after `now`."""
         query = sa.select(_ATTEMPTS.c.item).where(_ATTEMPTS.c.next_try_at > utc_text(now))
         with self._errors(), self._engine.connect() as connection:
             return set(connection.scalars(query))
 
-    # --- leases: time is the database's, so that no host's clock matters ---
+    # --- leases: all times come from the database, independent of the clocks of hosts ---
 
     def take_lease(self, name: str, lasts_s: float) -> Lease | None:
-        """Take the lease `name`; None while another process holds it. Of concurrent calls one succeeds."""
+        """Take the lease `name`; None while another process holds it. One of several concurrent callers gets it."""
         holder = uuid4().hex
         values = {"holder": holder, "expires_at_s": self._now_s() + lasts_s}
         with self._errors(), self._engine.begin() as connection:
-            taken = _upsert(connection, _LEASES).values(name=name, fence=1, **values)
-            taken = taken.on_conflict_do_update(
+            upsert = _upsert(connection, _LEASES).values(name=name, fence=1, **values)
+            upsert = upsert.on_conflict_do_update(
                 index_elements=["name"],
                 set_={**values, "fence": _LEASES.c.fence + 1},
                 where=_LEASES.c.expires_at_s <= self._now_s(),
             )
-            fence = connection.scalar(taken.returning(_LEASES.c.fence))
+            fence = connection.scalar(upsert.returning(_LEASES.c.fence))
         return None if fence is None else Lease(name, holder, fence, lasts_s)
 
     def renew(self, lease: Lease) -> None:
-        """Extend a lease from now. Raises LeaseLost when another process took it."""
-        self._move_end(lease, lease.lasts_s)
+        """Extend a lease by its full duration from now. Raises LeaseLost if another process took it."""
+        self._set_end(lease, lease.lasts_s)
 
     def release(self, lease: Lease) -> None:
-        """End a lease immediately. Raises LeaseLost as above."""
-        self._move_end(lease, 0)
+        """End a lease now. Raises LeaseLost like `renew`."""
+        self._set_end(lease, 0)
 
-    def _move_end(self, lease: Lease, lasts_s: float) -> None:
+    def _set_end(self, lease: Lease, lasts_s: float) -> None:
         with self._errors(), self._engine.begin() as connection:
-            _require(connection, lease)
-            of_it = _LEASES.c.name == lease.name
-            connection.execute(sa.update(_LEASES).where(of_it).values(expires_at_s=self._now_s() + lasts_s))
+            _require_lease(connection, lease)
+            update = sa.update(_LEASES).where(_LEASES.c.name == lease.name)
+            connection.execute(update.values(expires_at_s=self._now_s() + lasts_s))
 
     def _now_s(self) -> sa.ColumnElement[float]:
-        """The database's clock, in seconds."""
+        """SQL expression: the current time of the database, in seconds since 1970."""
         if self._is_sqlite:
             return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
         return sa.literal_column("extract(epoch FROM clock_timestamp())", sa.Float)
 
     def last_done(self, command: str) -> datetime | None:
-        """When the last run of a command began that ended and did something; None when there is none."""
+        """Start of the last run of a command that ended with an exit code other than 1; None without one."""
         query = sa.select(sa.func.max(_RUNS.c.started_at)).where(
             _RUNS.c.command == command, _RUNS.c.ended_at.is_not(None), _RUNS.c.exit_code != 1
         )
@@ -274,7 +274,7 @@ class RunStore:
         return None if text is None else datetime.fromisoformat(text)
 
     def last_successes_by_command(self) -> Mapping[str, str]:
-        """When each command last ended with exit code 0 or 4 (it did its work; files may still be at risk)."""
+        """When each command last ended with exit code 0, or 4 (it succeeded, but files are at risk)."""
         query = (
             sa.select(_RUNS.c.command, sa.func.max(_RUNS.c.ended_at))
             .where(_RUNS.c.exit_code.in_((0, 4)))
@@ -286,15 +286,15 @@ class RunStore:
             return {command: ended_at for command, ended_at in rows}  # noqa: C416 - as above
 
     def last_successes(self, project: str) -> Mapping[str, str]:
-        """When each command last ended that did its work for a project, whatever became of other projects."""
+        """When each command last succeeded for a project, independent of other projects."""
         columns = _GOOD_RUNS.c.command, _GOOD_RUNS.c.ended_at
         query = sa.select(*columns).where(_GOOD_RUNS.c.project == project).order_by(_GOOD_RUNS.c.command)
         with self._errors(), self._engine.connect() as connection:
             return {command: ended_at for command, ended_at in connection.execute(query)}  # noqa: C416 - as above
 
     def run_totals(self, names: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
-        """By command: the sums over all runs of what they counted under these names; unnamed counts are left out."""
-        sums = [sa.func.sum(_RUNS.c.counts[name].as_float()) for name in names]  # an integer could be too small
+        """By command: the sums of these counts over all runs. Counts with sum 0 are omitted."""
+        sums = [sa.func.sum(_RUNS.c.counts[name].as_float()) for name in names]  # as_integer could overflow
         query = sa.select(_RUNS.c.command, *sums).group_by(_RUNS.c.command).order_by(_RUNS.c.command)
         with self._errors(), self._engine.connect() as connection:
             return {
@@ -303,7 +303,7 @@ class RunStore:
             }
 
     def run_ends(self) -> Mapping[tuple[str, int | None], int]:
-        """How many runs of each command ended with which exit code; None: not ended, killed or interrupted."""
+        """Number of runs by command and exit code; None: running, killed or interrupted."""
         query = (
             sa.select(_RUNS.c.command, _RUNS.c.exit_code, sa.func.count())
             .group_by(_RUNS.c.command, _RUNS.c.exit_code)
@@ -321,8 +321,8 @@ class RunStore:
     def save_notified(self, states: Mapping[str, str]) -> None:
         with self._errors(), self._engine.begin() as connection:
             for subject, state in states.items():
-                told = _upsert(connection, _NOTIFIED).values(subject=subject, state=state)
-                connection.execute(told.on_conflict_do_update(index_elements=["subject"], set_={"state": state}))
+                upsert = _upsert(connection, _NOTIFIED).values(subject=subject, state=state)
+                connection.execute(upsert.on_conflict_do_update(index_elements=["subject"], set_={"state": state}))
 
     def close(self) -> None:
         self._opened.dispose()
@@ -338,14 +338,14 @@ class RunStore:
         except SQLAlchemyError as error:
             cause = " ".join(
                 str(getattr(error, "orig", None) or error).split()
-            )  # some errors of psycopg have several lines
+            )  # some messages of psycopg have several lines
             raise StoreUnavailable(
-                f"run store {self.where}: {cause}; check run_store.url (the run store may be deleted: no fact is lost)"
+                f"run store {self.where}: {cause}; check run_store.url (deleting the run store loses no data)"
             ) from None
 
 
-def _leave_transactions_to_us(connection: Any, _record: object) -> None:
-    """Python's driver would begin only before the first write: what was read before that might have changed."""
+def _disable_implicit_begin(connection: Any, _record: object) -> None:
+    """By default Python's driver begins a transaction at the first write; rows read before it could be outdated."""
     connection.isolation_level = None
 
 
@@ -354,7 +354,7 @@ def _begin_immediate(connection: sa.Connection) -> None:
 
 
 def _migrate(connection: sa.Connection) -> None:
-    """Take the steps that the schema lacks. Version 1, the first released one, kept no version."""
+    """Run the missing migration steps. The first release, version 1, stored no version."""
     tables = sa.inspect(connection).get_table_names()
     if _VERSION.name not in tables:
         _VERSION.create(connection)
@@ -363,7 +363,7 @@ def _migrate(connection: sa.Connection) -> None:
     if version > max(_STEPS):
         raise StoreUnavailable(
             f"run store: its schema is version {version}, this release supports {max(_STEPS)}; use the newer release"
-            " (or delete the run store: no fact is lost)"
+            " (or delete the run store: no data is lost)"
         )
     for step in range(version + 1, max(_STEPS) + 1):
         for statement in _STEPS[step]:
@@ -371,23 +371,25 @@ def _migrate(connection: sa.Connection) -> None:
         connection.execute(sa.update(_VERSION).values(version=step))
 
 
-def _require(connection: sa.Connection, lease: Lease) -> None:
-    """The lease is still this holder's; its row is locked until the transaction ends."""
+def _require_lease(connection: sa.Connection, lease: Lease) -> None:
+    """Raise LeaseLost unless the lease still belongs to its holder; lock its row until the transaction ends."""
     query = sa.select(_LEASES.c.holder, _LEASES.c.fence).where(_LEASES.c.name == lease.name).with_for_update()
     row = connection.execute(query).one_or_none()
     if row is None or tuple(row) != (lease.holder, lease.fence):
-        raise LeaseLost(f"lease {lease.name}: number {lease.fence} was taken over by another scheduler")
+        raise LeaseLost(
+            f"lease {lease.name}: number {lease.fence} was taken over by another scheduler, which runs this job now"
+        )
 
 
 def _upsert(connection: sa.Connection, table: sa.Table) -> Any:
-    """An INSERT with ON CONFLICT; both databases have the same syntax, SQLAlchemy has it per dialect."""
+    """An INSERT that supports ON CONFLICT: same SQL in both databases, one construct per dialect in SQLAlchemy."""
     return import_module(f"sqlalchemy.dialects.{connection.dialect.name}").insert(table)
 
 
-def _note_failure(connection: sa.Connection, failure: Failure, at: datetime) -> None:
+def _record_failure(connection: sa.Connection, failure: Failure, at: datetime) -> None:
     values = {"last_at": utc_text(at), "last_error": failure.error}
-    noted = _upsert(connection, _ATTEMPTS).values(item=failure.item, tries=1, **values)
-    again = noted.on_conflict_do_update(index_elements=["item"], set_={**values, "tries": _ATTEMPTS.c.tries + 1})
-    attempts = connection.scalar(again.returning(_ATTEMPTS.c.tries)) or 1
-    rests = {"next_try_at": utc_text(at + backoff(attempts))}
-    connection.execute(sa.update(_ATTEMPTS).where(_ATTEMPTS.c.item == failure.item).values(**rests))
+    insert = _upsert(connection, _ATTEMPTS).values(item=failure.item, tries=1, **values)
+    upsert = insert.on_conflict_do_update(index_elements=["item"], set_={**values, "tries": _ATTEMPTS.c.tries + 1})
+    attempts = connection.scalar(upsert.returning(_ATTEMPTS.c.tries)) or 1
+    backoff_values = {"next_try_at": utc_text(at + backoff(attempts))}
+    connection.execute(sa.update(_ATTEMPTS).where(_ATTEMPTS.c.item == failure.item).values(**backoff_values))

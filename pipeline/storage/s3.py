@@ -1,13 +1,13 @@
-"""A bucket as an object store, by boto3; any server that speaks S3.
+"""A bucket of any S3-compatible server as an object store; uses boto3.
 
-What a server can do is not assumed but seen in its answers. One that refuses a condition or a checksum is asked without
-it. Others pass over such things in silence (Ceph 16: conditions of uploads in parts and in buckets with versions; locks
-of uploads in parts and of copies), so there is a look before a new object is written, and after one is locked. A CRC
-that is not stated is replaced by the ETag, and an ETag that is no MD5 by reading back.
+Capabilities of a server are taken from its responses, not assumed. A request with a rejected condition or checksum is
+repeated without it. Some servers ignore them silently (Ceph 16, observed: conditions of multipart uploads and in
+versioned buckets; locks of multipart uploads and of copies), so a HEAD precedes each new object and follows each lock.
+Without a returned CRC the ETag is compared; if the ETag is no MD5, the object is read back.
 
-An upload in parts with a label has a marker beside it: a second upload, never given a part, whose key is the first
-one's and a digest of label and upload. Both stand in the server's list of unfinished uploads, so that any host can see
-whose bytes an upload holds; nothing has to remember it, and nothing is left when it is done.
+A multipart upload with a resume token has a marker: a second multipart upload without parts, whose key is the key of
+the first and a digest of token and upload id. The server lists both as unfinished uploads, so any host can match an
+upload to its source without other state. The marker is removed when the upload ends.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from pipeline.storage.s3_multipart import Marker, Part, Parts, S3Upload, is_mark
 
 _COPY_PART_BYTES = 1024 * MIB
 _COPY_WHOLE_BYTES = 5 * 1024 * MIB
-"""Larger objects are copied in parts; S3's limit for one copy."""
+"""Limit of S3 for one copy request; larger objects are copied in parts."""
 
 
 class S3Store(S3Client):
-    """An `ObjectStore` below a prefix of a bucket. Threads may share it."""
+    """An `ObjectStore` below a prefix of a bucket. Thread-safe."""
 
     max_concurrency = 16
 
@@ -73,8 +73,8 @@ class S3Store(S3Client):
         if resume_token:
             options["Metadata"] = {"postroom-label": label_digest(resume_token)}
         is_small = size_bytes is not None and size_bytes <= self._part_bytes
-        begun = self._begun(key, resume_token) if resume_token and not is_small else None
-        return S3Upload(self, key, resume_token, begun, on_chunk, options, self._part_bytes, size_bytes, retention)
+        resumable = self._find_resumable(key, resume_token) if resume_token and not is_small else None
+        return S3Upload(self, key, resume_token, resumable, on_chunk, options, self._part_bytes, size_bytes, retention)
 
     def copy_from(
         self, source: str, key: str, *, resume_token: str, etag: str, retention: Retention | None = None
@@ -85,12 +85,12 @@ class S3Store(S3Client):
         if resume_token:
             options["Metadata"] = {"postroom-label": label_digest(resume_token)}
         if self.head(key) is not None:
-            raise ObjectDiffers(f"{self.url}/{key}: something is already there and stays", key=key)
+            raise ObjectDiffers(f"{self.url}/{key}: exists already; not overwritten", key=key)
         head = self._head_of_source(bucket, name, etag)
         size_bytes, options["ContentType"] = int(head["ContentLength"]), head["ContentType"]
         with self.errors(key):
             if size_bytes <= _COPY_WHOLE_BYTES:
-                self.client.copy_object(**self.place(key), **origin, **options, MetadataDirective="REPLACE")
+                self.client.copy_object(**self.location(key), **origin, **options, MetadataDirective="REPLACE")
             else:
                 self._copy_parts(key, size_bytes, origin, options)
         if retention:
@@ -102,14 +102,14 @@ class S3Store(S3Client):
             head: dict[str, Any] = self.client.head_object(Bucket=bucket, Key=name, IfMatch=etag)
         except (ClientError, BotoCoreError) as error:
             if error_code(error) in MISSING | CHANGED | {"403"}:
-                why = f"{error_code(error)} when asked for ETag {etag}"
-                raise StoreError(f"s3://{bucket}/{name} cannot be copied: {why}") from None
-            raise self.translated(error, "") from None
+                message = f"cannot copy s3://{bucket}/{name}: {error_code(error)} for ETag {etag}"
+                raise StoreError(message) from None
+            raise self.store_error(error, "") from None
         return head
 
     def _copy_parts(self, key: str, size_bytes: int, origin: dict[str, Any], options: dict[str, Any]) -> None:
-        created = self.client.create_multipart_upload(**self.place(key), **options)
-        upload = {**self.place(key), "UploadId": created["UploadId"]}
+        created = self.client.create_multipart_upload(**self.location(key), **options)
+        upload = {**self.location(key), "UploadId": created["UploadId"]}
         try:
             parts = []
             for number, first in enumerate(range(0, size_bytes, _COPY_PART_BYTES), start=1):
@@ -127,7 +127,7 @@ class S3Store(S3Client):
     def abort_uploads(self, prefix: str, older_than: timedelta) -> list[str]:
         aborted = []
         for upload, now in self._uploads(prefix):
-            if now - upload["Initiated"].replace(microsecond=0) >= older_than:  # as exact as the server's Date
+            if now - upload["Initiated"].replace(microsecond=0) >= older_than:  # like Date, in whole seconds
                 with self.errors(upload["Key"]), suppress(self.client.exceptions.NoSuchUpload):
                     self.client.abort_multipart_upload(
                         Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
@@ -137,7 +137,7 @@ class S3Store(S3Client):
         return aborted
 
     def _uploads(self, prefix: str) -> Iterator[tuple[dict[str, Any], datetime]]:
-        """Unfinished uploads whose key starts so, each with the server's time: no clock of ours is asked."""
+        """Unfinished uploads whose key starts with `prefix`, each with the time of the server, not of this host."""
         pages = self.client.get_paginator("list_multipart_uploads").paginate(
             Bucket=self._bucket, Prefix=self._root + prefix
         )
@@ -148,31 +148,31 @@ class S3Store(S3Client):
                 for upload in page.get("Uploads", ()):
                     yield upload, now
 
-    def _begun(self, key: str, resume_token: str) -> Parts | None:
-        """Of the unfinished uploads of this key that carry this label, the one that is farthest."""
+    def _find_resumable(self, key: str, resume_token: str) -> Parts | None:
+        """The unfinished upload of this key and token with the most bytes; None without one."""
         uploads = [(upload["Key"].removeprefix(self._root), upload["UploadId"]) for upload, _ in self._uploads(key)]
         markers = dict(uploads)
-        found = [
-            self._list_parts(key, Parts(upload_id, [], states_crc=False, marker=Marker(marker, markers[marker])))
+        candidates = [
+            self._list_parts(key, Parts(upload_id, [], has_crc=False, marker=Marker(marker, markers[marker])))
             for name, upload_id in uploads
             if name == key and (marker := marker_key(key, resume_token, upload_id)) in markers
         ]
-        return max((parts for parts in found if parts), key=lambda parts: parts.size_bytes, default=None)
+        return max((parts for parts in candidates if parts), key=lambda parts: parts.size_bytes, default=None)
 
     def _list_parts(self, key: str, parts: Parts) -> Parts | None:
-        """Fill in the parts that the server has, from the first on without a gap; None if the upload is no more."""
-        pages = self.client.get_paginator("list_parts").paginate(**self.place(key), UploadId=parts.upload_id)
+        """Add the parts on the server, up to the first gap; None if the upload no longer exists."""
+        pages = self.client.get_paginator("list_parts").paginate(**self.location(key), UploadId=parts.upload_id)
         try:
             for page in pages:
-                parts.states_crc = page.get("ChecksumAlgorithm") == "CRC64NVME"
+                parts.has_crc = page.get("ChecksumAlgorithm") == "CRC64NVME"
                 for part in page.get("Parts", ()):
                     if part["PartNumber"] == len(parts.parts) + 1:
                         etag, crc = part["ETag"].strip('"'), part.get("ChecksumCRC64NVME")
                         parts.parts.append(Part(part["PartNumber"], etag, part["Size"], crc))
-        except self.client.exceptions.NoSuchUpload:  # another process has just finished it
+        except self.client.exceptions.NoSuchUpload:  # completed or aborted meanwhile
             return None
         except (ClientError, BotoCoreError) as error:
-            raise self.translated(error, key) from None
+            raise self.store_error(error, key) from None
         return parts
 
     # --- reading ---
@@ -181,23 +181,23 @@ class S3Store(S3Client):
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._root + prefix)
         with self.errors(prefix):
             for page in pages:
-                for found in page.get("Contents", ()):
-                    if not found["Key"].endswith("/"):  # what consoles make to show a folder
-                        yield StoredObject(found["Key"].removeprefix(self._root), found["Size"])
+                for entry in page.get("Contents", ()):
+                    if not entry["Key"].endswith("/"):  # folder placeholder created by a console
+                        yield StoredObject(entry["Key"].removeprefix(self._root), entry["Size"])
 
     def require_lock(self) -> None:
         try:
-            answer = self.client.get_object_lock_configuration(Bucket=self._bucket)
+            response = self.client.get_object_lock_configuration(Bucket=self._bucket)
         except ClientError as error:
             if error_code(error) not in {"ObjectLockConfigurationNotFoundError", "404"}:
-                raise self.translated(error, "") from None
-            answer = {}
+                raise self.store_error(error, "") from None
+            response = {}
         except BotoCoreError as error:
-            raise self.translated(error, "") from None
-        if answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") != "Enabled":
+            raise self.store_error(error, "") from None
+        if response.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") != "Enabled":
             raise ConfigError(
-                f"vault.lock: bucket {self._bucket} has no Object Lock, so nothing would be kept from deletion;"
-                " make a bucket with Object Lock, or set vault.lock.mode to off"
+                f"vault.lock: bucket {self._bucket} has no Object Lock, so objects could be deleted;"
+                " create a bucket with Object Lock, or set vault.lock.mode to off"
             )
 
     def probe_conditional_writes(self, key: str, content: bytes) -> ConditionalWriteSupport:

@@ -1,4 +1,4 @@
-"""Whether an S3 server heeds If-None-Match, seen by putting the same bytes over an object that is there already."""
+"""Check whether an S3 server supports If-None-Match, by overwriting an existing object with its own bytes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pipeline.storage.s3_multipart import CONFLICT, UNKNOWN_OPTION, content_md5,
 
 
 def probe_conditional_writes(store: S3Client, key: str, content: bytes) -> ConditionalWriteSupport:
-    """A server that heeds no condition has the same bytes under the key again; a part is written every time."""
-    return ConditionalWriteSupport(_heeds_put(store, key, content), _heeds_parts(store, key, content))
+    """Without support the object is rewritten with the same bytes. One part is uploaded in any case, then aborted."""
+    return ConditionalWriteSupport(_refuses_put(store, key, content), _refuses_multipart(store, key, content))
 
 
-def _heeds_put(store: S3Client, key: str, content: bytes) -> bool:
-    put = {**store.place(key), "Body": content, "ContentMD5": content_md5(md5_of(content))}
+def _refuses_put(store: S3Client, key: str, content: bytes) -> bool:
+    put = {**store.location(key), "Body": content, "ContentMD5": content_md5(md5_of(content))}
     return _is_refused(store, key, lambda: store.client.put_object(**put, IfNoneMatch="*"))
 
 
-def _heeds_parts(store: S3Client, key: str, content: bytes) -> bool:
-    client, place = store.client, store.place(key)
+def _refuses_multipart(store: S3Client, key: str, content: bytes) -> bool:
+    client, location = store.client, store.location(key)
     with store.errors(key):
-        upload = {**place, "UploadId": client.create_multipart_upload(**place)["UploadId"]}
+        upload = {**location, "UploadId": client.create_multipart_upload(**location)["UploadId"]}
     try:
         with store.errors(key):
             part = client.upload_part(**upload, PartNumber=1, Body=content, ContentMD5=content_md5(md5_of(content)))
@@ -44,7 +44,7 @@ def _is_refused(store: S3Client, key: str, write: Callable[[], Any]) -> bool:
     except ClientError as error:
         if error_code(error) in CONFLICT | UNKNOWN_OPTION:
             return error_code(error) in CONFLICT
-        raise store.translated(error, key) from None
+        raise store.store_error(error, key) from None
     except BotoCoreError as error:
-        raise store.translated(error, key) from None
+        raise store.store_error(error, key) from None
     return False

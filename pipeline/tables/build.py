@@ -183,7 +183,7 @@ class Builder:
         days = set(audit_keys(self.vault, project))
         reach = period.widened(LATE_ARRIVAL_DAYS) if period else None
         for source in SOURCES:
-            for page in raw.pages(self.vault, source, project, reach):
+            for page in raw.read_receipts(self.vault, source, project, reach):
                 near = {day for day in page.days if abs(day - page.day) <= timedelta(days=LATE_ARRIVAL_DAYS)}
                 days |= {page.day, *near}
         return sorted(day for day in days if period is None or day in period)
@@ -302,7 +302,7 @@ class _BatchBuilder:
     def _observations(self) -> ExternalSorter:
         """What all pages around the stretch say, sorted by `cdr_id` and moment."""
         observations = sorted_observations(self.folder / "observations")
-        pages = list(raw.pages(self.builder.vault, "cdr", self.stretch.project, self.stretch.pages))
+        pages = list(raw.read_receipts(self.builder.vault, "cdr", self.stretch.project, self.stretch.pages))
         for page, read in zip(pages, self.cache.of(pages), strict=True):
             observations.include(read.observations)
             self._reject({page.day: read.rejects})

@@ -24,7 +24,7 @@ from pipeline.core.models import Period, Row
 from pipeline.core.tempfiles import disk_errors
 from pipeline.storage import open_store
 from pipeline.storage.base import ObjectStore, read_bytes
-from pipeline.storage.keys import note_key, parse_table_key, table_key, table_prefix
+from pipeline.storage.keys import build_record_key, parse_table_key, table_key, table_prefix
 from pipeline.tables.schemas import TABLES, TableSpec
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def table_of_rows(spec: TableSpec, rows: Iterable[Row]) -> pa.Table:
 def read_build_record(lake: ObjectStore, project: str, day: date) -> DayBuildRecord:
     """What is built of a day; nothing when there is no note, or one that cannot be read."""
     try:
-        return _DAY_BUILD_RECORD.decode(read_bytes(lake, note_key(project, day)))
+        return _DAY_BUILD_RECORD.decode(read_bytes(lake, build_record_key(project, day)))
     except (ObjectMissing, msgspec.DecodeError):
         return DayBuildRecord({})
 
@@ -142,7 +142,7 @@ def read_build_record(lake: ObjectStore, project: str, day: date) -> DayBuildRec
 def write_build_record(lake: ObjectStore, project: str, day: date, tables: Mapping[str, TableBuildRecord]) -> None:
     """Say what was built; the last step of building a day."""
     note = DayBuildRecord(dict(sorted(tables.items())))
-    lake.overwrite(note_key(project, day), msgspec.json.format(msgspec.json.encode(note), indent=1))
+    lake.overwrite(build_record_key(project, day), msgspec.json.format(msgspec.json.encode(note), indent=1))
 
 
 def list_partitions(lake: ObjectStore, table: str, project: str) -> dict[date, int]:

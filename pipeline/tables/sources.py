@@ -23,7 +23,7 @@ from pipeline.storage import raw
 from pipeline.storage.audit_records import read_audit_record
 from pipeline.storage.base import ObjectStore, read_bytes
 from pipeline.storage.manifests import current_manifests
-from pipeline.storage.raw import _page_names, pages
+from pipeline.storage.raw import _response_ids, read_receipts
 from pipeline.tables.normalize import archives, chat, rooms
 from pipeline.tables.normalize.cdr_batch import (
     BATCH_DOCUMENTS,
@@ -137,7 +137,7 @@ def read_archives(
     rejects: dict[date, list[Row]] = {}
     documents = 0
     read = memory.read if memory else _read_archive_page
-    names = _page_names(vault, "archive", project, period)
+    names = _response_ids(vault, "archive", project, period)
     for one in map_concurrent(lambda name: read(vault, project, *name), names, vault.max_concurrency):
         documents += one.documents
         readings += [(one.page, record) for record in one.records]
@@ -164,7 +164,7 @@ def read_rooms(vault: ObjectStore, project: str, day: date) -> tuple[list[Row], 
     """Rows of `rooms` and rejects from the newest listing of a day."""
     rows: dict[str, Row] = {}
     rejects = []
-    for page in list(pages(vault, "rooms", project, Period(day, day)))[-1:]:
+    for page in list(read_receipts(vault, "rooms", project, Period(day, day)))[-1:]:
         for ordinal, document in enumerate(_documents(vault, page)):
             try:
                 row = rooms.room_row(decoded(document), page.asked_at)

@@ -38,10 +38,10 @@ def copy_only(folder: Path) -> None:
 
     from pipeline.core.models import Period
     from pipeline.storage import LocalStore, raw
-    from pipeline.storage.raw import pages
+    from pipeline.storage.raw import read_receipts
 
     vault = LocalStore(folder / "vault")
-    for page in pages(vault, "cdr", "acme", Period(date(2026, 11, 1), date(2026, 11, 30))):
+    for page in read_receipts(vault, "cdr", "acme", Period(date(2026, 11, 1), date(2026, 11, 30))):
         for _ in raw.read_documents(vault, page):
             pass
 

@@ -25,7 +25,7 @@ from pipeline.core.errors import (
 from pipeline.storage import MIB, ObjectStore, read_bytes
 from pipeline.storage.base import Checksums, ObjectAttributes, Upload, UploadResult, crc_text
 from pipeline.storage.s3 import S3Store
-from pipeline.storage.s3_multipart import MOST_PART_BYTES, MOST_PARTS, part_bytes
+from pipeline.storage.s3_multipart import MAX_PART_BYTES, MAX_PARTS, part_bytes
 from tests.support.servers.proxy import Exchange, between
 from tests.support.servers.s3 import PART_BYTES, S3Server
 
@@ -171,7 +171,7 @@ def test_an_upload_is_gone_on_with(s3: S3Server, bucket: str, first_part_bytes: 
     assert seen == CONTENT
     expected = tally(CONTENT)
     if began:
-        assert written == expected.written("read-back", written.etag)
+        assert written == expected.result("read-back", written.etag)
     assert (written.sha256, written.crc64nvme) == (expected.sha256, expected.crc64nvme)
     assert store.attributes(KEY) == ObjectAttributes(len(CONTENT), store.attributes(KEY).crc64nvme, written.etag)  # type: ignore[union-attr]
     assert read_bytes(store, KEY) == CONTENT
@@ -491,8 +491,8 @@ def test_a_server_that_knows_less_is_asked_for_less(ceph: S3Server, knows: str, 
 def test_few_enough_parts_hold_any_object(total: int, least: int) -> None:
     """An object of known size up to 5 TiB has at most 10,000 parts, none too small or too large."""
     size = part_bytes(1, least, total)
-    assert least <= size <= MOST_PART_BYTES
-    assert -(-total // size) <= MOST_PARTS
+    assert least <= size <= MAX_PART_BYTES
+    assert -(-total // size) <= MAX_PARTS
 
 
 @given(st.integers(0, 5 * 2**40), st.integers(0, 9_000), st.integers(5 * MIB, 64 * MIB), st.integers(5 * MIB, 64 * MIB))
@@ -501,14 +501,14 @@ def test_few_enough_parts_hold_what_is_left(total: int, begun: int, first: int, 
     done = min(begun, total // first)
     left = total - done * first
     size = part_bytes(done + 1, least, left)
-    assert done + -(-left // size) <= MOST_PARTS
+    assert done + -(-left // size) <= MAX_PARTS
 
 
 @given(st.integers(5 * MIB, 1024 * MIB))
 def test_growing_parts_hold_any_object(least: int) -> None:
     """10,000 parts of an object whose size nobody knows hold 5 TiB, and never shrink."""
-    sizes = [part_bytes(number, least, None) for number in range(1, MOST_PARTS + 1)]
+    sizes = [part_bytes(number, least, None) for number in range(1, MAX_PARTS + 1)]
     assert sum(sizes) >= 5 * 2**40
     assert sizes == sorted(sizes)
     assert sizes[0] == least
-    assert sizes[-1] <= MOST_PART_BYTES
+    assert sizes[-1] <= MAX_PART_BYTES

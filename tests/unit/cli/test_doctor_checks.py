@@ -58,7 +58,9 @@ def test_a_store_without_checksums_costs_time_and_no_trust() -> None:
     """Missing checksums and conditions are no failure, for the program does without; what that means is said."""
     found = {
         check.name: check
-        for check in doctor_checks.store_checks("vault", StoreFacts(heeds_put=False, heeds_parts=False))
+        for check in doctor_checks.store_checks(
+            "vault", StoreFacts(has_conditional_put=False, has_conditional_multipart=False)
+        )
     }
     assert all(check.ok for check in found.values())
     assert "not heeded by PUT and parts" in found["vault conditions"].detail

@@ -1,4 +1,4 @@
-"""Object keys: built and parsed without loss, and never led astray by a name from outside."""
+"""Object keys: building and parsing are inverses, and untrusted names cannot change the path."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ SEGMENT_LIMIT_BYTES = 255
 
 
 @given(st.sampled_from(["cdr", "archive", "rooms"]), PROJECTS, DAYS, MOMENTS, DIGESTS)
-def test_a_raw_key_says_again_what_it_was_built_from(
+def test_raw_key_and_parse_raw_key_are_inverses(
     source: str, project: str, day: date, asked_at: datetime, digest: str
 ) -> None:
-    """The key of a landed page gives back source, project, day, stem and suffix, and the stem its moment."""
+    """Parsing a raw key returns source, project, day, response id and suffix, and the time in the id."""
     response_id = keys.make_response_id(asked_at, digest)
     for suffix in (keys.BODY_SUFFIX, keys.RECEIPT_SUFFIX):
         key = keys.raw_key(source, project, day, response_id, suffix)
@@ -45,10 +45,10 @@ def test_a_raw_key_says_again_what_it_was_built_from(
 
 
 @given(PROJECTS, DAYS, st.text(min_size=1, max_size=40), st.integers(1, 120_000))
-def test_a_manifest_key_says_again_what_it_was_built_from(
+def test_manifest_key_and_parse_manifest_key_are_inverses(
     project: str, day: date, conf_num: str, revision: int
 ) -> None:
-    """The key of a manifest gives back project, day, session and number."""
+    """Parsing a manifest key returns project, day, session and revision."""
     key = keys.manifest_key(project, day, conf_num, revision)
     assert keys.parse_manifest_key(key) == (project, day, keys.clean_name(conf_num), revision)
     assert key.startswith(keys.manifest_prefix(project, day, conf_num))
@@ -56,10 +56,8 @@ def test_a_manifest_key_says_again_what_it_was_built_from(
 
 
 @given(PROJECTS, DAYS, MOMENTS, DIGESTS)
-def test_an_audit_key_says_again_what_it_was_built_from(
-    project: str, day: date, audited_at: datetime, digest: str
-) -> None:
-    """The key of an audit's record gives back project, day and stem."""
+def test_audit_key_and_parse_audit_key_are_inverses(project: str, day: date, audited_at: datetime, digest: str) -> None:
+    """Parsing the key of an audit record returns project, day and audit id."""
     response_id = keys.make_response_id(audited_at, digest)
     key = keys.audit_key(project, day, response_id)
     assert keys.parse_audit_key(key) == (project, day, response_id)
@@ -68,8 +66,8 @@ def test_an_audit_key_says_again_what_it_was_built_from(
 
 
 @given(st.sampled_from(["cdr", "usage_daily"]), PROJECTS, DAYS)
-def test_a_table_key_says_again_what_it_was_built_from(table: str, project: str, day: date) -> None:
-    """The key of a table's day gives back table, project and day."""
+def test_table_key_and_parse_table_key_are_inverses(table: str, project: str, day: date) -> None:
+    """Parsing the key of a partition returns table, project and day."""
     key = keys.table_key(table, project, day)
     assert keys.parse_table_key(key) == (table, project, day)
     assert key.startswith(keys.table_prefix(table, project))
@@ -80,7 +78,7 @@ def test_a_table_key_says_again_what_it_was_built_from(table: str, project: str,
 def test_a_media_key_has_one_segment_per_part(
     project: str, day: date, room_id: str, conf_num: str, kind: str, name: str
 ) -> None:
-    """Whatever EnableX calls room, session, kind and file, each is exactly one segment of the key, in this order."""
+    """For any names of room, session, kind and file, each is exactly one segment of the key, in this order."""
     key = keys.media_key(project, day, room_id, conf_num, kind, name)
     assert key.split("/") == [
         "media",
@@ -98,15 +96,15 @@ def test_a_media_key_has_one_segment_per_part(
 
 @given(PROJECTS, DAYS, UNTRUSTED)
 def test_a_key_with_a_name_that_is_not_clean_is_no_media_key(project: str, day: date, name: str) -> None:
-    """A key under media that we never built is nobody's file, and still has its day."""
+    """A key below media/ with an unclean name is foreign, but its day can be read."""
     assume(name != keys.clean_name(name))
     key = f"{keys.media_prefix(project, day)}room/session/recording/{name}"
     assert keys.parse_media_key(key) is None
     assert keys.media_day(key) == day
 
 
-def test_keys_are_laid_out_as_the_design_says() -> None:
-    """The keys in docs/guide/stores.md section 3 are the keys that are built: a store outlives the program."""
+def test_keys_are_as_documented() -> None:
+    """Keys match docs/guide/stores.md, section 3: stores outlive the program."""
     day, asked_at = date(2026, 11, 22), datetime(2026, 11, 23, 2, 15, 0, 123_999, UTC)
     response_id = keys.make_response_id(asked_at, "1f0c9a2e" + "0" * 56)
     assert keys.raw_key("cdr", "acme", day, response_id, keys.BODY_SUFFIX) == (
@@ -125,8 +123,8 @@ def test_keys_are_laid_out_as_the_design_says() -> None:
     assert keys.table_key("cdr", "acme", day) == "tables/cdr/project=acme/day=2026-11-22/part-0.parquet"
 
 
-def test_a_stem_is_in_utc() -> None:
-    """A page asked for in another time zone is named by the same moment in UTC."""
+def test_a_response_id_is_in_utc() -> None:
+    """A request time in another time zone is converted to UTC."""
     kolkata = timezone(timedelta(hours=5, minutes=30))
     assert keys.make_response_id(datetime(2026, 11, 23, 2, 0, tzinfo=kolkata), "ab" * 32).startswith(
         "20261122T203000.000Z-"
@@ -134,10 +132,10 @@ def test_a_stem_is_in_utc() -> None:
 
 
 @given(st.lists(MOMENTS, min_size=2, max_size=5), DIGESTS)
-def test_stems_sort_by_time(moments: list[datetime], digest: str) -> None:
-    """A listing in order of key is a listing in order of time."""
-    stems = [keys.make_response_id(moment, digest) for moment in sorted(moments)]
-    assert stems == sorted(stems)
+def test_response_ids_sort_by_time(moments: list[datetime], digest: str) -> None:
+    """A listing sorted by key is sorted by time."""
+    response_ids = [keys.make_response_id(moment, digest) for moment in sorted(moments)]
+    assert response_ids == sorted(response_ids)
 
 
 FOREIGN = [
@@ -174,8 +172,8 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("key", FOREIGN)
-def test_a_foreign_key_is_nobodys(key: str) -> None:
-    """A file that somebody else put into the store is not an error and not ours."""
+def test_a_foreign_key_is_ignored(key: str) -> None:
+    """A foreign object in the store is ignored and is not an error."""
     assert keys.parse_raw_key(key) is None
     assert keys.parse_manifest_key(key) is None
     assert keys.parse_media_key(key) is None
@@ -186,9 +184,9 @@ def test_a_foreign_key_is_nobodys(key: str) -> None:
 @pytest.mark.parametrize(
     "response_id", ["", "20261123T021500.123Z", "20261123T021500.123Z-XYZ", "20261399T021500.123Z-1f0c9a2e"]
 )
-def test_only_a_stem_has_a_moment(response_id: str) -> None:
-    """A name that is no stem has no moment, and that is said."""
-    with pytest.raises(ValueError, match=r"not the name of a raw response|month must be"):
+def test_only_a_response_id_has_a_time(response_id: str) -> None:
+    """A name that is no response id raises ValueError."""
+    with pytest.raises(ValueError, match=r"not a response id|month must be"):
         keys.asked_at_of_response(response_id)
 
 
@@ -201,8 +199,8 @@ def test_only_a_stem_has_a_moment(response_id: str) -> None:
 @example("../../etc/passwd")
 @example("a/..")
 @example("\u202egpj.exe")
-def test_a_cleaned_name_is_one_harmless_segment(text: str) -> None:
-    """Any text becomes a single, printable path segment that cannot climb, hide, glob or overflow."""
+def test_a_cleaned_name_is_one_safe_segment(text: str) -> None:
+    """Any text becomes one printable path segment, without separators, leading dots or globs, within the limit."""
     name = keys.clean_name(text)
     assert 1 <= len(name.encode()) <= keys.MAX_NAME_BYTES
     assert not set(name) & set('/\\:*?"<>|=%#')
@@ -212,8 +210,8 @@ def test_a_cleaned_name_is_one_harmless_segment(text: str) -> None:
 
 
 @given(st.from_regex(r"[A-Za-z0-9_-]{1,80}(\.[a-z0-9]{1,5})?", fullmatch=True))
-def test_a_plain_name_stays_as_it_is(name: str) -> None:
-    """An ordinary file name is the name EnableX gave it."""
+def test_a_plain_name_is_unchanged(name: str) -> None:
+    """An ordinary file name is unchanged."""
     assert keys.clean_name(name) == name
 
 
@@ -237,14 +235,14 @@ def test_a_plain_name_stays_as_it_is(name: str) -> None:
     ],
 )
 def test_names_are_cleaned_like_this(text: str, name: str) -> None:
-    """What is unsafe becomes `_`, edges go, the extension survives a cut, and no character is cut in half."""
+    """Unsafe characters become `_`, edges are stripped, truncation keeps the extension and complete characters."""
     assert keys.clean_name(text) == name
 
 
 @given(UNTRUSTED, st.integers(1, 999), st.integers(1, 999))
 @example("a.mkv", 1, 2)
 def test_numbered_names_are_distinct(text: str, one: int, other: int) -> None:
-    """Two numbers never give one name, and a numbered name is still a segment that a file system takes."""
+    """Two numbers never result in the same name, and a numbered name is a valid file name."""
     assume(one != other)
     name = keys.clean_name(text)
     numbered = {keys.numbered_name(name, one), keys.numbered_name(name, other)}
@@ -256,8 +254,8 @@ def test_numbered_names_are_distinct(text: str, one: int, other: int) -> None:
     ("name", "number", "expected"),
     [("a.mkv", 1, "a.mkv"), ("a.mkv", 2, "a-2.mkv"), ("a.b.mkv", 3, "a.b-3.mkv"), ("plain", 2, "plain-2")],
 )
-def test_the_number_stands_before_the_extension(name: str, number: int, expected: str) -> None:
-    """`-2` goes before the ending, so that the file still opens; the first one keeps its name."""
+def test_the_number_precedes_the_extension(name: str, number: int, expected: str) -> None:
+    """`-2` precedes the extension, so the file type stays; number 1 keeps the name."""
     assert keys.numbered_name(name, number) == expected
 
 
@@ -276,13 +274,13 @@ def test_the_number_stands_before_the_extension(name: str, number: int, expected
     ],
 )
 def test_the_name_of_a_url_is_its_last_path_part(url: str, name: str) -> None:
-    """A file is named after its URL's path, decoded and cleaned; a URL that is none does not break the build."""
+    """A file is named after the decoded and cleaned path of its URL; an invalid URL raises no error."""
     assert keys.name_from_url(url) == name
 
 
 @given(UNTRUSTED)
 def test_any_url_has_a_clean_name(text: str) -> None:
-    """Whatever stands where a URL should be, there is a name for it."""
+    """Any text in place of a URL results in a clean name."""
     for url in (text, f"https://{text}", f"https://host/{text}"):
         name = keys.name_from_url(url)
         assert name == keys.clean_name(name)
@@ -291,8 +289,8 @@ def test_any_url_has_a_clean_name(text: str) -> None:
 @given(
     st.dates(), st.integers(1, 99999), st.sampled_from(["controls.json", "usage.csv"]), st.sampled_from(["", "acme"])
 )
-def test_billing_keys_say_what_they_were_built_of(month: date, revision: int, name: str, project: str) -> None:
-    """`billing_key` and `parse_billing_key` are inverses, of all projects and of one."""
+def test_billing_key_and_parse_billing_key_are_inverses(month: date, revision: int, name: str, project: str) -> None:
+    """Parsing a billing key returns month, revision, name and project, for all projects and for one."""
     month = month.replace(day=1, year=max(month.year, 1000))
     key = keys.billing_key(month, revision, name, project)
     assert keys.parse_billing_key(key) == (project, month, revision, name)

@@ -1,4 +1,4 @@
-"""Leases as a state machine: any order of taking, renewing, releasing and expiring, against a plain model."""
+"""Leases as a state machine: take, renew, release and expire in any order, compared with a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STORES = st.integers(0, 1)
 
 
 class Leases(RuleBasedStateMachine):
-    """Two hosts with one SQLite file. The model: who holds each name, and the last number given for it."""
+    """Two hosts with one SQLite file. The model: the holder and the last fencing number per name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Leases(RuleBasedStateMachine):
 
     @rule(name=NAMES, host=STORES)
     def take(self, name: str, host: int) -> None:
-        """A lease is given if and only if nobody holds it, with the next number."""
+        """A lease is taken if and only if it has no holder, with the next fencing number."""
         lease = self.hosts[host].take_lease(name, 600)
         assert (lease is None) is (name in self.held)
         if lease:
@@ -43,7 +43,7 @@ class Leases(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def expire(self, name: str) -> None:
-        """Time passes: the lease ends without its holder's doing."""
+        """Time passes until the lease expires."""
         if name not in self.last_fence:
             return
         with self.database.begin() as connection:
@@ -52,7 +52,7 @@ class Leases(RuleBasedStateMachine):
 
     @rule(host=STORES, choice=st.integers(0, 9), ends=st.booleans())
     def use(self, host: int, choice: int, ends: bool) -> None:
-        """Renewing or releasing works for the newest holder of a name, expired or not, and for no earlier one."""
+        """Renewing and releasing succeed for the last holder of a name, expired or not, and fail for earlier ones."""
         if not self.given:
             return
         lease = self.given[choice % len(self.given)]

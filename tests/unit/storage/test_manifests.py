@@ -1,4 +1,4 @@
-"""Manifests: each names its predecessor's digest, and none says more of a URL than where the file was."""
+"""Manifests: each contains the digest of its predecessor, and URLs without secrets."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ ENTRIES = st.builds(
 
 
 @given(st.lists(st.lists(ENTRIES, min_size=1, max_size=3), min_size=1, max_size=6))
-def test_a_chain_reads_back_as_it_was_written(steps: list[list[Entry]]) -> None:
-    """Revision follows revision, each proves the one before it, and the last knows every file with its newest entry."""
+def test_a_manifest_chain_is_read_as_written(steps: list[list[Entry]]) -> None:
+    """Revisions are consecutive, each has the digest of its predecessor, the last has the newest entry per file."""
     file = listed_file()
     newest: dict[tuple[str, str], Entry] = {}
     stored: dict[tuple[str, str], set[str]] = {}
@@ -81,8 +81,8 @@ def test_a_chain_reads_back_as_it_was_written(steps: list[list[Entry]]) -> None:
         previous = content
 
 
-def test_what_is_in_the_vault_is_never_lost() -> None:
-    """A file that was stored and is gone at the source stays stored, and says since when it is gone."""
+def test_a_stored_file_is_never_lost() -> None:
+    """A stored file that is deleted at the source stays stored, with the time of the deletion."""
     file = listed_file()
     first = write_manifest(next_manifest(file, [stored_entry(file, STORED, AT)], None))
     (entry,) = next_manifest(file, [lost_entry(file, "HTTP 404", 404, AT + HOUR)], first).files
@@ -90,7 +90,7 @@ def test_what_is_in_the_vault_is_never_lost() -> None:
 
 
 def test_other_bytes_of_a_file_are_another_version() -> None:
-    """When EnableX gives other bytes, the newer ones are the file, and the earlier ones stay named too."""
+    """If EnableX returns other bytes, the entry describes them and lists the previous version."""
     file = listed_file()
     content = None
     for number in (1, 2, 3):
@@ -105,14 +105,16 @@ def test_other_bytes_of_a_file_are_another_version() -> None:
 
 
 def test_the_same_manifest_is_the_same_bytes() -> None:
-    """Two writers with the same facts write the same object, in whatever order they learnt of the files."""
-    one, other = stored_entry(listed_file(), STORED, AT), stored_entry(listed_file(name="b.mkv"), STORED, AT)
-    contents = {write_manifest(next_manifest(listed_file(), entries, None)) for entries in ([one, other], [other, one])}
+    """Two writers with the same entries write the same bytes, independent of the order of the entries."""
+    first, second = stored_entry(listed_file(), STORED, AT), stored_entry(listed_file(name="b.mkv"), STORED, AT)
+    contents = {
+        write_manifest(next_manifest(listed_file(), entries, None)) for entries in ([first, second], [second, first])
+    }
     assert len(contents) == 1
 
 
 def test_a_manifest_belongs_to_its_session() -> None:
-    """Project, day, session and room stand in the manifest itself, not only in its key."""
+    """Project, day, session and room are fields of the manifest, not only parts of its key."""
     made = next_manifest(listed_file(), [], None)
     assert (made.format, made.project, made.day) == (1, "acme", DAY)
     assert (made.conf_num, made.room_id) == ("284170002063", "65ec60000c3a9e0012ab0001")
@@ -120,7 +122,7 @@ def test_a_manifest_belongs_to_its_session() -> None:
 
 @pytest.mark.parametrize(("is_readable", "state"), [(True, "stored"), (False, "unreadable")])
 def test_a_stored_file_is_named_with_size_and_digest(is_readable: bool, state: str) -> None:
-    """An entry says where the bytes are, how many, their SHA-256, and whether they open."""
+    """An entry contains key, size and SHA-256 of the file, and whether it can be opened."""
     stored = msgspec.structs.asdict(
         stored_entry(listed_file(), StoredMedia("k", 5, "ab", "video/webm", None, is_readable=is_readable), AT)
     )
@@ -137,8 +139,8 @@ def test_a_stored_file_is_named_with_size_and_digest(is_readable: bool, state: s
     }
 
 
-def test_a_lost_file_is_named_with_what_was_seen() -> None:
-    """A loss is a fact: status, words and moment; and no key, for there are no bytes."""
+def test_a_lost_file_has_reason_and_status() -> None:
+    """The entry of a lost file contains HTTP status, reason and time, and no key."""
     lost = lost_entry(listed_file(), "HTTP 410 from portal.enablex.io", 410, AT)
     assert (lost.state, lost.http_status, lost.lost_reason) == ("lost", 410, "HTTP 410 from portal.enablex.io")
     assert (lost.key, lost.size_bytes, lost.sha256) == (None, None, None)
@@ -159,8 +161,8 @@ def test_a_lost_file_is_named_with_what_was_seen() -> None:
         ),
     ],
 )
-def test_what_is_no_manifest_proves_nothing(content: bytes) -> None:
-    """A damaged manifest is an error that names its key; it is never read as an empty one, nor built upon."""
+def test_a_malformed_manifest_is_an_error(content: bytes) -> None:
+    """A malformed manifest is an error with its key; it is not read as an empty one and gets no successor."""
     with pytest.raises(FixityError, match=r"manifests/0001\.json"):
         read_manifest(content, "manifests/0001.json")
     with pytest.raises(FixityError):
@@ -168,7 +170,7 @@ def test_what_is_no_manifest_proves_nothing(content: bytes) -> None:
 
 
 def test_a_later_format_with_more_fields_can_be_read() -> None:
-    """A field that a later version adds does not make the manifest unreadable for this one."""
+    """A manifest with unknown fields of a later version can be read."""
     content = write_manifest(next_manifest(listed_file(), [], None)).replace(b"{", b'{"later": 1,', 1)
     assert isinstance(read_manifest(content, "key"), Manifest)
 
@@ -193,7 +195,7 @@ def test_a_later_format_with_more_fields_can_be_read() -> None:
     ],
 )
 def test_a_public_url_carries_no_secret(url: str, public: str) -> None:
-    """User, query and fragment go, host and path stay, also where the scheme is missing."""
+    """User, query and fragment are removed; host and path stay, also without a scheme."""
     assert public_url(url) == public
 
 
@@ -202,7 +204,7 @@ PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="/?#@"), max_siz
 
 @given(PLAIN, PLAIN, st.text(max_size=20), st.sampled_from(["https://", "HTTP://", "//", ""]))
 def test_secrets_of_a_url_never_show(user: str, password: str, query: str, scheme: str) -> None:
-    """Whatever stands as user, password, query or fragment, the public URL is the same as without them."""
+    """For any user, password, query and fragment, the public URL equals the one without them."""
     plain = f"{scheme}host/path/a.mkv"
     assert public_url(f"{scheme}{user}:{password}@host/path/a.mkv?{query}") == plain
     assert public_url(f"{scheme}host/path/a.mkv#{query}") == plain
@@ -210,7 +212,7 @@ def test_secrets_of_a_url_never_show(user: str, password: str, query: str, schem
 
 
 def test_entries_carry_public_urls_only() -> None:
-    """Neither a stored nor a lost file takes a signed URL into its manifest."""
+    """Entries of stored and lost files contain no signed URL."""
     file = listed_file(url="https://ops:s3cret@portal.enablex.io/a1.mkv?sig=s3cret#s3cret")
     entries = [stored_entry(file, STORED, AT), lost_entry(file, "gone", 404, AT)]
     assert b"s3cret" not in write_manifest(next_manifest(file, entries, None))
@@ -224,18 +226,18 @@ class _CountedStore(LocalStore):
         return super().put_if_absent(key, content, retention=retention)
 
 
-def test_threads_take_turns_at_a_session(tmp_path: Path) -> None:
-    """Files of one session that are done at the same time are all named at the end, and no write was in vain."""
+def test_threads_share_a_session(tmp_path: Path) -> None:
+    """Files of one session that complete concurrently are all in the last manifest, without write conflicts."""
     vault, count = _CountedStore(tmp_path), 24
-    begun = threading.Barrier(8)
+    barrier = threading.Barrier(8)
 
     def settle(number: int) -> None:
-        if number < begun.parties:
-            begun.wait(10)
+        if number < barrier.parties:
+            barrier.wait(10)
         file = listed_file(name=f"{number}.mkv")
         append_entry(vault, file, stored_entry(file, dataclasses.replace(STORED, key=f"media/{number}.mkv"), AT))
 
-    with ThreadPoolExecutor(begun.parties) as threads:
+    with ThreadPoolExecutor(barrier.parties) as threads:
         list(threads.map(settle, range(count)))
     file = listed_file()
     last = read_manifest(read_bytes(vault, manifest_key(file.project, file.day, file.conf_num, count)), "the last")

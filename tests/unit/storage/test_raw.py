@@ -1,4 +1,4 @@
-"""Replies on their way into the vault and out again: byte for byte, once each, or with an error that says which."""
+"""Raw responses: stored byte for byte and once, and read back or reported with their key."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def head(request: Request = REQUEST, status: int = 200, **headers: str) -> Reply
     return ReplyHead(request, status, {"content-type": "application/json", **headers})
 
 
-def place(minutes: int = 0, day: date = DAY) -> RawLocation:
+def location(minutes: int = 0, day: date = DAY) -> RawLocation:
     return RawLocation("cdr", "acme", day, ASKED + timedelta(minutes=minutes))
 
 
 def spooled(body: bytes, chunk: int = 7) -> SpooledBody:
-    """A reply as it arrives, its documents noted; each is said to be of DAY."""
+    """Spool a body in chunks and count its documents, all of DAY."""
     spool, reader = SpooledBody(lambda documents: {DAY} if documents else set()), ReplyReader(head())
     for start in range(0, len(body), chunk):
         spool.write(body[start : start + chunk])
@@ -63,7 +63,7 @@ def reply(documents: list[Any] = DOCUMENTS, note: str = "") -> bytes:
 
 
 class Landed(NamedTuple):
-    """The stem of a reply's receipt, and whether it said something new."""
+    """Id of a landed response, and whether it differs from the previous one."""
 
     response_id: str
     is_new: bool
@@ -78,20 +78,26 @@ def landed(
     to: ReplyHead | None = None,
     **options: Any,
 ) -> Landed:
-    at = at or place(minutes)
+    at = at or location(minutes)
     is_new = land(vault, at, to or head(), spooled(body), **options)
     names = [keys.parse_raw_key(stored.key) for stored in vault.list(keys.raw_prefix("cdr", "acme", at.day))]
-    stems = {name.response_id for name in names if name and name.suffix != keys.BODY_SUFFIX}
-    (response_id,) = [response_id for response_id in stems if keys.asked_at_of_response(response_id) == at.asked_at]
+    response_ids = {name.response_id for name in names if name and name.suffix != keys.BODY_SUFFIX}
+    (response_id,) = [
+        response_id for response_id in response_ids if keys.asked_at_of_response(response_id) == at.asked_at
+    ]
     return Landed(response_id, is_new)
 
 
-def page(vault: LocalStore, response_id: str) -> RawResponse:
+def response(vault: LocalStore, response_id: str) -> RawResponse:
     return read_receipt(vault, "cdr", "acme", DAY, response_id)
 
 
 def documents(vault: LocalStore, response_id: str) -> list[Any]:
-    return [msgspec.json.decode(one) for some in read_documents(vault, page(vault, response_id)) for one in some]
+    return [
+        msgspec.json.decode(document)
+        for batch in read_documents(vault, response(vault, response_id))
+        for document in batch
+    ]
 
 
 @pytest.fixture
@@ -114,78 +120,78 @@ def shared_vault(factory: Any) -> Iterator[LocalStore]:
     chunk=st.integers(1, 300),
     block=st.integers(1, 300),
 )
-def test_what_was_said_comes_back(tmp_path_factory: Any, some: list[Any], chunk: int, block: int) -> None:
-    """Whatever chunks a reply came in, its bytes are kept, its documents come back in order, its facts are right."""
+def test_a_response_is_read_as_received(tmp_path_factory: Any, some: list[Any], chunk: int, block: int) -> None:
+    """For any chunk size, the body is stored unchanged, documents are read in order, and the receipt is correct."""
     body = reply(some)
     with shared_vault(tmp_path_factory) as vault, pytest.MonkeyPatch.context() as patch:
         patch.setattr(envelope, "BLOCK_BYTES", block, raising=False)
-        land(vault, place(), head(), spooled(body, chunk))
+        land(vault, location(), head(), spooled(body, chunk))
         ((response_id,),) = list_responses(vault, "cdr", "acme").values()
-        found = Landed(response_id, is_new=True)
-        kept = page(vault, found.response_id)
-        assert documents(vault, found.response_id) == some
+        landing = Landed(response_id, is_new=True)
+        kept = response(vault, landing.response_id)
+        assert documents(vault, landing.response_id) == some
         assert zstandard.ZstdDecompressor().decompressobj().decompress(read_bytes(vault, kept.body_key)) == body
     assert (kept.size_bytes, kept.sha256, kept.documents) == (len(body), hashlib.sha256(body).hexdigest(), len(some))
     assert (kept.asked_at, kept.request, kept.status) == (ASKED, str(REQUEST), 200)
     assert kept.days == ((DAY,) if some else ())
 
 
-def test_a_receipt_tells_what_matters_and_no_cookies(vault: LocalStore) -> None:
-    """A receipt keeps the headers that matter and no others."""
-    found = landed(vault, reply(), to=head(**{"x-request-id": "r1", "set-cookie": "hush"}))
-    text = read_bytes(vault, place().key(found.response_id, keys.RECEIPT_SUFFIX)).decode()
+def test_a_receipt_has_selected_headers_and_no_cookies(vault: LocalStore) -> None:
+    """A receipt contains the selected headers and no others."""
+    landing = landed(vault, reply(), to=head(**{"x-request-id": "r1", "set-cookie": "hush"}))
+    text = read_bytes(vault, location().key(landing.response_id, keys.RECEIPT_SUFFIX)).decode()
     assert "r1" in text
     assert "hush" not in text
 
 
-def test_an_identical_reply_is_a_receipt_only(vault: LocalStore) -> None:
-    """The same reply to the same request stores no second body, however often; the receipts name the first."""
+def test_an_identical_response_is_a_receipt_only(vault: LocalStore) -> None:
+    """Repeated responses to the same request store no second body; their receipts name the first."""
     first = landed(vault, reply())
     again = [landed(vault, reply(), minutes) for minutes in (5, 10)]
-    assert (first.is_new, [one.is_new for one in again]) == (True, [False, False])
+    assert (first.is_new, [landing.is_new for landing in again]) == (True, [False, False])
     assert sorted(names(vault)) == ["json.zst", *["receipt.json"] * 3]
     assert list_responses(vault, "cdr", "acme") == {DAY: [first.response_id]}
-    for one in again:
-        receipt = json.loads(read_bytes(vault, place().key(one.response_id, keys.RECEIPT_SUFFIX)))
+    for landing in again:
+        receipt = json.loads(read_bytes(vault, location().key(landing.response_id, keys.RECEIPT_SUFFIX)))
         assert receipt["page"] == first.response_id
     assert last_collected(vault, "cdr", "acme") == {DAY: ASKED + timedelta(minutes=10)}
 
 
-def test_there_and_back_again_are_three_pages(vault: LocalStore) -> None:
-    """A, then B, then A again: the third says something new, compared with what was said before it."""
-    stems = [landed(vault, reply(note=note), at) for at, note in enumerate("ABA")]
-    assert [one.is_new for one in stems] == [True, True, True]
-    assert list_responses(vault, "cdr", "acme")[DAY] == [one.response_id for one in stems]
+def test_a_response_is_compared_with_the_previous_one_only(vault: LocalStore) -> None:
+    """A, then B, then A again are 3 raw responses: each differs from its predecessor."""
+    responses = [landed(vault, reply(note=note), at) for at, note in enumerate("ABA")]
+    assert [landing.is_new for landing in responses] == [True, True, True]
+    assert list_responses(vault, "cdr", "acme")[DAY] == [landing.response_id for landing in responses]
 
 
-def test_another_request_or_status_is_another_page(vault: LocalStore) -> None:
-    """Equal bytes are no repetition when something else was asked, or the status differs."""
+def test_another_request_or_status_is_another_response(vault: LocalStore) -> None:
+    """Equal bodies are stored again if the request or the status differs."""
     landed(vault, reply())
     assert landed(vault, reply(), 1, to=head(Request("GET", "/cdr/room/r1", "cdr"))).is_new
     assert landed(vault, reply(), 2, to=head(status=201)).is_new
 
 
-def test_landing_twice_at_one_moment_changes_nothing(vault: LocalStore) -> None:
-    """The same reply landed again at the same moment is already there."""
+def test_landing_twice_changes_nothing(vault: LocalStore) -> None:
+    """Landing the same response with the same time again changes nothing."""
     first = landed(vault, reply())
     before = list(vault.list(""))
     assert landed(vault, reply()) == Landed(first.response_id, is_new=False)
     assert list(vault.list("")) == before
 
 
-def test_a_body_without_receipt_does_not_exist(vault: LocalStore, tmp_path: Path) -> None:
-    """Killed between body and receipt, a page does not exist; landing the reply later makes it one."""
-    found = landed(vault, reply())
-    (tmp_path / "vault" / place().key(found.response_id, keys.RECEIPT_SUFFIX)).unlink()
+def test_a_body_without_receipt_is_ignored(vault: LocalStore, tmp_path: Path) -> None:
+    """A body without a receipt, after a kill, is ignored; landing the response again completes it."""
+    landing = landed(vault, reply())
+    (tmp_path / "vault" / location().key(landing.response_id, keys.RECEIPT_SUFFIX)).unlink()
     assert list_responses(vault, "cdr", "acme") == {}
     assert last_collected(vault, "cdr", "acme") == {}
     later = landed(vault, reply(), 5)
     assert later.is_new
     assert list_responses(vault, "cdr", "acme") == {DAY: [later.response_id]}
     assert (
-        landed(vault, reply()).response_id == found.response_id
-    )  # the very moment again: body is there, receipt is made
-    assert list_responses(vault, "cdr", "acme") == {DAY: [found.response_id, later.response_id]}
+        landed(vault, reply()).response_id == landing.response_id
+    )  # same time: the body exists, the receipt is written
+    assert list_responses(vault, "cdr", "acme") == {DAY: [landing.response_id, later.response_id]}
 
 
 @pytest.mark.parametrize(
@@ -202,39 +208,38 @@ def test_a_body_without_receipt_does_not_exist(vault: LocalStore, tmp_path: Path
     ids=["short", "flipped", "empty", "foreign", "other documents", "cut JSON", "other envelope"],
 )
 def test_an_altered_body_is_named(vault: LocalStore, tmp_path: Path, damage: Any) -> None:
-    """A body that is not the one its receipt speaks of raises FixityError with its key, at the latest at the end."""
-    found = landed(vault, reply())
-    key = page(vault, found.response_id).body_key
+    """A body that differs from its receipt raises FixityError with its key, at the latest at its end."""
+    landing = landed(vault, reply())
+    key = response(vault, landing.response_id).body_key
     path = tmp_path / "vault" / key
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(FixityError) as broken:
-        documents(vault, found.response_id)
+        documents(vault, landing.response_id)
     assert broken.value.key == key
 
 
-def test_a_body_that_is_cut_otherwise_than_it_was_proven_is_not_used(vault: LocalStore) -> None:
-    """When cutting a landed body gives more or fewer documents than its receipt says, the page is refused: none is
-    dropped or made up in silence."""
-    said = page(vault, landed(vault, reply()).response_id)
-    assert len([one for some in read_documents(vault, said, cut_documents) for one in some]) == len(DOCUMENTS)
+def test_a_body_with_another_number_of_documents_is_refused(vault: LocalStore) -> None:
+    """If splitting a body yields more or fewer documents than its receipt states, FixityError is raised."""
+    stored = response(vault, landed(vault, reply()).response_id)
+    assert sum(len(batch) for batch in read_documents(vault, stored, cut_documents)) == len(DOCUMENTS)
     with pytest.raises(FixityError, match="expected 5 documents, found 4"):
-        list(read_documents(vault, replace(said, documents=5), cut_documents))
+        list(read_documents(vault, replace(stored, documents=5), cut_documents))
 
 
 def test_an_altered_receipt_is_named(vault: LocalStore, tmp_path: Path) -> None:
-    """A receipt that cannot be read raises FixityError with its key."""
-    found = landed(vault, reply())
-    key = place().key(found.response_id, keys.RECEIPT_SUFFIX)
+    """A malformed receipt raises FixityError with its key."""
+    landing = landed(vault, reply())
+    key = location().key(landing.response_id, keys.RECEIPT_SUFFIX)
     (tmp_path / "vault" / key).write_text("{")
     with pytest.raises(FixityError) as broken:
-        page(vault, found.response_id)
+        response(vault, landing.response_id)
     assert broken.value.key == key
 
 
-def test_parts_are_pages_and_no_answer(vault: LocalStore) -> None:
-    """Parts of a day are pages at once; the day counts as answered only when it was answered as a whole."""
+def test_parts_do_not_make_a_day_collected(vault: LocalStore) -> None:
+    """Parts of a day are raw responses; the day is collected only by a response to the full request."""
     requests = [Request("GET", f"/cdr/room-period/r{n}/2024-03-09/2024-03-10", "cdr") for n in (1, 2)]
-    parts = [landed(vault, reply(note=str(n)), n, to=head(one), is_part=True) for n, one in enumerate(requests)]
+    parts = [landed(vault, reply(note=str(n)), n, to=head(request), is_part=True) for n, request in enumerate(requests)]
     assert list_responses(vault, "cdr", "acme") == {DAY: [part.response_id for part in parts]}
     assert last_collected(vault, "cdr", "acme") == {}
     assert [documents(vault, part.response_id) for part in parts] == [DOCUMENTS] * 2
@@ -244,18 +249,18 @@ def test_parts_are_pages_and_no_answer(vault: LocalStore) -> None:
 
 
 def test_a_repeated_part_is_a_receipt_only(vault: LocalStore) -> None:
-    """A part that says the same again stores no second body; and a whole answer is not compared with a part."""
+    """A repeated part stores no second body; a response to a full request is not compared with parts."""
     assert landed(vault, reply(), is_part=True).is_new
     assert not landed(vault, reply(), 1, is_part=True).is_new
     assert landed(vault, reply(), 2).is_new
     assert not landed(vault, reply(), 3).is_new
 
 
-def test_an_unreadable_reply_is_evidence(vault: LocalStore) -> None:
-    """What cannot be read is kept with its headers under names of its own; it is no page and no answer."""
+def test_an_unparseable_response_is_stored_as_evidence(vault: LocalStore) -> None:
+    """An unparseable response is stored with its headers under a separate suffix; it is no raw response."""
     spool = SpooledBody(lambda _: set())
     spool.write(b"<html>maintenance</html>")
-    key = raw.land_unreadable(vault, place(), head(status=502), spool)
+    key = raw.land_unreadable(vault, location(), head(status=502), spool)
     assert (
         zstandard.ZstdDecompressor().decompressobj().decompress(read_bytes(vault, key)) == b"<html>maintenance</html>"
     )
@@ -263,20 +268,22 @@ def test_an_unreadable_reply_is_evidence(vault: LocalStore) -> None:
     assert list_responses(vault, "cdr", "acme") == last_collected(vault, "cdr", "acme") == {}
 
 
-def test_pages_of_a_period(vault: LocalStore) -> None:
-    """Pages are listed by the day asked for, oldest first; other days, sources, projects and files are left out."""
+def test_responses_of_a_period(vault: LocalStore) -> None:
+    """Raw responses are listed by day, oldest first, without other days, sources, projects and files."""
     other_day = DAY + timedelta(days=1)
-    stems = [landed(vault, reply(note=str(at)), minutes).response_id for at, minutes in enumerate((10, 0, 5))]
-    landed(vault, reply(), at=place(day=other_day))
-    vault.put_if_absent(place().key("notes", ".txt"), b"somebody's notes")
-    assert list_responses(vault, "cdr", "acme", Period(DAY, DAY)) == {DAY: [stems[1], stems[2], stems[0]]}
+    response_ids = [landed(vault, reply(note=str(at)), minutes).response_id for at, minutes in enumerate((10, 0, 5))]
+    landed(vault, reply(), at=location(day=other_day))
+    vault.put_if_absent(location().key("notes", ".txt"), b"foreign")
+    assert list_responses(vault, "cdr", "acme", Period(DAY, DAY)) == {
+        DAY: [response_ids[1], response_ids[2], response_ids[0]]
+    }
     assert set(list_responses(vault, "cdr", "acme")) == {DAY, other_day}
     assert list_responses(vault, "archive", "acme") == list_responses(vault, "cdr", "acm") == {}
 
 
-def test_a_reply_without_documents_is_not_opened(vault: LocalStore, tmp_path: Path) -> None:
-    """An empty answer counts as an answer; reading its documents needs no body."""
-    found = landed(vault, reply([]))
-    (tmp_path / "vault" / page(vault, found.response_id).body_key).write_bytes(b"")
-    assert documents(vault, found.response_id) == []
+def test_a_response_without_documents_is_not_opened(vault: LocalStore, tmp_path: Path) -> None:
+    """An empty response makes its day collected; its body is not needed to read its documents."""
+    landing = landed(vault, reply([]))
+    (tmp_path / "vault" / response(vault, landing.response_id).body_key).write_bytes(b"")
+    assert documents(vault, landing.response_id) == []
     assert DAY in last_collected(vault, "cdr", "acme")

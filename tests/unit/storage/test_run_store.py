@@ -1,4 +1,4 @@
-"""The ledger: runs and tries, in a real SQLite file that other programs can read."""
+"""The run store: runs and attempts in a real SQLite file that other programs can read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ START = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 
 
 class Clock:
-    """Moves a minute at every look."""
+    """Advances 1 minute at every call."""
 
     def __init__(self) -> None:
         self._looks = 0
@@ -47,7 +47,7 @@ def outcome(
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "deep" / "er" / "ledger.db"
+    return tmp_path / "deep" / "er" / "run_store.db"
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def run(run_store: RunStore, made: RunResult, clock: Callable[[], datetime] | No
     return run_store.record_run(made.command, clock or Clock(), lambda: made)
 
 
-def test_a_run_is_remembered_with_its_end(run_store: RunStore, path: Path) -> None:
-    """Command, start, end, exit code and counts of a run stand in the file, and its outcome comes back unchanged."""
+def test_a_run_is_recorded_with_its_end(run_store: RunStore, path: Path) -> None:
+    """Command, start, end, exit code and counts are recorded, and the result is returned unchanged."""
     made = outcome(failed=("acme/cdr 2026-11-22",), did=3)
     assert run(run_store, made) is made
     ((command, started_at, ended_at, exit_code, counts),) = rows(
@@ -79,8 +79,8 @@ def test_a_run_is_remembered_with_its_end(run_store: RunStore, path: Path) -> No
     assert json.loads(counts) == {"replies": 3}
 
 
-def test_a_run_that_broke_off_has_no_end(run_store: RunStore, path: Path) -> None:
-    """A flow that raises, or is killed, leaves a run without an end; the error comes out as it was."""
+def test_an_interrupted_run_has_no_end(run_store: RunStore, path: Path) -> None:
+    """A run that raises or is killed has no end; the error propagates unchanged."""
     error = Refused("no")
 
     def flow() -> RunResult:
@@ -95,18 +95,18 @@ def test_a_run_that_broke_off_has_no_end(run_store: RunStore, path: Path) -> Non
 
 
 def test_failures_are_counted_per_item(run_store: RunStore, path: Path) -> None:
-    """Each failure of an item is one more try, with the newest reason and moment; others are not touched."""
+    """Each failure of an item adds an attempt with its reason and time; other items do not change."""
     clock = Clock()
     run(run_store, outcome(failed=("a", "b")), clock)
     run(run_store, outcome(failed=("a",)), clock)
     assert run_store.attempts() == {"a": 2, "b": 1}
-    found = dict(rows(path, "SELECT item, last_at FROM attempts"))
-    assert found["a"] > found["b"]
+    last_failures = dict(rows(path, "SELECT item, last_at FROM attempts"))
+    assert last_failures["a"] > last_failures["b"]
     assert rows(path, "SELECT last_error FROM attempts WHERE item = 'a'") == [("a broke",)]
 
 
-def test_what_worked_in_the_end_is_forgotten(run_store: RunStore) -> None:
-    """Items that worked lose their tries, however many there are; unknown ones and none at all are no error."""
+def test_attempts_of_succeeded_items_are_deleted(run_store: RunStore) -> None:
+    """Attempts of any number of succeeded items are deleted; unknown items and an empty list are no error."""
     items = tuple(f"item {number}" for number in range(1200))
     run(run_store, outcome(failed=items))
     run_store.forget_attempts([*items[1:], "never failed"])
@@ -114,8 +114,8 @@ def test_what_worked_in_the_end_is_forgotten(run_store: RunStore) -> None:
     assert run_store.attempts() == {"item 0": 1}
 
 
-def test_a_good_run_is_one_that_did_its_work(run_store: RunStore) -> None:
-    """Exit codes 0 and 4 count, failures do not, and the newest end of each command is told."""
+def test_exit_codes_of_successful_runs(run_store: RunStore) -> None:
+    """Exit codes 0 and 4 are successes, others are not; the newest end per command is returned."""
     clock = Clock()
     run(run_store, outcome("nightly"), clock)
     run(run_store, outcome("nightly", is_at_risk=True), clock)
@@ -128,8 +128,8 @@ def test_a_good_run_is_one_that_did_its_work(run_store: RunStore) -> None:
     assert datetime.fromisoformat(good["nightly"]) == at_risk_ended
 
 
-def test_memory_lasts(run_store: RunStore, path: Path) -> None:
-    """The next process knows what this one recorded; opening again changes nothing."""
+def test_records_are_persistent(run_store: RunStore, path: Path) -> None:
+    """The next process reads the recorded data; opening the file again changes nothing."""
     run(run_store, outcome(failed=("a",)))
     again = RunStore(f"sqlite:///{path}")
     assert again.attempts() == {"a": 1}
@@ -137,8 +137,8 @@ def test_memory_lasts(run_store: RunStore, path: Path) -> None:
     again.close()
 
 
-def test_a_deleted_ledger_begins_again(run_store: RunStore, path: Path) -> None:
-    """Without its file the ledger is empty, not broken: only memory of attempts is gone."""
+def test_a_deleted_run_store_is_created_again(run_store: RunStore, path: Path) -> None:
+    """After its file was deleted, the run store is empty and works."""
     run(run_store, outcome(failed=("a",)))
     run_store.close()
     path.unlink()
@@ -147,37 +147,36 @@ def test_a_deleted_ledger_begins_again(run_store: RunStore, path: Path) -> None:
     again.close()
 
 
-def test_threads_share_a_ledger(run_store: RunStore) -> None:
-    """Failures noted from several threads are all counted."""
+def test_threads_share_a_run_store(run_store: RunStore) -> None:
+    """Failures recorded by several threads are all counted."""
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda _: run(run_store, outcome(failed=("a",))), range(12)))
     assert run_store.attempts() == {"a": 12}
 
 
-@pytest.mark.parametrize("url", ["", "ledger.db", "nosuchdatabase://x/y", "postgresql+nosuchdriver://h/d"])
-def test_a_url_that_is_no_database_is_a_setting(url: str) -> None:
-    """A wrong run_store.url is a ConfigError that names the setting and a good example."""
-    with pytest.raises(ConfigError, match=r"run_store\.url: .*; for example sqlite:///"):
+@pytest.mark.parametrize("url", ["", "run_store.db", "nosuchdatabase://x/y", "postgresql+nosuchdriver://h/d"])
+def test_an_invalid_url_is_a_config_error(url: str) -> None:
+    """An invalid run_store.url is a ConfigError with the setting and a valid example."""
+    with pytest.raises(ConfigError, match=r"run_store\.url: .*; use sqlite:///"):
         RunStore(url)
 
 
-def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    """A folder that cannot be made, a folder in place of the file, and a file that is no database are told apart from a
-    bug: the store is unavailable, and the message names the place."""
+def test_an_unusable_path_is_named(tmp_path: Path) -> None:
+    """An uncreatable folder, a folder instead of the file, and a file of another format: StoreUnavailable with path."""
     blocker = tmp_path / "file"
-    blocker.write_text("this is not a database, and it is long enough to be taken for one " * 20)
-    for place in (blocker / "ledger.db", tmp_path, blocker):
+    blocker.write_text("this is no database, and longer than the header of one " * 20)
+    for unusable in (blocker / "run_store.db", tmp_path, blocker):
         with pytest.raises(StoreUnavailable, match=r"run.store") as caught:
-            RunStore(f"sqlite:///{place}").attempts()
+            RunStore(f"sqlite:///{unusable}").attempts()
         assert str(blocker) in str(caught.value) or str(tmp_path) in str(caught.value)
 
 
-def test_what_failed_rests_longer_each_time(run_store: RunStore) -> None:
-    """A quarter of an hour, half an hour, an hour, two hours at most; what was not tried does not rest."""
+def test_backoff_doubles(run_store: RunStore) -> None:
+    """15, 30 and 60 minutes, at most 2 hours; skipped items have no backoff."""
     waits = []
     for _ in range(6):
         made = outcome(failed=("a",))
-        made.add_failure("b", "given up", attempted=False)
+        made.add_failure("b", "skipped", was_tried=False)
         run_store.record_run("media copy", lambda: START, lambda made=made: made)
         minutes = range(0, 300, 15)
         waits.append(next(wait for wait in minutes if not run_store.backing_off(START + timedelta(minutes=wait))))
@@ -185,8 +184,8 @@ def test_what_failed_rests_longer_each_time(run_store: RunStore) -> None:
     assert set(run_store.attempts()) == {"a"}
 
 
-def test_the_last_run_that_did_something_is_known(run_store: RunStore) -> None:
-    """It began when it began; runs that broke off, and runs in which nothing worked, do not count."""
+def test_last_done_is_the_start_of_the_last_successful_run(run_store: RunStore) -> None:
+    """Interrupted runs and runs in which all items failed do not count."""
     assert run_store.last_done("nightly") is None
     clock = Clock()
     run(run_store, outcome(failed=("a",)), clock)
@@ -196,11 +195,11 @@ def test_the_last_run_that_did_something_is_known(run_store: RunStore) -> None:
     assert run_store.last_done("nightly") == START
 
 
-def test_a_database_that_refuses_is_one_line() -> None:
-    """Where nobody listens the refusal is told in one line, with the place and without its password."""
+def test_a_refused_connection_is_one_line() -> None:
+    """A refused connection is reported in one line, with the address and without the password."""
     run_store = RunStore("postgresql+psycopg://post:hush@127.0.0.1:9/room")
-    with pytest.raises(StoreUnavailable, match="refused") as told:
+    with pytest.raises(StoreUnavailable, match="refused") as caught:
         run_store.attempts()
     run_store.close()
-    assert str(told.value).startswith("run store postgresql+psycopg://post:***@127.0.0.1:9/room: ")
-    assert "\n" not in str(told.value)
+    assert str(caught.value).startswith("run store postgresql+psycopg://post:***@127.0.0.1:9/room: ")
+    assert "\n" not in str(caught.value)

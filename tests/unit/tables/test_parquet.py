@@ -134,7 +134,7 @@ def test_notes_are_read_back(tmp_path: Path) -> None:
     note = {"sessions": TableBuildRecord("i", 1, 2, "s"), "cdr": TableBuildRecord("i", 3, 4, "t")}
     write_build_record(lake, "acme", DAY, note)
     assert read_build_record(lake, "acme", DAY).tables == note
-    (tmp_path / "lake" / keys.note_key("acme", DAY)).write_text("{")
+    (tmp_path / "lake" / keys.build_record_key("acme", DAY)).write_text("{")
     assert read_build_record(lake, "acme", DAY) == DayBuildRecord({})
 
 
