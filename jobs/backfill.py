@@ -31,7 +31,7 @@ def backfill(app: App, period: Period, *, project: str | None = None) -> RunResu
         outcome.merge(collected)
         if not collected.items_succeeded and not all(failure.attempted for failure in collected.failed):
             for task in (task for later in todo[number:] for task in later.tasks):
-                outcome.add_failure(task, SKIPPED, was_tried=False)
+                outcome.add_failure(task, SKIPPED, attempted=False)
             break
         if portion.whole:
             built = build(app, portion.whole, project=project)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from pipeline.cli.options import Options, ProjectName, load_options_settings, open_run, print_json, run_flow
 from pipeline.core.errors import ConfigError
-from pipeline.core.models import RunResult
+from pipeline.core.models import Details_co, Row, RunResult
 from pipeline.enablex.rooms import ROLES, dialin_request, parse_token, parse_users, token_request, users_request
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def users(ctx: typer.Context, room_id: RoomId, project: ProjectName = None) -> i
     def flow(app: App) -> RunResult[RoomUsers]:
         name, _ = find_room(app, room_id, project)
         found = parse_users(app.clients[name].call(users_request(room_id)))
-        outcome = RunResult("rooms users", details={"project": name, "users": found})
+        outcome = RunResult("rooms users", details=RoomUsers(name, found))
         outcome.add_success(users=len(found))
         return outcome
 
@@ -215,7 +215,7 @@ def token(
     def flow(app: App) -> RunResult[RoomToken]:
         chosen, _ = find_room(app, room_id, project)
         actual = parse_token(app.clients[chosen].call(request))
-        outcome = RunResult("rooms token", details={"project": chosen, "room_id": room_id, "token": actual})
+        outcome = RunResult("rooms token", details=RoomToken(chosen, room_id, actual))
         outcome.add_success(tokens=1)
         return outcome
 

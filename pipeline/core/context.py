@@ -204,4 +204,4 @@ def record_item(
     elif item_result.error is not None:
         outcome.add_failure(item_result.item, app.redact(str(item_result.error)))
     else:
-        outcome.add_failure(item_result.item, SKIPPED, was_tried=False)
+        outcome.add_failure(item_result.item, SKIPPED, attempted=False)

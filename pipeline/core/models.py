@@ -181,7 +181,7 @@ Other = TypeVar("Other")
 
 
 @dataclass
-class RunResult:
+class RunResult(Generic[Details_co]):
     """The result of a command, printed as text or, with `--json`, as JSON. Determines the exit code.
 
     `unknown_fields` counts undocumented fields of EnableX that were read into `extra`.
@@ -211,10 +211,10 @@ class RunResult:
         self.counts.update(counts)
 
     def add_failure(
-        self, item: object, error: BaseException | str, *, was_tried: bool = True, project: str | None = None
+        self, item: object, error: BaseException | str, *, attempted: bool = True, project: str | None = None
     ) -> None:
         project = project or getattr(item, "project", None)
-        self.failed.append(Failure(str(item), str(error), was_tried, project))
+        self.failed.append(Failure(str(item), str(error), attempted, project))
 
     def add_notice(self, kind: str, *things: str) -> None:
         """Name successful items that need review."""
@@ -281,11 +281,6 @@ def _json(value: Any) -> Any:
 def utc_text(moment: datetime) -> str:
     """ISO 8601 in UTC with milliseconds and `Z`, as EnableX writes it."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def end_of_day(day: date) -> datetime:
-    """The first moment after a UTC day."""
-    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
 
 
 def successful_projects(outcome: RunResult, projects: Sequence[str]) -> list[str]:

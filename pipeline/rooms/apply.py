@@ -44,7 +44,7 @@ def read_file(app: App, path: Path) -> RoomsFile:
 
 
 def list_rooms(client: EnablexClient) -> list[Document]:
-    """Every room of a project as EnableX tells it, dial-in secrets included: mask before showing."""
+    """Every room of a project as EnableX returns it, dial-in secrets included: mask before showing."""
     return requests.parse_rooms(client.call(rooms_request()))
 
 

@@ -56,14 +56,14 @@ def test_a_night_is_in_the_log_the_ledger_and_the_textfile(make_site: Callable[.
     assert others == []
     assert {(line["run_id"], line["command"]) for line in lines} == {(run_id, "nightly")}
     assert {line["event"] for line in lines} >= {
-        "run.began",
-        "run.ended",
-        "page.landed",
-        "media.settled",
+        "run.started",
+        "run.finished",
+        "response.landed",
+        "media.recorded",
         "request.retried",
     }
     for line in lines:
-        if line["event"] in {"page.landed", "media.settled", "request.retried"}:
+        if line["event"] in {"response.landed", "media.recorded", "request.retried"}:
             assert line["project"] == "acme"
             assert line["day"].startswith("2026-11-")
             assert line["item"]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.models import MediaItem, Period, Row, RunResult, end_of_day, utc_text
+from pipeline.core.models import MediaItem, Period, Row, RunResult, utc_text
 from tests.support.records import LOCAL_TIMES, listed_file
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
@@ -157,11 +157,6 @@ def test_text_of_a_moment_is_utc_to_the_millisecond(local: datetime, hours: int)
     assert len(text) == len("2024-03-09T14:02:31.337Z")
     assert text.endswith("Z")
     assert timedelta(0) <= moment - datetime.fromisoformat(text) < timedelta(milliseconds=1)
-
-
-def test_a_day_ends_where_the_next_begins() -> None:
-    """The end of a UTC day is the first moment that is not in it."""
-    assert end_of_day(date(2026, 12, 31)) == datetime(2027, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
