@@ -86,12 +86,12 @@ def test_missing_room_details_and_usage_are_nulls(make_site: Callable[..., Site]
     assert all(row["owner_ref"] is None and row["published_min"] is None for row in found)
 
 
-@pytest.mark.parametrize("limit", ["_MOST_SMALL_BYTES", "_MOST_LANDED_BYTES"])
+@pytest.mark.parametrize("limit", ["_MAX_SMALL_BYTES", "_MAX_LANDED_BYTES"])
 def test_a_reply_has_an_end(site: Site, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     """A reply that goes on for longer than any can be is broken off and named."""
     monkeypatch.setattr(client, limit, 100)
     with site.app() as app:
-        if limit == "_MOST_SMALL_BYTES":
+        if limit == "_MAX_SMALL_BYTES":
             with pytest.raises(Refused, match="larger than 100 bytes"):
                 app.clients["acme"].call(rooms_request())
         else:
