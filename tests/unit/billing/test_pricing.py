@@ -175,7 +175,7 @@ def test_a_month_with_a_gap_is_refused() -> None:
     [
         ({}, "either price or tiers"),
         ({"price": 1, "tiers": [{"price": 1}]}, "either price or tiers"),
-        ({"tiers": [{"up_to": 5, "price": 1}]}, "the last has none"),
+        ({"tiers": [{"up_to": 5, "price": 1}]}, "the last must not have it"),
         ({"tiers": [{"price": 1}, {"price": 2}]}, "every tier but the last needs up_to"),
         ({"tiers": [{"up_to": 5, "price": 1}, {"up_to": 5, "price": 2}, {"price": 3}]}, "tiers must rise: up_to 5, 5"),
         ({"price": 1, "valid_from": "2026-02-02", "valid_to": "2026-02-01"}, "valid_from 2026-02-02 is after"),
