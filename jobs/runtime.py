@@ -102,7 +102,7 @@ def _client(settings: Settings, name: str, clock: Clock) -> EnablexClient:
         base_url=project.base_url,
         app_id=project.app_id,
         app_key=project.app_key.get_secret_value(),
-        pacer=RateLimiter(collect.requests_per_second),
+        rate_limiter=RateLimiter(collect.requests_per_second),
         concurrency=collect.concurrency,
         timeout_s=collect.timeout_s,
         retrying=partial(retrying, collect.max_attempts),

@@ -12,7 +12,7 @@ PipelineError                                          * = also Transient: can b
     Unreachable*         no connection, 5xx, result 50000 to 50003
       TimedOut*          connected, but no answer in time: a smaller request may succeed
     UnreadableReply*     not the documented JSON, or truncated; carries the reply, so that it can be landed
-  RecordError            source, page, path, value: becomes a reject, the build goes on
+  RecordError            path, value: the document becomes a reject, the build continues
   FileError              the file host's answer is not the file
     FileRefused          the file host refuses: 401, 403, or a host that must not receive credentials
     FileGone             404, 410, or 403 after the deadline: the server has no such file

@@ -24,7 +24,7 @@ MAX_RETRY_AFTER_S = 900.0
 
 _back_off = wait_exponential_jitter(multiplier=0.5, max=30.0, jitter=0.5)
 
-_retry_counts: ContextVar[Counter[str] | None] = ContextVar("_counted", default=None)
+_retry_counts: ContextVar[Counter[str] | None] = ContextVar("_retry_counts", default=None)
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def counted_retries() -> Iterator[Counter[str]]:
 def retrying(max_attempts: int, sleep: Callable[[float], None] = time.sleep) -> Retrying:
     """Repeat a call while it raises `Transient`, up to `max_attempts` attempts; then raise the last real error.
 
-    The wait grows exponentially to 30 seconds and is at least the server's Retry-After.
+    The wait grows exponentially to 30 seconds and is at least the server's Retry-After, up to 15 minutes.
     """
     return Retrying(
         retry=retry_if_exception_type(Transient),

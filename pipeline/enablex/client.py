@@ -81,7 +81,7 @@ class EnablexClient:
         base_url: str,
         app_id: str,
         app_key: str,
-        pacer: RateLimiter,
+        rate_limiter: RateLimiter,
         concurrency: int,
         timeout_s: float,
         retrying: Callable[[], Retrying],
@@ -90,7 +90,7 @@ class EnablexClient:
         self._base_url, self._auth, self._timeout_s = base_url, (app_id, app_key), timeout_s
         self._opening = threading.Lock()
         self._opened: httpx.Client | None = None
-        self._pacer, self._retrying, self._clock = pacer, retrying, clock
+        self._rate_limiter, self._retrying, self._clock = rate_limiter, retrying, clock
         self._slots = threading.BoundedSemaphore(concurrency)
 
     def fetch(self, request: Request, make_sink: Callable[[], AnySink]) -> Answer[AnySink]:
@@ -142,11 +142,11 @@ class EnablexClient:
 
     def _paced(self, action: Callable[[], Result]) -> Result:
         with self._slots:
-            self._pacer.acquire()
+            self._rate_limiter.acquire()
             try:
                 return action()
             except Throttled as error:
-                self._pacer.back_off(min(error.retry_after_s or 0.0, MAX_RETRY_AFTER_S))
+                self._rate_limiter.back_off(min(error.retry_after_s or 0.0, MAX_RETRY_AFTER_S))
                 raise
 
     def _stream(self, request: Request, sink: AnySink) -> Answer[AnySink]:

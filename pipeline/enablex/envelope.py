@@ -121,7 +121,7 @@ class Envelope:
     def _boundaries(self) -> Iterator[int]:
         """Offsets after a document, guesses first; the last offset is certain, if the buffer has a boundary."""
         start = max(0, len(self._buffer) - _TAIL_BYTES)
-        likely = [start + found.start() + 1 for found in _BETWEEN.finditer(self._buffer[start:])]
+        likely = [start + match.start() + 1 for match in _BETWEEN.finditer(self._buffer[start:])]
         yield from likely[: -_GUESSES - 1 : -1]
         certain = _last_boundary(self._buffer)
         if certain is not None:

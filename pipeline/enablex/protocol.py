@@ -89,7 +89,7 @@ def rooms_request() -> Request:
 class ReplyReader:
     """Reads one reply while it streams: `feed` and `finish` return documents, which are valid only after `finish`.
 
-    Documents are raw bytes, in the order received. Memory: about 8 MiB, at most 64 MiB.
+    Documents are raw bytes, in the order received. Memory: a buffer of about 8 MiB.
     """
 
     def __init__(self, head: ReplyHead) -> None:

@@ -210,7 +210,8 @@ def _display(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(_display, value)) or "(none)"
     if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{key} = {_display(one)}' for key, one in value.items() if one not in (None, ()))} }}"
+        entries = [f"{key} = {_display(entry)}" for key, entry in value.items() if entry not in (None, ())]
+        return f"{{ {', '.join(entries)} }}"
     if value is None:
         return "(not set)"
     return mask_url(str(value))

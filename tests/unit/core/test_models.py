@@ -85,8 +85,8 @@ def test_a_deadline_names_the_file_and_no_url() -> None:
 
 def test_a_file_is_the_same_file_under_another_url() -> None:
     """Identity is session, kind and name: EnableX changes URLs between readings."""
-    one, other = listed_file(), listed_file(url="https://elsewhere.example/a1.mkv", room_id="")
-    assert one.identity == other.identity == ("284170002063", "recording", "a1.mkv")
+    first, second = listed_file(), listed_file(url="https://elsewhere.example/a1.mkv", room_id="")
+    assert first.identity == second.identity == ("284170002063", "recording", "a1.mkv")
 
 
 def outcome(*, did: int = 0, failed: int = 0, at_risk: int = 0, lost: int = 0, is_staged: bool = False) -> RunResult:

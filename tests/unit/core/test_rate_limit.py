@@ -26,14 +26,14 @@ class Clock:
         self.slept_s.append(seconds)
         self.now_s += seconds
 
-    def pacer(self, per_second: float) -> RateLimiter:
+    def limiter(self, per_second: float) -> RateLimiter:
         return RateLimiter(per_second, monotonic=self.monotonic, sleep=self.sleep)
 
 
 def test_the_first_call_does_not_wait() -> None:
     """Without earlier calls there is no wait."""
     clock = Clock()
-    clock.pacer(1.0).acquire()
+    clock.limiter(1.0).acquire()
     assert clock.slept_s == []
 
 
@@ -41,11 +41,11 @@ def test_the_first_call_does_not_wait() -> None:
 def test_starts_keep_their_distance(per_second: float, works_s: list[float]) -> None:
     """For any duration of calls, two starts are never closer than the gap, and a late caller does not wait."""
     clock = Clock()
-    pacer = clock.pacer(per_second)
+    limiter = clock.limiter(per_second)
     starts = []
     for work_s in works_s:
         requested_at = clock.now_s
-        pacer.acquire()
+        limiter.acquire()
         starts.append(clock.now_s)
         if len(starts) > 1 and requested_at - starts[-2] >= 1 / per_second:
             assert clock.now_s == requested_at
@@ -57,21 +57,21 @@ def test_starts_keep_their_distance(per_second: float, works_s: list[float]) -> 
 def test_an_idle_hour_is_no_credit() -> None:
     """After a pause calls do not start in a burst."""
     clock = Clock()
-    pacer = clock.pacer(2.0)
-    pacer.acquire()
+    limiter = clock.limiter(2.0)
+    limiter.acquire()
     clock.now_s += 3600
     for _ in range(3):
-        pacer.acquire()
+        limiter.acquire()
     assert clock.slept_s == [0.5, 0.5]
 
 
 def test_threads_share_one_pace() -> None:
     """Concurrent callers in several threads start one per gap."""
     slept_s: list[float] = []
-    pacer = RateLimiter(4.0, monotonic=lambda: 100.0, sleep=slept_s.append)
+    limiter = RateLimiter(4.0, monotonic=lambda: 100.0, sleep=slept_s.append)
     with ThreadPoolExecutor(8) as threads:
         for _ in range(20):
-            threads.submit(pacer.acquire)
+            threads.submit(limiter.acquire)
     assert sorted(slept_s) == [0.25 * number for number in range(1, 20)]
 
 
@@ -79,28 +79,28 @@ def test_threads_share_one_pace() -> None:
 def test_a_pause_holds_the_next_start(pause_s: float, waited_s: float) -> None:
     """After a throttled reply nothing starts for the requested time, nor earlier than the rate allows."""
     clock = Clock()
-    pacer = clock.pacer(1.0)
-    pacer.acquire()
-    pacer.back_off(pause_s)
-    pacer.acquire()
+    limiter = clock.limiter(1.0)
+    limiter.acquire()
+    limiter.back_off(pause_s)
+    limiter.acquire()
     assert clock.slept_s == [waited_s]
 
 
 def test_after_a_pause_the_pace_goes_on() -> None:
     """After a pause the queue starts at the configured rate, not in a burst."""
     clock = Clock()
-    pacer = clock.pacer(1.0)
-    pacer.back_off(10.0)
+    limiter = clock.limiter(1.0)
+    limiter.back_off(10.0)
     for _ in range(3):
-        pacer.acquire()
+        limiter.acquire()
     assert clock.slept_s == [10.0, 1.0, 1.0]
 
 
 def test_a_shorter_pause_does_not_cut_a_longer_one() -> None:
     """With two throttled replies, the longer wait applies."""
     clock = Clock()
-    pacer = clock.pacer(1.0)
-    pacer.back_off(30.0)
-    pacer.back_off(2.0)
-    pacer.acquire()
+    limiter = clock.limiter(1.0)
+    limiter.back_off(30.0)
+    limiter.back_off(2.0)
+    limiter.acquire()
     assert clock.slept_s == [30.0]

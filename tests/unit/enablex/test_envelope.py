@@ -62,7 +62,7 @@ SIZES = (st.integers(1, 200), st.integers(1, 200))
 
 @given(replies(), *SIZES)
 @example('{"cdr": [{"a": "},{"}, {"a": "]}"}, {"b": [{"c": 1}, {"c": 2}]}], "result": "0"}', 1, 1)
-def test_taken_apart_is_what_it_is_whole(text: str, chunk: int, block: int) -> None:
+def test_a_split_reply_equals_the_parsed_one(text: str, chunk: int, block: int) -> None:
     """For any reply and any chunks, documents and fields equal those of the JSON parsed whole, in the same order."""
     *documents, end = split(text.encode(), chunk, block)
     whole = json.loads(text)
@@ -85,7 +85,7 @@ def test_a_cut_reply_is_never_taken_for_a_whole_one(text: str, chunk: int, block
 
 
 @given(replies(), *SIZES, st.sampled_from([b"}", b"x", b"{}", b"[]", b",", b"]", b'{"cdr": []}']))
-def test_more_behind_the_end_is_an_error(text: str, chunk: int, block: int, more: bytes) -> None:
+def test_more_after_the_end_is_an_error(text: str, chunk: int, block: int, more: bytes) -> None:
     """Anything but white space after the reply raises: it is not one JSON object."""
     with pytest.raises(EnvelopeError):
         list(split(text.encode() + more, chunk, block))
@@ -114,24 +114,24 @@ def test_any_bytes_are_read_or_refused(content: bytes, chunk: int, block: int) -
 )
 @pytest.mark.parametrize("block", [1, 10**6])
 def test_what_is_no_array(payload: str, documents: list[Any], block: int) -> None:
-    """null, an empty text and an empty object are no document; one value instead of an array is one."""
-    *found, end = split(f'{{"result": "0", "cdr": {payload}}}'.encode(), 5, block)
-    assert [json.loads(bytes(document)) for document in found] == documents
+    """null, an empty text and an empty object are no document; any other value instead of an array is one."""
+    *received, end = split(f'{{"result": "0", "cdr": {payload}}}'.encode(), 5, block)
+    assert [json.loads(bytes(document)) for document in received] == documents
     assert end.has_payload
 
 
 def test_a_reply_without_the_payload() -> None:
     """A reply without the key has no documents, and `has_payload` is false."""
-    *found, end = split(b'{"result": 0, "archive": [{"a": 1}]}', 3, 1)
-    assert found == []
+    *received, end = split(b'{"result": 0, "archive": [{"a": 1}]}', 3, 1)
+    assert received == []
     assert not end.has_payload
     assert set(end.fields) == {"result", "archive"}
 
 
 def test_the_key_spelled_with_escapes() -> None:
     """The payload's key written with escapes is the same key."""
-    *found, _ = split(b'{"result": 0, "\\u0063dr": [{"a": 1}, {"a": 2}]}', 3, 10**6)
-    assert [bytes(one) for one in found] == [b'{"a": 1}', b'{"a": 2}']
+    *received, _ = split(b'{"result": 0, "\\u0063dr": [{"a": 1}, {"a": 2}]}', 3, 10**6)
+    assert [bytes(document) for document in received] == [b'{"a": 1}', b'{"a": 2}']
 
 
 @pytest.mark.parametrize("block", [1, 10**6])
@@ -140,10 +140,10 @@ def test_a_duplicate_key_loses_no_document(other: str, block: int) -> None:
     """If the payload's key occurs twice, documents are never dropped: it raises, or returns both."""
     for text in (f'{{"cdr": [{{"a": 1}}], "cdr": {other}}}', f'{{"cdr": {other}, "cdr": [{{"a": 1}}]}}'):
         try:
-            *found, _ = split(text.encode(), 4, block)
+            *received, _ = split(text.encode(), 4, block)
         except EnvelopeError:
             continue
-        assert b'{"a": 1}' in [bytes(one) for one in found]
+        assert b'{"a": 1}' in [bytes(document) for document in received]
 
 
 @pytest.mark.parametrize("inner", ["},{" * 600, '"},{"' * 400, "]}" * 900, "{" * 900, "\\" * 900, "," * 900])
@@ -152,8 +152,8 @@ def test_text_that_looks_like_an_end(inner: str) -> None:
     documents = [{"n": n, "text": inner} for n in range(60)]
     text = json.dumps({"cdr": documents, "result": "0"}).encode()
     for block in (4096, 4_000_000):
-        *found, _ = split(text, 700, block)
-        assert [json.loads(bytes(one)) for one in found] == documents
+        *received, _ = split(text, 700, block)
+        assert [json.loads(bytes(document)) for document in received] == documents
 
 
 def test_ends_are_found_behind_large_documents() -> None:
@@ -161,8 +161,8 @@ def test_ends_are_found_behind_large_documents() -> None:
     text = json.dumps({"cdr": [{"n": n, "text": "},{" * 1000} for n in range(400)]}).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(envelope, "MAX_DOCUMENT_BYTES", 64 * 1024)  # twenty documents
-        *found, _ = split(text, 1000, 8 * 1024)
-    assert len(found) == 400
+        *received, _ = split(text, 1000, 8 * 1024)
+    assert len(received) == 400
 
 
 def test_a_document_without_end_is_an_error() -> None:
@@ -210,9 +210,9 @@ def test_memory_does_not_grow_with_the_reply() -> None:
 def test_documents_keep_their_bytes() -> None:
     """A document keeps its bytes: spaces, number formats, escapes."""
     document = b'{ "a" : 1.50e+1, "\\u0062": "\\/", "c":[ 1 ,2 ] }'
-    *found, _ = split(b'{"cdr":[' + document + b" , " + document + b"]}", 2, 1)
-    assert [bytes(one).strip() for one in found] == [document] * 2
-    assert all(isinstance(one, msgspec.Raw) for one in found)
+    *received, _ = split(b'{"cdr":[' + document + b" , " + document + b"]}", 2, 1)
+    assert [bytes(document).strip() for document in received] == [document] * 2
+    assert all(isinstance(document, msgspec.Raw) for document in received)
 
 
 def landed(payload: str) -> Envelope:
@@ -226,24 +226,24 @@ def test_a_landed_reply_has_the_same_documents(text: str, chunk: int, block: int
     """A landed reply is split into the same documents, byte for byte except for white space around them."""
     *proven, _ = split(text.encode(), chunk, block)
     *cut, end = split(text.encode(), chunk, block, landed)
-    assert [bytes(one).strip() for one in cut] == [bytes(one).strip() for one in proven]
+    assert [bytes(document).strip() for document in cut] == [bytes(document).strip() for document in proven]
     assert end.has_payload
 
 
 def test_very_many_short_documents_are_all_there() -> None:
     """100,000 documents of a few bytes, and one larger than a block, are all returned."""
     documents = [*range(100_000), "x" * 300_000, *range(1000)]
-    *found, _ = split(json.dumps({"cdr": documents}).encode(), 16 * 1024, 64 * 1024, landed)
-    assert [json.loads(bytes(one)) for one in found] == documents
+    *received, _ = split(json.dumps({"cdr": documents}).encode(), 16 * 1024, 64 * 1024, landed)
+    assert [json.loads(bytes(document)) for document in received] == documents
 
 
 @given(st.lists(st.binary(max_size=5), max_size=6), st.integers(0, 6), st.integers(0, 6))
 def test_documents_are_a_sequence(contents: list[bytes], start: int, stop: int) -> None:
     """`Documents` has the length, items and slices of the list it was made from."""
     documents = Documents.of(contents)
-    assert [bytes(one) for one in documents] == contents
-    assert [bytes(one) for one in documents[start:stop]] == contents[start:stop]
+    assert [bytes(document) for document in documents] == contents
+    assert [bytes(document) for document in documents[start:stop]] == contents[start:stop]
     assert len(documents) == len(contents)
     assert Documents.of(documents) is documents
     column = pa.array([b"before", *contents, b"behind"], pa.binary()).slice(1, len(contents))
-    assert [bytes(one) for one in Documents.of_column(column)] == contents
+    assert [bytes(document) for document in Documents.of_column(column)] == contents

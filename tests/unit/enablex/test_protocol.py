@@ -67,8 +67,8 @@ def judged(status: int, chunks: Iterable[bytes]) -> tuple[list[bytes], ApiError 
     """The documents, or the error, of a reply in these chunks."""
     reader = ReplyReader(ReplyHead(CDRS, status, {}))
     try:
-        found = [document for chunk in chunks for document in reader.feed(chunk)]
-        return [bytes(document) for document in found + reader.finish(NOW)], None
+        received = [document for chunk in chunks for document in reader.feed(chunk)]
+        return [bytes(document) for document in received + reader.finish(NOW)], None
     except ApiError as error:
         return [], error
 
@@ -109,14 +109,14 @@ def test_all_rooms_are_one_question() -> None:
 def test_zero_is_success_however_it_is_written(result: dict[str, Any], status: int) -> None:
     """`result` 0, "0" or absent on any 2xx is success, and the documents are returned as raw bytes, in order."""
     body = json.dumps({**result, "cdr": [{"cdr_id": "b", "x": 1.50}, {"cdr_id": "a"}]}).encode()
-    found = documents(status, body)
-    assert [bytes(document) for document in found] == [b'{"cdr_id": "b", "x": 1.5}', b'{"cdr_id": "a"}']
+    received = documents(status, body)
+    assert [bytes(document) for document in received] == [b'{"cdr_id": "b", "x": 1.5}', b'{"cdr_id": "a"}']
 
 
 def test_documents_are_not_touched() -> None:
     """Spaces, number formats and key order inside a document are evidence and stay as received."""
     document = b'{ "z":1.50,\n "a": "\\u00e9" , "z":2E3 }'
-    assert [bytes(found) for found in documents(200, b'{"result":"0","cdr":[%s]}' % document)] == [document]
+    assert [bytes(received) for received in documents(200, b'{"result":"0","cdr":[%s]}' % document)] == [document]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_nothing_found_is_no_error(status: int, body: object) -> None:
 
 def test_one_bare_document_is_a_list_of_one() -> None:
     """A document in place of the list is returned as one document, which the row builder checks."""
-    assert [bytes(found) for found in documents(200, b'{"result":0,"cdr":{"cdr_id":"1"}}')] == [b'{"cdr_id":"1"}']
+    assert [bytes(received) for received in documents(200, b'{"result":0,"cdr":{"cdr_id":"1"}}')] == [b'{"cdr_id":"1"}']
 
 
 @pytest.mark.parametrize(
@@ -365,8 +365,8 @@ def test_an_error_is_never_taken_for_documents(
 @given(st.sampled_from([100, 199, 200, 201, 204, 299, 300, 404, 429, 500, 599]), st.binary(max_size=60))
 def test_any_bytes_are_documents_or_an_error_of_ours(status: int, body: bytes) -> None:
     """Any bytes give a list or an ApiError, and no other error."""
-    found, error = judged(status, [body])
-    assert found == []
+    received, error = judged(status, [body])
+    assert received == []
     assert error is None or error.status == status
 
 
@@ -388,8 +388,8 @@ def test_a_verdict_is_blind_to_chunks(status: int, body: bytes, cuts: list[int])
     """A reply in any chunks has the same documents, or the same type and text of the error."""
     edges = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
     whole, whole_error = judged(status, [body])
-    found, error = judged(status, [body[start:end] for start, end in pairwise(edges)])
-    assert found == whole
+    received, error = judged(status, [body[start:end] for start, end in pairwise(edges)])
+    assert received == whole
     assert (type(error), str(error)) == (type(whole_error), str(whole_error))
 
 
@@ -440,8 +440,8 @@ def test_an_unusable_retry_after_is_none(headers: dict[str, str]) -> None:
 )
 def test_an_absurd_retry_after_does_not_stop_the_night(text: str) -> None:
     """An infinite wait or an impossible date is ignored."""
-    found = retry_after_s({"retry-after": text}, NOW)
-    assert found is None or found < float("inf")
+    received = retry_after_s({"retry-after": text}, NOW)
+    assert received is None or received < float("inf")
 
 
 @pytest.mark.parametrize(
