@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from pipeline.enablex.simulator import documents, traffic
+from pipeline.enablex.simulator import documents, session_files, traffic
 from pipeline.enablex.simulator.documents import Document
 from pipeline.enablex.simulator.traffic import Connection, Project, Room, Session, SimFile
 
@@ -106,7 +106,7 @@ class World:
     def session_files(self, session: Session) -> tuple[SimFile, ...]:
         """Every file that this session will ever have, in the order in which its archive record names them."""
         app_id = self.project(session.project).app_id
-        return traffic.session_files(self.seed, session, app_id, self.file_bytes)
+        return session_files.session_files(self.seed, session, app_id, self.file_bytes)
 
     def files_of_day(self, project: str, day: date) -> tuple[SimFile, ...]:
         """Every file that the sessions begun on `day` will ever have, listed or not, expired or not."""
