@@ -13,7 +13,7 @@ import gc
 import hashlib
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -155,28 +155,35 @@ class Builder:
             for run in _by_week(sorted(stale_days))
         ]
 
-    def build(self, chain: BuildSequence) -> Iterator[BuildResult | PipelineError]:
-        """Build stretches of days, each table's day replaced whole; for each, what came of it or why nothing did.
+    def build(
+        self, sequence: BuildSequence, is_stopping: Callable[[], bool] = lambda: False
+    ) -> Iterator[ItemResult[BuildBatch, BuildResult]]:
+        """Build the batches of a sequence in order, each partition replaced whole. Yields one result per batch.
 
         Raises:
-            StoreUnavailable: a store or the space for temporary files cannot be used; later stretches are not tried.
+            StoreUnavailable: a store or the space for temporary files cannot be used; later batches are not attempted.
+            Stopped: `is_stopping` returned true before the last batch.
         """
         use_jemalloc()
         with temp_folder() as folder:
-            pages = ObservationCache(self.vault, folder)
-            for stretch in chain.batches:
-                with tempfile.TemporaryDirectory(dir=folder) as place, _no_garbage_collection():
-                    yield self._built(stretch, pages, Path(place))
+            cache = ObservationCache(self.vault, folder)
+            for number, batch in enumerate(sequence.batches, 1):
+                with tempfile.TemporaryDirectory(dir=folder) as batch_folder, _no_garbage_collection():
+                    yield self._build_batch(batch, cache, Path(batch_folder))
+                if number < len(sequence.batches) and is_stopping():
+                    raise Stopped(f"asked to stop; {sequence}: built up to {batch.period.last}")
 
-    def _built(self, stretch: BuildBatch, pages: ObservationCache, folder: Path) -> BuildResult | PipelineError:
-        output = _BatchBuilder(self, stretch, pages, folder)
+    def _build_batch(
+        self, batch: BuildBatch, cache: ObservationCache, folder: Path
+    ) -> ItemResult[BuildBatch, BuildResult]:
+        output = _BatchBuilder(self, batch, cache, folder)
         try:
             output.build()
-            return BuildResult(output.write(), output.unknown)
+            return ItemResult(batch, BuildResult(output.write(), output.unknown))
         except StoreUnavailable:
             raise
         except PipelineError as error:
-            return error
+            return ItemResult(batch, error=error)
 
     def _candidates(self, project: str, period: Period | None) -> list[date]:
         """Days that were asked for, that landed documents speak about, or that had an audit; in order, of `period`."""
@@ -414,32 +421,18 @@ def build(
     builder = builder_for(app)
     outcome = RunResult("build")
     stale = [builder.stale(name, period, wanted) for name in chosen_projects(app.settings, project)]
-    todo = [chain for stretches in stale if stretches for chain in plan_sequences(stretches, app.workers.workers)]
+    todo = [sequence for batches in stale if batches for sequence in plan_sequences(batches, app.workers.workers)]
     max_concurrency = app.workers.max_concurrency if todo else 1
-    for built in app.map_items("build", todo, app.dispatch(_build_chain), max_concurrency=max_concurrency, group=str):
-        for done in _stretches(built):
-            record_item(app, outcome, done, done.result.counts if done.result else None)
-            outcome.unknown_fields.update(done.result.unknown_fields if done.result else {})
+    for done in app.map_items("build", todo, app.dispatch(build_sequence), max_concurrency=max_concurrency, group=str):
+        skipped = [
+            ItemResult[BuildBatch, BuildResult](batch, None, done.error, done.skipped) for batch in done.item.batches
+        ]
+        for built in done.result or skipped:
+            record_item(app, outcome, built, built.result.counts if built.result else None)
+            outcome.unknown_fields.update(built.result.unknown_fields if built.result else {})
     return outcome
 
 
-def _build_chain(app: App, chain: BuildSequence) -> list[BuildResult | PipelineError]:
-    results = []
-    for result in builder_for(app).build(chain):
-        results.append(result)
-        if app.is_stopping() and len(results) < len(chain.batches):
-            raise Stopped(f"asked to stop; {chain}: built up to {chain.batches[len(results) - 1].period.last}")
-    return results
-
-
-def _stretches(
-    chain: ItemResult[BuildSequence, list[BuildResult | PipelineError]],
-) -> Iterator[ItemResult[BuildBatch, BuildResult]]:
-    """What came of each stretch of a chain."""
-    stretches = chain.item.batches
-    results: Sequence[BuildResult | PipelineError | None] = chain.result or [chain.error] * len(stretches)
-    for stretch, result in zip(stretches, results, strict=True):
-        if isinstance(result, BuildResult):
-            yield ItemResult(stretch, result)
-        else:
-            yield ItemResult(stretch, error=result, skipped=chain.skipped)
+def build_sequence(app: App, sequence: BuildSequence) -> list[ItemResult[BuildBatch, BuildResult]]:
+    """`Builder.build` with the stores of `app`, as a list: what a worker process returns."""
+    return list(builder_for(app).build(sequence, app.is_stopping))
