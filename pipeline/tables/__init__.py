@@ -1,7 +1,6 @@
-"""Raw responses to typed Parquet, a day at a time, and back out: schemas, normalize, build, read, query.
+"""Schemas, normalization, build and queries of the Parquet tables; `read`, `read_arrow` and `sql` are public Python.
 
-`read`, `read_arrow` and `sql` are the public Python of Postroom; everything else in the package is private. What fills
-the stores (collecting, copying files) does not belong here.
+Requests to EnableX, copying of media files and billing rules do not belong here.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ __all__ = ["read", "read_arrow", "sql"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: DuckDB and PyArrow are slow to load, and most modules of this room need neither."""
+    """Import on first use: DuckDB and PyArrow are slow to import, and most modules of this room need neither."""
     if name == "sql":
         from pipeline.tables.query import sql
 

@@ -1,12 +1,12 @@
-"""CDR pages as observations sorted by connection, each page read once for all the weeks that share it.
+"""CDR responses as sorted observations, each response parsed once for all weeks whose input window contains it.
 
-Reading is most of a build's work, and the pages around a week are those of the weeks beside it.
+Parsing is most of the work of a build, and the input windows of neighbouring weeks overlap.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,13 +19,13 @@ from pipeline.tables.sources import OBSERVED, read_cdr
 
 
 def sorted_observations(folder: Path) -> ExternalSorter:
-    """Takes rows of schema `OBSERVED`; gives them back by `cdr_id` and moment."""
+    """A sorter of rows of schema `OBSERVED` by `cdr_id` and `seen_at`."""
     return ExternalSorter(folder, OBSERVED, "cdr_id", "seen_at")
 
 
 @dataclass
 class ParsedResponse:
-    """One parsed response: its observations, its rejects, and how often an undocumented field was seen."""
+    """Observations and rejects of one response, and the number of occurrences of each undocumented field."""
 
     observations: ExternalSorter
     rejects: list[Row] = field(default_factory=list)
@@ -33,37 +33,35 @@ class ParsedResponse:
 
 
 class ObservationCache:
-    """Pages of one project, kept in `folder` from one stretch of days to the next one that needs them."""
+    """Parsed responses of one project, kept in `folder` for the next batch that needs them."""
 
     def __init__(self, vault: ObjectStore, folder: Path) -> None:
         self._vault, self._folder = vault, folder
         self._rooms = RoomDetailsCache()
-        self._read: dict[str, ParsedResponse] = {}
+        self._parsed: dict[str, ParsedResponse] = {}
 
-    def of(self, pages: Iterable[RawResponse]) -> list[ParsedResponse]:
-        """What these pages say, in their order; all other pages are forgotten.
+    def of(self, responses: Sequence[RawResponse]) -> list[ParsedResponse]:
+        """The parsed responses, same order; all others are removed from the cache.
 
         Raises:
-            FixityError: a page is not the one that was landed.
+            FixityError: a body differs from its receipt.
         """
-        wanted = list(pages)
-        keys = {page.body_key for page in wanted}
-        for key in self._read.keys() - keys:
-            self._read.pop(key).observations.remove()
-        self._read |= self._read_new(page for page in wanted if page.body_key not in self._read)
-        return [self._read[page.body_key] for page in wanted]
+        keys = {response.body_key for response in responses}
+        for key in self._parsed.keys() - keys:
+            self._parsed.pop(key).observations.remove()
+        self._parsed |= self._parse(response for response in responses if response.body_key not in self._parsed)
+        return [self._parsed[response.body_key] for response in responses]
 
-    def _read_new(self, pages: Iterable[RawResponse]) -> dict[str, ParsedResponse]:
-        """Read pages; none of them is known before all are sorted: an error in a lane comes out at the end."""
-        read: dict[str, ParsedResponse] = {}
-        with SerialWorkers() as lanes:
-            for page in pages:
-                rows = read[page.body_key] = ParsedResponse(
-                    sorted_observations(self._folder / f"{page.day}-{page.response_id}")
-                )
-                for batch in read_cdr(self._vault, page, self._rooms):
-                    lanes.submit("observations", rows.observations.add, batch.rows)
-                    rows.rejects += batch.rejects
-                    rows.unknown.update(batch.unknown)
-                lanes.submit("observations", rows.observations.close)
-        return read
+    def _parse(self, responses: Iterable[RawResponse]) -> dict[str, ParsedResponse]:
+        """Parse responses. None is cached before all are sorted, because worker errors are raised at the end."""
+        parsed: dict[str, ParsedResponse] = {}
+        with SerialWorkers() as workers:
+            for response in responses:
+                folder = self._folder / f"{response.day}-{response.response_id}"
+                entry = parsed[response.body_key] = ParsedResponse(sorted_observations(folder))
+                for batch in read_cdr(self._vault, response, self._rooms):
+                    workers.submit("observations", entry.observations.add, batch.rows)
+                    entry.rejects += batch.rejects
+                    entry.unknown.update(batch.unknown)
+                workers.submit("observations", entry.observations.close)
+        return parsed

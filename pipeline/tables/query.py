@@ -1,7 +1,8 @@
-"""SQL over the tables: DuckDB with every table a view, reading only.
+"""Read-only SQL over the tables: DuckDB with one view per table.
 
-In a folder DuckDB reads the Parquet itself. In a bucket the tables come in as pyarrow datasets, so that no DuckDB
-extension has to be downloaded. Either way conditions on `project` and `day` skip whole objects, unopened.
+From a folder, DuckDB reads the Parquet files directly. From a bucket, tables are registered as pyarrow datasets, so
+that no DuckDB extension has to be downloaded. In both cases conditions on `project` and `day` skip objects without
+opening them.
 """
 
 from __future__ import annotations
@@ -26,45 +27,47 @@ if TYPE_CHECKING:
 _BATCH_ROWS = 100_000
 _READS_ONLY = (
     "query: only one read-only statement is allowed (SELECT, WITH, FROM, DESCRIBE, SHOW or SUMMARIZE);"
-    " nothing can be written, attached or set"
+    " it cannot write, attach or set anything"
 )
 _BUILT_EARLIER = (
-    "query: some days were built by an earlier version and lack a column that this one asks for; `postroom build`"
-    " builds them again"
+    "query: some days were built by an earlier version and lack a column of this statement; run `postroom build` to"
+    " build them again"
 )
-_DAMAGED = "`postroom build` builds damaged days again"
-_SEE_TABLES = "tables and columns are in docs/reference/tables.md"
+_DAMAGED = "run `postroom build` to build damaged days again"
+_SEE_TABLES = "tables and columns are listed in docs/reference/tables.md"
 _GLOB = frozenset("*?[")
 
 
 def run_query(lake: ObjectStore, sql: str) -> pa.Table:
-    """All rows of `open_query`, in memory."""
+    """All rows of `open_query` in memory."""
     with open_query(lake, sql) as rows:
         return rows.read_all()
 
 
 def sql(statement: str, *, lake: ObjectStore | str = "file:./data/lake") -> pd.DataFrame:
-    """The answer to one SQL statement as a pandas DataFrame, for notebooks; `lake` is a store or its root URL."""
+    """The result of one SQL statement as a pandas DataFrame, for notebooks; `lake` is a store or its root URL."""
     return to_pandas(run_query(open_store(lake) if isinstance(lake, str) else lake, statement))
 
 
 @contextmanager
 def open_query(lake: ObjectStore, sql: str) -> Iterator[pa.RecordBatchReader]:
-    """The result of one SQL statement over the lake's tables, batch by batch while DuckDB works.
+    """The result of one SQL statement over the tables of the lake, streamed in batches of 100,000 rows.
 
-    The statement can change nothing and reach nothing but the tables: only what selects is run, other files are closed
-    to it, and settings are locked. What does not fit into memory is sorted on disk (TMPDIR).
+    The statement cannot change anything or access anything but the tables: only SELECT statements run, other files are
+    not accessible, and settings are locked. Data that does not fit into memory is spilled to disk (TMPDIR).
 
     Raises:
-        ConfigError: the statement is wrong, or does more than read; names DuckDB's message. Also while rows are read.
+        ConfigError: the statement is invalid or not read-only; with the message of DuckDB. Also while rows are read.
     """
-    import duckdb  # noqa: PLC0415 - 14 MiB and a tenth of a second that only queries need
+    import duckdb  # noqa: PLC0415 - 14 MiB and 0.1 s that only queries need
 
     with temp_folder() as spill, duckdb.connect(":memory:") as connection:
-        with _one_line():
+        with _one_line_errors():
             if [statement.type for statement in duckdb.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
                 raise ConfigError(_READS_ONLY)
-            paths = [path for table in TABLES for path in _add(connection, lake, table, is_named=_may_name(sql, table))]
+            paths = [
+                path for table in TABLES for path in _register(connection, lake, table, is_named=_may_name(sql, table))
+            ]
             for setting, value in (
                 ("TimeZone", "UTC"),
                 ("python_enable_replacements", False),
@@ -74,23 +77,23 @@ def open_query(lake: ObjectStore, sql: str) -> Iterator[pa.RecordBatchReader]:
                 ("lock_configuration", True),
             ):
                 connection.execute(f"SET {setting} = {_literal(value)}")
-            found = connection.sql(sql).to_arrow_reader(_BATCH_ROWS)
-        yield pa.RecordBatchReader.from_batches(found.schema, _batches(found))
+            rows = connection.sql(sql).to_arrow_reader(_BATCH_ROWS)
+        yield pa.RecordBatchReader.from_batches(rows.schema, _batches(rows))
 
 
-def _batches(found: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    with _one_line():
-        yield from found
+def _batches(rows: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    with _one_line_errors():
+        yield from rows
 
 
 def _may_name(sql: str, table: str) -> bool:
-    """Whether a statement can read a table: only then is the table looked for. `query` makes names of any text."""
+    """Whether a statement may read a table; other tables are not listed. The function `query` can build any name."""
     text = sql.lower()
     return table in text or "query" in text
 
 
-def _add(connection: Any, lake: ObjectStore, table: str, *, is_named: bool) -> list[str]:
-    """Make a table visible, empty when no statement names it; the paths DuckDB must be allowed to open."""
+def _register(connection: Any, lake: ObjectStore, table: str, *, is_named: bool) -> list[str]:
+    """Register a table, empty if no statement names it; return the paths that DuckDB must be allowed to open."""
     import duckdb  # noqa: PLC0415 - as above
 
     keys = table_keys(lake, table) if is_named else []
@@ -101,7 +104,7 @@ def _add(connection: Any, lake: ObjectStore, table: str, *, is_named: bool) -> l
     if not isinstance(filesystem, pafs.LocalFileSystem) or _GLOB & set(root):
         connection.register(table, dataset(lake, table, keys))
         return []
-    # The schema of a view is that of the first file: the newest day's, built by the newest version.
+    # A view has the schema of its first file: the newest day, built by the newest version.
     paths = [f"{root}/{key}" for key in sorted(keys, key=lambda key: key.partition("/day=")[2], reverse=True)]
     columns = ", ".join(f'"{name}"' for name in (*TABLES[table].schema.names, *PARTITIONS.names))
     try:
@@ -109,7 +112,7 @@ def _add(connection: Any, lake: ObjectStore, table: str, *, is_named: bool) -> l
             f"CREATE VIEW {table} AS SELECT {columns} FROM read_parquet({_literal(paths)},"  # noqa: S608 - quoted
             " hive_partitioning = true, hive_types = {'project': VARCHAR, 'day': DATE})"
         )
-    except duckdb.BinderException:  # no day has all columns yet; pyarrow fills them with nulls
+    except duckdb.BinderException:  # no day has all columns; pyarrow fills them with nulls
         connection.register(table, dataset(lake, table, keys))
         return []
     return paths
@@ -124,14 +127,14 @@ def _literal(value: str | bool | Sequence[str]) -> str:
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
-    """What DuckDB or Arrow raises becomes one line with the next step."""
+def _one_line_errors() -> Iterator[None]:
+    """Raise errors of DuckDB and Arrow as a ConfigError of one line with the next step."""
     import duckdb  # noqa: PLC0415 - as above
 
     try:
         yield
     except (duckdb.Error, pa.ArrowException, OSError) as error:
-        said = str(error).strip().splitlines()[0]
-        if "schema mismatch" in said:
+        message = str(error).strip().splitlines()[0]
+        if "schema mismatch" in message:
             raise ConfigError(_BUILT_EARLIER) from None
-        raise ConfigError(f"query: {said}; {_DAMAGED if '.parquet' in said else _SEE_TABLES}") from None
+        raise ConfigError(f"query: {message}; {_DAMAGED if '.parquet' in message else _SEE_TABLES}") from None

@@ -1,6 +1,6 @@
-"""Raw responses and manifests of one project and some days, read and normalized.
+"""Read and normalize raw responses, manifests, chat files and audit records of one project.
 
-A day's rows are looked for in every page that was asked for up to `REACH_DAYS` before or after it.
+The rows of a day come from all raw responses requested for a day up to `LATE_ARRIVAL_DAYS` before or after it.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from pipeline.tables.normalize.cdr_batch import (
 from pipeline.tables.schemas import AUDITS
 
 LATE_ARRIVAL_DAYS = 3
-"""How far a document's day may lie from the day that was asked for: sessions over midnight, `to_date` inclusive or not,
-a filter on either end of the connection, records written late. EnableX keeps files for three days and lookback is three
-by default; a document farther away becomes a reject, so that it is seen."""
+"""Greatest distance between the day of a document and the requested day. Reasons for a distance: sessions over
+midnight, `to_date` inclusive or exclusive, a filter on either end of the connection, records written late. EnableX
+keeps files for 3 days and the default lookback is 3 days. A document further away becomes a reject."""
 
 _SHOWN_CHARACTERS = 200
-_MOST_CHAT_BYTES = 64 * 2**20
-"""A chat file is read whole; at a message a second this is a week of talk."""
+_MAX_CHAT_BYTES = 64 * 2**20
+"""A chat file is read into memory; 64 MiB is a week of messages at one per second."""
 
 
 OBSERVED = pa.schema([*list(OBSERVATION)[:-1], pa.field("seen_at", TIME)])
-"""A row of `cdr` from one response, and when that response was requested."""
+"""A row of `cdr` from one response, and the time of the request."""
 
 
 @dataclass(frozen=True)
 class CdrReadings:
-    """Some observations (schema `OBSERVED`), what could not become one, and how often undocumented fields were seen."""
+    """Observations (schema `OBSERVED`), rejects, and the number of occurrences of each undocumented field."""
 
     rows: pa.Table
     rejects: list[Row]
@@ -61,34 +61,34 @@ class CdrReadings:
 
 @dataclass(frozen=True)
 class ArchiveReadings:
-    """All files listed, and what could not be read, by the day asked for."""
+    """All listed files, and rejects by requested day."""
 
     files: list[ListedFile]
     rejects: dict[date, list[Row]]
     documents: int
 
 
-def read_cdr(vault: ObjectStore, page: RawResponse, met: RoomDetailsCache) -> Iterator[CdrReadings]:
-    """Connections of a response, in batches of a few thousand documents; `met` are the rooms of responses before it."""
+def read_cdr(vault: ObjectStore, response: RawResponse, room_cache: RoomDetailsCache) -> Iterator[CdrReadings]:
+    """Observations from one response, in batches of up to 8,000 documents; `room_cache` is shared between responses."""
     ordinal = 0
-    for documents in raw.read_documents(vault, page, cut_documents):
+    for documents in raw.read_documents(vault, response, cut_documents):
         for start in range(0, len(documents), BATCH_DOCUMENTS):
-            some = documents[start : start + BATCH_DOCUMENTS]
-            batch = read_batch(some, ordinal, met)
-            ordinal += len(some)
-            yield _observed(batch, page)
+            piece = documents[start : start + BATCH_DOCUMENTS]
+            batch = read_batch(piece, ordinal, room_cache)
+            ordinal += len(piece)
+            yield _observations(batch, response)
 
 
-def _observed(batch: Batch, page: RawResponse) -> CdrReadings:
+def _observations(batch: Batch, response: RawResponse) -> CdrReadings:
     rows = batch.rows
     days = rows["day"].to_numpy()
-    is_far = np.abs(days - np.datetime64(page.day, "D")) > np.timedelta64(LATE_ARRIVAL_DAYS, "D")
+    is_far = np.abs(days - np.datetime64(response.day, "D")) > np.timedelta64(LATE_ARRIVAL_DAYS, "D")
     if is_far.any():
         for far in rows.filter(pa.array(is_far)).select(["ordinal", "day"]).to_pylist():
-            batch.rejects[far["ordinal"]] = _too_far(far["day"], page)
+            batch.rejects[far["ordinal"]] = _too_far(far["day"], response)
         rows = rows.filter(pa.array(~is_far))
-    rows = rows.drop_columns(["ordinal"]).append_column("seen_at", _constant(page.asked_at, rows.num_rows))
-    rejects = [_reject(page.body_key, page.source, at, error) for at, error in sorted(batch.rejects.items())]
+    rows = rows.drop_columns(["ordinal"]).append_column("seen_at", _constant(response.asked_at, rows.num_rows))
+    rejects = [_reject(response.body_key, response.source, at, error) for at, error in sorted(batch.rejects.items())]
     return CdrReadings(rows, rejects, batch.unknown)
 
 
@@ -97,86 +97,86 @@ def _constant(moment: datetime, count: int) -> pa.Array:
 
 
 @dataclass(frozen=True)
-class _ArchivePage:
-    page: RawResponse
+class _ArchiveListing:
+    response: RawResponse
     records: list[archives.ArchiveRecord]
     rejects: list[Row]
     documents: int
 
 
 class ArchiveListingCache:
-    """Parsed archive listings, for a process that plans every 15 minutes: a raw response never changes.
+    """Parsed archive listings, for a process that reads them every 15 minutes: raw responses never change.
 
-    Threads may share it. Bodies that it remembers are not verified again: for planning, not for building.
+    Safe to share between threads. Cached bodies are not verified again, so use it for planning, not for building.
     """
 
-    def __init__(self, most_records: int = 200_000) -> None:
-        self._most_records, self._count = most_records, 0
-        self._pages: dict[tuple[str, str, date, str], _ArchivePage] = {}
+    def __init__(self, max_records: int = 200_000) -> None:
+        self._max_records, self._count = max_records, 0
+        self._listings: dict[tuple[str, str, date, str], _ArchiveListing] = {}
         self._records: dict[archives.ArchiveRecord, archives.ArchiveRecord] = {}
 
-    def read(self, vault: ObjectStore, project: str, day: date, response_id: str) -> _ArchivePage:
-        """One page; equal records of all pages are one object. When it holds too many it starts again."""
+    def read(self, vault: ObjectStore, project: str, day: date, response_id: str) -> _ArchiveListing:
+        """One listing; equal records share one object. Above `max_records` the cache is cleared first."""
         key = (vault.url, project, day, response_id)
-        if known := self._pages.get(key):
-            return known
-        read = _read_archive_page(vault, project, day, response_id)
-        if self._count + len(read.records) > self._most_records:
-            self._pages, self._records, self._count = {}, {}, 0
-        shared = [self._records.setdefault(record, record) for record in read.records]
-        self._pages[key] = replace(read, records=shared)
+        if cached := self._listings.get(key):
+            return cached
+        listing = _read_archive_listing(vault, project, day, response_id)
+        if self._count + len(listing.records) > self._max_records:
+            self._listings, self._records, self._count = {}, {}, 0
+        shared = [self._records.setdefault(record, record) for record in listing.records]
+        self._listings[key] = replace(listing, records=shared)
         self._count += len(shared)
-        return read
+        return listing
 
 
 def read_archives(
-    vault: ObjectStore, project: str, period: Period, memory: ArchiveListingCache | None = None
+    vault: ObjectStore, project: str, period: Period, cache: ArchiveListingCache | None = None
 ) -> ArchiveReadings:
-    """Listed files from the pages asked for in `period`; those in `memory` are not read again."""
+    """Listed files from the responses requested for days of `period`; those in `cache` are not read again."""
     readings: list[tuple[RawResponse, archives.ArchiveRecord]] = []
     rejects: dict[date, list[Row]] = {}
     documents = 0
-    read = memory.read if memory else _read_archive_page
-    names = _response_ids(vault, "archive", project, period)
-    for one in map_concurrent(lambda name: read(vault, project, *name), names, vault.max_concurrency):
-        documents += one.documents
-        readings += [(one.page, record) for record in one.records]
-        if one.rejects:
-            rejects.setdefault(one.page.day, []).extend(one.rejects)
+    read = cache.read if cache else _read_archive_listing
+    names = _page_names(vault, "archive", project, period)
+    for listing in map_concurrent(lambda name: read(vault, project, *name), names, vault.max_concurrency):
+        documents += listing.documents
+        readings += [(listing.response, record) for record in listing.records]
+        if listing.rejects:
+            rejects.setdefault(listing.response.day, []).extend(listing.rejects)
     return ArchiveReadings(archives.listed_files(readings), rejects, documents)
 
 
-def _read_archive_page(vault: ObjectStore, project: str, day: date, response_id: str) -> _ArchivePage:
-    page = raw.read_receipt(vault, "archive", project, day, response_id)
+def _read_archive_listing(vault: ObjectStore, project: str, day: date, response_id: str) -> _ArchiveListing:
+    response = raw.read_receipt(vault, "archive", project, day, response_id)
     records, rejects, ordinal = [], [], -1
-    for ordinal, document in enumerate(_documents(vault, page)):
+    for ordinal, document in enumerate(_documents(vault, response)):
         try:
-            record = archives.archive_record(decoded(document), page)
-            _require_reach(record.ended_at.date(), page)
+            record = archives.archive_record(decoded(document), response)
+            _require_near(record.ended_at.date(), response)
         except (RecordError, RecursionError) as error:
-            rejects.append(_reject(page.body_key, page.source, ordinal, error))
+            rejects.append(_reject(response.body_key, response.source, ordinal, error))
         else:
             records.append(record)
-    return _ArchivePage(page, records, rejects, ordinal + 1)
+    return _ArchiveListing(response, records, rejects, ordinal + 1)
 
 
 def read_rooms(vault: ObjectStore, project: str, day: date) -> tuple[list[Row], list[Row]]:
     """Rows of `rooms` and rejects from the newest listing of a day."""
     rows: dict[str, Row] = {}
     rejects = []
-    for page in list(read_receipts(vault, "rooms", project, Period(day, day)))[-1:]:
-        for ordinal, document in enumerate(_documents(vault, page)):
+    for response in list(pages(vault, "rooms", project, Period(day, day)))[-1:]:
+        for ordinal, document in enumerate(_documents(vault, response)):
             try:
-                row = rooms.room_row(decoded(document), page.asked_at)
+                row = rooms.room_row(decoded(document), response.asked_at)
             except (RecordError, RecursionError) as error:
-                rejects.append(_reject(page.body_key, page.source, ordinal, error))
+                rejects.append(_reject(response.body_key, response.source, ordinal, error))
             else:
                 rows[row["room_id"]] = row
     return list(rows.values()), rejects
 
 
 def read_chat(vault: ObjectStore, project: str, day: date) -> tuple[list[Row], list[Row]]:
-    """Rows of `chat` and rejects from the chat files that the manifests of a day name."""
+    """Rows of `chat` and rejects from the chat files in the manifests of a day."""
     rows: list[Row] = []
     rejects: list[Row] = []
     for manifest in current_manifests(vault, project, Period(day, day)):
@@ -196,8 +196,8 @@ def read_chat(vault: ObjectStore, project: str, day: date) -> tuple[list[Row], l
 
 def _chat_file(vault: ObjectStore, key: str) -> bytes:
     stored = vault.head(key)
-    if stored and stored.size_bytes > _MOST_CHAT_BYTES:
-        raise RecordError(f"larger than {_MOST_CHAT_BYTES:,} bytes: no chat is; the file is in the vault")
+    if stored and stored.size_bytes > _MAX_CHAT_BYTES:
+        raise RecordError(f"larger than {_MAX_CHAT_BYTES:,} bytes, the limit for chat files; the file is in the vault")
     return read_bytes(vault, key)
 
 
@@ -212,9 +212,9 @@ def _messages(vault: ObjectStore, key: str, rejects: list[Row]) -> list[Any]:
 
 
 def read_audit(vault: ObjectStore, key: str) -> Iterator[pa.Table]:
-    """What one audit found, sorted by key, one batch at a time; columns that its version did not have are null.
+    """Rows of one audit record, sorted by key, one batch at a time; columns that its version did not have are null.
 
-    Raises FixityError, before the first row, when the record is not the one that was written.
+    Raises FixityError before the first row if the record was altered.
     """
     yield from map(_as_audits, read_audit_record(vault, key))
 
@@ -226,36 +226,36 @@ def _as_audits(rows: pa.Table) -> pa.Table:
     return rows.select(AUDITS.schema.names).cast(AUDITS.schema)
 
 
-def _documents(vault: ObjectStore, page: RawResponse) -> Iterator[msgspec.Raw]:
-    for documents in raw.read_documents(vault, page):
+def _documents(vault: ObjectStore, response: RawResponse) -> Iterator[msgspec.Raw]:
+    for documents in raw.read_documents(vault, response):
         yield from documents
 
 
-def _require_reach(day: date, page: RawResponse) -> None:
-    if abs(day - page.day) > timedelta(days=LATE_ARRIVAL_DAYS):
-        raise _too_far(day, page)
+def _require_near(day: date, response: RawResponse) -> None:
+    if abs(day - response.day) > timedelta(days=LATE_ARRIVAL_DAYS):
+        raise _too_far(day, response)
 
 
-def _too_far(day: date, page: RawResponse) -> RecordError:
-    reason = f"more than {LATE_ARRIVAL_DAYS} days from {page.day}, the day asked for"
+def _too_far(day: date, response: RawResponse) -> RecordError:
+    reason = f"more than {LATE_ARRIVAL_DAYS} days from {response.day}, the day asked for"
     return RecordError(reason, path="trans_date", value=str(day))
 
 
-def _reject(page: str, source: str, ordinal: int, error: RecordError | RecursionError) -> Row:
+def _reject(source_key: str, source: str, ordinal: int, error: RecordError | RecursionError) -> Row:
     if isinstance(error, RecursionError):
         error = RecordError("nested too deeply")
     return {
-        "source_key": page,
+        "source_key": source_key,
         "ordinal": ordinal,
         "source": source,
         "reason": error.reason,
         "path": error.path or None,
-        "value": None if source == "chat" else _shown(error.value),  # what people wrote stays in the vault
+        "value": None if source == "chat" else _shown(error.value),  # chat text stays in the vault
     }
 
 
 def _shown(value: object) -> str | None:
-    """A plain value as it came; of objects and lists only that they are such: there is no telling what they hold."""
+    """A plain value as JSON; only the kind of objects and lists, because they may contain personal data."""
     if value is None:
         return None
     if isinstance(value, dict | list):

@@ -14,12 +14,12 @@ from pathlib import Path
 def postroom(folder: Path) -> None:
     """Raw to all tables: versions, quality, sessions, usage, typed and deduplicated."""
     from pipeline.storage import LocalStore
-    from pipeline.tables.build import Builder, BuildResult, plan_sequences
+    from pipeline.tables.build import Builder, plan_sequences
     from pipeline.tables.schemas import TABLES
 
     builder = Builder(LocalStore(folder / "lake"), LocalStore(folder / "vault"), timedelta(hours=72))
-    for chain in plan_sequences(builder.stale("acme", None, tuple(TABLES)), 1):
-        assert all(isinstance(built, BuildResult) for built in builder.build(chain))
+    for sequence in plan_sequences(builder.stale("acme", None, tuple(TABLES)), 1):
+        assert all(built.result for built in builder.build(sequence))
 
 
 def parse_only(folder: Path) -> None:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import PipelineError
 from pipeline.core.models import ListedFile, Period, Source, StoredMedia
 from pipeline.enablex.protocol import ReplyHead, ReplyReader, Request, period_request, rooms_request
 from pipeline.storage import LocalStore, raw
@@ -87,13 +86,13 @@ class Lake:
         append_entry(self.vault, file, stored_entry(file, stored, file.first_listed_at))
 
     def build(self, period: Period | None = None) -> list[str]:
-        """Build what is stale; the stretches, by name."""
-        stretches = self.builder.stale(PROJECT, period, self.wanted)
-        results = [result for chain in plan_sequences(stretches, 1) for result in self.builder.build(chain)]
-        for result in results:
-            if isinstance(result, PipelineError):
-                raise result
-        return [str(stretch) for stretch in stretches]
+        """Build what is stale; return the names of the batches."""
+        batches = self.builder.stale(PROJECT, period, self.wanted)
+        results = [built for sequence in plan_sequences(batches, 1) for built in self.builder.build(sequence)]
+        for built in results:
+            if built.error:
+                raise built.error
+        return [str(batch) for batch in batches]
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         return parquet.read_arrow(table, lake=self.lake).to_pylist()

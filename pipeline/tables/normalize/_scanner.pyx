@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""Where documents and the values of known keys stand in JSON: one pass over the bytes, without Python's lock.
+"""Locate documents and the values of given keys in JSON: one pass over the bytes, without the GIL.
 
-The bytes are known to be JSON, so this looks for nothing but keys and the ends of values; what is not JSON gives wrong
-places, but none outside the bytes.
+The input must be JSON: only keys and the ends of values are located. Other input gives wrong positions, but none
+outside the input.
 """
 
 import numpy as np
@@ -10,8 +10,8 @@ from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
 cdef enum:
-    NOTHING, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST  # as in normalise/cells.py
-    MOST_DEPTH = 64  # of a value; deeper ones are odd
+    NOTHING, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST  # as in normalize/json_cells.py
+    MOST_DEPTH = 64  # of a value; deeper ones are irregular
     MOST_KEYS = 64  # of one object
     DOCUMENTS_AT_ONCE = 64
     SKIPPED = -1
@@ -32,11 +32,11 @@ cdef struct Walk:
 
 
 cdef class Scanner:
-    """Finds the values at the ends of a tree's paths.
+    """Locates the values at the ends of the paths of a tree.
 
-    `nodes` are the tree's objects, the outermost first: for each its keys, and what stands there: the number of a row,
-    -1 for what is known and not wanted, or -2 - n for node n. A document with anything else is odd: a key that no path
-    names, or that stands twice or has escapes; a plain value where an object belongs; an absurd depth.
+    `nodes` are the objects of the tree, outermost first: for each its keys with their targets: a row number, -1 for an
+    allowed key that is skipped, or -2 - n for node n. Other documents are irregular (`odd`): a key outside the tree, a
+    repeated key, a key with escapes, a plain value in place of an object, or a depth above MOST_DEPTH.
     """
 
     cdef const uint8_t[::1] _names
@@ -53,9 +53,9 @@ cdef class Scanner:
 
     def scan(self, const uint8_t[::1] text, const int64_t[:, ::1] documents, int64_t[:, ::1] starts,
              int32_t[:, ::1] lengths, uint8_t[:, ::1] kinds, uint8_t[::1] odd):
-        """Fill `starts`, `lengths` and `kinds` (rows by documents), and `odd`, which says whose cells mean nothing.
+        """Fill `starts`, `lengths` and `kinds` (rows by documents), and `odd`, the irregular documents.
 
-        `documents` are their starts and ends in `text`. Where `kinds` stays zero is nothing.
+        `documents` are their starts and ends in `text`. `kinds` stays zero for an absent value.
         """
         cdef int32_t[::1] likely = np.array(self._firsts)
         cdef Walk walk
@@ -72,9 +72,9 @@ cdef class Scanner:
 
     def cut(self, const uint8_t[::1] text, int64_t[:, ::1] documents, int64_t[:, ::1] starts,
             int32_t[:, ::1] lengths, uint8_t[:, ::1] kinds, uint8_t[::1] odd):
-        """Fill the same, and `documents`, from documents with commas between them; return how many there are.
+        """Fill the same arrays and `documents` from comma-separated documents; return the number of documents.
 
-        Only those count that are followed by a comma, and no more than there is room for.
+        Counts only documents followed by a comma, at most the length of `documents`.
         """
         cdef int32_t[::1] likely = np.array(self._firsts)
         cdef Walk walk
@@ -103,7 +103,7 @@ cdef class Scanner:
 
     cdef Place _object(self, Walk* walk, Place at, int32_t node, int32_t[::1] likely, int64_t[:, ::1] starts,
                        int32_t[:, ::1] lengths, uint8_t[:, ::1] kinds) noexcept nogil:
-        """One object, beginning with its brace; return what follows it, or NULL if it is odd."""
+        """One object from its opening brace; return the position after it, or NULL if it is irregular."""
         cdef Place end = walk.end, name
         cdef int32_t key, target
         cdef uint64_t seen = 0, bit
@@ -149,7 +149,7 @@ cdef class Scanner:
         return NULL
 
     cdef int32_t _key(self, int32_t node, Place name, Py_ssize_t length, int32_t[::1] likely) noexcept nogil:
-        """The number of a key, or -1. Documents of one shape have their keys in one order: the next is tried first."""
+        """The number of a key, or -1. The next key is tried first: documents of one shape have keys in one order."""
         cdef int32_t first = self._firsts[node], end = self._firsts[node + 1]
         cdef int32_t key = likely[node]
         for _ in range(end - first):
@@ -164,14 +164,14 @@ cdef class Scanner:
 
 
 cdef inline Place spaces(Place at, Place end) noexcept nogil:
-    """What follows white space."""
+    """The position after white space."""
     while at < end and (at[0] == b" " or at[0] == b"\n" or at[0] == b"\r" or at[0] == b"\t"):
         at += 1
     return at
 
 
 cdef Place valued(Place at, Place end, Value* value) noexcept nogil:
-    """One value of any kind, a plain string without its quotes; return what follows it, or NULL if it is odd."""
+    """One value of any kind, a plain string without quotes; return the position after it, or NULL if irregular."""
     cdef Place start = at
     value.start = value.end = at
     value.kind = NOTHING
@@ -197,7 +197,7 @@ cdef Place valued(Place at, Place end, Value* value) noexcept nogil:
 
 
 cdef Place skipped(Place at, Place end) noexcept nogil:
-    """One value of any kind and depth; return what follows it, or NULL if it has no end."""
+    """One value of any kind and depth; return the position after it, or NULL if it has no end."""
     cdef uint8_t kind
     if at[0] == b"{" or at[0] == b"[":
         return nested(at, end, end - at)
@@ -207,14 +207,14 @@ cdef Place skipped(Place at, Place end) noexcept nogil:
 
 
 cdef Place plain(Place at, Place end) noexcept nogil:
-    """One number, true, false or null; return what follows it."""
+    """One number, true, false or null; return the position after it."""
     while at < end and at[0] > b" " and at[0] != b"," and at[0] != b"}" and at[0] != b"]":
         at += 1
     return at
 
 
 cdef Place quoted(Place at, Place end, uint8_t* kind) noexcept nogil:
-    """One string with its quotes; return what follows it, or NULL if it has no end."""
+    """One string with its quotes; return the position after it, or NULL if it has no end."""
     cdef Place start = at + 1, slash
     cdef Place quote = <Place> memchr(start, b'"', end - start)
     while quote != NULL:
@@ -229,7 +229,7 @@ cdef Place quoted(Place at, Place end, uint8_t* kind) noexcept nogil:
 
 
 cdef Place nested(Place at, Place end, Py_ssize_t most_depth) noexcept nogil:
-    """One object or list with all that is in it; return what follows it, or NULL if it is too deep or has no end."""
+    """One object or list; return the position after it, or NULL if it is too deep or has no end."""
     cdef Py_ssize_t depth = 0
     cdef uint8_t kind
     while at < end:
@@ -251,7 +251,7 @@ cdef Place nested(Place at, Place end, Py_ssize_t most_depth) noexcept nogil:
 
 
 def is_plain(const uint8_t[::1] text):
-    """Whether all bytes are ASCII, and none is a backslash."""
+    """Whether all bytes are ASCII and none is a backslash."""
     cdef uint64_t many = 0, some
     cdef Py_ssize_t at = 0, size = text.shape[0]
     cdef bint is_found = False
@@ -271,10 +271,9 @@ def is_plain(const uint8_t[::1] text):
 
 def gathered(const uint8_t[::1] text, const int64_t[:, ::1] starts, const int32_t[:, ::1] lengths,
              const uint8_t[:, ::1] kinds, Py_ssize_t count):
-    """The values of the first `count` documents, one row after the other, as one column of Arrow's.
+    """The values of the first `count` documents, row after row, as the buffers of one Arrow column.
 
-    Returns their kinds (n), which of them are something (n bits), their ends with a zero before them (n + 1), and their
-    bytes.
+    Returns the kinds (n), the validity bitmap (n bits), the offsets (n + 1) and the bytes.
     """
     cdef Py_ssize_t rows = kinds.shape[0], row, document, first = 0, cell = 0
     cdef int64_t place = 0
@@ -295,7 +294,7 @@ def gathered(const uint8_t[::1] text, const int64_t[:, ::1] starts, const int32_
         raise OverflowError("more than 2 GiB in one column")
     into = np.empty(max(1, place), np.uint8)
     with nogil:
-        # Some documents at a time, whose bytes stay in the processor's cache while row after row is taken out of them.
+        # 64 documents at a time, whose bytes stay in the CPU cache while the rows are copied.
         while first < count:
             for row in range(rows):
                 for document in range(first, min(first + DOCUMENTS_AT_ONCE, count)):

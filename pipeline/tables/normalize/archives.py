@@ -1,7 +1,7 @@
-"""Archive documents to listed files (pure).
+"""Turn archive documents into listed files (pure).
 
 Source: enablex-api.md section 5. Every payload key may be missing, null, empty, a URL, an object with `url`, or a
-list of either (11.10); unknown keys that hold URLs are files of kind `other-<key>`.
+list of either (11.10); unknown keys with URLs are files of kind `other-<key>`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NOT_FILES = {"_id", "trans_date", "conf_num", "app_id", "room_id"}
 
 @dataclass(frozen=True)
 class ArchiveRecord:
-    """One archive document as read from one page."""
+    """One archive document of one response."""
 
     conf_num: str
     room_id: str
@@ -32,8 +32,8 @@ class ArchiveRecord:
     """(kind, url) in the order listed."""
 
 
-def archive_record(document: Any, page: RawResponse) -> ArchiveRecord:
-    """Read one archive document; a record without a readable `trans_date` counts on the day that was asked for.
+def archive_record(document: Any, response: RawResponse) -> ArchiveRecord:
+    """Read one archive document; a record without a readable `trans_date` is dated to the requested day.
 
     Raises:
         RecordError: not an object, or no `conf_num`.
@@ -43,7 +43,7 @@ def archive_record(document: Any, page: RawResponse) -> ArchiveRecord:
     conf_num = _lenient(values.text, document.get("conf_num"))
     if conf_num is None:
         raise RecordError("missing or unreadable", path="conf_num", value=document.get("conf_num"))
-    ended_at = _lenient(values.timestamp, document.get("trans_date")) or page_noon(page.day)
+    ended_at = _lenient(values.timestamp, document.get("trans_date")) or noon(response.day)
     return ArchiveRecord(
         conf_num=conf_num,
         room_id=_lenient(values.text, document.get("room_id")) or "",
@@ -58,32 +58,33 @@ def archive_record(document: Any, page: RawResponse) -> ArchiveRecord:
     )
 
 
-def page_noon(day: date) -> datetime:
-    """Stands in for a missing time: surely on that UTC day."""
+def noon(day: date) -> datetime:
+    """12:00 UTC, in place of a missing time."""
     return datetime.combine(day, time(12), UTC)
 
 
 def listed_files(readings: Iterable[tuple[RawResponse, ArchiveRecord]]) -> list[ListedFile]:
     """All files ever listed, each once, sorted by identity.
 
-    Identity is (conf_num, kind, name), for URLs change between readings; a second file of the same base name in one
-    record gets a numbered name by its place. `day` and `first_listed_at` are of the first reading, `url` of the last.
+    Identity is (conf_num, kind, name), because URLs change between listings. A second file with the same base name in
+    one record gets a numbered name by its position. `day` and `first_listed_at` are those of the first listing, `url`
+    is that of the last.
     """
     files: dict[tuple[str, str, str], ListedFile] = {}
     first: dict[str, ArchiveRecord] = {}
     last: dict[str, ArchiveRecord] = {}
-    for page, record in sorted(readings, key=lambda reading: (reading[0].asked_at, reading[0].response_id)):
+    for response, record in sorted(readings, key=lambda reading: (reading[0].asked_at, reading[0].response_id)):
         if record == last.get(record.conf_num):
-            continue  # as most are: a page lists all sessions of a day again, whatever is new
+            continue  # most records: every response lists all sessions of a day again
         last[record.conf_num] = record
         origin = first.setdefault(record.conf_num, record)
         for kind, name, url in _named(record.urls):
-            known = files.get((record.conf_num, kind, name))
+            earlier = files.get((record.conf_num, kind, name))
             files[record.conf_num, kind, name] = (
-                replace(known, url=url)
-                if known
+                replace(earlier, url=url)
+                if earlier
                 else ListedFile(
-                    project=page.project,
+                    project=response.project,
                     day=origin.ended_at.date(),
                     conf_num=record.conf_num,
                     room_id=origin.room_id,
@@ -91,7 +92,7 @@ def listed_files(readings: Iterable[tuple[RawResponse, ArchiveRecord]]) -> list[
                     name=name,
                     url=url,
                     ended_at=origin.ended_at,
-                    first_listed_at=page.asked_at,
+                    first_listed_at=response.asked_at,
                 )
             )
     return [files[identity] for identity in sorted(files)]

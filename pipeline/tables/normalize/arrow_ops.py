@@ -1,4 +1,4 @@
-"""What the columnar readers share: masks, neighbours, exact numbers (pure)."""
+"""Arrow helpers of the columnar readers: masks, neighbours, exact numbers (pure)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Column: TypeAlias = Any
 
 def mask(flags: Column) -> np.ndarray:
     """Flags without nulls as a numpy mask."""
-    found: np.ndarray = flags.to_numpy(zero_copy_only=False) if isinstance(flags, pa.Array) else flags.to_numpy()
-    return found
+    values: np.ndarray = flags.to_numpy(zero_copy_only=False) if isinstance(flags, pa.Array) else flags.to_numpy()
+    return values
 
 
 def repeats_before(column: Column) -> np.ndarray:
@@ -28,22 +28,22 @@ def repeats_before(column: Column) -> np.ndarray:
     return same
 
 
-def last_known(column: Column, starts: np.ndarray) -> Column:
-    """For each group of neighbours, its last value that is not null; `starts` are the groups' first places."""
-    known = np.where(mask(pc.is_valid(column)), np.arange(len(column)), -1)
-    last = np.maximum.reduceat(known, starts) if len(starts) else known
+def last_valid(column: Column, starts: np.ndarray) -> Column:
+    """For each group of consecutive rows, its last non-null value; `starts` are the first rows of the groups."""
+    valid = np.where(mask(pc.is_valid(column)), np.arange(len(column)), -1)
+    last = np.maximum.reduceat(valid, starts) if len(starts) else valid
     return column.take(pa.array(last, mask=last < 0))
 
 
 def decimals(units: np.ndarray, column_type: pa.Decimal128Type) -> pa.Array:
-    """Whole numbers of the type's smallest unit as decimals; below 2**63."""
+    """Integers in the smallest unit of the type (below 2**63) as decimals."""
     words = np.empty((len(units), 2), np.int64)
     words[:, 0], words[:, 1] = units, units >> 63
     return pa.Array.from_buffers(column_type, len(units), [None, pa.py_buffer(words)])
 
 
 def unscaled(column: Column) -> np.ndarray:
-    """The inverse of `decimals`: as whole numbers of the type's smallest unit; of a null, any number."""
+    """The inverse of `decimals`: integers in the smallest unit of the type; undefined for nulls."""
     words = [np.empty(0, np.int64)]
     for piece in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
         if len(piece):
@@ -52,5 +52,5 @@ def unscaled(column: Column) -> np.ndarray:
 
 
 def per_million(numbers: Column) -> Column:
-    """Measured numbers in whole millionths, so that their sums are exact."""
+    """Measured numbers as integers in millionths, so that their sums are exact."""
     return pc.cast(pc.round(pc.multiply(numbers, 1e6)), COUNT)

@@ -1,6 +1,6 @@
-"""One CDR document to one row of `cdr` (pure). `cdr_batch` does the same for thousands together.
+"""Turn one CDR document into one row of `cdr` (pure). `cdr_batch` does the same for up to 8,000 documents.
 
-Source: enablex-api.md section 4 (both documented shapes), 11 and 12 (observed habits).
+Source: enablex-api.md section 4 (both documented shapes), 11 and 12 (observed behaviour).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pipeline.tables.schemas import CDR_CONTENT
 FIELDS: tuple[tuple[str, Path, Any], ...] = tuple(
     (column.name, tuple(column.path.split(".")), column.type) for column in CDR_CONTENT if column.path
 )
-"""(column, place in the document, type) of every column that is taken from one place."""
+"""(column, path in the document, type) of every column that is taken from one path."""
 
 IDENTITY = ("app_id", "conf_num", "call_log_id", "call_num", "user_ref", "signal_connected_at")
-"""What names a connection when `cdr_id` is missing (section 11.9)."""
+"""Columns that identify a connection without `cdr_id` (section 11.9)."""
 
 TIMES = (
     "trans_at",
@@ -32,7 +32,7 @@ TIMES = (
     "signal_connected_at",
     "room_connected_at",
 )
-"""The first of these that a row has decides its day."""
+"""The first of these that a row has determines its day."""
 
 SECRETS: tuple[Path, ...] = (
     ("user", "token"),
@@ -42,10 +42,10 @@ SECRETS: tuple[Path, ...] = (
     ("room", "room_details", "settings", "live_recording", "url"),
     ("room", "room_details", "settings", "hls_view_url"),
 )
-"""Never in a table (docs/reference/tables.md); stream addresses carry a token."""
+"""Never in a table (docs/reference/tables.md); stream addresses contain a token."""
 
 QUALITY: Path = ("stats_quality",)
-"""Has a table of its own."""
+"""Goes to its own table, `cdr_quality`."""
 
 _SETTINGS = (
     "description", "scheduled_time", "duration", "participants", "moderators", "viewers", "quality", "screen_share",
@@ -65,20 +65,20 @@ WITHOUT_COLUMN: tuple[Path, ...] = (
     ("user", "confName"),
     ("sigserver", "ip"),
 )
-"""Documented fields that no column takes: they stand in `extra`, and are no news."""
+"""Documented fields without a column: stored in `extra` and not reported as unknown."""
 
 _READER = RowReader(CDR_CONTENT, elsewhere=(*SECRETS, QUALITY))
-_KNOWN = path_tree([*(path for _, path, _ in FIELDS), *SECRETS, QUALITY, *WITHOUT_COLUMN])
+_DOCUMENTED = path_tree([*(path for _, path, _ in FIELDS), *SECRETS, QUALITY, *WITHOUT_COLUMN])
 
 
 def cdr_row(document: Any) -> Row:
-    """Turn one CDR document into one row of `cdr`, except for columns that depend on its history.
+    """Turn one CDR document into one row of `cdr`, except for the columns of its history.
 
     Row: one participant's connection. Key: `cdr_id`. Times: UTC, milliseconds. A value that fits no column leaves a
-    null and stays, under its path, in `extra`, as do fields without a column.
+    null and stays in `extra` under its path, like every field without a column.
 
     Raises:
-        RecordError: not an object, no `conf_num`, or no time at all (section 11.8: never require more).
+        RecordError: not an object, no `conf_num`, or no time at all (section 11.8: nothing else is required).
     """
     if not isinstance(document, dict):
         raise RecordError("not an object", value=document)
@@ -97,13 +97,13 @@ def cdr_row(document: Any) -> Row:
 
 
 def unknown_fields(document: Any) -> Iterator[Path]:
-    """Places in a document that no documentation names."""
+    """Paths in a document that are not documented."""
     if isinstance(document, dict):
-        yield from unknown_paths(document, _KNOWN)
+        yield from unknown_paths(document, _DOCUMENTED)
 
 
 def row_day(row: Row) -> date:
-    """The UTC date a row is filed under: of `trans_at`, else of its latest time."""
+    """The day of a row: the UTC date of `trans_at`, else of its latest time."""
     moment: datetime = next(row[name] for name in TIMES if row[name])
     return moment.astimezone(UTC).date()
 
@@ -126,7 +126,7 @@ def whole_minutes(seconds: float | None) -> Decimal | None:
 
 
 def looks_like_seconds(connect_min: float | None, stay_s: float | None) -> bool | None:
-    """Whether minutes are far more than a stay can have (section 11.7); None when either is unknown."""
+    """Whether minutes far exceed the stay (section 11.7); None if either is unknown."""
     return None if connect_min is None or stay_s is None else connect_min > 1.5 * stay_s / 60 + 2
 
 

@@ -1,8 +1,8 @@
-"""Batches of CDR documents to columns of `cdr` (pure): the results of `cdr_row`, about fifteen times as fast.
+"""Turn batches of CDR documents into columns of `cdr` (pure): the result of `cdr_row`, about 15 times faster.
 
-In documents of a documented shape values are found without making objects of them, and each column is read as a whole.
-Whatever is not as documented falls back, value by value and then document by document, to `cdr_row`, which is the
-definition: a property test holds the two together.
+In documents of a documented shape, values are located without creating objects, and each column is read as a whole.
+Other values, and then other documents, fall back to `cdr_row`, which is the definition. A property test compares the
+two.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.enablex.envelope import UNREADABLE
 from pipeline.storage.documents import Documents
 from pipeline.tables.normalize import cdr
 from pipeline.tables.normalize.arrow_ops import decimals, mask
-from pipeline.tables.normalize.field_scanner import MOST_CUT, FieldScanner, ScanResult
+from pipeline.tables.normalize.field_scanner import MAX_SPLIT, FieldScanner, ScanResult
 from pipeline.tables.normalize.json_cells import LIST, NOTHING, OBJECT
 from pipeline.tables.normalize.row_reader import (
     Path,
@@ -37,8 +37,8 @@ from pipeline.tables.normalize.row_reader import (
 )
 from pipeline.tables.schemas import CDR_CONTENT, arrow_schema
 
-BATCH_DOCUMENTS = MOST_CUT
-"""The larger a batch, the less often threads take turns."""
+BATCH_DOCUMENTS = MAX_SPLIT
+"""Larger batches need fewer switches between threads."""
 
 OBSERVATION = pa.schema(
     [
@@ -48,14 +48,14 @@ OBSERVATION = pa.schema(
         pa.field("ordinal", pa.int64()),
     ]
 )
-"""A row of `cdr` from one document, its day, its quality as JSON, its ordinal in the response."""
+"""A row of `cdr` from one document, its day, its quality as JSON, its position in the response."""
 
 _TOO_DEEP = "nested too deeply"
 
 
 @dataclass
 class Batch:
-    """Rows (schema `OBSERVATION`, any order), rejects by ordinal, and how often an undocumented field was seen."""
+    """Rows (schema `OBSERVATION`, any order), rejects by ordinal, and counts of undocumented fields."""
 
     rows: pa.Table
     rejects: dict[int, RecordError] = field(default_factory=dict)
@@ -65,9 +65,9 @@ class Batch:
 def read_batch(
     documents: Sequence[msgspec.Raw], first_ordinal: int = 0, rooms: RoomDetailsCache | None = None
 ) -> Batch:
-    """Rows of a batch of documents; each becomes a row or a reject. Ordinals count from `first_ordinal`.
+    """Rows of one batch of documents; each document becomes a row or a reject. Ordinals count from `first_ordinal`.
 
-    `rooms` is kept from one batch to the next, so that each room definition is read once.
+    Pass the same `rooms` for all batches, so that each room definition is read once.
     """
     documents, rooms = Documents.of(documents), rooms or RoomDetailsCache()
     try:
@@ -76,10 +76,10 @@ def read_batch(
         if len(documents) == 1:
             return Batch(OBSERVATION.empty_table(), {first_ordinal: RecordError(_TOO_DEEP)})
     half = len(documents) // 2
-    one = read_batch(documents[:half], first_ordinal, rooms)
-    other = read_batch(documents[half:], first_ordinal + half, rooms)
-    rows = pa.concat_tables([one.rows, other.rows])
-    return Batch(rows, one.rejects | other.rejects, one.unknown + other.unknown)
+    first = read_batch(documents[:half], first_ordinal, rooms)
+    second = read_batch(documents[half:], first_ordinal + half, rooms)
+    rows = pa.concat_tables([first.rows, second.rows])
+    return Batch(rows, first.rejects | second.rejects, first.unknown + second.unknown)
 
 
 def _read_batch(documents: Documents, first_ordinal: int, rooms: RoomDetailsCache) -> Batch:
@@ -95,7 +95,7 @@ def _read_batch(documents: Documents, first_ordinal: int, rooms: RoomDetailsCach
 
 
 def decoded(document: msgspec.Raw) -> Any:
-    """Any JSON value; RecordError when the bytes are not one (a text with half a surrogate pair, say)."""
+    """Any JSON value; RecordError if the bytes are not JSON (for example text with half a surrogate pair)."""
     try:
         return msgspec.json.decode(document)
     except RecursionError:
@@ -105,14 +105,14 @@ def decoded(document: msgspec.Raw) -> Any:
 
 
 def _add_odd(batch: Batch, documents: Documents, odd: list[int]) -> None:
-    """Read the documents that are not as documented one by one."""
+    """Read the irregular documents one by one."""
     rows = []
     for at in odd:
         try:
             document = decoded(documents[at])
             row = cdr.cdr_row(document)
         except RecordError as error:
-            batch.rejects[at] = error.with_traceback(None)  # which would hold all documents until collected as garbage
+            batch.rejects[at] = error.with_traceback(None)  # a traceback would keep all documents in memory
             continue
         quality = document.get("stats_quality")
         encoded = msgspec.json.encode(quality) if quality and isinstance(quality, dict) else None
@@ -125,7 +125,7 @@ def _add_odd(batch: Batch, documents: Documents, odd: list[int]) -> None:
 # --- documents to columns -----------------------------------------------------------------------------------------
 
 _DETAILS: Path = ("room", "room_details")
-"""The room's definition, the same in all connections of a room: each different text of it is read once."""
+"""The room definition, equal in all connections of a room: each distinct text is read once."""
 
 
 def _inside(path: Path) -> bool:
@@ -133,7 +133,7 @@ def _inside(path: Path) -> bool:
 
 
 def _by_type(fields: Iterable[tuple[str, Path, pa.DataType]]) -> list[tuple[str, Path, pa.DataType]]:
-    """Fields of one type side by side: so they are read as one column, and a finder has them as one."""
+    """Fields sorted by type, so that fields of one type are read as one column."""
     return sorted(fields, key=lambda field: str(field[2]))
 
 
@@ -144,7 +144,7 @@ _SCANNER = FieldScanner(
     others=[path for path in cdr.SECRETS if not _inside(path)],
 )
 cut_documents = _SCANNER.split
-"""Cuts landed CDRs, and sees on the way what `read_batch` wants to know of them."""
+"""Splits a response into documents and scans the fields for `read_batch` in the same pass."""
 
 _ROOM_FIELDS = _by_type((name, path[len(_DETAILS) :], kind) for name, path, kind in cdr.FIELDS if _inside(path))
 _ROOM_REST = [path[len(_DETAILS) :] for path in cdr.WITHOUT_COLUMN if _inside(path)]
@@ -153,15 +153,15 @@ _ROOM_SCANNER = FieldScanner([path for _, path, _ in _ROOM_FIELDS], others=[*_RO
 
 
 def _plain_rows(documents: Documents, rooms: RoomDetailsCache, batch: Batch) -> tuple[pa.Table, np.ndarray]:
-    """A row of columns for each document, and a mask of those that `cdr_row` has to read instead."""
-    found = _SCANNER.scan(documents)
-    columns, odd = _columns(found, _FIELDS)
-    details = found.cells([_DETAILS])
+    """One row per document, and a mask of the documents that `cdr_row` must read instead."""
+    scanned = _SCANNER.scan(documents)
+    columns, odd = _columns(scanned, _FIELDS)
+    details = scanned.cells([_DETAILS])
     odd |= ~np.isin(details.kinds, (NOTHING, OBJECT))
     places = rooms.places(details.only(OBJECT))
-    of_room = rooms.table.take(pa.array(places))
-    columns |= {name: of_room[name].combine_chunks() for name in _ROOM_NAMES}
-    columns["extra"] = rooms.extras(places, found)
+    details_rows = rooms.table.take(pa.array(places))
+    columns |= {name: details_rows[name].combine_chunks() for name in _ROOM_NAMES}
+    columns["extra"] = rooms.extras(places, scanned)
     moments = pc.coalesce(*(columns[name] for name in cdr.TIMES))
     odd |= mask(pc.or_(pc.is_null(columns["conf_num"]), pc.is_null(moments)))
     odd |= rooms.is_odd[places]
@@ -171,35 +171,35 @@ def _plain_rows(documents: Documents, rooms: RoomDetailsCache, batch: Batch) -> 
     stay_ms = _stay_ms(columns)
     columns["participant_s"] = pc.divide(pc.cast(stay_ms, REAL), 1000.0)
     columns["participant_min"] = _whole_minutes(stay_ms)
-    most_min = pc.add(pc.divide(pc.multiply(columns["participant_s"], 1.5), 60.0), 2.0)
-    columns["connect_min_looks_like_seconds"] = pc.greater(columns["connect_min"], most_min)
+    limit_min = pc.add(pc.divide(pc.multiply(columns["participant_s"], 1.5), 60.0), 2.0)
+    columns["connect_min_looks_like_seconds"] = pc.greater(columns["connect_min"], limit_min)
     columns["day"] = pc.cast(moments, pa.date32())
-    columns["stats_quality"] = _quality(found)
+    columns["stats_quality"] = _quality(scanned)
     columns["ordinal"] = pa.array(np.arange(len(odd)), pa.int64())
     rooms.count_unknown(places[~odd], batch.unknown)
     return pa.table([columns[name] for name in OBSERVATION.names], names=OBSERVATION.names), odd
 
 
 def _columns(
-    found: ScanResult, fields: Sequence[tuple[str, Path, pa.DataType]]
+    scanned: ScanResult, fields: Sequence[tuple[str, Path, pa.DataType]]
 ) -> tuple[dict[str, pa.Array], np.ndarray]:
-    """The columns that are taken from one place each, and a mask of the documents that are not as documented.
+    """The columns that are taken from one path each, and a mask of the irregular documents.
 
     All columns of one type are read together, as one long column.
     """
     columns: dict[str, pa.Array] = {}
-    odd, count = found.odd.copy(), len(found.odd)
+    odd, count = scanned.odd.copy(), len(scanned.odd)
     for kind in dict.fromkeys(kind for _, _, kind in fields):
-        alike = [(name, path) for name, path, its in fields if its == kind]
-        together, misfits = found.cells([path for _, path in alike]).column(kind)
+        alike = [(name, path) for name, path, field_kind in fields if field_kind == kind]
+        together, misfits = scanned.cells([path for _, path in alike]).column(kind)
         odd |= misfits.reshape(len(alike), count).any(axis=0)
         columns |= {name: together.slice(at * count, count) for at, (name, _) in enumerate(alike)}
     return columns, odd
 
 
-def _quality(found: ScanResult) -> pa.Array:
-    """`stats_quality` unchanged; null where it is empty."""
-    texts = found.cells([cdr.QUALITY]).only(OBJECT)
+def _quality(scanned: ScanResult) -> pa.Array:
+    """`stats_quality` as JSON text; null if empty."""
+    texts = scanned.cells([cdr.QUALITY]).only(OBJECT)
     return pc.cast(pc.if_else(pc.equal(texts, "{}"), None, texts), pa.binary())
 
 
@@ -207,42 +207,42 @@ def _quality(found: ScanResult) -> pa.Array:
 
 
 class RoomDetailsCache:
-    """The room definitions met so far: each different text of `room_details` is read once, for all its connections.
+    """Room definitions already read: each distinct text of `room_details` is read once, for all its connections.
 
-    `table` has a row of columns for each. Keep one for all batches of a build; it forgets when it has too many.
+    `table` has one row per definition. Use one cache for all batches of a build. It is cleared above 98,304 rows.
     """
 
     def __init__(self) -> None:
-        self._forget()
+        self._clear()
 
     def places(self, texts: pa.Array) -> np.ndarray:
-        """Where the row of each text, or of none, stands in `table`; valid until the next call."""
+        """The row in `table` of each text or null; valid until the next call."""
         encoded = texts.dictionary_encode()
-        different = [*encoded.dictionary.to_pylist(), None]
-        new = [text for text in different if text not in self._place]
-        if len(self._place) + len(new) > _MOST_ROOMS:
-            self._forget()
-            new = different
+        distinct = [*encoded.dictionary.to_pylist(), None]
+        new = [text for text in distinct if text not in self._place]
+        if len(self._place) + len(new) > _MAX_ROOMS:
+            self._clear()
+            new = distinct
         if new:
             self._read(new)
-        place = np.fromiter(map(self._place.__getitem__, different), np.int64, len(different))
-        found: np.ndarray = place[pc.fill_null(encoded.indices, len(different) - 1).to_numpy()]
-        return found
+        place = np.fromiter(map(self._place.__getitem__, distinct), np.int64, len(distinct))
+        places: np.ndarray = place[pc.fill_null(encoded.indices, len(distinct) - 1).to_numpy()]
+        return places
 
-    def extras(self, places: np.ndarray, found: ScanResult) -> pa.Array:
-        """`extra` of connections: what is left of the room's definition and of all else."""
-        rests, codes = _rests(found)
-        different, place = np.unique(places * len(rests) + codes, return_inverse=True)
-        of_room, of_rest = (part.tolist() for part in np.divmod(different, max(1, len(rests))))
-        extras = [_extra(self._left[room], rests[code]) for room, code in zip(of_room, of_rest, strict=True)]
+    def extras(self, places: np.ndarray, scanned: ScanResult) -> pa.Array:
+        """`extra` of connections: remaining fields of the room definition and of the rest of the document."""
+        rests, codes = _rests(scanned)
+        distinct, place = np.unique(places * len(rests) + codes, return_inverse=True)
+        room_at, rest_at = (part.tolist() for part in np.divmod(distinct, max(1, len(rests))))
+        extras = [_extra(self._left[room], rests[code]) for room, code in zip(room_at, rest_at, strict=True)]
         return pa.array(extras, TEXT).take(pa.array(place))
 
     def count_unknown(self, places: np.ndarray, into: Counter[str]) -> None:
-        """Count undocumented fields, once for each connection."""
+        """Count undocumented fields, once per connection."""
         for place in self._unknown.keys() & set(places.tolist()):
             into.update(dict.fromkeys(self._unknown[place], int((places == place).sum())))
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._place: dict[str | None, int] = {}
         self._left: list[str | None] = []
         self._unknown: dict[int, tuple[str, ...]] = {}
@@ -259,20 +259,20 @@ class RoomDetailsCache:
         place[odd] = len(texts) + np.arange(len(read))
         rows = pa.concat_tables([fast, slow]).take(pa.array(place))
         left = [_left_of(read[at][0]) if at in read else _room_rest(content) for at, content in enumerate(contents)]
-        # Nothing can fail from here on: a definition that cannot be read must not leave the others half known.
-        known = len(self._place)
+        # Nothing below can fail: a definition that cannot be read must not leave the cache half updated.
+        first = len(self._place)
         self.table = pa.concat_tables([self.table, rows]).combine_chunks()
         self.is_odd = np.append(self.is_odd, [at in read and read[at][0] is None for at in range(len(texts))])
-        self._unknown |= {known + at: unknown for at, (_, unknown) in read.items() if unknown}
+        self._unknown |= {first + at: unknown for at, (_, unknown) in read.items() if unknown}
         self._left += left
-        self._place |= {text: known + at for at, text in enumerate(texts)}
+        self._place |= {text: first + at for at, text in enumerate(texts)}
 
 
 def _left_of(row: Row | None) -> str | None:
     return row.get("extra") if row else None
 
 
-_MOST_ROOMS = 96 * 1024
+_MAX_ROOMS = 96 * 1024
 """About 110 MB."""
 
 _ROOM_NAMES = [name for name, _, _ in _ROOM_FIELDS]
@@ -281,21 +281,21 @@ _ROOM_READER = RowReader(
      if _inside(tuple(column.path.split(".")))],
     elsewhere=_ROOM_SECRETS,
 )  # fmt: skip
-_ROOM_KNOWN = path_tree([*(path for _, path, _ in _ROOM_FIELDS), *_ROOM_REST, *_ROOM_SECRETS])
+_ROOM_DOCUMENTED = path_tree([*(path for _, path, _ in _ROOM_FIELDS), *_ROOM_REST, *_ROOM_SECRETS])
 
 
 def _room_row(text: bytes) -> tuple[Row | None, tuple[str, ...]]:
-    """A definition that is not as documented, and its undocumented fields; no row for what is too deep."""
+    """The row and the undocumented fields of an irregular definition; no row if it is nested too deeply."""
     try:
         document = msgspec.json.decode(text)
     except UNREADABLE:
         return None, ()
-    unknown = unknown_paths(document, _ROOM_KNOWN)
+    unknown = unknown_paths(document, _ROOM_DOCUMENTED)
     return _ROOM_READER.row(document), tuple(".".join((*_DETAILS, *path)) for path in unknown)
 
 
 def _rest_struct(name: str, tree: dict[str, Any]) -> Any:
-    """A struct type of the paths of `tree` that leaves out what is absent; every other key is skipped."""
+    """A struct type for the paths of `tree` that omits absent fields and skips other keys."""
     fields = [
         (key, Any if branch is None else _rest_struct(f"{name}_{key}", branch) | None, None)
         for key, branch in sorted(tree.items())
@@ -307,37 +307,37 @@ _ROOM_REST_DECODER = msgspec.json.Decoder(_rest_struct("Rest", path_tree(_ROOM_R
 
 
 def _room_rest(text: bytes) -> str | None:
-    """Fields of a documented definition without a column, without empty ones."""
+    """Non-empty fields without a column of a documented definition."""
     return extra_json(drop_empty(msgspec.to_builtins(_ROOM_REST_DECODER.decode(text)) or {}))
 
 
-def _rests(found: ScanResult) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """What is left of documents outside of the room's definition: each different rest, and whose is which."""
-    cells = found.cells(_REST)
+def _rests(scanned: ScanResult) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Fields without a column outside the room definition: the distinct sets, and the set number of each document."""
+    cells = scanned.cells(_REST)
     texts = pc.fill_null(cells.texts.dictionary_encode().indices, 0).to_numpy().astype(np.int64)
-    spots = (texts * (LIST + 1) + cells.kinds).reshape(len(_REST), len(found.odd))
+    spots = (texts * (LIST + 1) + cells.kinds).reshape(len(_REST), len(scanned.odd))
     together = np.ravel_multi_index(tuple(spots), tuple(spots.max(axis=1, initial=0) + 1))
     _, firsts, codes = np.unique(together, return_index=True, return_inverse=True)
-    members = ([cells.value(at + path * len(codes)) for path in range(len(_REST))] for at in firsts.tolist())
-    return list(map(_rest, members)), codes
+    distinct = ([cells.value(at + path * len(codes)) for path in range(len(_REST))] for at in firsts.tolist())
+    return list(map(_rest, distinct)), codes
 
 
-def _rest(members: list[Any]) -> dict[str, Any]:
-    """Fields without a column from outside the room's definition, without empty ones."""
+def _rest(values: list[Any]) -> dict[str, Any]:
+    """Non-empty fields without a column outside the room definition."""
     rest: dict[str, Any] = {}
-    for path, value in zip(_REST, members, strict=True):
+    for path, value in zip(_REST, values, strict=True):
         set_path(rest, path, value)
     return drop_empty(rest)
 
 
-def _extra(of_room: str | None, rest: dict[str, Any]) -> str | None:
-    if of_room is not None:
-        details = msgspec.Raw(of_room.encode())
+def _extra(room_rest: str | None, rest: dict[str, Any]) -> str | None:
+    if room_rest is not None:
+        details = msgspec.Raw(room_rest.encode())
         rest = {**rest, _DETAILS[0]: {**rest.get(_DETAILS[0], {}), _DETAILS[1]: details}}
     return extra_json(rest)
 
 
-# --- columns made of columns ----------------------------------------------------------------------------------------
+# --- derived columns ------------------------------------------------------------------------------------------------
 
 
 def _with_derived_ids(columns: dict[str, pa.Array]) -> pa.Array:

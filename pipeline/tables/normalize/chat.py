@@ -1,7 +1,7 @@
-"""Chat files to rows of `chat` (pure, best effort).
+"""Turn chat files into rows of `chat` (pure, best effort).
 
-Source: enablex-api.md section 5.2: no schema is published; by the in-session event a message has at least
-`sender` and `message`. The bytes themselves stay in the vault.
+Source: enablex-api.md section 5.2: no schema is published. According to the in-session event a message has at least
+`sender` and `message`. The original bytes stay in the vault.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _READER = RowReader(CHAT.columns)
 
 
 def chat_messages(content: bytes) -> list[Any]:
-    """The messages of one chat file, each as a document: of a list, or of the first list inside an object.
+    """The messages of one chat file, each as a document: the items of a list, or of the first list in an object.
 
     Raises:
         RecordError: not JSON, or no list of messages in it. An empty file has no messages.
@@ -39,7 +39,7 @@ def chat_messages(content: bytes) -> list[Any]:
 
 
 def chat_row(document: Any) -> Row:
-    """One message, but for its session, file and place. Raises RecordError for what is not an object."""
+    """One message without its session, file and position. Raises RecordError if it is not an object."""
     if not isinstance(document, dict):
         raise RecordError("not an object", value=document)
     return _READER.row(document)

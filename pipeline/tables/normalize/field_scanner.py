@@ -1,8 +1,8 @@
-"""What stands at known places of thousands of JSON documents, place by place (pure).
+"""Extract the values at given paths from batches of JSON documents, path by path (pure).
 
-A document that has anything else, or has it in another way than documented, is odd: its cells mean nothing, and whoever
-asked reads it whole. There are two finders, which say the same of every document that neither finds odd: a compiled
-one, and for machines on which it could not be compiled one made of msgspec's structs, which takes three times as long.
+A document with other fields or another shape is irregular (`odd`): its cells are undefined, and the caller reads it
+whole. There are two implementations with the same results for documents that both accept: a compiled scanner, and a
+fallback of msgspec structs for installations without a compiler, which takes 3 times as long.
 """
 
 from __future__ import annotations
@@ -27,55 +27,56 @@ from pipeline.tables.normalize.row_reader import Path, path_tree
 
 try:
     from pipeline.tables.normalize import _scanner
-except ImportError:  # no compiler where Postroom was installed
+except ImportError:  # installed without a compiler
     _scanner = None  # type: ignore[assignment]
 
 
-MOST_CUT = 8000
-"""Documents of 1 kB and more that stand in a block of a reply; of shorter ones the others come next time."""
+MAX_SPLIT = 8000
+"""Documents per call of `split`: a block of a response has at most this number of documents of 1 kB or more. Further
+shorter ones are returned by the next call."""
 
 
 def is_compiled() -> bool:
-    """Whether values are found by the compiled finder."""
+    """Whether the compiled scanner is installed."""
     return bool(_scanner)
 
 
 class ScanResult(Protocol):
-    """What a finder found; `odd` is a mask of the documents."""
+    """Values of a batch of documents; `odd` is a mask of the irregular ones."""
 
     odd: np.ndarray
 
     def cells(self, paths: Sequence[Path]) -> Cells:
-        """What stands there in all documents, path after path; nothing in odd ones."""
+        """The values at `paths` in all documents, path after path; empty for irregular documents."""
 
 
 class FieldScanner:
-    """Looks for what stands at `paths`; `others` may be there as well."""
+    """Extracts the values at `paths`; `others` are further allowed paths."""
 
     def __init__(self, paths: Iterable[Path], others: Iterable[Path] = ()) -> None:
         self.rows = {path: row for row, path in enumerate(paths)}
         self._tree = path_tree([*self.rows, *others])
 
     def scan(self, documents: Documents) -> ScanResult:
-        if isinstance(documents.found, _Scanned) and documents.found.finder is self:
+        if isinstance(documents.found, _Scanned) and documents.found.scanner is self:
             return documents.found
         if not _scanner:
             return _Decoded(self._decoder, self._tree, documents)
-        found = _Scanned(self, len(documents))
-        self._compiled.scan(documents.text, documents.places, *found.filled)
-        found.finish(documents)
-        return found
+        scanned = _Scanned(self, len(documents))
+        self._compiled.scan(documents.text, documents.places, *scanned.buffers)
+        scanned.finish(documents)
+        return scanned
 
     def split(self, text: bytearray) -> Documents | None:
-        """Find while cutting: as many documents as are whole, but no more than `MOST_CUT`; None without a compiler."""
+        """Split into complete documents, at most `MAX_SPLIT`, and scan them; None without the compiled scanner."""
         if not _scanner:
             return None
-        found, places = _Scanned(self, MOST_CUT), np.empty((MOST_CUT, 2), np.int64)
-        places = places[: self._compiled.cut(text, places, *found.filled)]
+        scanned, places = _Scanned(self, MAX_SPLIT), np.empty((MAX_SPLIT, 2), np.int64)
+        places = places[: self._compiled.cut(text, places, *scanned.buffers)]
         end = int(places[-1, 1]) if len(places) else 0
-        with memoryview(text) as gathered:
-            documents = Documents(bytes(gathered[:end]), places, found)
-        found.finish(documents)
+        with memoryview(text) as view:
+            documents = Documents(bytes(view[:end]), places, scanned)
+        scanned.finish(documents)
         return documents
 
     @cached_property
@@ -88,7 +89,7 @@ class FieldScanner:
 
 
 def _not_text(documents: Documents) -> np.ndarray:
-    """A mask of documents with bytes that are no UTF-8, or half of a surrogate pair: no finder looks into values."""
+    """A mask of documents with invalid UTF-8 or half a surrogate pair, which neither scanner detects inside values."""
     text = documents.text
     if (_scanner and _scanner.is_plain(text)) or _is_text(text):
         return np.zeros(len(documents), bool)
@@ -97,7 +98,7 @@ def _not_text(documents: Documents) -> np.ndarray:
 
 
 def _is_text(content: bytes) -> bool:
-    """Whether it is UTF-8 and has no escaped surrogates, which may be half of a pair."""
+    """Whether it is UTF-8 without escaped surrogates, which may be half of a pair."""
     try:
         if not content.isascii():
             content.decode()
@@ -118,42 +119,42 @@ def _is_json(document: bytes) -> bool:
 
 
 def _nodes(tree: dict[str, Any], rows: dict[Path, int]) -> Iterator[list[tuple[bytes, int]]]:
-    """The objects of a tree as `_scanner.Scanner` wants them."""
-    waiting: list[tuple[Path, dict[str, Any]]] = [((), tree)]
-    for at, node in waiting:  # which grows meanwhile
+    """The objects of a tree as `_scanner.Scanner` expects them."""
+    queue: list[tuple[Path, dict[str, Any]]] = [((), tree)]
+    for at, node in queue:  # grows during the loop
         targets = []
         for key, branch in node.items():
             if branch is None:
                 targets.append((key.encode(), rows.get((*at, key), -1)))
             else:
-                targets.append((key.encode(), -2 - len(waiting)))
-                waiting.append(((*at, key), branch))
+                targets.append((key.encode(), -2 - len(queue)))
+                queue.append(((*at, key), branch))
         yield targets
 
 
 class _Scanned:
-    """All values of some documents in one column, path after path. To be `filled` by the scanner, then finished."""
+    """All values of a batch in one column, path after path. The scanner fills `buffers`, then `finish` is called."""
 
-    def __init__(self, finder: FieldScanner, most: int) -> None:
-        self.finder = finder
-        shape = len(finder.rows), most
-        self.filled = (
+    def __init__(self, scanner: FieldScanner, size: int) -> None:
+        self.scanner = scanner
+        shape = len(scanner.rows), size
+        self.buffers = (
             np.empty(shape, np.int64),  # starts
             np.empty(shape, np.int32),  # lengths
             np.full(shape, NOTHING, np.uint8),  # kinds
-            np.zeros(most, np.uint8),  # whether it is odd
+            np.zeros(size, np.uint8),  # whether the document is irregular
         )
 
     def finish(self, documents: Documents) -> None:
-        (starts, lengths, kinds, is_odd), count = self.filled, len(documents)
+        (starts, lengths, kinds, is_odd), count = self.buffers, len(documents)
         self.odd = is_odd[:count].astype(bool) | _not_text(documents)
         kinds[:, :count][:, self.odd] = NOTHING
         self._kinds, *parts = _scanner.gathered(documents.text, starts, lengths, kinds, count)
         self._texts = pa.Array.from_buffers(TEXT, len(self._kinds), list(map(pa.py_buffer, parts)))
-        del self.filled
+        del self.buffers
 
     def cells(self, paths: Sequence[Path]) -> Cells:
-        rows, count = [self.finder.rows[path] for path in paths], len(self.odd)
+        rows, count = [self.scanner.rows[path] for path in paths], len(self.odd)
         if rows == list(range(rows[0], rows[0] + len(rows))):
             start, length = rows[0] * count, len(rows) * count
             return Cells(self._kinds[start : start + length], self._texts.slice(start, length))
@@ -169,7 +170,7 @@ _ABSENT = msgspec.Raw(b"null")
 
 
 def _struct(name: str, tree: dict[str, Any]) -> type[msgspec.Struct]:
-    """A struct type for a tree, whose ends stay as they are; a key that the tree does not name is an error."""
+    """A struct type for a tree, with raw values at its ends; a key outside the tree is an error."""
     fields: list[tuple[str, Any, Any]] = []
     for key, branch in tree.items():
         inner = None if branch is None else _struct(f"{name}_{key}", branch)
@@ -178,33 +179,33 @@ def _struct(name: str, tree: dict[str, Any]) -> type[msgspec.Struct]:
 
 
 def _values(
-    structs: Sequence[msgspec.Struct], tree: dict[str, Any], nothing: msgspec.Struct, at: Path
+    structs: Sequence[msgspec.Struct], tree: dict[str, Any], empty: msgspec.Struct, at: Path
 ) -> Iterator[tuple[Path, tuple[msgspec.Raw, ...]]]:
-    """The values at the end of every path, over all structs."""
+    """The values of every path, over all structs."""
     columns = zip(*map(astuple, structs), strict=True) if structs else iter([()] * len(tree))
     for (key, branch), column in zip(tree.items(), columns, strict=True):
         if branch is None:
             yield (*at, key), column
         else:
-            blank = getattr(nothing, key)
+            blank = getattr(empty, key)
             yield from _values([blank if inner is None else inner for inner in column], branch, blank, (*at, key))
 
 
 class _Decoded:
-    """The values as they stand in each document, by path."""
+    """The raw values of each document, by path."""
 
     def __init__(
         self, decoder: msgspec.json.Decoder[msgspec.Struct], tree: dict[str, Any], documents: Documents
     ) -> None:
         self.odd = _not_text(documents)
-        nothing = decoder.decode(b"{}")
-        structs = [nothing] * len(documents)
+        empty = decoder.decode(b"{}")
+        structs = [empty] * len(documents)
         for at in np.flatnonzero(~self.odd).tolist():
             try:
                 structs[at] = decoder.decode(documents[at])
             except UNREADABLE:
                 self.odd[at] = True
-        self._values = dict(_values(structs, tree, nothing, ()))
+        self._values = dict(_values(structs, tree, empty, ()))
 
     def cells(self, paths: Sequence[Path]) -> Cells:
         raw = pa.array(map(bytes, chain.from_iterable(self._values[path] for path in paths)), pa.binary())

@@ -1,6 +1,6 @@
-"""Values of JSON documents as columns: together where they are as documented, else one by one (pure).
+"""Turn values of JSON documents into typed columns (pure): documented forms as a whole column, others one by one.
 
-`values` defines what a value means. A column is read by Arrow, which is given only what it reads in the same way.
+`values` defines the meaning of a value. Arrow reads only the forms for which its result is the same.
 """
 
 from __future__ import annotations
@@ -26,46 +26,46 @@ NOTHING, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST = range(7)
 
 @dataclass(frozen=True)
 class Cells:
-    """Values one after the other: the kind of each, and its text as in the document, of a STRING without its quotes."""
+    """A sequence of values: the kind of each, and its text as in the document (of a STRING without quotes)."""
 
     kinds: np.ndarray
     texts: pa.Array
 
     def value(self, at: int) -> Any:
-        """One value as JSON has it.
+        """One decoded JSON value.
 
         Raises:
-            msgspec.DecodeError: it has an escape that stands for no character.
+            msgspec.DecodeError: it has an invalid escape.
         """
         text = self.texts[at].as_py()
         return text if text is None or self.kinds[at] == STRING else msgspec.json.decode(text)
 
     def column(self, column_type: pa.DataType) -> tuple[pa.Array, np.ndarray]:
-        """All values as `values.reader` reads them, and a mask of those that cannot be read, which are null."""
+        """All values as read by `values.reader`, and a mask of unreadable ones, which are null."""
         column = _FAST[column_type](self)
         misfits = np.zeros(len(self.kinds), bool)
         if column.null_count == np.count_nonzero(self.kinds == NOTHING):
             return column, misfits
         unread = (self.kinds != NOTHING) & ~mask(pc.is_valid(column))
         read = values.reader(column_type)
-        found: list[Any] = []
+        slow: list[Any] = []
         for at in np.flatnonzero(unread).tolist():
             try:
-                found.append(read(self.value(at)))
+                slow.append(read(self.value(at)))
             except (ValueError, *UNREADABLE):
-                found.append(None)
+                slow.append(None)
                 misfits[at] = True
-        return pc.replace_with_mask(column, pa.array(unread), pa.array(found, column_type)), misfits
+        return pc.replace_with_mask(column, pa.array(unread), pa.array(slow, column_type)), misfits
 
     def only(self, *kinds: int) -> pa.Array:
-        """The texts of some kinds; null for all else."""
-        wanted = np.zeros(LIST + 1, bool)
-        wanted[[NOTHING, *kinds]] = True
-        fits = wanted[self.kinds]
+        """The texts of `kinds`; null for others."""
+        chosen = np.zeros(LIST + 1, bool)
+        chosen[[NOTHING, *kinds]] = True
+        fits = chosen[self.kinds]
         return self.texts if fits.all() else pc.if_else(pa.array(fits), self.texts, None)
 
 
-# Each of these leaves null what it is not sure of.
+# Each of these returns null for values that need the slow path.
 
 
 def _fast_text(cells: Cells) -> pa.Array:
@@ -73,7 +73,7 @@ def _fast_text(cells: Cells) -> pa.Array:
 
 
 def _fast_flag(cells: Cells) -> pa.Array:
-    words = pa.array(["false", "true"], TEXT)  # not of the module: making an array loads pandas, if it is there
+    words = pa.array(["false", "true"], TEXT)  # not at module level: creating an array imports pandas, if installed
     return pc.cast(pc.index_in(cells.only(STRING, LITERAL), words), FLAG)
 
 
@@ -94,19 +94,18 @@ _PLAUSIBLE_MS = [int(moment.timestamp() * 1000) for moment in values.PLAUSIBLE]
 
 
 def _fast_real(cells: Cells) -> pa.Array:
-    """Positive numbers within the limit of `values.decimal`; negative ones, zero among them, have spellings of their
-    own."""
+    """Non-negative numbers within the limit of `values.decimal`; negative numbers and -0 have several spellings."""
     try:
         numbers = pc.cast(cells.only(NUMBER), REAL)
     except pa.ArrowInvalid:
         return pa.nulls(len(cells.kinds), REAL)
-    found = pc.fill_null(numbers, 0.0).to_numpy()
-    fits = (found < values.TOO_MUCH) & ~np.signbit(found)
+    floats = pc.fill_null(numbers, 0.0).to_numpy()
+    fits = (floats < values.LIMIT) & ~np.signbit(floats)
     return numbers if fits.all() else pc.if_else(pa.array(fits), numbers, None)
 
 
 def _fast_decimal(column_type: pa.Decimal128Type, cells: Cells) -> pa.Array:
-    """By way of whole thousandths or millionths, where no value lies near the middle between two."""
+    """Via integers of the smallest unit, if the value is at most 0.25 units from one."""
     numbers = _fast_real(cells)
     scaled = pc.fill_null(numbers, 0.0).to_numpy() * 10**column_type.scale
     whole = np.rint(scaled)

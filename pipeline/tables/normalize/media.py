@@ -1,7 +1,8 @@
-"""Listed files and manifest entries to rows of `media` (pure).
+"""Turn listed files and manifest entries into rows of `media` (pure).
 
-Source: enablex-api.md section 6.1: files are deleted 72 hours after creation, counted from file creation, session
-end or recording depending on the page; so the clock starts at the earliest known moment of the session.
+Source: enablex-api.md section 6.1: files are deleted 72 hours after creation, counted from file creation, session end
+or recording, depending on the documentation page. Retention is therefore counted from the earliest known time of
+the session.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Entries = Mapping[tuple[str, str, str], Entry]
 
 
 def expires_at(file: ListedFile, first_connected_at: Mapping[str, datetime], retention: timedelta) -> datetime:
-    """The earliest credible moment at which EnableX may delete a file: it was there when it was first listed."""
+    """The earliest time at which EnableX may delete a file; it existed when it was first listed."""
     return min(file.ended_at, file.first_listed_at, first_connected_at.get(file.conf_num, file.ended_at)) + retention
 
 
@@ -38,7 +39,7 @@ def media_rows(
 
 
 _STATES = {"unreadable": "malformed"}
-"""States that manifests name differently (format 1)."""
+"""States with another name in manifests (format 1)."""
 
 
 def _media_row(file: ListedFile, entry: Entry | None, expires: datetime) -> Row:

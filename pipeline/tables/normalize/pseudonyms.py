@@ -1,4 +1,7 @@
-"""Personal columns replaced by keyed tokens (pure): same input and key, same token; without the key, no way back."""
+"""Replace personal columns with keyed tokens (pure). The same value and key give the same token.
+
+Without the key, tokens cannot be reversed.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`stats_quality` of connections to rows of `cdr_quality` (pure).
+"""Turn `stats_quality` of connections into rows of `cdr_quality` (pure).
 
-Source: enablex-api.md section 4.4: `send` and `receive`, each with `audio`, `video` and `sharing`, any of which
-may be `{}`; the published sample was cut, so more measures are expected and go to `extra`.
+Source: enablex-api.md section 4.4: `send` and `receive`, each with `audio`, `video` and `sharing`, any of which may be
+`{}`. The published sample is truncated, so more measures are expected; they go to `extra`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _MEASURES = {
     "bitrate_good_percent": ("bitrate_good_percent", REAL),
 }
 BATCH_CONNECTIONS = 4000
-"""Stats of this many connections stay in the processor's cache."""
+"""The stats of this number of connections fit into the CPU cache."""
 
 _PLACES = [(direction, medium) for direction in ("receive", "send") for medium in ("audio", "sharing", "video")]
-"""In the order of the table's key."""
+"""In the order of the key of the table."""
 
 _SCANNER = FieldScanner((*place, measure) for measure in _MEASURES for place in _PLACES)
 
@@ -43,22 +43,23 @@ _SCANNER = FieldScanner((*place, measure) for measure in _MEASURES for place in 
 def quality_table(connections: pa.Table) -> pa.Table:
     """Rows of `cdr_quality` (and `day`) for connections sorted by `cdr_id`; sorted by key.
 
-    What is as documented is read in columns, all else by `quality_rows`, which is the definition.
+    Documented forms are read as columns, others by `quality_rows`, which is the definition.
     """
-    told = connections.select(["cdr_id", "conf_num", "day", "stats_quality"])
-    known = told.filter(pc.is_valid(told["stats_quality"]))
-    starts = range(0, max(1, known.num_rows), BATCH_CONNECTIONS)
-    return pa.concat_tables([_quality_table(known.slice(start, BATCH_CONNECTIONS)) for start in starts])
+    rows = connections.select(["cdr_id", "conf_num", "day", "stats_quality"])
+    rows = rows.filter(pc.is_valid(rows["stats_quality"]))
+    starts = range(0, max(1, rows.num_rows), BATCH_CONNECTIONS)
+    return pa.concat_tables([_quality_table(rows.slice(start, BATCH_CONNECTIONS)) for start in starts])
 
 
-def _quality_table(known: pa.Table) -> pa.Table:
-    whose, stats = known.drop_columns(["stats_quality"]), Documents.of_column(known["stats_quality"].combine_chunks())
-    table, odd = _plain_table(stats, whose)
+def _quality_table(rows: pa.Table) -> pa.Table:
+    identities = rows.drop_columns(["stats_quality"])
+    stats = Documents.of_column(rows["stats_quality"].combine_chunks())
+    table, odd = _plain_table(stats, identities)
     if not odd.any():
         return table
     odd_rows = []
     for at in np.flatnonzero(odd).tolist():
-        (identity,) = whose.slice(at, 1).to_pylist()
+        (identity,) = identities.slice(at, 1).to_pylist()
         odd_rows += [{**identity, **row} for row in quality_rows(_decoded(stats[at]))]
     table = pa.concat_tables([table, pa.Table.from_pylist(odd_rows, schema=table.schema)])
     return table.sort_by([(name, "ascending") for name in CDR_QUALITY.key])
@@ -72,7 +73,7 @@ def _decoded(text: msgspec.Raw) -> Any:
 
 
 def quality_rows(quality: Any) -> Iterator[Row]:
-    """The rows of one connection; a value that cannot be read stays in `extra`, as do other measures."""
+    """The rows of one connection; unreadable values and other measures go to `extra`."""
     for direction, media in quality.items() if isinstance(quality, dict) else ():
         for medium, measures in media.items() if isinstance(media, dict) else ():
             if isinstance(measures, dict) and drop_empty(measures):
@@ -90,26 +91,27 @@ def _measured(measures: dict[str, Any]) -> Row:
     return {**row, "extra": extra_json(drop_empty(rest))}
 
 
-def _plain_table(stats: Documents, whose: pa.Table) -> tuple[pa.Table, np.ndarray]:
-    """Rows of all connections whose stats are as documented, and a mask of the others.
+def _plain_table(stats: Documents, identities: pa.Table) -> tuple[pa.Table, np.ndarray]:
+    """Rows of all connections with stats of the documented shape, and a mask of the others.
 
-    Every place of every connection stands in one long column for each measure; places that say nothing are left out.
+    Each measure is one long column over all directions, media and connections; combinations without a value are left
+    out.
     """
-    found = _SCANNER.scan(stats)
-    odd, shape = found.odd, (len(_PLACES), len(stats))
-    says_something = np.zeros(shape, bool)
+    scanned = _SCANNER.scan(stats)
+    odd, shape = scanned.odd, (len(_PLACES), len(stats))
+    has_value = np.zeros(shape, bool)
     columns = {}
     for measure, (name, kind) in _MEASURES.items():
-        columns[name], misfits = found.cells([(*place, measure) for place in _PLACES]).column(kind)
+        columns[name], misfits = scanned.cells([(*place, measure) for place in _PLACES]).column(kind)
         odd = odd | misfits.reshape(shape).any(axis=0)
-        says_something |= mask(pc.is_valid(columns[name])).reshape(shape)
-    row, place = np.nonzero((says_something & ~odd).T)
+        has_value |= mask(pc.is_valid(columns[name])).reshape(shape)
+    row, place = np.nonzero((has_value & ~odd).T)
     spots = pa.array(place * len(stats) + row)
     directions, mediums = (pa.array(words, TEXT) for words in zip(*_PLACES, strict=True))
-    of_row = whose.take(pa.array(row))
+    identity = identities.take(pa.array(row))
     table = pa.table(
         {
-            **dict(zip(of_row.column_names, of_row.columns, strict=True)),
+            **dict(zip(identity.column_names, identity.columns, strict=True)),
             "direction": directions.take(pa.array(place)),
             "medium": mediums.take(pa.array(place)),
             **{name: column.take(spots) for name, column in columns.items()},

@@ -1,7 +1,7 @@
-"""Room documents to rows of `rooms` (pure).
+"""Turn room documents into rows of `rooms` (pure).
 
-Source: enablex-api.md section 9.4. Numbers come back as text and the reverse (observed); dial-in secrets
-(`sip.pin`, `sip.meeting_id`) and stream addresses never reach a table.
+Source: enablex-api.md section 9.4. Numbers are returned as text and text as numbers (observed). Dial-in secrets
+(`sip.pin`, `sip.meeting_id`) and stream addresses are never stored in a table.
 """
 
 from __future__ import annotations

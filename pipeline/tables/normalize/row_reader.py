@@ -1,4 +1,4 @@
-"""One JSON document to one row, column by column; what no column takes is kept as `extra` (pure)."""
+"""Turn one JSON document into one row, column by column; remaining fields go to `extra` (pure)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pipeline.tables.normalize import values
 from pipeline.tables.schemas import Column
 
 Path = tuple[str, ...]
-"""Keys from the document's top down to one value."""
+"""Keys from the top of the document to one value."""
 
 Tree = Mapping[str, Any]
 """Paths as nested mappings; None at the end of each."""
 
 
 class RowReader:
-    """Reads the columns that are taken from one place each; `elsewhere` are places that `extra` leaves out as well.
+    """Reads the columns that are taken from one path each; `elsewhere` are other paths to leave out of `extra`.
 
-    `extra` never has what speaks about a person or is a secret: not as a value that fits no column, nor inside an
-    object that came in another shape than documented. Raw has it.
+    `extra` never contains personal data or secrets: neither as a value that fits no column, nor inside an object of an
+    undocumented shape. The raw response contains them.
     """
 
     def __init__(self, columns: Iterable[Column], elsewhere: Iterable[Path] = ()) -> None:
@@ -38,7 +38,7 @@ class RowReader:
         self._guarded = {path[:length] for path in guarded for length in range(1, len(path))}
 
     def row(self, document: Mapping[str, Any]) -> Row:
-        """Every column by name, and `extra`: fields without a column, and values that fit none, under their paths."""
+        """Every column by name, and `extra`: fields without a column and values that fit none, under their paths."""
         row: Row = {}
         misfits: list[Path] = []
         for name, path, read, is_personal in self._columns:
@@ -53,7 +53,7 @@ class RowReader:
         return {**row, "extra": extra_json(rest)}
 
     def _leftover(self, document: Mapping[str, Any], taken: Tree, at: Path) -> dict[str, Any]:
-        """What `taken` does not name; a branch that is taken in part keeps the rest."""
+        """Fields outside `taken`; a partly taken branch keeps its other fields."""
         rest: dict[str, Any] = {}
         for key, value in document.items():
             branch = taken.get(key, {})
@@ -73,7 +73,7 @@ def get_path(document: Any, path: Iterable[str]) -> Any:
 
 
 def set_path(tree: dict[str, Any], path: Path, value: Any) -> None:
-    """Put a value at the end of a path; branches that are missing are made."""
+    """Set the value at a path; create missing branches."""
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     tree[path[-1]] = value
@@ -88,23 +88,23 @@ def path_tree(paths: Iterable[Path]) -> dict[str, Any]:
 
 
 def extra_json(rest: Mapping[str, Any]) -> str | None:
-    """What no column takes, as JSON with sorted keys; None for nothing."""
+    """Remaining fields as JSON with sorted keys; None if there are none."""
     return msgspec.json.encode(rest, order="deterministic").decode() if rest else None
 
 
 def drop_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The same fields without those that say nothing (null, empty text, empty objects) and those named like secrets."""
-    told: dict[str, Any] = {}
+    """The same fields without empty ones (null, empty text, empty objects) and those named like secrets."""
+    filled: dict[str, Any] = {}
     for key, value in fields.items():
         kept = drop_empty(value) if isinstance(value, dict) else _without_secrets(value)
         if kept is not None and kept not in ("", {}) and not _is_secret(key):
-            told[key] = kept
-    return told
+            filled[key] = kept
+    return filled
 
 
 @lru_cache(1024)
 def _is_secret(name: str) -> bool:
-    """Documents repeat some dozens of names, and searching them would cost more than all else."""
+    """Cached: documents repeat a few dozen names, and the search would cost more than all other reading."""
     return SECRET_NAME.search(name) is not None
 
 
@@ -114,10 +114,10 @@ def _without_secrets(value: Any) -> Any:
     return [_without_secrets(inner) for inner in value] if isinstance(value, list) else value
 
 
-def unknown_paths(document: Mapping[str, Any], known: Tree, at: Path = ()) -> Iterator[Path]:
-    """Places in a document that `known` does not name."""
+def unknown_paths(document: Mapping[str, Any], documented: Tree, at: Path = ()) -> Iterator[Path]:
+    """Paths of a document outside `documented`."""
     for key, value in document.items():
-        if key not in known:
+        if key not in documented:
             yield (*at, key)
-        elif known[key] and isinstance(value, dict):
-            yield from unknown_paths(value, known[key], (*at, key))
+        elif documented[key] and isinstance(value, dict):
+            yield from unknown_paths(value, documented[key], (*at, key))

@@ -1,6 +1,6 @@
-"""Newest connections to rows of `sessions` and to contributions to `usage_daily` (pure).
+"""Turn the newest versions of connections into rows of `sessions` (pure).
 
-Sums are of whole numbers (milliseconds, decimals, millionths of a minute), so they are exact and the same in any order.
+Sums are of integers and decimals (milliseconds, millionths of a minute), so they are exact and independent of order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import BILLED, COUNT, MONEY, REAL, TIME
 from pipeline.core.models import ListedFile
-from pipeline.tables.normalize.arrow_ops import decimals, last_known, per_million, repeats_before
+from pipeline.tables.normalize.arrow_ops import decimals, last_valid, per_million, repeats_before
 from pipeline.tables.schemas import CDR, SESSIONS
 
 _FROM_ROOM = (
@@ -37,7 +37,7 @@ CONNECTION = pa.schema(
         *(pa.field(name, COUNT) for name in _MEASURED),
     ]
 )
-"""What a session needs to know of a connection; the measured minutes in millionths of a minute."""
+"""Columns of a connection that sessions and usage need; measured minutes in millionths of a minute."""
 
 
 def connection_table(connections: pa.Table) -> pa.Table:
@@ -52,42 +52,42 @@ def connection_table(connections: pa.Table) -> pa.Table:
         "participant_ms": pc.cast(pc.round(pc.multiply(connections["participant_s"], 1000.0)), COUNT),
         **{name: per_million(connections[name]) for name in _MEASURED},
     }
-    told = [columns[name] if name in columns else connections[name] for name in CONNECTION.names]
-    return pa.table(told, schema=CONNECTION)
+    arrays = [columns[name] if name in columns else connections[name] for name in CONNECTION.names]
+    return pa.table(arrays, schema=CONNECTION)
 
 
 class Sessions(NamedTuple):
-    """Rows of `sessions` with `day`, and for each connection the place of its session among them."""
+    """Rows of `sessions` with `day`, and for each connection the row of its session."""
 
     rows: pa.Table
     place: np.ndarray
 
 
 class SessionFiles:
-    """What the archive lists for each session: how many files, and whether recordings or transcoded video."""
+    """Numbers of listed files, recordings and transcoded files of each session."""
 
     def __init__(self, files: Iterable[ListedFile]) -> None:
         counts: dict[str, list[int]] = {}
         for file in files:
-            found = counts.setdefault(file.conf_num, [0, 0, 0])
-            found[0] += 1
-            found[1] += file.kind == "recording"
-            found[2] += file.kind == "transcoded"
+            session = counts.setdefault(file.conf_num, [0, 0, 0])
+            session[0] += 1
+            session[1] += file.kind == "recording"
+            session[2] += file.kind == "transcoded"
         self._conf_nums = pa.array(list(counts), pa.string())
         self._counts = np.array([*counts.values(), [0, 0, 0]], np.int64)
 
     def of(self, conf_nums: pa.Array) -> np.ndarray:
-        """Three columns: files, recordings, transcoded files; in the order of `conf_nums`."""
+        """Three columns: files, recordings, transcoded files; same length and order as `conf_nums`."""
         at = pc.fill_null(pc.index_in(conf_nums, self._conf_nums), len(self._conf_nums))
-        found: np.ndarray = self._counts[at.to_numpy()]
-        return found
+        counts: np.ndarray = self._counts[at.to_numpy()]
+        return counts
 
 
 def session_table(connections: pa.Table, files: SessionFiles) -> Sessions:
-    """One row per `conf_num` of connections sorted by `conf_num`, `day` and `cdr_id`, each session whole; same order.
+    """One row per `conf_num`, same order, from whole sessions of connections sorted by `conf_num`, `day` and `cdr_id`.
 
-    A session is filed under the UTC date of its first connection. Its room columns come from the newest connection
-    that has any: old-shape rows lack what new-shape rows of the same session have.
+    The day of a session is the UTC date of its first connection. Each room column has the last value that is not null,
+    because old-shape connections lack columns that new-shape connections of the same session have.
     """
     begins = ~repeats_before(connections["conf_num"])
     starts = np.flatnonzero(begins)
@@ -105,7 +105,7 @@ def session_table(connections: pa.Table, files: SessionFiles) -> Sessions:
                 *((name, "sum") for name in ("anonymous", "sip", "participant_ms", *_BILLED, "price", *_MEASURED)),
             ]
         )
-        .sort_by("conf_num")  # groups come in any order
+        .sort_by("conf_num")  # groups are unordered
     )
     counts = files.of(grouped["conf_num"].combine_chunks())
     duration_ms = np.maximum(0, _ms(grouped["disconnected_at_max"]) - _ms(grouped["connected_at_min"]))
@@ -114,7 +114,7 @@ def session_table(connections: pa.Table, files: SessionFiles) -> Sessions:
     transcoding_min = np.where(is_transcoded, -(-duration_ms // 60_000), 0)
     columns = {
         "conf_num": grouped["conf_num"],
-        **{name: last_known(connections[name], starts) for name in _FROM_ROOM},
+        **{name: last_valid(connections[name], starts) for name in _FROM_ROOM},
         "first_connected_at": grouped["connected_at_min"],
         "last_disconnected_at": grouped["disconnected_at_max"],
         "duration_s": pa.array(duration_ms / 1000.0, REAL),

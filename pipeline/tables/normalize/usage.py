@@ -1,6 +1,6 @@
-"""Connections, sessions and files to rows of `usage_daily` (pure).
+"""Turn connections, sessions and files into rows of `usage_daily` (pure).
 
-Each adds its part to one project, day, room, owner and billing code; parts are put together when all are there.
+Each contributes one part to a project, day, room, owner and billing code. Sorted parts are then summed.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ PART = pa.schema(
         *(pa.field(name, BILLED) for name in _BILLED),
     ]
 )
-"""What one connection, session or file adds. `group` orders as day and key do; measured minutes in millionths."""
+"""Contribution of one connection, session or file. `group` sorts like day and key; measured minutes in millionths."""
 
 
 def connection_parts(connections: pa.Table, sessions: Sessions) -> pa.Table:
-    """What connections add, each on its own day; what they lack of their room comes from their session."""
+    """Parts of connections, each on its own day; missing room columns are taken from the session."""
     participant_min = connections["participant_min"]
-    known = {name: pc.coalesce(connections[name], sessions.rows[name].take(pa.array(sessions.place))) for name in _KEY}
+    key = {name: pc.coalesce(connections[name], sessions.rows[name].take(pa.array(sessions.place))) for name in _KEY}
     return _parts(
         connections["day"],
-        known,
+        key,
         user_ref=connections["user_ref"],
         connections=_ones(connections),
         anonymous=pc.cast(pc.is_null(connections["user_ref"]), COUNT),
@@ -50,7 +50,7 @@ def connection_parts(connections: pa.Table, sessions: Sessions) -> pa.Table:
 
 
 def session_parts(sessions: pa.Table) -> pa.Table:
-    """What whole sessions add, on the day they began."""
+    """Parts of whole sessions, on the day they started."""
     return _parts(
         sessions["day"],
         {name: sessions[name] for name in _KEY},
@@ -61,15 +61,15 @@ def session_parts(sessions: pa.Table) -> pa.Table:
 
 
 def media_parts(media: list[Row], sessions: pa.Table) -> pa.Table:
-    """What stored files add, on their archive record's day; `sessions` has their owners."""
+    """Parts of stored files, on the day of their archive record; owner and billing code are from `sessions`."""
     stored = [row for row in media if row["state"] in STORED]
     conf_nums = pa.array([row["conf_num"] for row in stored], TEXT)
     at = pc.index_in(conf_nums, sessions["conf_num"].combine_chunks())
-    known = {name: sessions[name].combine_chunks().take(at) for name in _KEY}
-    known["room_id"] = pc.coalesce(pa.array([row["room_id"] for row in stored], TEXT), known["room_id"])
+    key = {name: sessions[name].combine_chunks().take(at) for name in _KEY}
+    key["room_id"] = pc.coalesce(pa.array([row["room_id"] for row in stored], TEXT), key["room_id"])
     return _parts(
         pa.array([row["day"] for row in stored], pa.date32()),
-        known,
+        key,
         media_files=pa.array([1] * len(stored), COUNT),
         media_bytes=pa.array([row["size_bytes"] for row in stored], COUNT),
     )

@@ -1,7 +1,7 @@
-"""EnableX's spellings to values; no other module contains them (pure).
+"""Parse the spellings of EnableX's values; no other module does (pure).
 
-Each function returns None for what EnableX uses to say nothing (null, missing, empty text) and raises ValueError for
-what cannot be understood; the caller keeps the original. Observed: flags as "true"/"false" and 1/0, numbers as text.
+Each function returns None for an empty value (null, missing, empty text) and raises ValueError for a value that it
+cannot parse; the caller keeps the original. Observed: flags as "true"/"false" and 1/0, numbers as text.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import pyarrow as pa
 from pipeline.core.arrow_types import BILLED, COUNT, FLAG, MONEY, REAL, TEXT, TIME
 
 PLAUSIBLE = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
-"""A time outside stands for none at all: the zero times of programming languages, most of all."""
+"""A time outside this range is no time, for example the zero time of a programming language."""
 
-TOO_MUCH = 10**7
-"""No minutes (19 years), seconds (4 months), prices or bitrates reach this: a number that does is something else, and
-sums of what is below fit their columns."""
+LIMIT = 10**7
+"""Minutes (19 years), seconds (4 months), prices and bitrates are below this; larger numbers are not parsed. Sums of
+numbers below it fit their columns."""
 
 _TRUE = {"true", "1", "yes"}
 _FALSE = {"false", "0", "no"}
 _EPOCH_RANGE_S = (10**8, 10**10)
-"""Numbers in this range are Unix seconds (1973 to 2286), a thousand times larger ones milliseconds."""
+"""Numbers in this range are Unix seconds (1973 to 2286); 1,000 times larger numbers are milliseconds."""
 
 
 def text(value: Any) -> str | None:
-    """Text as it is, numbers and flags as JSON would write them."""
+    """Text unchanged, numbers and flags as in JSON."""
     if value is None or value == "":
         return None
     if isinstance(value, str):
@@ -56,13 +56,13 @@ def flag(value: Any) -> bool | None:
 
 
 def real(value: Any) -> float | None:
-    """A finite number, or text that is one."""
+    """A finite number, or text with one."""
     number = decimal(value)
     return None if number is None else float(number)
 
 
 def decimal(value: Any) -> Decimal | None:
-    """A finite number exactly as written (a float by its shortest decimal form)."""
+    """A finite number exactly as written (a float in its shortest decimal form)."""
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -71,7 +71,7 @@ def decimal(value: Any) -> Decimal | None:
         number = Decimal(str(value).strip())
     except InvalidOperation:
         raise ValueError("not a number") from None
-    if not number.is_finite() or abs(number) >= TOO_MUCH:
+    if not number.is_finite() or abs(number) >= LIMIT:
         raise ValueError("not a finite, sensible number")
     return number
 

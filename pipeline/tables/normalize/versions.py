@@ -1,4 +1,4 @@
-"""Observations of connections to their newest and earlier versions (pure)."""
+"""Split observations of connections into newest and earlier versions (pure)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _CONTENT = [column.name for column in CDR_CONTENT]
 def split_versions(observations: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Rows of `cdr` and of `cdr_history` from observations sorted by `cdr_id` and `seen_at`, each key whole.
 
-    Both keep the other columns of `observations` (`day`, `stats_quality`) and the order of keys. A version is a stretch
-    of observations that say the same. Blind to how often and on how many pages something was said: of several contents
-    seen at the same moment the greatest in byte order stands for that moment.
+    Both keep the other columns of `observations` (`day`, `stats_quality`) and the order of keys. A version is a series
+    of consecutive observations with the same content. Repeats and the number of responses do not matter: of several
+    contents with the same `seen_at`, the greatest in byte order is used.
     """
     observations = _one_per_moment(observations)
     count = observations.num_rows
@@ -56,14 +56,14 @@ def split_versions(observations: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def _without_rows(observations: pa.Table, *moments: str) -> pa.Table:
-    nothing = observations.drop_columns(["seen_at"]).append_column("revision", pa.array([], COUNT))
+    empty = observations.drop_columns(["seen_at"]).append_column("revision", pa.array([], COUNT))
     for name in moments:
-        nothing = nothing.append_column(name, observations["seen_at"])
-    return nothing
+        empty = empty.append_column(name, observations["seen_at"])
+    return empty
 
 
 def _one_per_moment(rows: pa.Table) -> pa.Table:
-    """One observation for each key and moment of asking."""
+    """One observation per `cdr_id` and `seen_at`."""
     repeats = repeats_before(rows["cdr_id"]) & repeats_before(rows["seen_at"])
     if not repeats.any():
         return rows
@@ -71,18 +71,18 @@ def _one_per_moment(rows: pa.Table) -> pa.Table:
     rivals[repeats] = _differs(rows, np.flatnonzero(repeats), [*_CONTENT, "stats_quality"])
     if not rivals.any():
         return rows.filter(pa.array(~repeats))
-    # Two contents at one moment: rare enough to look at the rows themselves.
+    # Two contents with one `seen_at` are rare enough to compare row by row.
     moment = np.cumsum(~repeats)
     keep = ~repeats
     for number in np.unique(moment[rivals]):
         places = np.flatnonzero(moment == number)
-        said = [msgspec.json.encode(_said(row)) for row in rows.take(pa.array(places)).to_pylist()]
+        contents = [msgspec.json.encode(_content(row)) for row in rows.take(pa.array(places)).to_pylist()]
         keep[places] = False
-        keep[places[said.index(max(said))]] = True
+        keep[places[contents.index(max(contents))]] = True
     return rows.filter(pa.array(keep))
 
 
-def _said(row: dict[str, Any]) -> list[Any]:
+def _content(row: dict[str, Any]) -> list[Any]:
     return [*(row[name] for name in _CONTENT), row["stats_quality"]]
 
 
@@ -91,7 +91,7 @@ def _differs(rows: pa.Table, places: np.ndarray, names: list[str]) -> np.ndarray
     here, before = rows.take(pa.array(places)), rows.take(pa.array(places - 1))
     differs = np.zeros(len(places), bool)
     for name in names:
-        one, other = here[name], before[name]
-        unequal = pc.fill_null(pc.not_equal(one, other), False)
-        differs |= mask(pc.or_(unequal, pc.xor(pc.is_null(one), pc.is_null(other))))
+        left, right = here[name], before[name]
+        unequal = pc.fill_null(pc.not_equal(left, right), False)
+        differs |= mask(pc.or_(unequal, pc.xor(pc.is_null(left), pc.is_null(right))))
     return differs

@@ -122,7 +122,7 @@ def test_an_unreachable_api_is_said_once_with_its_host(site: Site) -> None:
 
 @pytest.mark.parametrize("fault", ["api_503_html", "api_502_text", "api_empty_body", "truncated_json"])
 def test_a_page_that_is_not_json_is_kept_and_named(site: Site, fault: str) -> None:
-    """An unreadable reply becomes no page and no table; the error says what was asked and what came."""
+    """An unreadable response is not landed and builds nothing; the error names the request and the response."""
     site.simulator.faults.on(fault)
     outcome = site.outcome("collect", "--from", "2026-11-22", "--to", "2026-11-22", "--source", "cdr")
     assert not outcome["ok"]
@@ -172,7 +172,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_half_written(site: Site, small_d
 
 
 def test_a_read_only_disk_is_one_line(site: Site, small_disk: Path) -> None:
-    """A read-only vault is exit code 1 and one line that says so."""
+    """A read-only vault is exit code 1 and one line with the reason."""
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     done = site.run("nightly")
     assert done.returncode == 1

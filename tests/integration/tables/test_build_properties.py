@@ -1,4 +1,4 @@
-"""Building is a function of what EnableX said: not of the order, the pages, the days at once, or how often."""
+"""A build depends only on the documents of EnableX: not on order, responses, batches of days, or repeats."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def tables_of(lake: Lake) -> dict[str, bytes]:
 @FEW
 @given(SOUND, st.data())
 def test_order_spread_and_repetition_do_not_matter(said: list[Said], data: st.DataObject) -> None:
-    """In any order of pages and rows, over any pages, and told any number of times, the tables have the same bytes."""
+    """The tables have the same bytes for any order of rows, any division into responses, and any number of repeats."""
     repeated = data.draw(st.lists(st.sampled_from(said), max_size=5))
     spread = [Said(one.hour, data.draw(st.sampled_from(DAYS)), one.document) for one in said + repeated]
     with new_lake() as plain, new_lake() as other:
@@ -132,7 +132,7 @@ def test_two_lakes_are_byte_identical_and_building_again_changes_nothing(said: l
 @FEW
 @given(SOUND)
 def test_days_built_singly_are_days_built_together(said: list[Said]) -> None:
-    """It does not matter which days are built at once: day by day, backwards, gives the same bytes as all together."""
+    """Days built one by one, in reverse order, give the same bytes as days built together."""
     with new_lake() as together, new_lake() as singly:
         for lake in (together, singly):
             land(lake, said)
@@ -144,7 +144,7 @@ def test_days_built_singly_are_days_built_together(said: list[Said]) -> None:
 
 @FEW
 @given(SOUND)
-def test_night_by_night_is_all_at_once(said: list[Said]) -> None:
+def test_nightly_builds_equal_one_build(said: list[Said]) -> None:
     """Built after every moment of collecting, the tables are in the end those of one build over all pages."""
     with new_lake() as nightly, new_lake() as once:
         for hour in sorted({one.hour for one in said}):
@@ -201,7 +201,7 @@ def test_every_connection_is_in_one_session(said: list[Said]) -> None:
 @FEW
 @given(SOUND)
 def test_as_known_on_any_day(said: list[Said]) -> None:
-    """For any moment, `cdr` and `cdr_history` tell what a build over only the pages up to then tells."""
+    """For any time, `cdr` and `cdr_history` contain what a build over the responses up to then contains."""
     with new_lake() as whole:
         land(whole, said)
         whole.build()
@@ -299,10 +299,10 @@ def test_a_correction_that_moves_a_row_to_another_day(tmp_path: Path) -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="a limit that docs/guide/as-known-on.md names: versions more than PAGE_REACH_DAYS apart are not joined",
+    reason="a limit that docs/guide/as-known-on.md names: versions more than INPUT_WINDOW_DAYS apart are not joined",
 )
 def test_a_correction_a_week_later_is_the_same_row(tmp_path: Path) -> None:
-    """A row that is written again a week later, under that day, is one row, whichever days are built at once."""
+    """A row written again a week later, under that day, is one row, whichever days are built together."""
     lake = Lake(tmp_path)
     later = DAY + timedelta(days=8)
     lake.say([call("c1", "s1", DAY)])
@@ -316,7 +316,7 @@ def test_a_correction_a_week_later_is_the_same_row(tmp_path: Path) -> None:
     strict=True, reason="a limit that docs/guide/as-known-on.md names: a repeated reply is not seen again"
 )
 def test_what_was_said_last_counts_also_when_it_was_said_before(tmp_path: Path) -> None:
-    """A row that one day's reply told, another's told otherwise, and the first tells again, is as told last."""
+    """A row returned for one day, changed for another day, and returned again for the first has its last content."""
     lake = Lake(tmp_path)
     first = b'{"result":"0","cdr":[%s]}' % bytes(raw(call("c1", "s1", DAY, user__name="A")))
     lake.answer(first, hour=0)
@@ -379,7 +379,7 @@ def test_every_day_has_every_table(tmp_path: Path) -> None:
 
 
 def test_a_day_is_the_same_whichever_days_are_built_with_it(tmp_path: Path) -> None:
-    """A session that goes on for weeks gives the same tables built all at once, or each day by itself, in any order."""
+    """A session of several weeks gives the same tables for days built together and one by one, in any order."""
     days = [DAY + timedelta(days=at) for at in range(0, 20, 2)]
     max_concurrency, one_by_one = Lake(tmp_path / "a"), Lake(tmp_path / "b")
     for lake in (max_concurrency, one_by_one):
@@ -396,7 +396,7 @@ def test_a_day_is_the_same_whichever_days_are_built_with_it(tmp_path: Path) -> N
 
 
 def calls_a_day(lake: Lake, days: int) -> list[date]:
-    """One connection on each of so many days from a Monday on, each on a page of its own."""
+    """One connection per day from a Monday on, each in its own response."""
     said = [week_of(DAY).first + timedelta(days=at) for at in range(days)]
     for day in said:
         lake.say([call(f"c{day}", f"s{day}", day)], day=day, hour=24 * 60)
@@ -433,7 +433,7 @@ def test_a_damaged_page_costs_only_the_weeks_that_see_it(tmp_path: Path) -> None
 
 
 def test_an_object_that_is_not_the_notes_is_built_again(tmp_path: Path) -> None:
-    """An object of another size than its note says is stale: somebody else wrote it, or cut it."""
+    """An object whose size differs from its build record is stale: overwritten or truncated by another program."""
     lake = Lake(tmp_path)
     lake.say([call("c1", "s1", DAY)])
     lake.build()

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.enablex.envelope import Envelope
 from pipeline.enablex.protocol import ReplyHead, period_request
 from pipeline.storage import LocalStore, raw
-from pipeline.tables.build import Builder, BuildResult, plan_sequences
+from pipeline.tables.build import Builder, plan_sequences
 from pipeline.tables.document_days import document_days
 from pipeline.tables.schemas import TABLES
 from tests.benchmarks.records import DAY, records
@@ -30,8 +30,8 @@ def built(folder: Path) -> dict[str, str]:
     place = raw.RawLocation("cdr", "acme", DAY, datetime(2026, 11, 24, tzinfo=UTC))
     raw.land(vault, place, ReplyHead(period_request("cdr", DAY), 200, {}), spool)
     builder = Builder(lake, vault, timedelta(hours=72))
-    for chain in plan_sequences(builder.stale("acme", None, tuple(TABLES)), 1):
-        assert all(isinstance(built, BuildResult) for built in builder.build(chain))
+    for sequence in plan_sequences(builder.stale("acme", None, tuple(TABLES)), 1):
+        assert all(built.result for built in builder.build(sequence))
     return {
         path.relative_to(folder / "lake/tables").parts[0]: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted((folder / "lake/tables").rglob("*.parquet"))

@@ -1,4 +1,4 @@
-"""Every quirk that enablex-api.md tells, with the rows it must become; the promises stand in samples/*/case.toml."""
+"""Every quirk of enablex-api.md with its expected rows; the promises are in samples/*/case.toml."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_quirk_has_a_case() -> None:
 
 @pytest.mark.parametrize("case", cases())
 def test_samples_are_nobodys(case: str) -> None:
-    """Addresses in samples are reserved for documentation, and every case says where it is from."""
+    """Addresses in samples are reserved for documentation, and every case names its source."""
     assert read_case(case)["origin"]
     for path in SAMPLES.joinpath(case).iterdir():
         for address in re.findall(rb"\b\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}\b", path.read_bytes()):

@@ -55,7 +55,7 @@ def page(night: Site) -> Path:
     return file
 
 
-def test_the_page_tells_what_the_tables_hold(night: Site, page: Path) -> None:
+def test_the_page_shows_the_tables(night: Site, page: Path) -> None:
     """Minutes of each owner, sessions, rows and verdicts on the page are sums that SQL over the tables gives."""
     text = page.read_text()
     with night.app() as app:
@@ -99,8 +99,8 @@ def test_a_browser_shows_the_page(page: Path, tmp_path: Path) -> None:
     except NotInstalled:
         if os.environ.get("REQUIRE_SERVERS"):
             raise
-        pytest.skip("no Chromium to look at the report with: `make servers` says why (tests/support/servers/README.md)")
-    assert len(said) == 1, "the page itself says nothing"
+        pytest.skip("no Chromium to open the report: `make servers` prints why (tests/support/servers/README.md)")
+    assert len(said) == 1, "the page itself prints nothing"
     assert "looked" in said[0]
     assert f"<title>{PHONE_PX} {text.count('<svg')}</title>" in shown
     assert browse(page, "--window-size=1280,1400", f"--screenshot={picture}")[1] == []
@@ -158,6 +158,6 @@ def test_a_notebook_answers_its_question(night: Site, path: Path) -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_output_is_committed(path: Path) -> None:
-    """Notebooks hold questions, not what somebody's lake answered."""
+    """Notebooks contain no output."""
     code = [cell for cell in cells(path) if cell["cell_type"] == "code"]
     assert [(cell["outputs"], cell["execution_count"]) for cell in code] == [([], None)] * len(code)

@@ -1,4 +1,4 @@
-"""What pages of archives say is remembered by whoever plans every quarter of an hour."""
+"""Parsed archive listings are cached for planning every 15 minutes."""
 
 from __future__ import annotations
 

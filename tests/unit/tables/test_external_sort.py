@@ -1,4 +1,4 @@
-"""Sorting more rows than fit: the same as sorting them all at once."""
+"""Sorting more rows than fit: the same as sorting them in memory."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def assert_sorted(blocks: list[pa.Table], rows: list[tuple[str, Any]]) -> None:
 
 @given(ROWS, st.integers(1, 9), SIZES)
 def test_all_rows_come_back_in_order(rows: list[tuple[str, Any]], size: int, sizes: dict[str, int]) -> None:
-    """Every row comes back once, in order of key and then, and no key stands in two blocks."""
+    """Every row comes back once, sorted by `key` and `then`, and no key is in two blocks."""
     with small(sizes) as folder:
         sorting = ExternalSorter(folder / "runs", SCHEMA, "key", "then")
         for table in tables_of(rows, size):
@@ -78,7 +78,7 @@ def test_one_huge_key() -> None:
     assert max(block.num_rows for block in blocks) >= 500
 
 
-def test_a_block_is_about_so_many_batches() -> None:
+def test_a_block_has_about_block_batches() -> None:
     """With keys that differ, a block is never much more than its batches and one batch of every run."""
     sizes = {"RUN_ROWS": 50, "BATCH_ROWS": 5, "BLOCK_BATCHES": 4}
     rows = [(f"{at * 7919 % 1000:04}", at) for at in range(1000)]
@@ -118,7 +118,7 @@ def test_other_columns_are_dropped(tmp_path: Path) -> None:
 def test_many_runs_become_one() -> None:
     """However many runs there are, few files are open: small ones become larger ones; all rows come back in order."""
     rows = [(f"{at * 7919 % 3000:04}", at) for at in range(3000)]
-    sizes = {"RUN_ROWS": 20, "BATCH_ROWS": 5, "BLOCK_BATCHES": 4, "MOST_RUNS": 6}
+    sizes = {"RUN_ROWS": 20, "BATCH_ROWS": 5, "BLOCK_BATCHES": 4, "MAX_RUNS": 6}
     with small(sizes) as folder:
         sorting = ExternalSorter(folder / "runs", SCHEMA, "key", "then")
         for table in tables_of(rows, 10):
@@ -134,7 +134,7 @@ def test_rows_of_others_are_taken_as_they_are(
 ) -> None:
     """Two that include the same others, in memory or on disk, each give back all their rows in order."""
     rows = [row for part in parts for row in part]
-    with small(sizes | {"MOST_RUNS": most_runs}) as folder:
+    with small(sizes | {"MAX_RUNS": most_runs}) as folder:
         others = [ExternalSorter(folder / str(number), SCHEMA, "key", "then") for number in range(len(parts))]
         tables = iter(tables_of(rows, 1))
         for part, other in zip(parts, others, strict=True):

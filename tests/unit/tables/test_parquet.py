@@ -128,7 +128,7 @@ def test_without_a_note_the_object_is_written(tmp_path: Path) -> None:
 
 
 def test_notes_are_read_back(tmp_path: Path) -> None:
-    """A note says what was written; without one, or with one that cannot be read, nothing is built."""
+    """A build record states what was written; without one, or with an unreadable one, nothing is built."""
     lake = LocalStore(tmp_path / "lake")
     assert read_build_record(lake, "acme", DAY) == DayBuildRecord({})
     note = {"sessions": TableBuildRecord("i", 1, 2, "s"), "cdr": TableBuildRecord("i", 3, 4, "t")}

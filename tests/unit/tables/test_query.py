@@ -103,7 +103,7 @@ def test_a_rebuilt_day_is_seen_by_the_next_question(lake: LocalStore) -> None:
 
 
 def test_foreign_files_are_no_rows(lake: LocalStore) -> None:
-    """A file that somebody put beside the tables does not break a question."""
+    """A foreign file beside the tables does not break a query."""
     lake.overwrite("tables/cdr/README.txt", b"not parquet")
     lake.overwrite("tables/cdr/project=acme/day=2026-11-22/part-0.parquet.bak", b"not parquet")
     assert answer(lake, "SELECT count(*) AS n FROM cdr") == [{"n": 12}]
@@ -131,9 +131,9 @@ def test_only_the_days_asked_for_are_opened(lake: LocalStore, where: str, rows: 
     """Conditions on project and day skip whole objects: other days may hold anything, they are not even opened."""
     for key in ("acme", DAYS[0]), ("globex", DAYS[0]), ("globex", DAYS[1]):
         lake.overwrite(keys.table_key("cdr", *key), b"no Parquet at all")
-    put(lake, "cdr", "acme", date(2026, 11, 23), [])  # the newest day says what columns there are
+    put(lake, "cdr", "acme", date(2026, 11, 23), [])  # the newest day determines the columns
     assert answer(lake, f"SELECT count(cdr_id) AS n FROM cdr WHERE {where}") == [{"n": rows}]
-    with pytest.raises(ConfigError, match=r"part-0\.parquet.*; `postroom build` builds damaged days again"):
+    with pytest.raises(ConfigError, match=r"part-0\.parquet.*; run `postroom build` to build damaged days again"):
         answer(lake, "SELECT count(cdr_id) AS n FROM cdr")
 
 
@@ -154,7 +154,7 @@ def test_a_lake_may_lie_anywhere(tmp_path: Path, name: str) -> None:
 
 def test_a_column_that_no_day_has_yet_is_null(lake: LocalStore) -> None:
     """After an upgrade, before the next build, new columns are there and empty; once some days have them, a question
-    that needs them says what to run, and one that does not is answered."""
+    that needs them names the command to run, and one that does not is answered."""
     for project in ("acme", "globex"):
         for day in DAYS:
             sink = pa.BufferOutputStream()
@@ -163,7 +163,7 @@ def test_a_column_that_no_day_has_yet_is_null(lake: LocalStore) -> None:
     assert answer(lake, "SELECT DISTINCT cdr_id, owner_ref FROM cdr") == [{"cdr_id": "old", "owner_ref": None}]
     put(lake, "cdr", "acme", date(2026, 11, 23), [{"cdr_id": "new", "owner_ref": "tenant-1"}])
     assert answer(lake, "SELECT count(cdr_id) AS n FROM cdr") == [{"n": 5}]
-    with pytest.raises(ConfigError, match="`postroom build` builds them again"):
+    with pytest.raises(ConfigError, match="run `postroom build` to build them again"):
         answer(lake, "SELECT owner_ref FROM cdr")
 
 
@@ -250,7 +250,7 @@ def test_the_lock_cannot_be_opened(lake: LocalStore, sql: str) -> None:
     ],
 )
 def test_the_lake_is_for_reading(lake: LocalStore, tmp_path: Path, sql: str) -> None:
-    """A statement that does more than read is refused, in one line that says what is answered; no object changes."""
+    """A statement that does more than read is refused in one line with the allowed statements; no object changes."""
     before = [(stored.key, stored.size_bytes) for stored in lake.list("")]
     path = tmp_path / "lake" / keys.table_key("cdr", "acme", DAYS[0])
     with pytest.raises(ConfigError, match=r"^query: only one read-only statement is allowed \(SELECT"):
@@ -277,7 +277,7 @@ def test_python_is_out_of_reach(lake: LocalStore, monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_a_wrong_statement_is_one_line_with_the_next_step(lake: LocalStore, sql: str, said: str) -> None:
-    """What DuckDB says, on one line, and where tables and columns are described; also for an error while rows flow."""
+    """The message of DuckDB on one line, and where tables and columns are described; also while rows are read."""
     with pytest.raises(ConfigError) as caught:
         run_query(lake, sql)
     message = str(caught.value)

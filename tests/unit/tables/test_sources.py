@@ -1,4 +1,4 @@
-"""What a page's receipt says of its documents."""
+"""The days of documents in a receipt."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def days_of_rows(raws: list[msgspec.Raw]) -> set[date]:
 @example([NEW, changed(NEW, trans_date=DROP), changed(OLD, trans_date="1999-12-31T00:00:00.000Z")])
 @example([NEW, changed(NEW, trans_date="2024-03-10 01:02:03"), changed(NEW, sigserver__connect_dt=7)])
 def test_the_days_of_a_page_are_those_of_its_documents(page: list[object]) -> None:
-    """Read many at once or one by one, documents speak about the same days: those of their rows at least."""
+    """Documents read together or one by one have the same days: at least those of their rows."""
     raws = [raw(document) for document in page]
     days = document_days("cdr", raws, _ASKED)
     assert days == set().union(*(document_days("cdr", [one], _ASKED) for one in raws))

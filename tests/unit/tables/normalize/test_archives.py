@@ -108,7 +108,7 @@ def test_what_is_no_object_is_rejected(document: Any) -> None:
 
 @pytest.mark.parametrize("conf_num", [None, "", [], {}])
 def test_a_record_without_a_session_is_rejected(conf_num: Any) -> None:
-    """Without `conf_num` nobody knows whose files these are; the reject says where to look."""
+    """Without `conf_num` the session of the files is unknown; the reject names the path."""
     with pytest.raises(RecordError) as caught:
         archive_record({**DOCUMENT, "conf_num": conf_num}, page())
     assert (caught.value.path, caught.value.value) == ("conf_num", conf_num)
@@ -181,13 +181,13 @@ def test_a_numbered_name_does_not_run_into_a_real_one() -> None:
 
 
 def test_one_name_in_two_kinds_is_no_collision() -> None:
-    """A recording and its transcoded form may share a name: the kind tells them apart."""
+    """A recording and its transcoded form may share a name: the kind distinguishes them."""
     files = listed({"conf_num": "1", "recording": "https://h/v.mp4", "transcoded": "https://h/t/v.mp4"})
     assert [(file.kind, file.name) for file in files] == [("recording", "v.mp4"), ("transcoded", "v.mp4")]
 
 
 def test_a_url_that_is_none_does_not_stop_the_others() -> None:
-    """A broken URL is a file that cannot be fetched; the record's other files are read all the same."""
+    """A broken URL is a file that cannot be fetched; the record's other files are still read."""
     files = listed({"conf_num": "1", "recording": ["https://[oops/b.mkv", URL]})
     assert [file.name for file in files] == ["a1.mkv", "b.mkv"]
 

@@ -42,7 +42,7 @@ def test_a_document_is_a_row_or_a_reject(document: Any) -> None:
 
 @given(documents())
 def test_no_value_is_lost(document: Any) -> None:
-    """Whatever a document says that is no secret and not empty is in a column, in `extra`, or is quality."""
+    """Every value of a document that is not secret and not empty is in a column, in `extra`, or in quality."""
     try:
         row = cdr.cdr_row(decoded(raw(document)))
     except RecordError:
@@ -68,7 +68,7 @@ def test_what_is_no_object_is_no_row(document: Any) -> None:
 
 @pytest.mark.parametrize("conf_num", [DROP, None, "", {}, ["1"]])
 def test_a_session_is_required(conf_num: Any) -> None:
-    """Without a readable `conf_num` there is no row; the reject says so and shows what stood there."""
+    """Without a readable `conf_num` there is no row; the reject has reason and value."""
     with pytest.raises(RecordError) as refused:
         cdr.cdr_row(changed(NEW, conf_num=conf_num))
     assert refused.value.path == "conf_num"
@@ -132,7 +132,7 @@ def test_a_begun_minute_is_a_minute(ms: int, minutes: int) -> None:
 
 @pytest.mark.parametrize("missing", [DROP, None, ""])
 def test_a_missing_id_is_derived(missing: Any) -> None:
-    """Without `cdr_id` the key is made of six fields, says so, and is the same in every run."""
+    """Without `cdr_id` the key is derived from six fields, flagged, and the same in every run."""
     row = cdr.cdr_row(changed(NEW, cdr_id=missing))
     assert row["cdr_id_is_derived"] is True
     identity = ("61aa00bb22cc33dd44ee55ff", "284170002063", "65ec6b1f0c3a9e0012ab34ce", "3", "patient-9001",
@@ -168,7 +168,7 @@ def test_neighbouring_fields_do_not_run_into_one_another() -> None:
 
 
 def test_the_old_shape_lacks_and_does_not_invent() -> None:
-    """An old-shape row has nulls where its shape says nothing, real flags for its text flags, and its fractions."""
+    """An old-shape row has nulls for fields that its shape lacks, real flags for its text flags, and its fractions."""
     row = cdr.cdr_row(OLD)
     assert (row["published_audio"], row["published_screen"]) == (True, False)
     assert (row["room_duration_s"], row["published_min"]) == (600.512, 10.008)
@@ -199,7 +199,7 @@ def test_what_fits_no_column_stays_under_its_path() -> None:
 @pytest.mark.parametrize("value", [None, "", {}, "gone", 7, []])
 @pytest.mark.parametrize("container", ["room", "user", "sigserver", "published_track", "usage", "price"])
 def test_a_container_may_be_anything(container: str, value: Any) -> None:
-    """null, nothing, text or a list instead of an object leaves nulls; `extra` says what came, the rest stays."""
+    """null, absence, text or a list in place of an object leaves nulls; `extra` has the value, the rest stays."""
     row, whole = cdr.cdr_row(changed(NEW, **{container: value})), cdr.cdr_row(NEW)
     inside = {name for name, path, _ in cdr.FIELDS if path[0] == container}
     assert all(row[name] is None for name in inside)

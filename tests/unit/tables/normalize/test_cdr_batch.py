@@ -1,4 +1,4 @@
-"""Thousands of CDRs at once: the same rows and rejects, to the last cell, as one by one."""
+"""A batch of CDRs gives the same rows and rejects, cell by cell, as the documents one by one."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_large_batch_of_both_shapes() -> None:
     assert_same(read_batch(raws), raws)
 
 
-def test_keys_told_twice_count_once() -> None:
+def test_repeated_keys_count_once() -> None:
     """Of a key that stands twice in one document the last one counts, in a column as alone."""
     twice = msgspec.Raw(b'{"conf_num":"1","conf_num":"2","trans_date":"2024-03-09T14:33:05.120Z","user":{"name":"A"},'
                         b'"user":{"ref":"r"}}')  # fmt: skip

@@ -49,7 +49,7 @@ def test_no_messages(content: bytes) -> None:
     "content", [b'[{"sender": "A', b"hello", b"\xff\xfe", b"[" * 5000, b'["\\ud800"]'],
     ids=["cut", "no JSON", "no text", "too deep", "half a pair"],
 )  # fmt: skip
-def test_what_cannot_be_read_says_so(content: bytes) -> None:
+def test_an_unreadable_file_has_a_reason(content: bytes) -> None:
     """A file that is cut or no JSON is refused whole: it becomes one reject."""
     with pytest.raises(RecordError, match="not JSON"):
         chat_messages(content)

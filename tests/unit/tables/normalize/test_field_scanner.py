@@ -1,4 +1,4 @@
-"""Values found in thousands of documents at once: the same as looked up one by one, by either finder."""
+"""Values of a batch of documents are the same as values read one by one, for both scanners."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ANY = st.dictionaries(st.sampled_from("abcdex"), VALUES, max_size=4) | VALUES
 STYLES = st.sampled_from([{"separators": (",", ":")}, {}, {"indent": 1}, {"ensure_ascii": False}, {"sort_keys": True}])
 
 
-def told(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What a cell has of a value: nothing of empty text."""
     return None if value == "" else value
 
@@ -57,7 +57,7 @@ def test_cells_are_what_stands_in_the_documents(some: list[Any], style: dict[str
     assert len(cells.texts) == len(cells.kinds) == len(PATHS) * len(some)
     for at, document in enumerate(some):
         values = [cells.value(row * len(some) + at) for row in range(len(PATHS))]
-        assert values == [None if found.odd[at] else told(get_path(document, path)) for path in PATHS]
+        assert values == [None if found.odd[at] else plain(get_path(document, path)) for path in PATHS]
 
 
 @pytest.mark.usefixtures("either_finder")
@@ -80,10 +80,10 @@ def test_what_is_cut_is_what_is_found(some: list[Any], style: dict[str, Any], co
 
 
 @pytest.mark.usefixtures("either_finder")
-def test_more_documents_than_are_cut_at_once() -> None:
-    """Of very many documents some thousand are cut, the others stay for the next time."""
-    cut = FINDER.split(bytearray(b"{}," * (field_scanner.MOST_CUT + 9)))
-    assert cut is None or len(cut) == field_scanner.MOST_CUT
+def test_more_documents_than_one_split_returns() -> None:
+    """A split returns at most 8,000 documents; the others remain for the next call."""
+    cut = FINDER.split(bytearray(b"{}," * (field_scanner.MAX_SPLIT + 9)))
+    assert cut is None or len(cut) == field_scanner.MAX_SPLIT
 
 
 @pytest.mark.usefixtures("either_finder")
@@ -123,12 +123,12 @@ def test_both_documented_shapes_are_found() -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_as_documented_is_odd_or_the_same(text: bytes) -> None:
-    """A key told twice, with escapes, a value where an object belongs, no text, absurd depth: odd or JSON."""
+    """A repeated key, one with escapes, a value where an object belongs, no text, absurd depth: odd or JSON."""
     found = FINDER.scan(Documents.of([b'{"a": 7}', text, b'{"d": 8}']))
     values = [found.cells(PATHS).value(3 * row + 1) for row in range(len(PATHS))]
     assert found.odd.tolist() == [False, found.odd[1], False]
     assert found.cells([("a",)]).value(0) == 7
-    assert found.odd[1] or values == [told(get_path(json.loads(text), path)) for path in PATHS]
+    assert found.odd[1] or values == [plain(get_path(json.loads(text), path)) for path in PATHS]
 
 
 @pytest.mark.usefixtures("either_finder")

@@ -47,7 +47,7 @@ def test_another_key_gives_other_tokens() -> None:
 
 
 def test_rows_of_other_tables_pass() -> None:
-    """A table without the column is left as it is, and several columns are replaced at once."""
+    """A table without the column is left as it is, and several columns are replaced together."""
     assert pseudonymise(pa.table({"n": [1]}), ["user_name"], KEY) == pa.table({"n": [1]})
     both = pseudonymise(pa.table({"user_ip": ["1.2.3.4"], "user_name": ["A"]}), ["user_name", "user_ip"], KEY)
     assert {value[:2] for column in both.columns for value in column.to_pylist()} == {"p-"}

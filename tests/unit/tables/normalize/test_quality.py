@@ -91,7 +91,7 @@ def test_key_is_unique(stats: list[Any]) -> None:
 
 
 def test_the_documented_stats_are_four_rows() -> None:
-    """Two directions, two media each; sharing, which says nothing, is no row; percent is only told on receive."""
+    """Two directions, two media each; empty sharing is no row; percent is only sent for receive."""
     table = quality_table(connections([NEW["stats_quality"]]))
     rows = table.to_pylist()
     assert [(row["direction"], row["medium"]) for row in rows] == [

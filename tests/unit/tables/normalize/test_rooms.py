@@ -61,13 +61,13 @@ def test_a_stream_address_as_text_stays_out() -> None:
     assert "hush" not in json.dumps(room_row(odd, SEEN), default=str)
 
 
-@pytest.mark.parametrize("told", [6, "6", True])
-def test_talkers_come_in_three_types(told: Any) -> None:
+@pytest.mark.parametrize("talkers", [6, "6", True])
+def test_talkers_come_in_three_types(talkers: Any) -> None:
     """`max_active_talkers` is kept in the type it came in (11.27), and so is either spelling of waiting (11.19)."""
     for waiting in ("wait_for_moderator", "wait_moderator"):
-        odd = changed(ROOM, settings__max_active_talkers=told, **{f"settings__{waiting}": "true"})
+        odd = changed(ROOM, settings__max_active_talkers=talkers, **{f"settings__{waiting}": "true"})
         kept = json.loads(room_row(odd, SEEN)["extra"])["settings"]
-        assert (kept["max_active_talkers"], kept[waiting]) == (told, "true")
+        assert (kept["max_active_talkers"], kept[waiting]) == (talkers, "true")
 
 
 @pytest.mark.parametrize("room_id", [DROP, None, "", {}, []])
@@ -86,7 +86,7 @@ def test_what_is_no_object_is_no_room(document: Any) -> None:
 
 
 def test_a_sparse_room_is_a_row() -> None:
-    """A room of which only its id is told is a row of nulls."""
+    """A room with only an id is a row of nulls."""
     row = room_row({"room_id": "r1"}, SEEN)
     assert {name for name, value in row.items() if value is not None} == {"room_id", "seen_at"}
 

@@ -30,19 +30,19 @@ OBJECTS = st.dictionaries(KEYS, JSON, max_size=4)
 
 
 def leaves(value: Any, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """Every value below objects that says something and is not named like a secret."""
+    """Every non-empty value below objects that is not named like a secret."""
     if not isinstance(value, dict):
         return {at: value}
     return {path: leaf for key, inner in value.items() for path, leaf in leaves(inner, (*at, key)).items()}
 
 
-def says_something(path: tuple[str, ...], leaf: Any) -> bool:
+def has_content(path: tuple[str, ...], leaf: Any) -> bool:
     return "token" not in path and leaf is not None and leaf != ""
 
 
 @given(OBJECTS)
 def test_every_value_is_in_a_column_or_in_extra(document: dict[str, Any]) -> None:
-    """Each value that says something is read by its column, or stands in `extra` under its own path: never neither.
+    """Each non-empty value is read by its column, or is in `extra` under its own path: never neither.
 
     Only what stands where an object with a secret in it belongs is in neither: raw has it.
     """
@@ -50,7 +50,7 @@ def test_every_value_is_in_a_column_or_in_extra(document: dict[str, Any]) -> Non
     rest = leaves(json.loads(row["extra"] or "{}"))
     columns = {tuple(column.path.split(".")): column.name for column in COLUMNS}
     for path, leaf in leaves(document).items():
-        if path != ("user",) and says_something(path, leaf) and not isinstance(leaf, list):
+        if path != ("user",) and has_content(path, leaf) and not isinstance(leaf, list):
             assert (path in columns and row[columns[path]] is not None) or rest.get(path) == leaf
     for path in rest:
         assert path not in columns or row[columns[path]] is None
@@ -69,7 +69,7 @@ def test_extra_is_independent_of_the_order_of_keys(document: dict[str, Any]) -> 
 
 
 @given(OBJECTS)
-def test_without_nothing_says_nothing_twice(document: dict[str, Any]) -> None:
+def test_drop_empty_is_idempotent(document: dict[str, Any]) -> None:
     """What is left holds no null, empty text, empty object or secret, and leaving out again changes nothing."""
     left = drop_empty(document)
     assert drop_empty(left) == left
@@ -80,7 +80,7 @@ def test_without_nothing_says_nothing_twice(document: dict[str, Any]) -> None:
 
 @given(OBJECTS)
 def test_known_paths_are_no_news(document: dict[str, Any]) -> None:
-    """A tree made of a document's own paths knows all of them; an empty tree names every top key."""
+    """A tree made of a document's own paths contains all of them; an empty tree names every top key."""
     tree = path_tree([path for path in leaves(document) if path])
     empty = {path[0] for path in leaves(document) if path}
     assert not [path for path in unknown_paths(document, tree) if path[0] in empty and get_path(document, path) != {}]

@@ -63,7 +63,7 @@ def one_session(*documents: Any) -> dict[str, Any]:
 
 
 def test_a_rejoin_is_two_connections_of_one_person() -> None:
-    """Somebody who drops and comes back is two connections and one person, and both stays are billed (section 10)."""
+    """A user who drops and comes back is two connections and one person, and both stays are billed (section 10)."""
     later = changed(NEW, cdr_id="later", call_num="4", sigserver__connect_dt="2024-03-09T14:40:00.000Z",
                     sigserver__disconnect_dt="2024-03-09T14:40:30.000Z")  # fmt: skip
     session = one_session(NEW, later)
@@ -120,12 +120,12 @@ def test_no_connections_no_sessions() -> None:
     [("price__connect_duration", "price"), ("usage__published_minutes", "published_min"),
      ("usage__connect_minutes_cal", "connect_billed_min")],
 )  # fmt: skip
-def test_absurd_numbers_add_up_all_the_same(path: str, name: str) -> None:
+def test_absurd_numbers_still_add_up(path: str, name: str) -> None:
     """The largest numbers that are read add up exactly, over a thousand connections; larger ones are no numbers."""
-    most = values.TOO_MUCH - 1
+    most = values.LIMIT - 1
     many = [changed(NEW, cdr_id=f"{at:04}", **{path: most}) for at in range(1100)]
     rows = rows_of(*many)
     session = session_table(connections(rows), NO_FILES).rows.to_pylist()[0]
     assert session[name] == most * 1100
-    (beyond,) = rows_of(changed(NEW, **{path: values.TOO_MUCH}))
+    (beyond,) = rows_of(changed(NEW, **{path: values.LIMIT}))
     assert beyond[name] is None

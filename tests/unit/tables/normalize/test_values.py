@@ -30,7 +30,7 @@ READERS = [values.text, values.flag, values.real, values.decimal, values.timesta
 @pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize("nothing", [None, ""])
 def test_nothing_is_null(read: Any, nothing: Any) -> None:
-    """null and empty text are how EnableX says nothing, in every type."""
+    """null and empty text are empty values of EnableX, in every type."""
     assert read(nothing) is None
 
 
@@ -120,7 +120,7 @@ def test_a_number_is_the_one_that_was_sent(number: float) -> None:
     assert values.real(repr(number)) == number
 
 
-def test_a_price_is_what_json_says_and_not_what_binary_makes_of_it() -> None:
+def test_a_price_is_the_decimal_of_json_and_not_its_binary_float() -> None:
     """0.1 is a tenth, not 0.1000000000000000055."""
     assert values.decimal(0.1) == Decimal("0.1")
 

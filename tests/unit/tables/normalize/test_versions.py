@@ -1,4 +1,4 @@
-"""Histories of connections: the newest version wins, and every earlier one says from when to when it was known."""
+"""Histories of connections: the newest version wins, and every earlier one has the period in which it was known."""
 
 from __future__ import annotations
 
