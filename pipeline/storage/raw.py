@@ -309,13 +309,14 @@ def _read_receipt(vault: ObjectStore, key: str) -> Receipt:
 
 def read_receipts(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[RawResponse]:
     """The raw responses of `period` (None: of all days), by day, oldest first."""
-    names = _response_ids(vault, source, project, period)
+    names = iter_response_ids(vault, source, project, period)
     yield from map_concurrent(lambda name: read_receipt(vault, source, project, *name), names, vault.max_concurrency)
 
 
-def _response_ids(
+def iter_response_ids(
     vault: ObjectStore, source: Source, project: str, period: Period | None
 ) -> Iterator[tuple[date, str]]:
+    """Day and id of every response of `period` (None: of all days), by day, oldest first."""
     for day, response_ids in list_responses(vault, source, project, period).items():
         for response_id in response_ids:
             yield day, response_id

@@ -193,7 +193,7 @@ class Builder:
         days = set(audit_keys(self.vault, project))
         reach = period.widened(LATE_ARRIVAL_DAYS) if period else None
         for source in SOURCES:
-            for response in raw.pages(self.vault, source, project, reach):
+            for response in raw.read_receipts(self.vault, source, project, reach):
                 near = {day for day in response.days if abs(day - response.day) <= timedelta(days=LATE_ARRIVAL_DAYS)}
                 days |= {response.day, *near}
         return sorted(day for day in days if period is None or day in period)
@@ -312,7 +312,7 @@ class _BatchBuilder:
     def _observations(self) -> ExternalSorter:
         """Observations from all raw responses of the input window, sorted by `cdr_id` and `seen_at`."""
         observations = sorted_observations(self.folder / "observations")
-        responses = list(raw.pages(self.builder.vault, "cdr", self.batch.project, self.batch.input_window))
+        responses = list(raw.read_receipts(self.builder.vault, "cdr", self.batch.project, self.batch.input_window))
         for response, parsed in zip(responses, self.cache.of(responses), strict=True):
             observations.include(parsed.observations)
             self._reject({response.day: parsed.rejects})

@@ -149,7 +149,7 @@ def read_build_record(lake: ObjectStore, project: str, day: date) -> DayBuildRec
 def write_build_record(lake: ObjectStore, project: str, day: date, tables: Mapping[str, TableBuildRecord]) -> None:
     """Write the build record of a day; the last step of building it."""
     record = DayBuildRecord(dict(sorted(tables.items())))
-    lake.overwrite(note_key(project, day), msgspec.json.format(msgspec.json.encode(record), indent=1))
+    lake.overwrite(build_record_key(project, day), msgspec.json.format(msgspec.json.encode(record), indent=1))
 
 
 def list_partitions(lake: ObjectStore, table: str, project: str) -> dict[date, int]:

@@ -23,7 +23,6 @@ from pipeline.storage import raw
 from pipeline.storage.audit_records import read_audit_record
 from pipeline.storage.base import ObjectStore, read_bytes
 from pipeline.storage.manifests import current_manifests
-from pipeline.storage.raw import _response_ids, read_receipts
 from pipeline.tables.normalize import archives, chat, rooms
 from pipeline.tables.normalize.cdr_batch import (
     BATCH_DOCUMENTS,
@@ -137,7 +136,7 @@ def read_archives(
     rejects: dict[date, list[Row]] = {}
     documents = 0
     read = cache.read if cache else _read_archive_listing
-    names = _page_names(vault, "archive", project, period)
+    names = raw.iter_response_ids(vault, "archive", project, period)
     for listing in map_concurrent(lambda name: read(vault, project, *name), names, vault.max_concurrency):
         documents += listing.documents
         readings += [(listing.response, record) for record in listing.records]
@@ -164,7 +163,7 @@ def read_rooms(vault: ObjectStore, project: str, day: date) -> tuple[list[Row], 
     """Rows of `rooms` and rejects from the newest listing of a day."""
     rows: dict[str, Row] = {}
     rejects = []
-    for response in list(pages(vault, "rooms", project, Period(day, day)))[-1:]:
+    for response in list(raw.read_receipts(vault, "rooms", project, Period(day, day)))[-1:]:
         for ordinal, document in enumerate(_documents(vault, response)):
             try:
                 row = rooms.room_row(decoded(document), response.asked_at)

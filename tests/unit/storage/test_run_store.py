@@ -176,7 +176,7 @@ def test_backoff_doubles(run_store: RunStore) -> None:
     waits = []
     for _ in range(6):
         made = outcome(failed=("a",))
-        made.add_failure("b", "skipped", was_tried=False)
+        made.add_failure("b", "skipped", attempted=False)
         run_store.record_run("media copy", lambda: START, lambda made=made: made)
         minutes = range(0, 300, 15)
         waits.append(next(wait for wait in minutes if not run_store.backing_off(START + timedelta(minutes=wait))))
