@@ -167,7 +167,7 @@ def test_missing_buckets_and_wrong_keys_are_named(
     vault = in_buckets(site, ceph)
     site.configure(f"s3://{vault}/", "s3://nobody-made-this/")
     assert failed(found := checks(site)) == {"vault writable"}
-    assert "make it, or name another one" in found["vault writable"]["detail"]
+    assert "the bucket does not exist: create it" in found["vault writable"]["detail"]
     monkeypatch.setitem(os.environ, "AWS_ACCESS_KEY_ID", "unknown")
     assert failed(found := checks(site)) == {"lake writable", "vault writable"}
     assert "AWS_ACCESS_KEY_ID" in found["lake writable"]["detail"]
