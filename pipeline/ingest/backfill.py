@@ -6,14 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import groupby, product
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.core.context import App
 from pipeline.core.models import DAILY_SOURCES, Period, Source
 from pipeline.ingest.collect import CollectTask, lookback
-from pipeline.ingest.settlement import is_settled
+from pipeline.ingest.settlement import is_settled, settled_on
 from pipeline.storage import raw
 from pipeline.tables.build import input_window, week_of
+
+CollectPolicy = Literal["backfill", "nightly"]
 
 _PORTION_DAYS = 56
 """So much is collected before it is built: a killed run loses no more than the building of that."""
@@ -33,21 +35,35 @@ class Portion:
         return f"{self.tasks[0].day} to {self.tasks[-1].day}"
 
 
-def missing_days(app: App, projects: Iterable[str], period: Period) -> list[CollectTask]:
-    """Every day of the period up to today that was never asked for, or was asked for while late rows could still come.
+def missing_days(
+    app: App, projects: Iterable[str], period: Period | None = None, *, policy: CollectPolicy = "backfill"
+) -> list[CollectTask]:
+    """Days up to today that have to be collected, by project, source and day.
 
-    Days inside the lookback that have an answer are left to `nightly`, which asks for them every night.
+    Both policies select days that were never collected, or last collected before they settled although they can
+    settle by today. `nightly` also selects today and every day of the lookback; `backfill` leaves those that were
+    collected to `nightly`. The default period is the project's start date (or the earliest collected day) to today.
     """
-    lookback_days, today = app.settings.collect.lookback_days, app.clock().date()
+    lookback_days, covered = app.settings.collect.lookback_days, lookback(app)
+    today = covered.last
     tasks = []
     for project, source in product(projects, DAILY_SOURCES):
-        asked = raw.last_collected(app.vault, source, project)
-        for day in period:
-            can_settle = day + timedelta(days=max(1, lookback_days)) <= today
-            done = is_settled(day, asked.get(day), lookback_days) if can_settle else day in asked
-            if day <= today and not done:
+        collected = raw.last_collected(app.vault, source, project)
+        for day in period or _days_since_start(app, project, collected, covered):
+            if policy == "nightly" and day in covered:
+                is_done = False
+            elif settled_on(day, lookback_days) <= today:
+                is_done = is_settled(day, collected.get(day), lookback_days)
+            else:
+                is_done = day in collected
+            if day <= today and not is_done:
                 tasks.append(CollectTask(source, project, day))
     return tasks
+
+
+def _days_since_start(app: App, project: str, collected: Iterable[date], covered: Period) -> Period:
+    start = app.settings.projects[project].start_date or min([*collected, covered.first])
+    return Period(min(start, covered.last), covered.last)
 
 
 def estimate(app: App, tasks: Iterable[CollectTask]) -> dict[str, Any]:
@@ -117,16 +133,3 @@ def _mean_reply_bytes(app: App, source: Source, project: str) -> float | None:
     newest: Sequence[tuple[date, str]] = [(day, found[-1]) for day, found in sorted(stems.items())][-_SAMPLE_PAGES:]
     sizes = [raw.read_receipt(app.vault, source, project, day, stem).size_bytes for day, stem in newest]
     return sum(sizes) / len(sizes) if sizes else None
-
-
-def nightly_asks(app: App, project: str) -> list[CollectTask]:
-    """Lookback, today, and every day since the project began that was never asked for after it had settled."""
-    covered = lookback(app)
-    tasks = [CollectTask("rooms", project, app.clock().date())]
-    for source in DAILY_SOURCES:
-        asked = raw.last_collected(app.vault, source, project)
-        since = app.settings.projects[project].start_date or min([*asked, covered.first])
-        for day in Period(min(since, covered.last), covered.last):
-            if day in covered or not is_settled(day, asked.get(day), app.settings.collect.lookback_days):
-                tasks.append(CollectTask(source, project, day))
-    return tasks

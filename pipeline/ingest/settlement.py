@@ -9,23 +9,28 @@ from typing import Any
 from pipeline.core.models import Period
 
 
-def is_settled(day: date, last_asked: datetime | None, lookback_days: int) -> bool:
-    """Whether a day was asked for so long after its end that nothing late is expected any more."""
-    return last_asked is not None and last_asked.date() >= day + timedelta(days=max(1, lookback_days))
+def settled_on(day: date, lookback_days: int) -> date:
+    """The first UTC date on which collecting a day settles it: `lookback_days`, but at least 1, after the day."""
+    return day + timedelta(days=max(1, lookback_days))
+
+
+def is_settled(day: date, last_collected: datetime | None, lookback_days: int) -> bool:
+    """Whether a day was last collected late enough that no more late records are expected."""
+    return last_collected is not None and last_collected.date() >= settled_on(day, lookback_days)
 
 
 def day_states(
-    last_asked: Mapping[date, datetime], since: date | None, today: date, lookback_days: int
+    last_collected: Mapping[date, datetime], since: date | None, today: date, lookback_days: int
 ) -> dict[str, Any]:
     """Which days are missing (never collected), provisional (may still change), and how many are settled."""
-    first = min((day for day in (since, *last_asked) if day is not None), default=None)
+    first = min((day for day in (since, *last_collected) if day is not None), default=None)
     if first is None:
         return {"first": None, "missing": [], "provisional": [], "settled": 0}
     states: dict[str, list[str]] = {"missing": [], "provisional": [], "settled": []}
     for day in Period(first, max(first, today)):
-        if day not in last_asked:
+        if day not in last_collected:
             states["missing"].append(str(day))
-        elif is_settled(day, last_asked[day], lookback_days):
+        elif is_settled(day, last_collected[day], lookback_days):
             states["settled"].append(str(day))
         else:
             states["provisional"].append(str(day))
