@@ -1,4 +1,4 @@
-"""What a backfill has to do: the days to ask for, what that costs, and in which portions it is done."""
+"""Plan a backfill: the days to collect, their cost, and the portions to collect them in."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pipeline.tables.build import input_window, week_of
 CollectPolicy = Literal["backfill", "nightly"]
 
 _PORTION_DAYS = 56
-"""So much is collected before it is built: a killed run loses no more than the building of that."""
+"""Days collected before each build. A killed run loses at most the build of one portion."""
 
-_SAMPLE_PAGES = 31
-"""The newest pages of each project and source say how large a reply is."""
+_SAMPLE_RESPONSES = 31
+"""The mean size of the newest raw responses of each project and source is the estimated size of a reply."""
 
 
 @dataclass(frozen=True)
 class Portion:
-    """Days that are asked for together, and the days whose pages are all there afterwards, if any."""
+    """Days collected together, and the days that can be built afterwards (`None` if there are none)."""
 
     tasks: tuple[CollectTask, ...]
     whole: Period | None
@@ -67,10 +67,10 @@ def _days_since_start(app: App, project: str, collected: Iterable[date], covered
 
 
 def estimate(app: App, tasks: Iterable[CollectTask]) -> dict[str, Any]:
-    """What the asks will cost: per project and source and in all.
+    """Estimate the cost of collecting: per project and source, and in total.
 
-    `requests`: one for each day; `bytes`: as the newest landed replies to the same question were, null when there are
-    none; `seconds`: the pacing budget's share, at least; projects are asked side by side.
+    `requests`: 1 per day. `bytes`: from the mean size of the newest raw responses of the same project and source; null
+    when there are none. `seconds`: a lower bound from the rate limit; projects are collected concurrently.
     """
     per_second = app.settings.collect.requests_per_second
     rows: list[dict[str, Any]] = []
@@ -88,20 +88,20 @@ def estimate(app: App, tasks: Iterable[CollectTask]) -> dict[str, Any]:
             }
         )
     by_project = [sum(row["requests"] for row in rows if row["project"] == name) for name in app.settings.projects]
-    known = [row["bytes"] for row in rows if row["bytes"] is not None]
+    sizes = [row["bytes"] for row in rows if row["bytes"] is not None]
     return {
         "missing": rows,
         "requests": sum(row["requests"] for row in rows),
-        "bytes": sum(known) if len(known) == len(rows) else None,
+        "bytes": sum(sizes) if len(sizes) == len(rows) else None,
         "seconds": round(max(by_project, default=0) / per_second, 1),
     }
 
 
 def portions(tasks: Iterable[CollectTask], period: Period) -> Iterator[Portion]:
-    """The asks in order of day, eight weeks at a time; `whole` are the days of the period that can be built after each.
+    """Split the tasks, sorted by day, into portions of 8 weeks with the days that can be built after each.
 
-    A day can be built when no page that bears on it is still to come; the portions' `whole` follow each other and end
-    where the days that wait for pages after the period begin.
+    A day can be built when all responses in its input window are collected. The `whole` periods of consecutive portions
+    are adjacent, and together they cover the period.
     """
     ordered = sorted(tasks, key=lambda task: (task.day, task.project, task.source))
     groups = [
@@ -116,10 +116,10 @@ def portions(tasks: Iterable[CollectTask], period: Period) -> Iterator[Portion]:
         yield Portion(group, whole)
 
 
-def _last_whole_day(next_asked: date) -> date:
-    """The last day whose pages all lie before a day that is still to be asked for."""
-    week = week_of(next_asked)
-    while input_window(week.last).last >= next_asked:
+def _last_whole_day(next_collected: date) -> date:
+    """The last day of the newest week whose input window ends before the next day to collect."""
+    week = week_of(next_collected)
+    while input_window(week.last).last >= next_collected:
         week = week_of(week.first - timedelta(days=1))
     return week.last
 
@@ -129,7 +129,7 @@ def _kind(task: CollectTask) -> tuple[str, Source]:
 
 
 def _mean_reply_bytes(app: App, source: Source, project: str) -> float | None:
-    stems = raw.list_responses(app.vault, source, project)
-    newest: Sequence[tuple[date, str]] = [(day, found[-1]) for day, found in sorted(stems.items())][-_SAMPLE_PAGES:]
-    sizes = [raw.read_receipt(app.vault, source, project, day, stem).size_bytes for day, stem in newest]
+    listed = raw.list_responses(app.vault, source, project)
+    newest: Sequence[tuple[date, str]] = [(day, ids[-1]) for day, ids in sorted(listed.items())][-_SAMPLE_RESPONSES:]
+    sizes = [raw.read_receipt(app.vault, source, project, day, response).size_bytes for day, response in newest]
     return sum(sizes) / len(sizes) if sizes else None

@@ -1,4 +1,4 @@
-"""When a day is settled: the rule, and the states of a project's days by it (pure)."""
+"""The rule for settled days, and the states of a project's days (pure)."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def test_a_chaotic_run_tells_no_secret(site: Site, told: dict[str, str], say: Ca
     assert list(site.folder.glob("lake/reports/billing/*/*/controls.json"))
     site.simulator.faults.on("key_rotated")
     said += say("collect", "--json rooms list", "doctor", hours=6)
-    assert b"page.landed" in said
+    assert b"response.landed" in said
     vault, others = kept(site.folder / "vault"), said + kept(site.folder / "lake")
     assert SECRET_MARK.encode() in vault
     assert SECRET_MARK.encode() not in others

@@ -55,9 +55,15 @@ def test_a_night_is_in_the_log_the_ledger_and_the_textfile(make_site: Callable[.
     counts = json.loads(counts)
     assert others == []
     assert {(line["run_id"], line["command"]) for line in lines} == {(run_id, "nightly")}
-    assert {line["event"] for line in lines} >= {"run.began", "run.ended", "page.landed", "media.settled", "try.again"}
+    assert {line["event"] for line in lines} >= {
+        "run.began",
+        "run.ended",
+        "response.landed",
+        "media.settled",
+        "try.again",
+    }
     for line in lines:
-        if line["event"] in {"page.landed", "media.settled", "try.again"}:
+        if line["event"] in {"response.landed", "media.settled", "try.again"}:
             assert line["project"] == "acme"
             assert line["day"].startswith("2026-11-")
             assert line["item"]

@@ -79,7 +79,14 @@ def test_a_field_named_like_a_secret_is_masked(field: str) -> None:
 
 def test_ordinary_fields_stay_what_they_are() -> None:
     """Numbers, flags and null keep their type for whoever reads the JSON; words are not touched."""
-    event = {"event": "page.landed", "documents": 412, "took_s": 1.8, "new": True, "why": None, "shipping": "pinned"}
+    event = {
+        "event": "response.landed",
+        "documents": 412,
+        "took_s": 1.8,
+        "new": True,
+        "why": None,
+        "shipping": "pinned",
+    }
     assert Redact(["s3cret"])(None, "", dict(event)) == event
 
 
@@ -107,13 +114,13 @@ def test_events_go_to_standard_error_as_json(capsys: pytest.CaptureFixture[str])
     set_up_logging(level=logging.INFO, secrets=["s3cret"])
     log = structlog.get_logger()
     log.debug("too.quiet")
-    log.info("page.landed", source="cdr", documents=412)
+    log.info("response.landed", source="cdr", documents=412)
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     event = json.loads(line)
     assert out == ""
     assert event.pop("timestamp").endswith("Z")
-    assert event == {"event": "page.landed", "level": "info", "source": "cdr", "documents": 412}
+    assert event == {"event": "response.landed", "level": "info", "source": "cdr", "documents": 412}
 
 
 @pytest.mark.usefixtures("restored")
