@@ -59,11 +59,11 @@ def test_a_night_is_in_the_log_the_ledger_and_the_textfile(make_site: Callable[.
         "run.began",
         "run.ended",
         "response.landed",
-        "media.settled",
+        "media.recorded",
         "try.again",
     }
     for line in lines:
-        if line["event"] in {"response.landed", "media.settled", "try.again"}:
+        if line["event"] in {"response.landed", "media.recorded", "try.again"}:
             assert line["project"] == "acme"
             assert line["day"].startswith("2026-11-")
             assert line["item"]
