@@ -352,9 +352,9 @@ def _show_rooms(console: Console, found: Iterable[dict[str, Any]]) -> None:
         (
             room["project"],
             room["room_id"],
-            *(actual[name].told_in(room) for name in names),
+            *(actual[name].value_in(room) for name in names),
             _when(room),
-            {True: "auto", False: "by hand"}.get(actual["auto_recording"].told_in(room), ""),
+            {True: "auto", False: "by hand"}.get(actual["auto_recording"].value_in(room), ""),
             external_key_of(room) if not str(external_key_of(room)).startswith(f"{spec.ONCE}/") else None,
         )
         for room in found
@@ -367,7 +367,7 @@ def _when(room: dict[str, Any]) -> str:
     from pipeline.rooms.fields import FIELDS
     from pipeline.rooms.plan import room_type
 
-    begins_at = FIELDS["scheduled_time"].told_in(room)
+    begins_at = FIELDS["scheduled_time"].value_in(room)
     kind = room_type(room)
     return f"{kind} {begins_at:%Y-%m-%d %H:%M}" if kind == "scheduled" and begins_at else kind
 
