@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipeline.core.context import App, chosen_projects
 from pipeline.core.models import Period, RunResult
-from pipeline.ingest.backfill import nightly_asks
-from pipeline.ingest.collect import collect_tasks
+from pipeline.ingest.backfill import missing_days
+from pipeline.ingest.collect import CollectTask, collect_tasks
 from pipeline.media.copy import copy_media, older_pending
 from pipeline.tables.build import AFFECTED_DAYS, build
 
@@ -13,7 +13,9 @@ from pipeline.tables.build import AFFECTED_DAYS, build
 def nightly(app: App) -> RunResult:
     """What a cron runs: collect what is missing or may still change, build, copy media, build what that changed."""
     outcome = RunResult("nightly")
-    tasks = [task for name in chosen_projects(app.settings, None) for task in nightly_asks(app, name)]
+    projects = chosen_projects(app.settings, None)
+    tasks = [CollectTask("rooms", name, app.clock().date()) for name in projects]
+    tasks += missing_days(app, projects, policy="nightly")
     outcome.merge(collect_tasks(app, sorted(tasks, key=lambda task: (task.day, task.project, task.source))))
     collected = Period(min(task.day for task in tasks), max(task.day for task in tasks)).widened(AFFECTED_DAYS)
     older = {period for name in app.settings.projects for period in older_pending(app, name)}

@@ -1,4 +1,4 @@
-"""A month of tables as numbered exports: priced, corrected, and reconciled with an invoice.
+"""Exports the tables of a month as numbered revisions with amounts and corrections; reconciles them with an invoice.
 
-Usage tables belong to `tables`; when a day is settled belongs to `ingest`.
+Usage tables belong in `tables`; when a day is settled belongs in `ingest`.
 """

@@ -1,8 +1,7 @@
-"""A month's billing export: read from the lake, compared with the revision before it, written once.
+"""Billing export of a month: read from the lake, compared with the previous revision, written once.
 
-`controls.json` is written last, and a revision without it does not count. Everything in a
-revision is a function of the tables, the settings and the revision before: the clock is not asked, and the same again
-makes no new revision.
+`controls.json` is written last; a revision without it does not count. A revision is a function of the tables, the
+settings and the previous revision, not of the clock. An export without changes makes no new revision.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import pyarrow.parquet as pq
 from pipeline.billing import corrections, focus, line_items
 from pipeline.billing.line_items import ITEMS, LINES, MEASURES
 from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth
-from pipeline.billing.month_reader import _BATCH_ROWS, _ITEMS_PARQUET, _PARQUET, MonthTotals, _batches, _count
+from pipeline.billing.month_reader import _BATCH_ROWS, _ITEMS_PARQUET, _PARQUET, MonthTotals, _batches, read_month
 from pipeline.billing.pricing import prices_differ, prices_in_month, rate
 from pipeline.core.context import App, chosen_projects
 from pipeline.core.errors import ConfigError, FixityError, ObjectDiffers, PipelineError, StoreUnavailable
@@ -41,7 +40,7 @@ from pipeline.tables.normalize.arrow_ops import mask
 
 CONTROLS, ITEMS_FILE, USAGE = "controls.json", "items.parquet", "usage.parquet"
 PRICES = "prices"
-"""Key of the settings in `controls.json`; absent when nothing has a price."""
+"""Key of the prices in the settings of `controls.json`; missing when nothing has a price."""
 _TABLES_READ = ("cdr", "sessions", "media", "rejects")
 
 
@@ -53,7 +52,7 @@ class WrittenFile(msgspec.Struct):
 
 
 class ControlTotals(msgspec.Struct, kw_only=True):
-    """`controls.json`: what an export was made from and adds up to; moments as text, decimals as text."""
+    """`controls.json`: the inputs and sums of an export; times and decimals as text."""
 
     format: int = 1
     month: str
@@ -75,7 +74,7 @@ _CONTROLS = msgspec.json.Decoder(ControlTotals)
 
 @dataclass(frozen=True)
 class ExportSeries:
-    """The numbered exports of a month: of all projects, or of one."""
+    """The revisions of a month, of all projects or of one."""
 
     lake: ObjectStore
     month: BillingMonth
@@ -85,14 +84,14 @@ class ExportSeries:
         return billing_key(self.month.first, revision, name, self.project)
 
     def last(self) -> ControlTotals | None:
-        """The newest revision that is whole."""
+        """The newest complete revision."""
         names = (
             parse_billing_key(stored.key) for stored in self.lake.list(billing_prefix(self.month.first, self.project))
         )
-        whole = [name.revision for name in names if name and name.name == CONTROLS]
-        if not whole:
+        complete = [name.revision for name in names if name and name.name == CONTROLS]
+        if not complete:
             return None
-        return self.controls(max(whole))
+        return self.controls(max(complete))
 
     def controls(self, revision: int) -> ControlTotals:
         key = self.key(revision, CONTROLS)
@@ -102,55 +101,55 @@ class ExportSeries:
             raise FixityError(key, "the controls of a billing export", f"something else ({error})") from None
 
     def lines(self, revision: int) -> pa.Table:
-        """The lines of a revision as they were exported."""
+        """The exported lines of a revision."""
         with self.lake.open(self.key(revision, USAGE)) as stream:
             return pq.read_table(stream)
 
     def items(self, revision: int) -> Iterator[pa.Table]:
-        """The items of a revision, in batches."""
+        """The items of a revision, in batches of about 262,144 rows."""
         with self.lake.open(self.key(revision, ITEMS_FILE)) as stream:
             yield from _batches(stream, ITEMS.names)
 
 
 @dataclass(frozen=True)
 class Export:
-    """What an export came to; `is_new` when it made a revision."""
+    """Result of an export; `is_new` if it made a revision."""
 
     controls: ControlTotals
     is_new: bool
 
 
 def unsettled_days(app: App, builder: Builder, project: str, month: BillingMonth) -> dict[str, list[date]]:
-    """Days that stand between a month and its final export: `missing`, `provisional`, `unbuilt`; where there are any.
+    """Days that prevent a final export of a month, by state: `missing`, `provisional`, `unbuilt`; empty states omitted.
 
-    Days before the project's `start_date` are not looked for.
+    Days before the project's `start_date` are not required.
     """
-    since = app.settings.projects[project].start_date or date.min
-    days = [day for day in month.required_days if day >= since]
-    asked = {source: raw.last_collected(app.vault, source, project) for source in DAILY_SOURCES}
+    start_date = app.settings.projects[project].start_date or date.min
+    days = [day for day in month.required_days if day >= start_date]
+    collected = {source: raw.last_collected(app.vault, source, project) for source in DAILY_SOURCES}
     lookback_days = app.settings.collect.lookback_days
-    missing = [day for day in days if any(day not in moments for moments in asked.values())]
-    waiting = [
+    missing = [day for day in days if any(day not in times for times in collected.values())]
+    provisional = [
         day
         for day in days
         if day not in missing
-        and not all(is_settled(day, moments.get(day), lookback_days) for moments in asked.values())
+        and not all(is_settled(day, times.get(day), lookback_days) for times in collected.values())
     ]
-    stretches = builder.stale(project, month.partition_days, _TABLES_READ)
-    unbuilt = sorted(day for stretch in stretches for day in stretch.days)
-    found = {"missing": missing, "provisional": waiting, "unbuilt": unbuilt}
-    return {state: of_state for state, of_state in found.items() if of_state}
+    batches = builder.stale(project, month.partition_days, _TABLES_READ)
+    unbuilt = sorted(day for batch in batches for day in batch.days)
+    by_state = {"missing": missing, "provisional": provisional, "unbuilt": unbuilt}
+    return {state: in_state for state, in_state in by_state.items() if in_state}
 
 
 def unsettled_text(days: dict[str, list[date]]) -> str:
-    """Why a month is not final, and what to do."""
-    what = {
+    """Error text: why a month is not final, and the next step."""
+    meanings = {
         "missing": "never collected; `postroom nightly` collects them, or set `start_date` if the project began later",
         "provisional": "may still change",
-        "unbuilt": "not built from what was collected; run `postroom build`",
+        "unbuilt": "not built from the collected responses; run `postroom build`",
     }
     parts = [
-        f"{len(of_state)} days {what[state]} ({of_state[0]} to {of_state[-1]})" for state, of_state in days.items()
+        f"{len(in_state)} days {meanings[state]} ({in_state[0]} to {in_state[-1]})" for state, in_state in days.items()
     ]
     return f"month not settled: {'; '.join(parts)}; use --provisional to export anyway"
 
@@ -158,13 +157,13 @@ def unsettled_text(days: dict[str, list[date]]) -> str:
 def export_month(
     app: App, month: BillingMonth, projects: list[str], unsettled: dict[str, dict[str, list[date]]], *, series: str = ""
 ) -> Export:
-    """Export a month of these projects, unless the last revision is equal.
+    """Export a month of these projects as a new revision, unless it equals the last revision.
 
-    Memory: some hundred thousand connections, the lines of the month, and the items of lines that changed.
+    Memory: 262,144 connections, the lines of the month, and the items of changed lines.
 
     Raises:
         StoreUnavailable: a table was built again while it was read.
-        PipelineError: the sums on the way do not agree; nothing was written.
+        PipelineError: the stage totals differ; nothing was written.
     """
     numbered = ExportSeries(app.lake, month, series)
     previous = numbered.last()
@@ -173,17 +172,17 @@ def export_month(
     if previous and (previous.inputs, previous.settings, previous.unsettled) == (inputs, settings, unsettled):
         return Export(previous, is_new=False)
     with temp_folder() as folder:
-        counted = [_count(app, folder, project, month) for project in projects]
+        months = [read_month(app, folder, project, month) for project in projects]
         if inputs != {project: _inputs(app.lake, project, month) for project in projects}:
-            raise StoreUnavailable("tables were built again while the export read them; run it again")
-        lines = line_items.aggregate_lines(pa.concat_tables([LINES.empty_table(), *(one.lines for one in counted)]))
+            raise StoreUnavailable("tables were built again while the export read them; run again")
+        lines = line_items.aggregate_lines(pa.concat_tables([LINES.empty_table(), *(each.lines for each in months)]))
         if PRICES in settings:
             lines = rate(lines, app.settings.billing.prices, month)
         usage = line_items.with_provisional_flag(lines, is_provisional=is_provisional)
         if previous and usage.equals(numbered.lines(previous.revision)):
             return Export(previous, is_new=False)
         owners = line_items.summary(lines)
-        corrected = _corrections(numbered, previous, lines, [one.path for one in counted], settings)
+        corrected = _corrections(numbered, previous, lines, [each.path for each in months], settings)
         controls = ControlTotals(
             month=str(month),
             projects=projects,
@@ -192,8 +191,8 @@ def export_month(
             is_provisional=is_provisional,
             unsettled=unsettled,
             settings=settings,
-            known_until={one.project: one.known_until for one in counted},
-            stage_totals={one.project: _stage_totals(one, lines, owners) for one in counted},
+            known_until={each.project: each.known_until for each in months},
+            stage_totals={each.project: _stage_totals(each, lines, owners) for each in months},
             corrections={cause["values"]: cause["counts"] for cause in corrected["cause"].value_counts().to_pylist()},
             inputs=inputs,
             files={},
@@ -208,26 +207,26 @@ def export_month(
             "corrections.csv": lambda: iter(
                 [_csv(line_items.with_provisional_flag(corrected, is_provisional=is_provisional))]
             ),
-            ITEMS_FILE: lambda: _merged(folder, [one.path for one in counted]),
+            ITEMS_FILE: lambda: _merged(folder, [each.path for each in months]),
         }
         return Export(_write(numbered, controls, contents), is_new=True)
 
 
 def write_focus(numbered: ExportSeries, controls: ControlTotals) -> dict[str, int]:
-    """Write a revision as FOCUS beside it, as Parquet and CSV; rows of each class: `usage` and `corrections`.
+    """Write a revision also as FOCUS, in Parquet and CSV; returns the number of rows: `usage` and `corrections`.
 
-    Made of the usage of the first final revision that had amounts, and of all after it; the same again writes nothing.
+    Source: the usage of the first final revision with amounts and of all later ones. Repeating it writes nothing.
     """
     revisions: list[tuple[int, pa.Table]] = []
-    one = controls
+    current = controls
     while True:
-        lines = numbered.lines(one.revision)
-        if revisions and (one.is_provisional or "amount" not in lines.schema.names):
+        lines = numbered.lines(current.revision)
+        if revisions and (current.is_provisional or "amount" not in lines.schema.names):
             break
-        revisions.insert(0, (one.revision, lines))
-        if one.previous_revision is None:
+        revisions.insert(0, (current.revision, lines))
+        if current.previous_revision is None:
             break
-        one = numbered.controls(one.previous_revision)
+        current = numbered.controls(current.previous_revision)
     rows = focus.focus_rows(revisions, numbered.month, is_provisional=controls.is_provisional)
     for name, content in (("focus.parquet", _parquet(rows)), ("focus.csv", _csv(focus.as_text(rows)))):
         numbered.lake.put_if_absent(numbered.key(controls.revision, name), [content])
@@ -237,7 +236,7 @@ def write_focus(numbered: ExportSeries, controls: ControlTotals) -> dict[str, in
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """A revision as an outcome has it.
+    """A revision as the outcome contains it.
 
     `unsettled`: days by project and state; `path`: folder in the lake; `corrections`: number by cause; `projects`: sums
     of the lines; `focus`: rows by class, with `--format focus`.
@@ -273,22 +272,23 @@ def export_summary(export: Export, series: str, focus: dict[str, int] | None) ->
 
 
 def _inputs(lake: ObjectStore, project: str, month: BillingMonth) -> dict[str, str]:
-    """SHA-256 of every table's day that the export reads, as the notes beside the tables say."""
+    """SHA-256 of every partition that the export reads, from the build records."""
     media = [day for day in parquet.list_partitions(lake, "media", project) if day <= month.ends_at.date()]
     near = {day + timedelta(days=away) for day in media for away in range(-RECORD_REACH_DAYS, RECORD_REACH_DAYS + 1)}
     digests: dict[str, str] = {}
     for day in sorted(near.union(month.partition_days)):
-        wanted = _TABLES_READ if day in month.partition_days else ("sessions", "media")
-        note = parquet.read_build_record(lake, project, day).tables
-        digests |= {f"{name}/{day}": note[name].sha256 for name in wanted if name in note}
+        tables = _TABLES_READ if day in month.partition_days else ("sessions", "media")
+        built = parquet.read_build_record(lake, project, day).tables
+        digests |= {f"{name}/{day}": built[name].sha256 for name in tables if name in built}
     return digests
 
 
 def _settings(app: App, projects: list[str], month: BillingMonth) -> dict[str, Any]:
-    """The settings that bear on an export; of prices those that are in force in the month, if there are any."""
-    chosen: dict[str, Any] = app.settings.billing.model_dump(mode="json", exclude={PRICES})
+    """The settings that affect an export, and the prices in force in the month, if there are any."""
+    settings: dict[str, Any] = app.settings.billing.model_dump(mode="json", exclude={PRICES})
     prices = prices_in_month(app.settings.billing.prices, projects, month)
-    return {**chosen, "lookback_days": app.settings.collect.lookback_days, **({PRICES: prices} if prices else {})}
+    lookback_days = app.settings.collect.lookback_days
+    return {**settings, "lookback_days": lookback_days, **({PRICES: prices} if prices else {})}
 
 
 # --- comparing and writing ----------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def _settings(app: App, projects: list[str], month: BillingMonth) -> dict[str, A
 def _corrections(
     numbered: ExportSeries, previous: ControlTotals | None, lines: pa.Table, now: list[Path], settings: dict[str, Any]
 ) -> pa.Table:
-    """Signed differences to the previous revision, by item, and of amounts; none when there is no previous one."""
+    """Signed differences from the previous revision, by item and of amounts; empty without a previous revision."""
     if previous is None:
         return corrections.with_amounts(corrections.CORRECTIONS.empty_table(), lines, lines, ())
     lines_before = numbered.lines(previous.revision)
@@ -319,47 +319,51 @@ def _of_lines(items: pa.Table, keys: pa.Array) -> pa.Table:
     return items.filter(mask(pc.is_in(line_items.key_text(items).combine_chunks(), keys.combine_chunks())))
 
 
-def _stage_totals(counted: MonthTotals, lines: pa.Table, owners: pa.Table) -> dict[str, dict[str, Any]]:
-    """The same sums at every step from what was collected to what is billed."""
-    of_project = [rows.filter(pc.equal(rows["project"], counted.project)) for rows in (lines, owners)]
-    counts = {"collected": counted.pages, "rejects": {"rows": counted.rejects}}
-    cdr_s = Decimal(counted.cdr_ms).scaleb(-3)
+def _stage_totals(read: MonthTotals, lines: pa.Table, owners: pa.Table) -> dict[str, dict[str, Any]]:
+    """Sums at every stage, from the raw responses to the billed lines."""
+    billed = [rows.filter(pc.equal(rows["project"], read.project)) for rows in (lines, owners)]
+    cdr_s = Decimal(read.cdr_ms).scaleb(-3)
     return {
-        **counts,
-        "cdr": {"rows": counted.cdr_rows, "participant_s": cdr_s},
+        "collected": read.collected,
+        "rejects": {"rows": read.rejects},
+        "cdr": {"rows": read.cdr_rows, "participant_s": cdr_s},
         "other_months": {
-            "rows": counted.cdr_rows - counted.items["connections"],
-            "participant_s": cdr_s - counted.items["participant_s"],
+            "rows": read.cdr_rows - read.items["connections"],
+            "participant_s": cdr_s - read.items["participant_s"],
         },
-        "items": counted.items,
+        "items": read.items,
         **{
             name: {"rows": rows.num_rows, **line_items.totals(rows, (*MEASURES, *AMOUNTS))}
-            for name, rows in zip(("lines", "summary"), of_project, strict=True)
+            for name, rows in zip(("lines", "summary"), billed, strict=True)
         },
     }
 
 
 def _require_balance(controls: ControlTotals) -> None:
     for project, totals in controls.stage_totals.items():
-        sums = [{name: totals[hop][name] for name in MEASURES} for hop in ("items", "lines", "summary")]
-        amounts = [{name: totals[hop].get(name) for name in AMOUNTS} for hop in ("lines", "summary")]
-        if any(one != sums[0] for one in sums) or amounts[0] != amounts[1]:
-            raise PipelineError(f"{project} {controls.month}: the sums of items, lines and summary differ; report it")
+        sums = [{name: totals[stage][name] for name in MEASURES} for stage in ("items", "lines", "summary")]
+        amounts = [{name: totals[stage].get(name) for name in AMOUNTS} for stage in ("lines", "summary")]
+        if any(stage != sums[0] for stage in sums) or amounts[0] != amounts[1]:
+            raise PipelineError(
+                f"{project} {controls.month}: the sums of items, lines and summary differ; nothing was exported;"
+                " report this as a bug"
+            )
 
 
 def _write(
     numbered: ExportSeries, controls: ControlTotals, contents: dict[str, Callable[[], Iterator[bytes]]]
 ) -> ControlTotals:
-    """Write a revision, its controls last. A number that a broken-off export left other bytes under is passed over.
+    """Write a revision, `controls.json` last. A number under which an interrupted export left other bytes is skipped.
 
-    Raises StoreUnavailable when another process wrote the next revision meanwhile.
+    Raises StoreUnavailable if another process has written this revision.
     """
     while True:
         try:
             for name, content in contents.items():
-                tally = Checksums()
-                numbered.lake.put_if_absent(numbered.key(controls.revision, name), _tallied(content(), tally))
-                controls.files[name] = WrittenFile(tally.size_bytes, tally.sha256)
+                checksums = Checksums()
+                chunks = _with_checksums(content(), checksums)
+                numbered.lake.put_if_absent(numbered.key(controls.revision, name), chunks)
+                controls.files[name] = WrittenFile(checksums.size_bytes, checksums.sha256)
             encoded = msgspec.json.encode(controls, enc_hook=str)
             numbered.lake.put_if_absent(
                 numbered.key(controls.revision, CONTROLS), msgspec.json.format(encoded, indent=1)
@@ -367,7 +371,7 @@ def _write(
         except ObjectDiffers as error:
             if numbered.lake.head(numbered.key(controls.revision, CONTROLS)) is not None:
                 raise StoreUnavailable(
-                    f"another export made revision {controls.revision} of {controls.month} meanwhile; run it again",
+                    f"another export wrote revision {controls.revision} of {controls.month} meanwhile; run again",
                     key=error.key,
                 ) from None
             controls.revision += 1
@@ -375,9 +379,9 @@ def _write(
             return controls
 
 
-def _tallied(chunks: Iterator[bytes], tally: Checksums) -> Iterator[bytes]:
+def _with_checksums(chunks: Iterator[bytes], checksums: Checksums) -> Iterator[bytes]:
     for chunk in chunks:
-        tally.feed(chunk)
+        checksums.feed(chunk)
         yield chunk
 
 
@@ -394,7 +398,7 @@ def _csv(rows: pa.Table) -> bytes:
 
 
 def _merged(folder: Path, paths: list[Path]) -> Iterator[bytes]:
-    """The items of all projects as one file: of a single project, its own."""
+    """The items of all projects in one file; with one project, its own file."""
     path = paths[0] if len(paths) == 1 else folder / ITEMS_FILE
     if not path.exists():
         with pq.ParquetWriter(path, ITEMS, **_ITEMS_PARQUET) as writer:
@@ -410,19 +414,19 @@ def _merged(folder: Path, paths: list[Path]) -> Iterator[bytes]:
 def export_billing(
     app: App, month: BillingMonth, *, project: str | None = None, provisional: bool = False, focus: bool = False
 ) -> RunResult[ExportSummary | None]:
-    """Export a month as the next revision, unless nothing changed; one that may change only when `provisional`.
+    """Export a month as the next revision, unless nothing changed; a month that is not settled only if `provisional`.
 
-    With `focus` the revision is written as FOCUS too, which needs prices: ConfigError without.
+    With `focus` the revision is also written as FOCUS, which needs prices (ConfigError without).
     """
     outcome = RunResult[ExportSummary | None]("billing export")
     names = chosen_projects(app.settings, project)
     if focus and not prices_in_month(app.settings.billing.prices, names, month):
         raise ConfigError(
-            f"--format focus: {month} has no prices, which FOCUS requires; set [billing.prices] with a currency and a"
-            ' price, such as currency = "USD" and participant_min = "0.004" (docs/guide/billing.md)'
+            f"--format focus: FOCUS contains costs, but {month} has no prices; set [billing.prices] with a currency and"
+            ' a price, such as currency = "USD" and participant_min = "0.004" (docs/guide/billing.md)'
         )
-    states = {name: unsettled_days(app, builder_for(app), name, month) for name in names}
-    unsettled = {name: days for name, days in states.items() if days}
+    by_project = {name: unsettled_days(app, builder_for(app), name, month) for name in names}
+    unsettled = {name: days for name, days in by_project.items() if days}
     if unsettled and not provisional:
         for name, days in unsettled.items():
             outcome.add_failure(f"{name} {month}", unsettled_text(days))

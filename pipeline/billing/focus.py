@@ -1,7 +1,7 @@
-"""Priced lines as FOCUS 1.2, the FinOps Foundation's columns of cost and usage (pure). Mapping: docs/guide/billing.md.
+"""Priced lines in FOCUS 1.2, the FinOps Foundation's format for cost and usage (pure). Mapping: docs/guide/billing.md.
 
-The first final revision of a month with prices is its charges; what later revisions change is added to them as rows of
-class `Correction`. Before a month is final, a revision is all charges: nothing was invoiced that could be corrected.
+The first final revision of a month with prices becomes charges; changes of later revisions are added as rows of class
+`Correction`. A provisional revision is all charges, because nothing was invoiced yet.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ FOCUS = pa.schema(
         "x_Revision": COUNT,
     }.items()
 )
-"""Columns of a charge, in the order of their names; `x_` marks what FOCUS does not know."""
+"""Columns of a charge, sorted by name; `x_` marks columns outside FOCUS."""
 
 _PROVIDER = "EnableX"
 _VIDEO = ("Video API", "Media", "Media Streaming")
@@ -79,11 +79,11 @@ _UNITS = {
     "transcoding_min": ("Transcoded session minutes", "Minutes", *_VIDEO),
     "storage_gb_months": ("Storage of recordings", "GB-Months", *_STORAGE),
 }
-"""Description, unit, service name, category and subcategory of what has a price."""
+"""Description, unit, service name, category and subcategory of each priced unit."""
 
 
 def charges(lines: pa.Table) -> pa.Table:
-    """A row of `CHARGES` for each priced unit of each line that comes to anything; in order of line and unit."""
+    """A row of `CHARGES` for each priced unit of each line, except zeros; sorted by line and unit."""
     priced = [CHARGES.empty_table()]
     for unit, name in UNIT_AMOUNTS.items():
         rows = lines.filter(pc.is_valid(lines[name]))
@@ -95,35 +95,34 @@ def charges(lines: pa.Table) -> pa.Table:
 
 
 def changes(before: pa.Table, now: pa.Table) -> pa.Table:
-    """The charges that make of those before those of now, signed; none where nothing changed."""
+    """Signed differences of two tables of charges; only keys that differ."""
     return differences(before, now, list(_CHARGE_KEY), _ADDED)
 
 
 def focus_rows(revisions: Sequence[tuple[int, pa.Table]], month: BillingMonth, *, is_provisional: bool) -> pa.Table:
-    """Rows of `FOCUS`: the first revision's priced lines as charges, what each later one changed as corrections."""
-    found, before = [FOCUS.empty_table()], CHARGES.empty_table()
-    for place, (revision, lines) in enumerate(revisions):
+    """Rows of `FOCUS`: the priced lines of the first revision as charges, changes of later revisions as corrections."""
+    tables, before = [FOCUS.empty_table()], CHARGES.empty_table()
+    for number, (revision, lines) in enumerate(revisions):
         now = charges(lines)
-        changed = changes(before, now)
-        known = {
-            "ChargeClass": "Correction" if place else None,
+        constants = {
+            "ChargeClass": "Correction" if number else None,
             "x_IsProvisional": is_provisional,
             "x_Revision": revision,
         }
-        found.append(_focus(changed, month, known))
+        tables.append(_focus(changes(before, now), month, constants))
         before = now
-    return pa.concat_tables(found)
+    return pa.concat_tables(tables)
 
 
 def as_text(rows: pa.Table) -> pa.Table:
-    """The rows with moments as FOCUS writes them in text: 2026-11-01T00:00:00Z."""
-    for place, field in enumerate(rows.schema):
+    """The rows with times in the text format of FOCUS: 2026-11-01T00:00:00Z."""
+    for index, field in enumerate(rows.schema):
         if field.type == _TIME:
-            rows = rows.set_column(place, field.name, pc.strftime(rows[field.name], "%Y-%m-%dT%H:%M:%SZ"))
+            rows = rows.set_column(index, field.name, pc.strftime(rows[field.name], "%Y-%m-%dT%H:%M:%SZ"))
     return rows
 
 
-def _focus(rows: pa.Table, month: BillingMonth, known: dict[str, Any]) -> pa.Table:
+def _focus(rows: pa.Table, month: BillingMonth, constants: dict[str, Any]) -> pa.Table:
     days = rows["day"].cast(pa.int32()).to_numpy() - (month.first - datetime(1970, 1, 1, tzinfo=UTC).date()).days
     described = [_UNITS[unit] for unit in rows["unit"].to_pylist()]
     midnights_s = month.midnights_ms // 1000
@@ -135,8 +134,8 @@ def _focus(rows: pa.Table, month: BillingMonth, known: dict[str, Any]) -> pa.Tab
         "BillingPeriodEnd": month.ends_at,
         "ChargeCategory": "Usage",
         "ChargeFrequency": "Usage-Based",
-        "ChargePeriodStart": _moments(midnights_s[days]),
-        "ChargePeriodEnd": _moments(midnights_s[days + 1]),
+        "ChargePeriodStart": _times(midnights_s[days]),
+        "ChargePeriodEnd": _times(midnights_s[days + 1]),
         **dict.fromkeys(("ConsumedQuantity", "PricingQuantity"), rows["quantity"]),
         **dict.fromkeys(("InvoiceIssuerName", "ProviderName", "PublisherName"), _PROVIDER),
         "PricingCategory": "Standard",
@@ -145,8 +144,8 @@ def _focus(rows: pa.Table, month: BillingMonth, known: dict[str, Any]) -> pa.Tab
         "SkuId": rows["unit"],
         **dict.fromkeys(("SubAccountId", "SubAccountName"), rows["owner_ref"]),
         "Tags": pa.array(list(map(_tags, rows["owner_ref"].to_pylist(), rows["billing_code"].to_pylist())), TEXT),
-        **{name: pa.array([words[place] for words in described], TEXT) for place, name in enumerate(_DESCRIBED)},
-        **known,
+        **{name: pa.array([texts[index] for texts in described], TEXT) for index, name in enumerate(_DESCRIBED)},
+        **constants,
     }
     columns["PricingUnit"] = columns["ConsumedUnit"]
     return pa.table([_column(columns.get(field.name), field.type, rows.num_rows) for field in FOCUS], schema=FOCUS)
@@ -160,10 +159,10 @@ def _tags(owner: str | None, billing_code: str | None) -> str:
     return json.dumps({name: value for name, value in known.items() if value is not None}, ensure_ascii=False)
 
 
-def _moments(seconds: np.ndarray) -> pa.Array:
+def _times(seconds: np.ndarray) -> pa.Array:
     return pa.array(seconds).cast(_TIME)
 
 
 def _column(value: Any, kind: pa.DataType, count: int) -> Any:
-    """A column as it is; anything else in every row."""
+    """A column unchanged; any other value repeated in every row."""
     return value if isinstance(value, pa.Array | pa.ChunkedArray) else pa.repeat(pa.scalar(value, kind), count)

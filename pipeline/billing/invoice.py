@@ -1,7 +1,7 @@
-"""The vendor's invoice or portal export, read and checked against our connections, line by line (pure).
+"""Read an invoice or portal export of EnableX and compare it with measured usage, line by line (pure).
 
-Minutes are whole thousandths until the end: what explains the difference of a line adds up to it exactly, and so does
-what explains all of them.
+Minutes are integers of thousandths until the end: the causes of a line add up exactly to its difference, and the totals
+of all causes to the whole difference.
 """
 
 from __future__ import annotations
@@ -27,110 +27,114 @@ _SINGLE_KEYS = ("cdr_id", "conf_num")
 _GROUP_KEYS = ("project", "day", "room_id", "owner_ref", "billing_code")
 _KEY_TYPES = {name: pa.date32() if name == "day" else TEXT for name in (*_SINGLE_KEYS, *_GROUP_KEYS)}
 _QUANTITIES = {"minutes": 1, "connect_minutes_cal": 1, "seconds": 60}
-"""Names of what is billed, and how many of them are a minute; the first that a file has counts."""
+"""Names of quantity columns, and how many of the unit are a minute; the first one in a file is used."""
 
 GRACE = timedelta(days=1)
-"""What was first seen this long after a month's end counts as in time: its sessions are collected the night after."""
+"""Connections first collected within this time after the end of a month are not late: the last sessions of a month are
+collected the night after."""
 
 COLUMNS = (*_SINGLE_KEYS, *_GROUP_KEYS, *_QUANTITIES)
-"""What a column may be called; what others are called is passed over."""
+"""Valid names of columns; other columns are ignored."""
 
 _SUMS = ("here", "ours", "late", "elsewhere")
 MEASURED = pa.schema([*_KEY_TYPES.items(), *((name, COUNT) for name in _SUMS)])
-"""One connection: `here` is 1 when it counts in the month, `elsewhere` 1 when it counts in the one before or after.
+"""One connection: `here` is 1 if it counts in the month, `elsewhere` is 1 if it counts in the month before or after.
 
-`ours`: its thousandths of a minute; `late`: how many of them were known only after the month was over.
+`ours`: its thousandths of a minute. `late`: how many of them were collected only after the month and `GRACE`.
 """
 
 CAUSES = ("rounding", "late", "different", "missing_here", "missing_there")
 VERDICTS = ("equal", *CAUSES)
 UNEXPLAINED = ("different", "missing_here", "missing_there")
-"""What rounding and lateness do not explain."""
+"""Causes other than rounding and lateness."""
 
 _TOO_MANY = 10**12
-"""Minutes: sums of thousandths stay below 2**63."""
+"""Upper limit for minutes: sums of thousandths stay below 2**63."""
 
 _SPREADSHEET_NUMBER = re.compile(r"\d([.,]\d+)?E\+?\d+", re.I | re.A)
 
 
 @dataclass(frozen=True)
 class Invoice:
-    """The lines of a file: columns `by`, and `theirs` in thousandths of a minute."""
+    """The lines of a file: key columns `by`, and `theirs` in thousandths of a minute."""
 
     by: tuple[str, ...]
     lines: pa.Table
 
 
 def came_late(first_seen_at: Column, month_ends_at: datetime) -> Column:
-    """Which of a day's connections became known more than `GRACE` after the month's end, and as long after the day was
-    first looked at: if collection began after the month, lateness is unknown."""
-    looked_at = pc.min(first_seen_at).as_py() or month_ends_at
-    return pc.fill_null(pc.greater(first_seen_at, pa.scalar(max(looked_at, month_ends_at) + GRACE, TIME)), False)
+    """Whether each connection of a day was first collected more than `GRACE` after both the end of the month and the
+    first collection of the day. (If collection started after the month, lateness is unknown before that.)
+    """
+    first_collected_at = pc.min(first_seen_at).as_py() or month_ends_at
+    limit = max(first_collected_at, month_ends_at) + GRACE
+    return pc.fill_null(pc.greater(first_seen_at, pa.scalar(limit, TIME)), False)
 
 
 def read_invoice(content: bytes, name: str, headers: Mapping[str, str] | None = None) -> Invoice:
-    """Read a CSV: separated by comma, semicolon, tab or bar; with or without a byte order mark; UTF-8 or UTF-16.
+    """Read a CSV file: separator comma, semicolon, tab or bar; UTF-8 with or without byte order mark, or UTF-16.
 
-    Columns are known by their names in `COLUMNS`, however they are spelt as to case, spaces and hyphens, or by
-    `headers` (one of `COLUMNS` -> what the file calls it). A file with `cdr_id` is compared by connection, else one
-    with `conf_num` by session, else by all of project, day, room, owner and billing code that it has.
+    Columns are matched by their names in `COLUMNS`, ignoring case, spaces and hyphens, or by `headers` (name in
+    `COLUMNS` -> header in the file). A file with `cdr_id` is compared by connection, else one with `conf_num` by
+    session, else by those of project, day, room, owner and billing code that it has.
 
     Raises:
-        ConfigError: a needed column is missing, or the line that cannot be read, and why.
+        ConfigError: a required column is missing, or a line cannot be read, with the reason.
     """
     text = _decoded(content, name)
     separator = max(",;\t|", key=text.partition("\n")[0].count)
     rows = _rows(text, separator, name)
     header = next(rows, (name, []))[1]
-    places = _places(header, name, headers or {})
-    by = next(((key,) for key in _SINGLE_KEYS if key in places), tuple(key for key in _GROUP_KEYS if key in places))
-    quantity = next((one for one in _QUANTITIES if one in places), None)
+    indexes = _column_indexes(header, name, headers or {})
+    by = next(((key,) for key in _SINGLE_KEYS if key in indexes), tuple(key for key in _GROUP_KEYS if key in indexes))
+    quantity = next((column for column in _QUANTITIES if column in indexes), None)
     if quantity is None or not by:
-        lacking, known = (_QUANTITIES, "minutes") if quantity is None else ((*_SINGLE_KEYS, *_GROUP_KEYS), "cdr_id")
+        missing, column = (_QUANTITIES, "minutes") if quantity is None else ((*_SINGLE_KEYS, *_GROUP_KEYS), "cdr_id")
         raise ConfigError(
-            f"{name}: no column is called {' or '.join(lacking)}; it has {', '.join(header) or 'none'};"
-            f" say which is meant with --column {known}=HEADER"
+            f"{name}: no column {' or '.join(missing)}; columns of the file: {', '.join(header) or 'none'};"
+            f" name one with --column {column}=HEADER"
         )
     columns: dict[str, list[Any]] = {key: [] for key in (*by, "theirs")}
     for where, cells in rows:
         if len(cells) < len(header):
             raise ConfigError(f"{where} has {len(cells)} cells, the header {len(header)}")
         for key in by:
-            columns[key].append(_key(key, cells[places[key]].strip(), where))
-        columns["theirs"].append(_thousandths(cells[places[quantity]], _QUANTITIES[quantity], separator, where))
+            columns[key].append(_key(key, cells[indexes[key]].strip(), where))
+        columns["theirs"].append(_thousandths(cells[indexes[quantity]], _QUANTITIES[quantity], separator, where))
     types = [(key, _KEY_TYPES.get(key, COUNT)) for key in columns]
     return Invoice(by, pa.table(list(columns.values()), schema=pa.schema(types)))
 
 
 def compare(ours: pa.Table, invoice: Invoice) -> pa.Table:
-    """Their lines and ours (rows of `OURS`), sorted by key: minutes of both, the difference (theirs - ours), what of
-    it each of `CAUSES` explains, and the `verdict`, the first of these that is so:
+    """Compare the lines of an invoice with measured usage (rows of `MEASURED`); sorted by key.
 
-    `missing_here`, `missing_there`: only one side has it. `different`: both have it, more than rounding apart. `late`:
-    of what is only here, or is more here, so much was known only after the month was over; or what is only there
-    counts in the month before or after here. `rounding`: at most a minute for each connection. `equal`.
+    Columns: minutes of both sides, the difference (theirs - ours), the part of it that each of `CAUSES` explains, and
+    the `verdict`, the first that applies: `missing_here`, `missing_there` (only the other side has the line),
+    `different` (both have it, and differ by more than rounding), `late` (the excess of ours was collected only after
+    the month and `GRACE`, or the line of theirs counts in the month before or after in ours), `rounding` (at most 1
+    minute per connection), `equal`.
     """
     lines = _sides(ours, invoice)
     here, there, mine, theirs, late, elsewhere = (
         lines[f"{name}_sum"].to_numpy() for name in ("here", "there", "ours", "theirs", "late", "elsewhere")
     )
     difference, only_here, only_there = theirs - mine, there == 0, here == 0
-    brings_nearer = np.abs(difference + late) < np.abs(difference)
-    parts = {"late": np.where(only_here | brings_nearer, -late, 0)}
+    is_closer = np.abs(difference + late) < np.abs(difference)
+    parts = {"late": np.where(only_here | is_closer, -late, 0)}
     parts["late"] = np.where(only_there, np.where(elsewhere > 0, difference, 0), parts["late"])
-    rest = difference - parts["late"]
-    is_rounding = ~only_here & ~only_there & (np.abs(rest) <= 1000 * here)
+    remainder = difference - parts["late"]
+    is_rounding = ~only_here & ~only_there & (np.abs(remainder) <= 1000 * here)
     kinds = {
         "rounding": is_rounding,
         "different": ~only_here & ~only_there & ~is_rounding,
         "missing_here": only_there,
         "missing_there": only_here,
     }
-    parts |= {cause: np.where(is_kind, rest, 0) for cause, is_kind in kinds.items()}
+    parts |= {cause: np.where(is_kind, remainder, 0) for cause, is_kind in kinds.items()}
     verdict = np.select(
         [
             only_there & (elsewhere == 0),
-            only_here & ((rest != 0) | (late == 0)),
+            only_here & ((remainder != 0) | (late == 0)),
             *(parts[cause] != 0 for cause in ("different", "late", "rounding")),
         ],
         ["missing_here", "missing_there", "different", "late", "rounding"],
@@ -148,28 +152,28 @@ def compare(ours: pa.Table, invoice: Invoice) -> pa.Table:
 
 
 def summarize_differences(lines: pa.Table) -> list[dict[str, Any]]:
-    """For each of `VERDICTS`: how many lines, their minutes on both sides, and how much of all differences it explains.
+    """For each of `VERDICTS`: number of lines, minutes of both sides, and minutes of difference that it explains.
 
-    The last row, `total`, is the sum of the others: what it explains is the whole difference.
+    The last row, `total`, is the sum of the others; its `explains` is the whole difference.
     """
     verdicts = np.array(lines["verdict"].to_pylist(), object)
     minutes = {name: unscaled(lines[f"{name}_min"]) for name in ("ours", "theirs", *CAUSES)}
-    totals = []
+    rows = []
     for verdict in (*VERDICTS, "total"):
-        of_it = np.full(len(verdicts), True) if verdict == "total" else verdicts == verdict
+        selected = np.full(len(verdicts), True) if verdict == "total" else verdicts == verdict
         causes = CAUSES if verdict == "total" else [cause for cause in CAUSES if cause == verdict]
         sums = {
-            "ours": minutes["ours"][of_it].sum(),
-            "theirs": minutes["theirs"][of_it].sum(),
+            "ours": minutes["ours"][selected].sum(),
+            "theirs": minutes["theirs"][selected].sum(),
             "explains": sum(minutes[cause].sum() for cause in causes),
         }
         decimal_sums = {name: Decimal(int(units)).scaleb(-3) for name, units in sums.items()}
-        totals.append({"verdict": verdict, "lines": int(of_it.sum()), **decimal_sums})
-    return totals
+        rows.append({"verdict": verdict, "lines": int(selected.sum()), **decimal_sums})
+    return rows
 
 
 def _sides(ours: pa.Table, invoice: Invoice) -> pa.Table:
-    """Both sides by key; a key that only another month has is left out."""
+    """Sums of both sides by key; keys that occur only in another month are omitted."""
     mine = ours.select([*invoice.by, *_SUMS])
     none = pa.array(np.zeros(mine.num_rows, np.int64))
     mine = mine.append_column("there", none).append_column("theirs", none)
@@ -185,19 +189,21 @@ def _decoded(content: bytes, name: str) -> str:
     try:
         return content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except UnicodeDecodeError:
-        raise ConfigError(f"{name}: not a text in UTF-8; save it as CSV (UTF-8)") from None
+        raise ConfigError(f"{name}: not UTF-8 text; save it as CSV (UTF-8)") from None
 
 
-def _places(header: list[str], name: str, headers: Mapping[str, str]) -> dict[str, int]:
-    """Where each of `COLUMNS` that there is stands."""
-    spelt = [_spelling(cell) for cell in header]
-    for column, header_name in headers.items():
+def _column_indexes(header: list[str], name: str, headers: Mapping[str, str]) -> dict[str, int]:
+    """Index of each of `COLUMNS` that the file has."""
+    available = [_spelling(cell) for cell in header]
+    for column, given in headers.items():
         if column not in COLUMNS:
-            raise ConfigError(f"--column {column}={header_name}: unknown; there are {', '.join(COLUMNS)}")
-        if _spelling(header_name) not in spelt:
-            raise ConfigError(f"--column {column}={header_name}: {name} has no such column; it has {', '.join(header)}")
-    wanted = {column: _spelling(headers.get(column, column)) for column in COLUMNS}
-    return {column: spelt.index(spelling) for column, spelling in wanted.items() if spelling in spelt}
+            raise ConfigError(f"--column {column}={given}: unknown; valid names: {', '.join(COLUMNS)}")
+        if _spelling(given) not in available:
+            raise ConfigError(
+                f"--column {column}={given}: {name} has no such column; columns of the file: {', '.join(header)}"
+            )
+    spellings = {column: _spelling(headers.get(column, column)) for column in COLUMNS}
+    return {column: available.index(spelling) for column, spelling in spellings.items() if spelling in available}
 
 
 def _spelling(header: str) -> str:
@@ -205,7 +211,7 @@ def _spelling(header: str) -> str:
 
 
 def _rows(text: str, separator: str, name: str) -> Iterator[tuple[str, list[str]]]:
-    """The rows that are not blank, each with its place for messages."""
+    """The rows that are not blank, each with its line number for messages."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         for cells in reader:
@@ -222,14 +228,14 @@ def _key(key: str, text: str, where: str) -> str | date | None:
         except ValueError:
             raise ConfigError(f"{where}: day {text!r}: write it as 2026-11-22") from None
     if key in _SINGLE_KEYS and not text:
-        raise ConfigError(f"{where}: no {key}; take out lines of totals")
+        raise ConfigError(f"{where}: no {key}; remove lines with totals")
     if key in _SINGLE_KEYS and _SPREADSHEET_NUMBER.fullmatch(text):
-        raise ConfigError(f"{where}: {key} {text} was rounded by a spreadsheet; take the file as it was downloaded")
+        raise ConfigError(f"{where}: {key} {text} was rounded by a spreadsheet; use the file as downloaded")
     return text or None
 
 
 def _thousandths(text: str, per_minute: int, separator: str, where: str) -> int:
-    """A number as thousandths of a minute, to the nearest; with a decimal comma where the separator leaves it free."""
+    """Parse a number to the nearest thousandth of a minute; a decimal comma is allowed if it is not the separator."""
     plain = text.strip().replace(",", ".") if separator != "," and "." not in text else text.strip()
     try:
         number = Decimal(plain)

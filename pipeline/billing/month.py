@@ -1,4 +1,4 @@
-"""A month as billing cuts it: days of a time zone, as moments (pure)."""
+"""A billing month: the days of a time zone as UTC times (pure)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pyarrow as pa
 from pipeline.core.models import Period
 
 RECORD_REACH_DAYS = 3
-"""A connection whose record was written more than this many days before or after it began counts on its day: no
-month has to look farther, and each connection is in exactly one."""
+"""A connection that began more than this many days before or after its record counts on the day of the record. So a
+month reads a bounded number of days, and each connection is in exactly one month."""
 
 _LONGEST_SESSION = timedelta(days=1)
 _MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])", re.A)
@@ -40,7 +40,7 @@ class BillingMonth:
 
     @cached_property
     def midnights_ms(self) -> np.ndarray:
-        """When each day begins, and when the last one ends: milliseconds since 1970, UTC."""
+        """Start of each day, and end of the last one: milliseconds since 1970, UTC."""
         days = (*self.days, self.days[-1] + timedelta(days=1))
         return np.array([(_midnight(day, self.zone) - _EPOCH) // _MILLISECOND for day in days], np.int64)
 
@@ -50,33 +50,33 @@ class BillingMonth:
 
     @property
     def ends_at(self) -> datetime:
-        """The first moment after the month."""
+        """The first instant after the month."""
         return _midnight(self.days[-1] + timedelta(days=1), self.zone)
 
     @property
     def required_days(self) -> Period:
-        """UTC days that must be known: those of the month, and those on which its last sessions may end."""
+        """UTC days that must be collected: those of the month, and those on which its last sessions can end."""
         return Period(self.begins_at.date(), (self.ends_at + _LONGEST_SESSION - _MILLISECOND).date())
 
     @property
     def partition_days(self) -> Period:
-        """UTC days under which the month's connections can be filed."""
+        """UTC days whose partitions can contain connections of the month."""
         return Period(self.begins_at.date(), (self.ends_at - _MILLISECOND).date()).widened(RECORD_REACH_DAYS)
 
-    def day_numbers(self, moments_ms: np.ndarray) -> np.ndarray:
-        """For each moment (milliseconds, UTC) the number of its day in the month from 0; -1 outside of it."""
-        numbers = np.searchsorted(self.midnights_ms, moments_ms, side="right") - 1
-        found: np.ndarray = np.where(numbers < len(self.days), numbers, -1)
-        return found
+    def day_numbers(self, times_ms: np.ndarray) -> np.ndarray:
+        """For each time (milliseconds, UTC) the number of its day in the month, from 0; -1 outside of the month."""
+        numbers = np.searchsorted(self.midnights_ms, times_ms, side="right") - 1
+        day_numbers: np.ndarray = np.where(numbers < len(self.days), numbers, -1)
+        return day_numbers
 
     def dates(self, day_numbers: np.ndarray) -> pa.Array:
-        """Numbers of days in the month as dates."""
+        """Day numbers in the month as dates."""
         first = (self.first - _EPOCH.date()).days
         return pa.array((day_numbers + first).astype(np.int32)).cast(pa.date32())
 
 
 def billing_month(text: str, zone: str) -> BillingMonth:
-    """`2026-11` as a month; ValueError for anything else."""
+    """Parse a month such as `2026-11`; raises ValueError for anything else."""
     match = _MONTH.fullmatch(text)
     if match is None or match[1] == "0000":
         raise ValueError(f"{text}: not a month; write it as 2026-11")
@@ -84,5 +84,5 @@ def billing_month(text: str, zone: str) -> BillingMonth:
 
 
 def _midnight(day: date, zone: str) -> datetime:
-    """When a day begins there; where clocks skip midnight, when they go on."""
+    """UTC start of a local day; if the zone skips midnight, the first instant after the gap."""
     return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)).astimezone(UTC)

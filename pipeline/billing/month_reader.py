@@ -1,4 +1,4 @@
-"""Reading a month for its export: sessions, lines and control totals, in batches of bounded memory."""
+"""Read a month for its export: sessions, lines and control totals, in batches of bounded memory."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from pipeline.tables import parquet
 from pipeline.tables.schemas import TABLES
 
 _BATCH_ROWS = 256 * 1024
-"""Rows of `cdr` in memory together: about 100 MB with what is derived from them."""
+"""Rows of `cdr` per batch: about 100 MB in memory with their items."""
 
 
 @dataclass
 class MonthTotals:
-    """One project's month: its items in a file, its lines, and the sums on the way."""
+    """The month of one project: its items in a file, its lines, and its control totals."""
 
     project: str
     path: Path
     lines: pa.Table = field(default_factory=LINES.empty_table)
     known_until: datetime | None = None
-    pages: dict[str, int] = field(default_factory=dict)
+    collected: dict[str, int] = field(default_factory=dict)
     rejects: int = 0
     cdr_rows: int = 0
     cdr_ms: int = 0
@@ -47,7 +47,7 @@ class MonthTotals:
 
 @dataclass
 class Sessions:
-    """The sessions around a day, the nearest first, each day's read once while days go forward."""
+    """The sessions around a day, nearest day first. Each day is read once if days are requested in order."""
 
     lake: ObjectStore
     project: str
@@ -55,9 +55,9 @@ class Sessions:
 
     def around(self, day: date) -> pa.Table:
         near = Period(day, day).widened(RECORD_REACH_DAYS)
-        for known in [known for known in self.days if known < near.first]:
-            del self.days[known]
-        return pa.concat_tables([self.of(one) for one in sorted(near, key=lambda one: abs(one - day))])
+        for cached in [cached for cached in self.days if cached < near.first]:
+            del self.days[cached]
+        return pa.concat_tables([self.of(other) for other in sorted(near, key=lambda other: abs(other - day))])
 
     def of(self, day: date) -> pa.Table:
         if day not in self.days:
@@ -68,56 +68,56 @@ class Sessions:
 
 @dataclass
 class _Lines:
-    """Lines of items that come in pieces; put together when as many wait as there are: few times each."""
+    """Aggregates batches of items to lines. Pending lines are merged when they outnumber the merged ones."""
 
     merged: pa.Table = field(default_factory=LINES.empty_table)
-    waiting: list[pa.Table] = field(default_factory=list)
+    pending: list[pa.Table] = field(default_factory=list)
 
     def add(self, items: pa.Table) -> None:
-        self.waiting.append(line_items.aggregate_lines(items))
-        if sum(lines.num_rows for lines in self.waiting) > max(self.merged.num_rows, _BATCH_ROWS):
+        self.pending.append(line_items.aggregate_lines(items))
+        if sum(lines.num_rows for lines in self.pending) > max(self.merged.num_rows, _BATCH_ROWS):
             self.all()
 
     def all(self) -> pa.Table:
-        self.merged, self.waiting = line_items.aggregate_lines(pa.concat_tables([self.merged, *self.waiting])), []
+        self.merged, self.pending = line_items.aggregate_lines(pa.concat_tables([self.merged, *self.pending])), []
         return self.merged
 
 
-def _count(app: App, folder: Path, project: str, month: BillingMonth) -> MonthTotals:
-    """Read one project's month once; write its items, add them up to lines."""
-    counted = MonthTotals(project, folder / f"items-{project}.parquet")
+def read_month(app: App, folder: Path, project: str, month: BillingMonth) -> MonthTotals:
+    """Read the month of one project once; write its items to a file and aggregate them to lines."""
+    result = MonthTotals(project, folder / f"items-{project}.parquet")
     rounding, sessions = app.settings.billing.rounding, Sessions(app.lake, project)
-    lines, sums = _Lines(), [counted.lines]
-    with pq.ParquetWriter(counted.path, ENCODED_ITEMS, **_ITEMS_PARQUET) as writer, SerialWorkers() as lanes:
+    lines, sums = _Lines(), [result.lines]
+    with pq.ParquetWriter(result.path, ENCODED_ITEMS, **_ITEMS_PARQUET) as writer, SerialWorkers() as workers:
 
         def write(items: pa.Table) -> None:
             with disk_errors():
                 writer.write_table(items, row_group_size=_BATCH_ROWS)
 
-        def take(items: pa.Table) -> None:
+        def add(items: pa.Table) -> None:
             if items.num_rows:
-                lanes.submit("items", write, items)
+                workers.submit("items", write, items)
                 lines.add(items)
                 sums.append(pa.Table.from_pylist([line_items.totals(items)], schema=_SUMS))
-                counted.known_until = _latest(counted.known_until, items)
+                result.known_until = _latest(result.known_until, items)
 
         for day in month.partition_days:
             around = sessions.around(day)
             for rows in prefetch(table_day(app.lake, "cdr", project, day, line_items.CDR_COLUMNS, line_items.REPEATED)):
-                counted.cdr_rows += rows.num_rows
-                counted.cdr_ms += int(line_items.participant_ms(rows).sum())
+                result.cdr_rows += rows.num_rows
+                result.cdr_ms += int(line_items.participant_ms(rows).sum())
                 partition = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
-                take(line_items.connection_items(rows, partition, around, project, month, rounding))
-            take(line_items.session_items(sessions.of(day), project, month, rounding))
+                add(line_items.connection_items(rows, partition, around, project, month, rounding))
+            add(line_items.session_items(sessions.of(day), project, month, rounding))
         sessions.days.clear()
         for day in parquet.list_partitions(app.lake, "media", project):
             if day <= month.ends_at.date():
                 for rows in table_day(app.lake, "media", project, day, line_items.MEDIA_COLUMNS):
-                    take(line_items.file_items(rows, sessions.around(day), project, month))
-    counted.lines = lines.all()
-    counted.items = line_items.totals(pa.concat_tables([_SUMS.empty_table(), *sums[1:]]))
-    _add_input_totals(app, counted, month)
-    return counted
+                    add(line_items.file_items(rows, sessions.around(day), project, month))
+    result.lines = lines.all()
+    result.items = line_items.totals(pa.concat_tables([_SUMS.empty_table(), *sums[1:]]))
+    _add_input_totals(app, result, month)
+    return result
 
 
 _SUMS = pa.schema(
@@ -125,24 +125,25 @@ _SUMS = pa.schema(
 )
 
 
-def _add_input_totals(app: App, counted: MonthTotals, month: BillingMonth) -> None:
-    """What was collected on the days whose tables were read, and how much of it became no row."""
-    pages = list(raw.read_receipts(app.vault, "cdr", counted.project, month.partition_days))
-    counted.pages = {"pages": len(pages), "documents": sum(page.documents for page in pages)}
+def _add_input_totals(app: App, result: MonthTotals, month: BillingMonth) -> None:
+    """Count the raw responses, documents and rejects of the days whose tables were read."""
+    responses = list(raw.read_receipts(app.vault, "cdr", result.project, month.partition_days))
+    documents = sum(response.documents for response in responses)
+    result.collected = {"pages": len(responses), "documents": documents}
     for day in month.partition_days:
-        for rows in table_day(app.lake, "rejects", counted.project, day, ("source",)):
-            counted.rejects += pc.sum(pc.equal(rows["source"], "cdr"), min_count=0).as_py()
+        for rows in table_day(app.lake, "rejects", result.project, day, ("source",)):
+            result.rejects += pc.sum(pc.equal(rows["source"], "cdr"), min_count=0).as_py()
 
 
-def _latest(known: datetime | None, items: pa.Table) -> datetime | None:
-    moments = [pc.max(items[name]).as_py() for name in ("first_seen_at", "changed_at")]
-    return max((moment for moment in (known, *moments) if moment), default=None)
+def _latest(latest: datetime | None, items: pa.Table) -> datetime | None:
+    times = [pc.max(items[name]).as_py() for name in ("first_seen_at", "changed_at")]
+    return max((time for time in (latest, *times) if time), default=None)
 
 
 def table_day(
     lake: ObjectStore, table: str, project: str, day: date, columns: tuple[str, ...], encoded: tuple[str, ...] = ()
 ) -> Iterator[pa.Table]:
-    """One day of a table, some hundred thousand rows at a time, columns of `encoded` encoded; nothing if not built."""
+    """One day of a table in batches of about `_BATCH_ROWS`, with dictionaries for `encoded`; empty if not built."""
     key = table_key(table, project, day)
     if lake.head(key) is not None:
         with lake.open(key) as stream:
@@ -150,12 +151,12 @@ def table_day(
 
 
 def _batches(stream: Any, columns: list[str], encoded: tuple[str, ...] = ()) -> Iterator[pa.Table]:
-    """Whole row groups: of batches that are cut otherwise, encoded ones would end with every row group."""
+    """Batches of whole row groups, because dictionary-encoded batches end at every row group."""
     with pq.ParquetFile(stream, read_dictionary=[name for name in encoded if name in columns]) as file:
         groups = range(file.num_row_groups)
         starts = [0, *accumulate(file.metadata.row_group(at).num_rows for at in groups)]
-        for _, some in groupby(groups, key=lambda at: starts[at] // _BATCH_ROWS):
-            yield file.read_row_groups(list(some), columns=columns).select(columns).combine_chunks()
+        for _, batch in groupby(groups, key=lambda at: starts[at] // _BATCH_ROWS):
+            yield file.read_row_groups(list(batch), columns=columns).select(columns).combine_chunks()
 
 
 def _empty(table: str, columns: tuple[str, ...]) -> pa.Table:
@@ -164,16 +165,16 @@ def _empty(table: str, columns: tuple[str, ...]) -> pa.Table:
 
 
 _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
-_RARELY_TWICE = {"participant_s", "first_seen_at", "changed_at"}
+_MOSTLY_UNIQUE = {"participant_s", "first_seen_at", "changed_at"}
 
 
 _ITEMS_PARQUET: dict[str, Any] = {
     **_PARQUET,
-    "use_dictionary": [name for name in ITEMS.names if name not in {"item", *_RARELY_TWICE}],
-    "column_encoding": dict.fromkeys(_RARELY_TWICE, "DELTA_BINARY_PACKED"),
+    "use_dictionary": [name for name in ITEMS.names if name not in {"item", *_MOSTLY_UNIQUE}],
+    "column_encoding": dict.fromkeys(_MOSTLY_UNIQUE, "DELTA_BINARY_PACKED"),
     "store_decimal_as_integer": True,
     "write_statistics": False,
     "store_schema": False,
 }
-"""As cheap to write as may be, since only the next revision reads it, and whole. A dictionary of values that are nearly
-all different would be made and thrown away."""
+"""Optimized for writing, because only the next revision reads the file, completely. A dictionary of mostly unique
+values would be built and discarded."""

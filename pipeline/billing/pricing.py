@@ -1,7 +1,7 @@
-"""What a unit costs, and a month's lines with their amounts (pure). docs/guide/billing.md explains every rule.
+"""Prices in force, and the amounts of a month's lines (pure). docs/guide/billing.md explains every rule.
 
-Numbers are decimals, fractions and whole numbers of the smallest unit, never floats: amounts add up exactly, in
-whatever order the lines come.
+Numbers are decimals, fractions and whole numbers of the smallest unit, never floats: amounts add up exactly, in any
+order of the lines.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from pipeline.core.settings.prices import AMOUNTS, UNIT_AMOUNTS, Price, Prices
 from pipeline.tables.normalize.arrow_ops import decimals, unscaled
 
 _SHARE_BITS = 31
-"""Remainders are compared as fractions of 2**31 of the smallest unit; what is the same then is equal."""
+"""Remainders are compared in units of 2**-31 of the smallest unit; equal values are ties."""
 
 
 def prices_in_month(prices: Prices, projects: Iterable[str], month: BillingMonth) -> dict[str, Any]:
-    """The prices in force in a month, as `controls.json` has them; empty when no project has any.
+    """The prices in force in a month, as in `controls.json`; empty when no project has any.
 
     Raises:
-        ConfigError: as `Prices.of_days`.
+        ConfigError: like `Prices.of_days`.
     """
     in_force: dict[str, dict[str, Any]] = {}
     for project in projects:
-        of_units = {unit: prices.of_days(unit, project, month.days) for unit in UNIT_AMOUNTS}
+        by_unit = {unit: prices.of_days(unit, project, month.days) for unit in UNIT_AMOUNTS}
         in_force[project] = {
             unit: [
                 price.model_dump(mode="json", exclude_none=True, exclude_defaults=True, exclude={"project"})
-                for price in dict.fromkeys(of_unit)
+                for price in dict.fromkeys(daily)
             ]
-            for unit, of_unit in of_units.items()
-            if of_unit
+            for unit, daily in by_unit.items()
+            if daily
         }
     if not any(in_force.values()):
         return {}
@@ -48,7 +48,7 @@ def prices_in_month(prices: Prices, projects: Iterable[str], month: BillingMonth
 
 
 def prices_differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
-    """The projects whose prices in force are others now; both as `prices_in_month` returns them."""
+    """The projects whose prices in force differ; both arguments as `prices_in_month` returns them."""
     projects: set[str] = {*before.get("projects", ()), *now.get("projects", ())}
     if any(before.get(name) != now.get(name) for name in ("currency", "decimals")):
         return projects
@@ -56,64 +56,68 @@ def prices_differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]
 
 
 def rate(lines: pa.Table, prices: Prices, month: BillingMonth) -> pa.Table:
-    """Lines of a month with columns `AMOUNTS` and `currency`, sorted by key; null is what has no price.
+    """Lines of a month with columns `AMOUNTS` and `currency`, sorted by key; null where there is no price.
 
-    A day's units cost what the tiers ask for between the month's quantity before and after that day, and each unit of
-    the day the same. Each line is rounded down, and what then lacks of the project's total for the unit, rounded to
-    the nearest, goes by one smallest unit each to the lines with the largest remainders; of equal ones, to the first.
+    The cost of a day is the difference of the tiered costs of the month's quantity before and after that day; all units
+    of a day cost the same. Each line is rounded down. The difference to the project's total for the unit, which is
+    rounded to the nearest, is distributed by 1 smallest unit each to the lines with the largest remainders, ties to the
+    first line.
 
     Raises:
-        ConfigError: some days of the month have a price and others none.
+        ConfigError: only some days of the month have a price.
     """
     lines = lines.sort_by([(name, "ascending") for name in LINE_KEY])
     day_numbers = (lines["day"].cast(pa.int32()).to_numpy() - (month.first - date(1970, 1, 1)).days).astype(np.int64)
     projects = lines["project"].combine_chunks().dictionary_encode()
-    of_project = projects.indices.to_numpy()
+    project_numbers = projects.indices.to_numpy()
     amounts = {name: np.zeros(lines.num_rows, np.int64) for name in AMOUNTS}
     is_priced = {name: np.zeros(lines.num_rows, bool) for name in AMOUNTS}
     for unit, name in UNIT_AMOUNTS.items():
         quantities, per_unit = unscaled(lines[unit]), 10 ** MEASURES[unit].scale
         for number, project in enumerate(projects.dictionary.to_pylist()):
-            of_days, rows = prices.of_days(unit, project, month.days), np.flatnonzero(of_project == number)
-            if of_days:
-                found = _amounts(quantities[rows], day_numbers[rows], of_days, per_unit, 10**prices.decimals)
-                amounts[name][rows] = found
-                amounts["amount"][rows] += found
+            daily, rows = prices.of_days(unit, project, month.days), np.flatnonzero(project_numbers == number)
+            if daily:
+                units = _amounts(quantities[rows], day_numbers[rows], daily, per_unit, 10**prices.decimals)
+                amounts[name][rows] = units
+                amounts["amount"][rows] += units
                 is_priced[name][rows] = is_priced["amount"][rows] = True
     kind = pa.decimal128(18, prices.decimals)
     for name in AMOUNTS:
-        told = pc.if_else(pa.array(is_priced[name]), decimals(amounts[name], kind), pa.scalar(None, kind))
-        lines = lines.append_column(name, told)
+        column = pc.if_else(pa.array(is_priced[name]), decimals(amounts[name], kind), pa.scalar(None, kind))
+        lines = lines.append_column(name, column)
     return lines.append_column("currency", pa.repeat(pa.scalar(prices.currency, TEXT), lines.num_rows))
 
 
 def _amounts(
-    quantities: np.ndarray, day_numbers: np.ndarray, of_days: Sequence[Price], per_unit: int, per_currency: int
+    quantities: np.ndarray, day_numbers: np.ndarray, daily: Sequence[Price], per_unit: int, per_currency: int
 ) -> np.ndarray:
-    """What each quantity of one project and unit, in order of days, comes to, in the currency's smallest units.
+    """Amounts of the quantities of one project and unit, sorted by day, in smallest units of the currency.
 
-    `quantities` count the smallest unit, of which a whole one has `per_unit`; a currency unit has `per_currency`.
+    `quantities` are in smallest units, `per_unit` of which are one unit; a currency unit has `per_currency` smallest
+    units. `daily`: the price of each day of the month.
     """
-    starts = np.searchsorted(day_numbers, np.arange(len(of_days) + 1))
+    starts = np.searchsorted(day_numbers, np.arange(len(daily) + 1))
     amounts, shares = np.zeros(len(quantities), np.int64), np.zeros(len(quantities), np.int64)
     before, total = Fraction(0), Fraction(0)
-    for price, start, end in zip(of_days, starts[:-1], starts[1:], strict=True):
-        of_day = quantities[start:end]
-        quantity = int(of_day.sum())
+    for price, start, end in zip(daily, starts[:-1], starts[1:], strict=True):
+        in_day = quantities[start:end]
+        quantity = int(in_day.sum())
         after = before + Fraction(quantity, per_unit)
         cost = (price.cost(after) - price.cost(before)) * per_currency
         if quantity:
-            amounts[start:end], shares[start:end] = _rounded_down(of_day, cost / quantity)
+            amounts[start:end], shares[start:end] = _rounded_down(in_day, cost / quantity)
         before, total = after, total + cost
-    lacking = int(total + Fraction(1, 2)) - int(amounts.sum())
-    amounts[np.argsort(-shares, kind="stable")[:lacking]] += 1
+    missing = int(total + Fraction(1, 2)) - int(amounts.sum())
+    amounts[np.argsort(-shares, kind="stable")[:missing]] += 1
     return amounts
 
 
 def _rounded_down(quantities: np.ndarray, rate: Fraction) -> tuple[np.ndarray, np.ndarray]:
-    """Quantities times a rate: the whole part, and the rest in `_SHARE_BITS` bits."""
-    above, below = rate.numerator, rate.denominator
-    fits = below < 2 ** (63 - _SHARE_BITS) and above * int(quantities.max()) < 2**63
-    numbers = quantities if fits else quantities.astype(object)  # Python's own have no end, and are slow
-    exact = numbers * above
-    return (exact // below).astype(np.int64), (((exact % below) << _SHARE_BITS) // below).astype(np.int64)
+    """Quantities times a rate: the whole part, and the remainder in `_SHARE_BITS` bits."""
+    numerator, denominator = rate.numerator, rate.denominator
+    fits = denominator < 2 ** (63 - _SHARE_BITS) and numerator * int(quantities.max()) < 2**63
+    numbers = quantities if fits else quantities.astype(object)  # Python integers are unbounded, but slow
+    exact = numbers * numerator
+    return (exact // denominator).astype(np.int64), (((exact % denominator) << _SHARE_BITS) // denominator).astype(
+        np.int64
+    )

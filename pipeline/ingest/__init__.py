@@ -1,4 +1,4 @@
-"""Asking EnableX for a day and storing the reply; which days are missing, and when a day is settled.
+"""Requests days from EnableX and lands the responses; computes which days are missing and when a day is settled.
 
-What a reply contains belongs to `tables`; when a collection runs belongs to `jobs`.
+Parsing responses belongs in `tables`; when a collection runs belongs in `jobs`.
 """

@@ -1,4 +1,4 @@
-"""What a backfill has to do: the days to ask for, what that costs, and in which portions it is done."""
+"""Plan a backfill: the days to collect, their cost, and the portions to collect them in."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import groupby, product
+from typing import Literal
 
 from pipeline.core.context import App
 from pipeline.core.models import DAILY_SOURCES, Period, Source
 from pipeline.ingest.collect import CollectTask, lookback
-from pipeline.ingest.settlement import is_settled
+from pipeline.ingest.settlement import is_settled, settled_on
 from pipeline.storage import raw
 from pipeline.tables.build import input_window, week_of
 
-_PORTION_DAYS = 56
-"""So much is collected before it is built: a killed run loses no more than the building of that."""
+CollectPolicy = Literal["backfill", "nightly"]
 
-_SAMPLE_PAGES = 31
-"""The newest pages of each project and source say how large a reply is."""
+_PORTION_DAYS = 56
+"""Days collected before each build. A killed run loses at most the build of one portion."""
+
+_SAMPLE_RESPONSES = 31
+"""The mean size of the newest raw responses of each project and source is the estimated size of a reply."""
 
 
 @dataclass(frozen=True)
 class Portion:
-    """Days that are asked for together, and the days whose pages are all there afterwards, if any."""
+    """Days collected together, and the days that can be built afterwards (`None` if there are none)."""
 
     tasks: tuple[CollectTask, ...]
     whole: Period | None
@@ -32,19 +35,28 @@ class Portion:
         return f"{self.tasks[0].day} to {self.tasks[-1].day}"
 
 
-def missing_days(app: App, projects: Iterable[str], period: Period) -> list[CollectTask]:
-    """Every day of the period up to today that was never asked for, or was asked for while late rows could still come.
+def missing_days(
+    app: App, projects: Iterable[str], period: Period | None = None, *, policy: CollectPolicy = "backfill"
+) -> list[CollectTask]:
+    """Days up to today that have to be collected, by project, source and day.
 
-    Days inside the lookback that have an answer are left to `nightly`, which asks for them every night.
+    Both policies select days that were never collected, or last collected before they settled although they can
+    settle by today. `nightly` also selects today and every day of the lookback; `backfill` leaves those that were
+    collected to `nightly`. The default period is the project's start date (or the earliest collected day) to today.
     """
-    lookback_days, today = app.settings.collect.lookback_days, app.clock().date()
+    lookback_days, covered = app.settings.collect.lookback_days, lookback(app)
+    today = covered.last
     tasks = []
     for project, source in product(projects, DAILY_SOURCES):
-        asked = raw.last_collected(app.vault, source, project)
-        for day in period:
-            can_settle = day + timedelta(days=max(1, lookback_days)) <= today
-            done = is_settled(day, asked.get(day), lookback_days) if can_settle else day in asked
-            if day <= today and not done:
+        collected = raw.last_collected(app.vault, source, project)
+        for day in period or _days_since_start(app, project, collected, covered):
+            if policy == "nightly" and day in covered:
+                is_done = False
+            elif settled_on(day, lookback_days) <= today:
+                is_done = is_settled(day, collected.get(day), lookback_days)
+            else:
+                is_done = day in collected
+            if day <= today and not is_done:
                 tasks.append(CollectTask(source, project, day))
     return tasks
 
@@ -71,11 +83,16 @@ class BackfillPlan:
     seconds: float
 
 
-def estimate(app: App, tasks: Iterable[CollectTask]) -> BackfillPlan:
-    """What the asks will cost: per project and source and in all.
+def _days_since_start(app: App, project: str, collected: Iterable[date], covered: Period) -> Period:
+    start = app.settings.projects[project].start_date or min([*collected, covered.first])
+    return Period(min(start, covered.last), covered.last)
 
-    `requests`: one for each day; `bytes`: as the newest landed replies to the same question were, null when there are
-    none; `seconds`: the pacing budget's share, at least; projects are asked side by side.
+
+def estimate(app: App, tasks: Iterable[CollectTask]) -> BackfillPlan:
+    """Estimate the cost of collecting: per project and source, and in total.
+
+    `requests`: 1 per day. `bytes`: from the mean size of the newest raw responses of the same project and source; null
+    when there are none. `seconds`: a lower bound from the rate limit; projects are collected concurrently.
     """
     per_second = app.settings.collect.requests_per_second
     rows: list[MissingDays] = []
@@ -93,20 +110,20 @@ def estimate(app: App, tasks: Iterable[CollectTask]) -> BackfillPlan:
             )
         )
     by_project = [sum(row.requests for row in rows if row.project == name) for name in app.settings.projects]
-    known = [row.bytes for row in rows if row.bytes is not None]
+    sizes = [row.bytes for row in rows if row.bytes is not None]
     return BackfillPlan(
         missing=rows,
         requests=sum(row.requests for row in rows),
-        bytes=sum(known) if len(known) == len(rows) else None,
+        bytes=sum(sizes) if len(sizes) == len(rows) else None,
         seconds=round(max(by_project, default=0) / per_second, 1),
     )
 
 
 def portions(tasks: Iterable[CollectTask], period: Period) -> Iterator[Portion]:
-    """The asks in order of day, eight weeks at a time; `whole` are the days of the period that can be built after each.
+    """Split the tasks, sorted by day, into portions of 8 weeks with the days that can be built after each.
 
-    A day can be built when no page that bears on it is still to come; the portions' `whole` follow each other and end
-    where the days that wait for pages after the period begin.
+    A day can be built when all responses in its input window are collected. The `whole` periods of consecutive portions
+    are adjacent, and together they cover the period.
     """
     ordered = sorted(tasks, key=lambda task: (task.day, task.project, task.source))
     groups = [
@@ -121,10 +138,10 @@ def portions(tasks: Iterable[CollectTask], period: Period) -> Iterator[Portion]:
         yield Portion(group, whole)
 
 
-def _last_whole_day(next_asked: date) -> date:
-    """The last day whose pages all lie before a day that is still to be asked for."""
-    week = week_of(next_asked)
-    while input_window(week.last).last >= next_asked:
+def _last_whole_day(next_collected: date) -> date:
+    """The last day of the newest week whose input window ends before the next day to collect."""
+    week = week_of(next_collected)
+    while input_window(week.last).last >= next_collected:
         week = week_of(week.first - timedelta(days=1))
     return week.last
 
@@ -134,20 +151,7 @@ def _kind(task: CollectTask) -> tuple[str, Source]:
 
 
 def _mean_reply_bytes(app: App, source: Source, project: str) -> float | None:
-    stems = raw.list_responses(app.vault, source, project)
-    newest: Sequence[tuple[date, str]] = [(day, found[-1]) for day, found in sorted(stems.items())][-_SAMPLE_PAGES:]
-    sizes = [raw.read_receipt(app.vault, source, project, day, stem).size_bytes for day, stem in newest]
+    listed = raw.list_responses(app.vault, source, project)
+    newest: Sequence[tuple[date, str]] = [(day, ids[-1]) for day, ids in sorted(listed.items())][-_SAMPLE_RESPONSES:]
+    sizes = [raw.read_receipt(app.vault, source, project, day, response).size_bytes for day, response in newest]
     return sum(sizes) / len(sizes) if sizes else None
-
-
-def nightly_asks(app: App, project: str) -> list[CollectTask]:
-    """Lookback, today, and every day since the project began that was never asked for after it had settled."""
-    covered = lookback(app)
-    tasks = [CollectTask("rooms", project, app.clock().date())]
-    for source in DAILY_SOURCES:
-        asked = raw.last_collected(app.vault, source, project)
-        since = app.settings.projects[project].start_date or min([*asked, covered.first])
-        for day in Period(min(since, covered.last), covered.last):
-            if day in covered or not is_settled(day, asked.get(day), app.settings.collect.lookback_days):
-                tasks.append(CollectTask(source, project, day))
-    return tasks

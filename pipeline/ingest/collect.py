@@ -1,4 +1,4 @@
-"""Asking EnableX one question and landing the answer; a day that is too large is asked room by room."""
+"""Request a day from EnableX and land the response; a day that times out is collected room by room."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from pipeline.tables.sources import read_rooms
 
 _log = structlog.get_logger()
 
-_ROOMS_REMEMBERED_DAYS = 31
-"""Rooms that were used or listed so recently are asked for when a day has to be asked room by room."""
+_RECENT_ROOMS_DAYS = 31
+"""Rooms used or listed within this many days before the day are included when the day is split by room."""
 
 
 @dataclass(frozen=True)
 class CollectTask:
-    """One day of one source of one project: the unit of collecting."""
+    """One day of one source of one project: the item of `collect`."""
 
     source: Source
     project: str
@@ -39,10 +39,10 @@ class CollectTask:
 
 
 def collect_day(app: App, task: CollectTask) -> Mapping[str, int]:
-    """Ask for a day and land the answer; what it amounted to (`replies`, `new_pages`, `documents`, `days_split`)."""
-    known = app.settings.projects[task.project].to_date_is_inclusive
+    """Request a day and land the response; returns counts (`replies`, `new_pages`, `documents`, `days_split`)."""
+    inclusive = app.settings.projects[task.project].to_date_is_inclusive
     is_rooms = task.source == "rooms"
-    request = rooms_request() if is_rooms else period_request(task.source, task.day, to_date_is_inclusive=known)
+    request = rooms_request() if is_rooms else period_request(task.source, task.day, to_date_is_inclusive=inclusive)
     try:
         return _collect_reply(app, task, request)
     except TimedOut:
@@ -52,26 +52,26 @@ def collect_day(app: App, task: CollectTask) -> Mapping[str, int]:
 
 
 def _collect_reply(app: App, task: CollectTask, request: Request, *, is_part: bool = False) -> Mapping[str, int]:
-    place = raw.RawLocation(task.source, task.project, task.day, app.clock())
+    location = raw.RawLocation(task.source, task.project, task.day, app.clock())
     spool = partial(raw.SpooledBody, partial(document_days, task.source, asked=task.day))
     try:
         answer = app.clients[task.project].fetch(request, spool)
     except UnreadableAnswer as error:
-        key = raw.land_unreadable(app.vault, place, error.head, error.sink)
+        key = raw.land_unreadable(app.vault, location, error.head, error.sink)
         raise UnreadableReply(f"{error}; kept as {key}", endpoint=error.endpoint, status=error.status) from None
-    is_new = raw.land(app.vault, place, answer.head, answer.sink, is_part=is_part)
+    is_new = raw.land(app.vault, location, answer.head, answer.sink, is_part=is_part)
     documents = answer.sink.documents
     _log.debug("response.landed", item=str(task), request=str(request), documents=documents, is_new=is_new)
     return {"replies": 1, "new_pages": int(is_new), "documents": documents if is_new else 0}
 
 
 def _collect_by_room(app: App, task: CollectTask) -> Mapping[str, int]:
-    """Ask for a day room by room.
+    """Collect a day room by room.
 
-    A room that is neither listed now nor known from the last month is missed. So the day does not count as answered:
-    every later run asks for the whole of it first.
+    Rooms that are neither listed now nor seen in the last 31 days are missed. Therefore the day does not count as
+    collected, and every later run requests the whole day first.
     """
-    rooms = _known_rooms(app, task)
+    rooms = _recent_rooms(app, task)
     _log.warning("collect.split_by_room", item=str(task), rooms=len(rooms), why="request timed out")
     counts: Counter[str] = Counter(days_split=1)
     failed: list[ApiError] = []
@@ -83,44 +83,44 @@ def _collect_by_room(app: App, task: CollectTask) -> Mapping[str, int]:
         except ApiError as error:
             failed.append(error)
     if failed:
-        raise Refused(f"{len(failed)} of {len(rooms)} rooms did not answer, the first one with: {failed[0]}")
+        raise Refused(f"requests for {len(failed)} of {len(rooms)} rooms failed; first error: {failed[0]}")
     return counts
 
 
 def _collect_room(app: App, task: CollectTask, room_id: str) -> Mapping[str, int]:
-    documented, otherwise = room_period_requests(task.source, room_id, task.day)
+    documented, observed = room_period_requests(task.source, room_id, task.day)
     try:
         return _collect_reply(app, task, documented, is_part=True)
     except Refused as error:
         if error.status != 404:
             raise
-        return _collect_reply(app, task, otherwise, is_part=True)
+        return _collect_reply(app, task, observed, is_part=True)
 
 
-def _known_rooms(app: App, task: CollectTask) -> list[str]:
-    """Rooms listed now (a snapshot that is landed too), or on the days around, or seen in our tables."""
+def _recent_rooms(app: App, task: CollectTask) -> list[str]:
+    """IDs of rooms listed now (this response is landed too), listed recently, or present in `cdr` or `media`."""
     today = app.clock().date()
     _collect_reply(app, replace(task, source="rooms", day=today), rooms_request())
-    period = Period(min(task.day, today) - timedelta(days=_ROOMS_REMEMBERED_DAYS), today)
-    found = {row["room_id"] for day in period for row in read_rooms(app.vault, task.project, day)[0]}
+    period = Period(min(task.day, today) - timedelta(days=_RECENT_ROOMS_DAYS), today)
+    room_ids = {row["room_id"] for day in period for row in read_rooms(app.vault, task.project, day)[0]}
     for table in ("cdr", "media"):
-        seen = parquet.read_arrow(table, period, ["room_id"], project=task.project, lake=app.lake)["room_id"]
-        found |= set(seen.unique().to_pylist())
-    return sorted(found - {None})
+        column = parquet.read_arrow(table, period, ["room_id"], project=task.project, lake=app.lake)["room_id"]
+        room_ids |= set(column.unique().to_pylist())
+    return sorted(room_ids - {None})
 
 
 _SPLIT_BY_ROOM = (
-    "request timed out; split by room. Rooms that no longer exist are not covered; the next run requests the whole day"
-    " again; raise collect.timeout_s if that fails too"
+    "request timed out; split by room. Rooms that no longer exist are not covered. The next run requests the whole day"
+    " again; if it still times out, raise collect.timeout_s"
 )
 
 
 def collect(
     app: App, period: Period | None = None, *, project: str | None = None, sources: Sequence[Source] = SOURCES
 ) -> RunResult:
-    """Ask EnableX for every day of the period (by default lookback and today) and land each reply.
+    """Request every day of the period from EnableX and land the responses. Default: the lookback and today.
 
-    Rooms are a snapshot of now: they are asked for when today is in the period.
+    The list of rooms is a snapshot: it is collected only if today is in the period.
     """
     period = period or lookback(app)
     today = app.clock().date()
@@ -136,9 +136,8 @@ def collect(
 
 def collect_tasks(app: App, tasks: Iterable[CollectTask], label: str = "collect") -> RunResult:
     outcome = RunResult("collect")
-    max_concurrency = app.settings.collect.concurrency * len(
-        app.settings.projects
-    )  # each client holds its project to its own
+    # each project's client keeps to the limits of its project
+    max_concurrency = app.settings.collect.concurrency * len(app.settings.projects)
     for done in app.map_items(
         label, tasks, partial(collect_day, app), max_concurrency=max_concurrency, group=lambda task: task.project
     ):

@@ -1,4 +1,4 @@
-"""Listed files into the vault before they expire: verified, with a manifest written last; and the audit of the vault.
+"""Copies listed files to the vault before they expire, verified and with a manifest written last; audits the vault.
 
-Manifest format and store access belong to `storage`; the file host's protocol belongs to `enablex`.
+The manifest format and store access belong in `storage`; the protocol of the file host belongs in `enablex`.
 """

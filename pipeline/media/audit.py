@@ -1,7 +1,7 @@
-"""One project's audit: its days, their manifests and files, the sample that is re-read, and the record of it all.
+"""Audit the vault per project: manifests, files, a sample that is read completely, and the audit record.
 
-Nothing is repaired or overwritten. The record is written once to the vault; table `audits` is a function of records.
-Earlier records have the time of the last complete read of a file, and each session's newest manifest at that time.
+Nothing is repaired or overwritten. The audit record is written once to the vault; table `audits` is built from the
+records. Earlier records contain when each file was last read and the newest manifest of each session.
 """
 
 from __future__ import annotations
@@ -43,62 +43,62 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass
-class Earlier:
-    """What earlier audits of a project recorded."""
+class AuditHistory:
+    """Contents of the earlier audit records of a project."""
 
-    moments: set[datetime] = field(default_factory=set)
+    audit_times: set[datetime] = field(default_factory=set)
     last_read: dict[str, datetime] = field(default_factory=dict)
     manifests: dict[date, dict[str, dict[int, PriorAudit]]] = field(default_factory=dict)
-    """The newest manifests that were well, by day, `conf_num` of the key, and revision."""
+    """The newest manifests with verdict `ok`, by day, `conf_num` of the key, and revision."""
 
-    broken_records: list[Row] = field(default_factory=list)
+    altered_records: list[Row] = field(default_factory=list)
 
 
 @dataclass
 class Audit:
-    """One project's audit under way; `found` and `reread` are filled by threads, each its own keys."""
+    """A running audit of one project. Threads add to `day_rows` and `reread`, each under its own keys."""
 
     project: str
     audited_at: datetime
-    earlier: Earlier
+    history: AuditHistory
     days: list[DayToAudit] = field(default_factory=list)
-    found: dict[date, pa.Table] = field(default_factory=dict)
+    day_rows: dict[date, pa.Table] = field(default_factory=dict)
     reread: dict[str, Row] = field(default_factory=dict)
 
     def sample(self, percent: float) -> list[FileToRead]:
-        """Files that seem well and are to be read from beginning to end."""
+        """Select the files to read completely, from the files without a problem so far."""
         files: dict[str, date] = {}
         doubtful = []
-        for day, found in self.found.items():
+        for day, table in self.day_rows.items():
             for row in _rows(
-                found, ["key", "kind", "verdict", "compared_by", "expected_sha256", "expected_size_bytes"]
+                table, ["key", "kind", "verdict", "compared_by", "expected_sha256", "expected_size_bytes"]
             ):
                 if audit_checks.can_reread(row):
                     files[row["key"]] = day
                     doubtful += [row["key"]] if audit_checks.is_doubtful(row) else []
-        chosen = audit_checks.choose_sample(files, doubtful, self.earlier.last_read, percent)
+        chosen = audit_checks.choose_sample(files, doubtful, self.history.last_read, percent)
         by_day = defaultdict(list)
         for key in chosen:
             by_day[files[key]].append(key)
         rows: dict[str, Row] = {}
         for day, keys in by_day.items():
-            of_day = self.found[day]
-            rows |= {row["key"]: row for row in _rows(of_day.filter(pc.is_in(of_day["key"], pa.array(keys))))}
+            table = self.day_rows[day]
+            rows |= {row["key"]: row for row in _rows(table.filter(pc.is_in(table["key"], pa.array(keys))))}
         return [FileToRead(self, rows[key]) for key in chosen]
 
     def rows(self) -> pa.Table:
-        """Every row, sorted by key."""
-        late = [*self.reread.values(), *self.earlier.broken_records]
+        """All rows of the audit, sorted by key."""
+        added = [*self.reread.values(), *self.history.altered_records]
         reread = pa.array(list(self.reread), pa.string())
-        parts = [found.filter(pc.invert(pc.is_in(found["key"], reread))) for found in self.found.values()]
-        rows = pa.concat_tables([*parts, parquet.table_of_rows(AUDITS, late)]).sort_by("key")
+        parts = [table.filter(pc.invert(pc.is_in(table["key"], reread))) for table in self.day_rows.values()]
+        rows = pa.concat_tables([*parts, parquet.table_of_rows(AUDITS, added)]).sort_by("key")
         at = pa.repeat(pa.scalar(self.audited_at, TIME), rows.num_rows)
         return rows.set_column(AUDITS.schema.get_field_index("audited_at"), AUDITS.schema.field("audited_at"), at)
 
 
 @dataclass(frozen=True)
 class DayToAudit:
-    """One day of media whose manifests and files are checked."""
+    """One day of media: the item of `check_day`."""
 
     audit: Audit
     day: date
@@ -113,7 +113,7 @@ class DayToAudit:
 
 @dataclass(frozen=True)
 class FileToRead:
-    """One file to read from beginning to end, and what was found of it so far."""
+    """One file to read completely, with its row so far: the item of `verify_file`."""
 
     audit: Audit
     row: Row
@@ -131,20 +131,20 @@ class FileToRead:
         return str(self.row["key"])
 
 
-def begin(app: App, project: str, period: Period | None) -> Audit:
-    """An audit of these days, by default of all that have, or by earlier audits had, media or manifests.
+def start_audit(app: App, project: str, period: Period | None) -> Audit:
+    """Start an audit of the period, by default of all days with media or manifests, now or in earlier audits.
 
-    Its moment is one that no audit of the project has yet: it is part of the table's key.
+    `audited_at` differs from that of every other audit of the project, because it is part of the table's key.
     """
-    earlier = _earlier(app.vault, project)
+    history = _read_history(app.vault, project)
     at = app.clock()
     at = at.replace(microsecond=at.microsecond // 1000 * 1000)
-    while at in earlier.moments:
+    while at in history.audit_times:
         at += _MILLISECOND
-    begun = Audit(project, at, earlier)
-    days = period or sorted({*_days(app.vault, project), *earlier.manifests})
-    begun.days += [DayToAudit(begun, day) for day in days]
-    return begun
+    audit = Audit(project, at, history)
+    days = period or sorted({*_days(app.vault, project), *history.manifests})
+    audit.days += [DayToAudit(audit, day) for day in days]
+    return audit
 
 
 def _days(vault: ObjectStore, project: str) -> Iterator[date]:
@@ -154,83 +154,84 @@ def _days(vault: ObjectStore, project: str) -> Iterator[date]:
                 yield day
 
 
-def _earlier(vault: ObjectStore, project: str) -> Earlier:
-    """Read all records of a project; one that was altered is noted and passed over."""
-    earlier = Earlier()
+def _read_history(vault: ObjectStore, project: str) -> AuditHistory:
+    """Read all audit records of a project; altered ones are reported and skipped."""
+    history = AuditHistory()
     for keys in audit_keys(vault, project).values():
         for key, at in keys.items():
-            earlier.moments.add(at)
+            history.audit_times.add(at)
             try:
                 for rows in read_audit(vault, key):
-                    _remember(earlier, at, rows)
+                    _add_record(history, at, rows)
             except FixityError as error:
-                detail = f"this audit's record was altered: expected {error.expected}, found {error.found}"
-                earlier.broken_records.append(audit_checks.record_row(key, detail))
-    return earlier
+                detail = f"this audit record was altered: expected {error.expected}, found {error.found}"
+                history.altered_records.append(audit_checks.record_row(key, detail))
+    return history
 
 
-def _remember(earlier: Earlier, at: datetime, rows: pa.Table) -> None:
+def _add_record(history: AuditHistory, at: datetime, rows: pa.Table) -> None:
     for key in rows.filter(rows["is_content_verified"])["key"].to_pylist():
-        earlier.last_read[key] = max(at, earlier.last_read.get(key, at))
+        history.last_read[key] = max(at, history.last_read.get(key, at))
     is_manifest = pc.and_(pc.equal(rows["kind"], audit_checks.MANIFEST_KIND), pc.equal(rows["verdict"], "ok"))
     for row in _rows(rows.filter(is_manifest), ["key", "sha256"]):
         if name := parse_manifest_key(row["key"]):
-            of_day = earlier.manifests.setdefault(name.day, {})
-            of_day.setdefault(name.conf_num, {})[name.revision] = PriorAudit(row["sha256"], at)
+            sessions = history.manifests.setdefault(name.day, {})
+            sessions.setdefault(name.conf_num, {})[name.revision] = PriorAudit(row["sha256"], at)
 
 
 def check_day(vault: ObjectStore, item: DayToAudit) -> dict[str, int]:
-    """Check the manifests of a day against each other, and the files of the day against them; what it amounts to.
+    """Check the manifests of a day against each other, and the files of the day against them; returns counts.
 
-    Memory: the keys and findings of one day. Media are listed first: what appears later may not be named yet.
+    Memory: the keys and rows of one day. Media are listed before manifests, because a file written later may not
+    have a manifest yet.
     """
     project, day = item.audit.project, item.day
     media = list(vault.list(media_prefix(project, day)))
-    sessions: dict[str, dict[int, bytes]] = {conf_num: {} for conf_num in item.audit.earlier.manifests.get(day, {})}
+    sessions: dict[str, dict[int, bytes]] = {conf_num: {} for conf_num in item.audit.history.manifests.get(day, {})}
     rows = []
     for stored in vault.list(manifest_prefix(project, day)):
         if name := parse_manifest_key(stored.key):
             sessions.setdefault(name.conf_num, {})[name.revision] = _content(vault, stored.key)
         else:
-            rows.append(audit_checks.orphan_row(stored.key, day, stored.size_bytes, "it is no manifest"))
-    named: dict[str, ManifestedFile] = {}
+            rows.append(audit_checks.orphan_row(stored.key, day, stored.size_bytes, "not a manifest"))
+    manifested: dict[str, ManifestedFile] = {}
     for conf_num, contents in sessions.items():
-        seen = item.audit.earlier.manifests.get(day, {}).get(conf_num, {})
-        chain = audit_checks.check_chain(project, day, conf_num, contents, seen)
+        prior = item.audit.history.manifests.get(day, {}).get(conf_num, {})
+        chain = audit_checks.check_chain(project, day, conf_num, contents, prior)
         rows += chain.rows
-        named |= chain.named
-    rows += [audit_checks.file_row(key, day, one, vault.attributes(key)) for key, one in named.items()]
-    strangers = [stored for stored in media if stored.key not in named]
-    rows += [audit_checks.orphan_row(one.key, day, one.size_bytes, "no manifest names it") for one in strangers]
-    item.audit.found[day] = parquet.table_of_rows(AUDITS, rows)
-    return {"sessions_audited": len(sessions), "files_audited": len(named)}
+        manifested |= chain.files
+    rows += [audit_checks.file_row(key, day, file, vault.attributes(key)) for key, file in manifested.items()]
+    orphaned = [stored for stored in media if stored.key not in manifested]
+    rows += [audit_checks.orphan_row(each.key, day, each.size_bytes, "no manifest names it") for each in orphaned]
+    item.audit.day_rows[day] = parquet.table_of_rows(AUDITS, rows)
+    return {"sessions_audited": len(sessions), "files_audited": len(manifested)}
 
 
 def _content(vault: ObjectStore, key: str) -> bytes:
-    """A manifest's bytes; none, which is no manifest, when the disk does not give them."""
+    """The bytes of a manifest; empty, which is not a valid manifest, if the disk cannot read them."""
     try:
         return read_bytes(vault, key)
     except OSError:
         return b""
 
 
-def read_again(vault: ObjectStore, item: FileToRead) -> dict[str, int]:
-    """Read a file from beginning to end and compare it with its manifest. Memory: one chunk."""
+def verify_file(vault: ObjectStore, item: FileToRead) -> dict[str, int]:
+    """Read a file completely and compare it with its manifest. Memory: 1 chunk."""
     key = str(item)
     try:
-        found = checksum_object(vault, key)
+        checksums = checksum_object(vault, key)
     except ObjectMissing:
         item.audit.reread[key] = audit_checks.vanished_row(item.row)
         return {}
-    except OSError as error:  # a sector that the disk cannot read
+    except OSError as error:  # for example an unreadable disk sector
         item.audit.reread[key] = audit_checks.unreadable_row(item.row, error.strerror or str(error))
         return {"files_reread": 1}
-    item.audit.reread[key] = audit_checks.reread_row(item.row, found.size_bytes, found.sha256)
-    return {"files_reread": 1, "bytes_reread": found.size_bytes}
+    item.audit.reread[key] = audit_checks.reread_row(item.row, checksums.size_bytes, checksums.sha256)
+    return {"files_reread": 1, "bytes_reread": checksums.size_bytes}
 
 
 def problems(rows: pa.Table) -> Iterator[Row]:
-    """The rows that say that something is wrong."""
+    """The rows with a verdict of `FAILURES`."""
     yield from _rows(rows.filter(pc.is_in(rows["verdict"], pa.array(audit_checks.FAILURES))))
 
 
@@ -240,17 +241,17 @@ def orphans(rows: pa.Table) -> list[str]:
     return keys
 
 
-def write_record(vault: ObjectStore, begun: Audit, rows: pa.Table, retention: Retention | None = None) -> Period | None:
-    """Keep what an audit found; the day to build of it, or None when there was nothing to audit."""
+def write_record(vault: ObjectStore, audit: Audit, rows: pa.Table, retention: Retention | None = None) -> Period | None:
+    """Write the audit record; returns the day to build, or None when there was nothing to audit."""
     if not rows.num_rows:
         return None
-    day = begun.audited_at.date()
+    day = audit.audited_at.date()
     with temp_folder() as folder:
         file = parquet.PartitionWriter(folder, AUDITS, day)
         file.add(rows)
         file.close()
-        audit_id = make_response_id(begun.audited_at, file.sha256())
-        vault.put_if_absent(audit_key(begun.project, day, audit_id), file.chunks(), retention=retention)
+        audit_id = make_response_id(audit.audited_at, file.sha256())
+        vault.put_if_absent(audit_key(audit.project, day, audit_id), file.chunks(), retention=retention)
     return Period(day, day)
 
 
@@ -262,13 +263,13 @@ def _rows(rows: pa.Table, columns: Iterable[str] | None = None) -> Iterator[Row]
 def audit_media(
     app: App, period: Period | None = None, *, sample_percent: float = 1, project: str | None = None
 ) -> RunResult:
-    """Check manifests and files of the period (default: all) against each other; re-read `sample_percent` of the files.
+    """Check manifests and files of the period (default: all) against each other; read `sample_percent` of the files.
 
-    The result is written to the vault, and table `audits` is built from it. Nothing is repaired.
+    The result is written to the vault as an audit record, and table `audits` is built from it. Nothing is repaired.
     """
     outcome = RunResult("media audit")
     max_concurrency = app.settings.media.concurrency
-    audits = [begin(app, name, period) for name in chosen_projects(app.settings, project)]
+    audits = [start_audit(app, name, period) for name in chosen_projects(app.settings, project)]
     days = [day for audit in audits for day in audit.days]
     for checked in app.map_items(
         "audit", days, partial(check_day, app.vault), max_concurrency=max_concurrency, group=str
@@ -276,7 +277,7 @@ def audit_media(
         record_item(app, outcome, checked, checked.result)
     sample = [file for audit in audits for file in audit.sample(sample_percent)]
     for read in app.map_items(
-        "read again", sample, partial(read_again, app.vault), max_concurrency=max_concurrency, group=str
+        "verify files", sample, partial(verify_file, app.vault), max_concurrency=max_concurrency, group=str
     ):
         record_item(app, outcome, read, read.result)
     for audit in audits:

@@ -1,8 +1,8 @@
-"""What the bytes of a file say about themselves, read as they stream by (pure, bounded memory).
+"""Check from a stream of bytes whether a file is complete, and whether it is an error page (pure, bounded memory).
 
-EnableX states no sizes, so a body without a length can be cut without anybody noticing but the container: Matroska and
-WebM (EBML elements) and MP4 and MOV (ISO boxes) name the size of every part, and JSON has to close. An error page
-dressed as a file shows in the first bytes.
+EnableX documents no sizes, so a truncated body without a declared length can be detected only from its content:
+Matroska and WebM (EBML elements) and MP4 and MOV (ISO boxes) declare the size of every part, and JSON must parse. An
+error page is detected from the first bytes.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import msgspec
 
 JSON_KINDS = frozenset({"chat", "metadata"})
 _JSON_LIMIT_BYTES = 32 * 2**20
-"""JSON up to here is parsed to see whether it is whole; more than a day of chat."""
+"""JSON up to this size is parsed to check that it is complete; more than one day of chat."""
 
 _JSON_MOST_BYTES = 2**30
-"""JSON beyond this is no chat and no log of a session: whatever sends it may never end."""
+"""JSON larger than this is rejected: no chat or log of a session has this size, and the body may be endless."""
 
 _EBML = b"\x1a\x45\xdf\xa3"
 _EBML_SEGMENT = b"\x18\x53\x80\x67"
 _HEAD_BYTES = 512
-_OTHER_THINGS = (
+_OTHER_FORMATS = (
     b"\x89PNG\r\n",
     b"\xff\xd8\xff",  # JPEG
     b"GIF8",
@@ -31,14 +31,14 @@ _OTHER_THINGS = (
     b"\x1f\x8b",  # gzip
     b"%!PS",
 )
-"""First bytes of what no kind of session file is; an encrypted file begins with anything else."""
+"""First bytes of formats that no session file has. Encrypted files have other first bytes."""
 
 _BLANKS = b"\xef\xbb\xbf \t\r\n"
-"""What may stand before the first character of a text: a byte order mark and white space."""
+"""Bytes skipped before the first character of a text: byte order mark and white space."""
 
 
 class Verdict(Enum):
-    """WHOLE: complete by its own account. BROKEN: cut, empty or damaged. UNKNOWN: it does not say."""
+    """WHOLE: complete. BROKEN: truncated, empty or damaged. UNKNOWN: the format does not show its end."""
 
     WHOLE = "whole"
     BROKEN = "broken"
@@ -46,11 +46,11 @@ class Verdict(Enum):
 
 
 class ErrorPage(Exception):
-    """The body is a page about the file, not the file."""
+    """The body is an error page, not the file."""
 
 
 class Inspector:
-    """Feed it a body chunk by chunk, then ask for the verdict."""
+    """Inspects a body chunk by chunk, then returns the verdict."""
 
     def __init__(self, kind: str) -> None:
         self._is_json = kind in JSON_KINDS
@@ -58,38 +58,38 @@ class Inspector:
         self._walker: Walker | None = None
         self._json = bytearray()
         self._size_bytes = 0
-        self._settled = False
+        self._is_head_checked = False
 
     def feed(self, chunk: bytes) -> None:
-        """Raises ErrorPage as soon as the first bytes show one."""
+        """Inspect one chunk. Raises ErrorPage as soon as the first bytes show an error page."""
         self._size_bytes += len(chunk)
         if self._is_json and self._size_bytes > _JSON_MOST_BYTES:
-            raise ErrorPage("JSON without end")
+            raise ErrorPage(f"more than {_JSON_MOST_BYTES:,} bytes of JSON")
         if self._is_json and self._size_bytes <= _JSON_LIMIT_BYTES:
             self._json += chunk
         if self._walker:
             self._walker.feed(chunk)
-        elif not self._settled:
+        elif not self._is_head_checked:
             self._head = (self._head + chunk).lstrip(_BLANKS)
             if len(self._head) >= _HEAD_BYTES:
-                self._settle()
+                self._check_head()
 
     def verdict(self) -> Verdict:
-        """Raises ErrorPage for one that is shorter than a file's head."""
-        if not self._settled:
-            self._settle()
+        """The verdict on the whole body. Raises ErrorPage for an error page shorter than 512 bytes."""
+        if not self._is_head_checked:
+            self._check_head()
         if self._size_bytes == 0 and not self._is_json:
             raise ErrorPage("an empty body")
         if self._is_json:
             return self._json_verdict()
         return self._walker.verdict() if self._walker else Verdict.UNKNOWN
 
-    def _settle(self) -> None:
-        self._settled = True
+    def _check_head(self) -> None:
+        self._is_head_checked = True
         if self._head.startswith(b"<") or (self._head.startswith(b"{") and not self._is_json):
             raise ErrorPage(self._head[:60].decode(errors="replace"))
-        if self._head.startswith(_OTHER_THINGS):
-            raise ErrorPage(f"it begins with {self._head[:4]!r}, as no recording, chat or log does")
+        if self._head.startswith(_OTHER_FORMATS):
+            raise ErrorPage(f"the body starts with {self._head[:4]!r}, which is no recording, chat or log")
         if self._head.startswith(_EBML):
             self._walker = Walker(_ebml_part, required={_EBML_SEGMENT})
         elif self._head[4:8] == b"ftyp":
@@ -105,7 +105,7 @@ class Inspector:
             document = msgspec.json.decode(bytes(self._json))
         except (msgspec.DecodeError, UnicodeDecodeError):
             return Verdict.BROKEN
-        except RecursionError:  # nested deeper than anybody means: not for us to judge
+        except RecursionError:  # too deeply nested for the parser
             return Verdict.UNKNOWN
         if isinstance(document, dict) and (document.get("error") or document.get("error_code")):
             raise ErrorPage(str(document.get("error") or document.get("error_code"))[:60])
@@ -117,7 +117,7 @@ Part = tuple[bytes, int, int | None]
 
 
 class Walker:
-    """Walks the top-level parts of a container by their declared sizes, without keeping payloads."""
+    """Reads the top-level parts of a container by their declared sizes, without keeping payloads."""
 
     def __init__(self, read_part: Callable[[bytes], Part | None], required: Set[bytes]) -> None:
         self._read_part, self._required = read_part, required

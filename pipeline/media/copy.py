@@ -1,4 +1,4 @@
-"""Copy listed files and recheck copied ones; the file host's response decides the result."""
+"""Plan and run copies and rechecks of files; the response of the file host decides the state of each file."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ from pipeline.tables.sources import LATE_ARRIVAL_DAYS, ArchiveListingCache, read
 _log = structlog.get_logger()
 
 _FILE_ATTEMPTS = 3
-"""Within one run; the next run, 15 minutes later, repeats this until the server reports a file as deleted."""
+"""Attempts within one run. Later runs (every 15 minutes by default) retry until the server returns that it is gone."""
 
 _REFUSAL_GRACE = timedelta(hours=24)
-"""This long after its deadline a refusal no longer counts against the credentials, if no fresh file was refused."""
+"""After this time past its deadline, a refused file counts as lost, unless a file before its deadline was refused."""
 
-_NEWS = timedelta(hours=24)
-"""How long `status` names a lost file."""
+_RECENTLY_LOST = timedelta(hours=24)
+"""`status` lists files that were lost within this time by name."""
 
-_MEMORY = ArchiveListingCache()
-"""The scheduler plans every 15 minutes, from responses of which few are new."""
+_LISTING_CACHE = ArchiveListingCache()
+"""The scheduler plans every 15 minutes, and most raw responses are the same as before."""
 
-_UPLOADS = ("media/", "raw/", "manifests/", "audits/")
-"""Prefixes with interrupted uploads."""
+_UPLOAD_PREFIXES = ("media/", "raw/", "manifests/", "audits/")
+"""Prefixes searched for unfinished multipart uploads."""
 
 
 @dataclass(frozen=True)
 class MediaPlan:
-    """What there is to copy, and which copies to compare with the file host; earliest deadline first.
+    """Files to copy and archived files to compare with the file host, sorted by deadline.
 
-    `lost`: files that were found to be gone in the last `_NEWS`.
+    `lost`: files that were lost within `_RECENTLY_LOST`.
     """
 
     pending: list[MediaItem]
@@ -62,43 +62,45 @@ class MediaPlan:
 
 
 def media_days(app: App) -> Period:
-    """Days whose files may still be there: retention, and a day more for sessions that began the day before."""
+    """Days whose files may still exist: the retention, and 1 more day for sessions that began the day before."""
     now = app.clock()
     return Period((now - app.retention - timedelta(days=1)).date(), now.date())
 
 
 def older_pending(app: App, project: str) -> list[Period]:
-    """Days before those of fresh listings with files that no server's answer has settled yet, by the `media` table."""
-    fresh = media_days(app)
+    """Days before `media_days` with files that are still `pending` in table `media`."""
+    current = media_days(app)
     media = parquet.read_arrow("media", columns=["day", "state"], project=project, lake=app.lake)
-    days = {row["day"] for row in media.to_pylist() if row["state"] == "pending" and row["day"] < fresh.first}
+    days = {row["day"] for row in media.to_pylist() if row["state"] == "pending" and row["day"] < current.first}
     return [Period(day, day) for day in sorted(days)]
 
 
 def plan(app: App, project: str) -> MediaPlan:
-    """Listed files that are not recorded or due for a recheck: of days within retention, and older pending ones."""
+    """Plan copies and rechecks for one project: days whose files may still exist, and older days with pending files."""
     files: dict[tuple[str, str, str], ListedFile] = {}
     for period in (*older_pending(app, project), media_days(app)):
-        pages = period.widened(LATE_ARRIVAL_DAYS)
-        files |= {file.identity: file for file in read_archives(app.vault, project, pages, _MEMORY).files}
+        response_days = period.widened(LATE_ARRIVAL_DAYS)
+        files |= {
+            file.identity: file for file in read_archives(app.vault, project, response_days, _LISTING_CACHE).files
+        }
     if not files:
         return MediaPlan([], [], [])
     days = Period(min(file.day for file in files.values()), max(file.day for file in files.values()))
     entries = read_entries(app.vault, project, days)
-    began = _first_connected(app, project, days)
+    first_connected_at = _first_connected(app, project, days)
     ages = [timedelta(hours=hours) for hours in app.settings.media.recheck_after_hours]
     now = app.clock()
-    lost = {identity for identity, entry in entries.items() if entry.state == "lost" and _is_news(entry, now)}
+    lost = {identity for identity, entry in entries.items() if entry.state == "lost" and _is_recent(entry, now)}
     return MediaPlan(
-        plan_media(files.values(), entries, began, app.retention),
-        plan_rechecks(files.values(), entries, began, app.retention, ages, now),
-        plan_media([file for file in files.values() if file.identity in lost], {}, began, app.retention),
+        plan_media(files.values(), entries, first_connected_at, app.retention),
+        plan_rechecks(files.values(), entries, first_connected_at, app.retention, ages, now),
+        plan_media([file for file in files.values() if file.identity in lost], {}, first_connected_at, app.retention),
     )
 
 
-def _is_news(entry: Entry, now: datetime) -> bool:
+def _is_recent(entry: Entry, now: datetime) -> bool:
     at = timestamp(entry.at)
-    return at is not None and now - at < _NEWS
+    return at is not None and now - at < _RECENTLY_LOST
 
 
 def _first_connected(app: App, project: str, days: Period) -> Mapping[str, datetime]:
@@ -109,10 +111,10 @@ def _first_connected(app: App, project: str, days: Period) -> Mapping[str, datet
 
 
 def archive_file(app: App, item: MediaItem) -> Entry | FileError:
-    """Copy one file and write its manifest; or, when the server reports it as permanently deleted, record that.
+    """Copy one file and append its manifest entry; if the server returns that it is gone, append a `lost` entry.
 
-    Returns the refusal where, after its deadline, it may mean either that the file is gone or that credentials or host
-    are invalid: `resolve_refusal` decides after all others were tried.
+    Returns the refusal of a file after its deadline if the cause is unclear: expired file, invalid credentials or
+    failing host. `resolve_refusal` decides after all other files were attempted.
     """
     now = app.clock()
     try:
@@ -129,19 +131,19 @@ def archive_file(app: App, item: MediaItem) -> Entry | FileError:
 
 
 def resolve_refusal(
-    app: App, item: MediaItem, refusal: FileError, *, is_host_well: bool, is_fresh_refused: bool
+    app: App, item: MediaItem, refusal: FileError, *, is_host_healthy: bool, is_fresh_refused: bool
 ) -> Entry | None:
-    """A file that was refused after its deadline: lost if the file host is well or it is long past, else still pending.
+    """Decide about a file that was refused after its deadline: lost, or None if it stays pending.
 
-    `is_host_well`, `is_fresh_refused`: another file of the project was stored in this run, or one that must still be
-    there was refused.
+    It is lost if another file of the project was stored in this run (`is_host_healthy`), or if `_REFUSAL_GRACE` has
+    passed and no file before its deadline was refused (`is_fresh_refused`).
     """
-    is_long_past = app.clock() >= item.expires_at + _REFUSAL_GRACE and not is_fresh_refused
-    return _mark_lost(app, item, refusal) if is_host_well or is_long_past else None
+    is_past_grace = app.clock() >= item.expires_at + _REFUSAL_GRACE and not is_fresh_refused
+    return _mark_lost(app, item, refusal) if is_host_healthy or is_past_grace else None
 
 
 def recheck_file(app: App, recheck: Recheck) -> Entry:
-    """Look at a stored file's source again; other bytes there are stored beside the ones that we have."""
+    """Compare an archived file with its source again; if the source has changed, store it as another version."""
     item, entry, now = recheck.item, recheck.entry, app.clock()
     archiver = _archiver(app, item, now)
     try:
@@ -154,9 +156,9 @@ def recheck_file(app: App, recheck: Recheck) -> Entry:
 
 
 def abort_old_uploads(app: App) -> list[str]:
-    """Give up uploads to the vault whose source is surely gone; their keys."""
+    """Abort unfinished uploads to the vault that are older than the retention plus 1 day; returns their keys."""
     older_than = app.retention + timedelta(days=1)
-    return [key for prefix in _UPLOADS for key in app.vault.abort_uploads(prefix, older_than)]
+    return [key for prefix in _UPLOAD_PREFIXES for key in app.vault.abort_uploads(prefix, older_than)]
 
 
 def _archiver(app: App, item: MediaItem, now: datetime) -> FileArchiver:
@@ -165,9 +167,9 @@ def _archiver(app: App, item: MediaItem, now: datetime) -> FileArchiver:
 
 
 def lock(app: App, now: datetime) -> Retention | None:
-    """Until when what is written to the vault now is to be kept from deletion, and how; None without a lock."""
-    chosen = app.settings.vault.lock
-    return None if chosen.mode == "off" else Retention(chosen.mode, now + timedelta(days=chosen.days))
+    """Mode and end of the Object Lock for objects written to the vault now; None without a lock."""
+    settings = app.settings.vault.lock
+    return None if settings.mode == "off" else Retention(settings.mode, now + timedelta(days=settings.days))
 
 
 def _mark_lost(app: App, item: MediaItem, refusal: FileError) -> Entry:
@@ -183,10 +185,10 @@ def _record(app: App, item: MediaItem, entry: Entry) -> Entry:
 def copy_media(
     app: App, *, limit: int | None = None, refresh_listings: bool = True, respect_backoff: bool = False
 ) -> RunResult:
-    """Copy every listed file that no manifest names, earliest deadline first; then recheck copied files.
+    """Copy every listed file that no manifest names, sorted by deadline; then recheck archived files that are due.
 
-    With `fresh`, archive listings are asked for again first, for as long as their files may live. `patient` as the
-    scheduler is, it leaves alone what failed a short while ago; never a file at risk.
+    With `refresh_listings`, the archive listings of `media_days` are collected first. With `respect_backoff` (used by
+    the scheduler), files that are backing off after a failure are skipped, except files at risk.
     """
     outcome = RunResult("media copy")
     projects = chosen_projects(app.settings, None)
@@ -198,54 +200,58 @@ def copy_media(
         outcome.merge(collect_tasks(app, [CollectTask("archive", name, day) for day in days for name in projects]))
     plans = [plan(app, name) for name in projects]
     pending = sorted((item for plan in plans for item in plan.pending), key=lambda item: (item.expires_at, str(item)))
-    resting = app.run_store.backing_off(app.clock()) if respect_backoff else set()
-    due = [item for item in pending if str(item) not in resting or item.is_at_risk(app.clock())]
-    settled = _copy_pending(app, outcome, due[:limit])
+    backing_off = app.run_store.backing_off(app.clock()) if respect_backoff else set()
+    due = [item for item in pending if str(item) not in backing_off or item.is_at_risk(app.clock())]
+    recorded = _copy_pending(app, outcome, due[:limit])
     _recheck(app, outcome, [recheck for plan in plans for recheck in plan.rechecks])
     now = app.clock()
-    outcome.at_risk = [item.deadline(now) for item in pending if item not in settled and item.is_at_risk(now)]
+    outcome.at_risk = [item.deadline(now) for item in pending if item not in recorded and item.is_at_risk(now)]
     return outcome
 
 
 def _copy_pending(app: App, outcome: RunResult, pending: Sequence[MediaItem]) -> set[MediaItem]:
-    """Copy files in order of deadline; those that are stored or lost now."""
-    settled: dict[MediaItem, Entry] = {}
+    """Copy files in the given order; returns the ones that are now stored or lost."""
+    recorded: dict[MediaItem, Entry] = {}
     refused: set[str] = set()
-    doubts: list[tuple[MediaItem, FileError]] = []
+    unresolved: list[tuple[MediaItem, FileError]] = []
     copy, max_concurrency = app.dispatch(archive_file), app.settings.media.concurrency
     for done in app.map_items(
         "copy media", pending, copy, max_concurrency=max_concurrency, group=lambda item: item.file.project
     ):
         if isinstance(done.result, FileError):
-            doubts.append((done.item, done.result))
+            unresolved.append((done.item, done.result))
         elif done.result:
-            settled[done.item] = done.result
+            recorded[done.item] = done.result
         else:
             record_item(app, outcome, done, None)
             if isinstance(done.error, FileRefused):
                 refused.add(done.item.file.project)
-    well = {item.file.project for item, entry in settled.items() if entry.key}
-    for item, doubt in doubts:
+    healthy = {item.file.project for item, entry in recorded.items() if entry.key}
+    for item, refusal in unresolved:
         project = item.file.project
         if entry := resolve_refusal(
-            app, item, doubt, is_host_well=project in well, is_fresh_refused=project in refused
+            app, item, refusal, is_host_healthy=project in healthy, is_fresh_refused=project in refused
         ):
-            settled[item] = entry
+            recorded[item] = entry
         else:
             outcome.add_failure(
-                item, app.redact(f"{doubt}: file expired or credentials invalid; no other file could confirm which")
+                item,
+                app.redact(
+                    f"{refusal} after the deadline: file expired or credentials invalid;"
+                    " no other file could confirm which"
+                ),
             )
-    for item, entry in settled.items():
-        outcome.add_success(**_amounts(entry))
+    for item, entry in recorded.items():
+        outcome.add_success(**_counts(entry))
         if entry.state == "unreadable":
             outcome.add_notice("malformed", str(item))
         if entry.state == "lost":
             outcome.lost.append(item.deadline(app.clock()))
-    app.run_store.forget_attempts([str(item) for item in settled])
-    return set(settled)
+    app.run_store.forget_attempts([str(item) for item in recorded])
+    return set(recorded)
 
 
-def _amounts(entry: Entry) -> dict[str, int]:
+def _counts(entry: Entry) -> dict[str, int]:
     return {
         "files_copied": int(entry.key is not None),
         "bytes_copied": entry.size_bytes or 0,
@@ -256,12 +262,12 @@ def _amounts(entry: Entry) -> dict[str, int]:
 
 
 def _recheck(app: App, outcome: RunResult, rechecks: Sequence[Recheck]) -> None:
-    """Compare copies with what the file host has now; other bytes there are stored as well."""
+    """Compare archived files with the file host; changed files are stored as another version."""
     recheck, max_concurrency = partial(recheck_file, app), app.settings.media.concurrency
-    done_all = app.map_items(
-        "recheck", rechecks, recheck, max_concurrency=max_concurrency, group=lambda one: one.item.file.project
+    results = app.map_items(
+        "recheck", rechecks, recheck, max_concurrency=max_concurrency, group=lambda due: due.item.file.project
     )
-    for done in done_all:
+    for done in results:
         if done.result is None:
             record_item(app, outcome, done, None)
             continue

@@ -1,4 +1,4 @@
-"""Listed files and manifest entries to the queue: which files to copy, which copies to check again (pure)."""
+"""Select the files to copy and the archived files to recheck, from listed files and manifest entries (pure)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def plan_media(
     first_connected_at: Mapping[str, datetime],
     retention: timedelta,
 ) -> list[MediaItem]:
-    """Listed files that no manifest names, earliest deadline first."""
+    """Listed files that no manifest names, sorted by deadline."""
     pending = [
         MediaItem(file, expires_at(file, first_connected_at, retention))
         for file in files
@@ -29,7 +29,7 @@ def plan_media(
 
 @dataclass(frozen=True)
 class Recheck:
-    """A stored file whose source is due for a recheck: the copy may be partial, or the source may have changed."""
+    """An archived file to compare with its source again: the copy may be partial, or the source may have changed."""
 
     item: MediaItem
     entry: Entry
@@ -54,8 +54,9 @@ def plan_rechecks(
     ages: Sequence[timedelta],
     now: datetime,
 ) -> list[Recheck]:
-    """Stored files that reached one of these ages since they were last looked at and are still there by our reckoning,
-    earliest deadline first."""
+    """Archived files that have reached one of the ages since their last check, before their deadline; sorted by
+    deadline.
+    """
     due = [
         Recheck(MediaItem(file, expires_at(file, first_connected_at, retention)), entry)
         for file in files
@@ -68,5 +69,5 @@ def plan_rechecks(
 def _is_due(entry: Entry, ages: Sequence[timedelta], now: datetime) -> bool:
     if entry.key is None or entry.gone_at is not None:
         return False
-    stored_at, seen_at = timestamp(entry.at), timestamp(entry.checked_at or entry.at)
-    return stored_at is not None and seen_at is not None and any(seen_at < stored_at + age <= now for age in ages)
+    stored_at, checked_at = timestamp(entry.at), timestamp(entry.checked_at or entry.at)
+    return stored_at is not None and checked_at is not None and any(checked_at < stored_at + age <= now for age in ages)

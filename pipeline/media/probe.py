@@ -1,7 +1,7 @@
-"""What a media library sees in a stored file: container, codecs, duration, picture size.
+"""Probe a stored file with PyAV: container, codecs, duration, picture size.
 
-PyAV brings its own FFmpeg. It reads the vault's object through a seekable stream, a few megabytes at most; it may open
-media containers only, and nothing else: a playlist in disguise cannot make it read files or addresses.
+PyAV bundles FFmpeg. It reads the object through a seekable stream, about 5 MB at most. Only media containers are
+allowed, so that a disguised playlist cannot make it read other files or URLs.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ _OPTIONS = {
 
 
 def is_media(kind: str, name: str) -> bool:
-    """Whether a file claims to be sound or pictures: by its kind, or, of kinds nobody documented, by its name."""
+    """Whether a file should be audio or video: by its kind, or for undocumented kinds by its suffix."""
     return kind in _MEDIA_KINDS or (kind not in JSON_KINDS and PurePosixPath(name).suffix.lower() in _MEDIA_SUFFIXES)
 
 
 def probe(store: ObjectStore, key: str) -> Probe | None:
-    """What is in a stored file; None when it does not open, or holds neither sound nor pictures."""
-    import av  # noqa: PLC0415 - brings a whole FFmpeg, and most commands look into no file
+    """Probe a stored file; None when it cannot be opened or has neither audio nor video."""
+    import av  # noqa: PLC0415 - loads FFmpeg, which most commands do not need
 
     av.logging.set_level(av.logging.PANIC)
     with store.open(key) as stream:
         try:
             with av.open(stream, mode="r", metadata_errors="ignore", options=_OPTIONS) as container:
-                return _seen(container, av.time_base)
+                return _probe_of(container, av.time_base)
         except (av.FFmpegError, ValueError, EOFError):
             return None
 
 
-def _seen(container: InputContainer, time_base: int) -> Probe | None:
+def _probe_of(container: InputContainer, time_base: int) -> Probe | None:
     video = next(iter(container.streams.video), None)
     audio = next(iter(container.streams.audio), None)
     if video is None and audio is None:

@@ -1,7 +1,7 @@
-"""One file: URL to vault as a stream, digests on the way; stored only when it is whole and really the file.
+"""Stream one file from its URL to the vault with checksums; it is stored only if it is complete and not an error page.
 
-An interrupted copy is resumed where the store kept complete parts of it and the file host still has the same file
-and sends the rest. Nothing is remembered for that but in the store itself.
+An interrupted copy is resumed if the store kept uploaded parts and the file host still serves the same file and
+supports ranges. The only state for this is in the store.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ErrorPageReceived(FileUnavailable):
 
 
 class _UnverifiedBody(FileError):
-    """Neither the protocol nor the content shows that these were all the bytes."""
+    """Neither the protocol nor the content shows that the body is complete."""
 
     def __init__(self, message: str, sha256: str) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class _UnverifiedBody(FileError):
 
 @dataclass(frozen=True)
 class FileArchiver:
-    """Copies one project's files into the vault; threads may share it."""
+    """Copies one project's files to the vault. Thread-safe."""
 
     host: FileHost
     vault: ObjectStore
@@ -44,19 +44,20 @@ class FileArchiver:
     retention: Retention | None = None
     delivery: Delivery | None = None
 
-    def copy(self, item: MediaItem, known: Entry | None = None) -> StoredMedia:
-        """Copy one file into the vault. Memory: two parts in a bucket, one chunk in a folder.
+    def copy(self, item: MediaItem, archived: Entry | None = None) -> StoredMedia:
+        """Copy one file to the vault. Memory: 2 parts for a bucket, 1 chunk for a folder.
 
-        A body whose length the server states is stored as it is; if it does not open, it is marked unreadable. A body
-        without a length must be whole by its own account, or come twice with the same SHA-256, and so must empty JSON;
-        one that ends too early by its own account is taken, as unreadable, only when little time is left. Objects of
-        other bytes under the key stay, and the file takes a numbered name; `known` has those that a manifest names.
+        A body with a declared length is stored unchanged; if it cannot be opened, it is marked malformed. A body
+        without a declared length, or empty JSON, must be complete by its content, or be downloaded twice with the same
+        SHA-256. A body without a declared length whose content is truncated is stored, as malformed, only if the file
+        is at risk. An existing object with other bytes stays, and the file gets a numbered name. `archived` is the
+        manifest entry whose keys are already used.
 
         Raises:
-            FileError: nothing was stored, or nothing that a manifest will name.
-            StoreError: the vault did not take it.
+            FileError: nothing was stored, or no object that a manifest will name.
+            StoreError: writing to the vault failed.
         """
-        taken = {version.key for version in known.versions} if known else set()
+        taken = {version.key for version in archived.versions} if archived else set()
         for number in count(1):
             key = _media_key(item.file, number)
             if key in taken:
@@ -68,28 +69,28 @@ class FileArchiver:
         raise AssertionError("unreachable")
 
     def has_changed(self, item: MediaItem, entry: Entry) -> bool:
-        """Whether the file host now has other bytes for a stored file: by its headers, or else by reading them all.
+        """Whether the source of an archived file has changed: by size, by ETag and date, or else by downloading it.
 
-        Raises FileError as `FileHost.open`; FileGone when it has none.
+        Raises FileError like `FileHost.open`; FileGone when the file no longer exists.
         """
         with self.host.open(item.file.url) as body:
             if body.total_bytes not in {None, entry.size_bytes}:
                 return True
             if body.version_token and (body.etag, body.last_modified) == (entry.etag, entry.last_modified):
                 return False
-            found = Checksums()
+            checksums = Checksums()
             for chunk in body.chunks:
-                found.feed(chunk)
-            return found.sha256 != entry.sha256
+                checksums.feed(chunk)
+            return checksums.sha256 != entry.sha256
 
     def _copy_to(self, key: str, item: MediaItem) -> StoredMedia:
         try:
             try:
                 return _Transfer(self, key, item).run()
-            except _UnverifiedBody as unproved:
-                return _Transfer(self, key, item, expected_sha256=unproved.sha256).run()
+            except _UnverifiedBody as unverified:
+                return _Transfer(self, key, item, expected_sha256=unverified.sha256).run()
         except ErrorPage as page:
-            raise ErrorPageReceived(f"an error page instead of the file: {page}") from None
+            raise ErrorPageReceived(f"received an error page instead of the file: {page}") from None
 
 
 def _media_key(file: ListedFile, number: int) -> str:
@@ -99,13 +100,13 @@ def _media_key(file: ListedFile, number: int) -> str:
 
 @dataclass
 class _Transfer:
-    """One try to bring one file under one key."""
+    """One attempt to store one file under one key."""
 
     archiver: FileArchiver
     key: str
     item: MediaItem
     expected_sha256: str | None = None
-    """Of an earlier download, when that one could not be verified as complete."""
+    """SHA-256 of an earlier download whose completeness could not be verified."""
 
     inspector: Inspector = field(init=False)
 
@@ -115,37 +116,43 @@ class _Transfer:
     def run(self) -> StoredMedia:
         with ExitStack() as opened:
             body = opened.enter_context(self.archiver.host.open(self.item.file.url))
-            is_there = self._is_left_whole(body)
-            adopted_from = None if is_there else self._adopt(body)
-            if is_there and self.archiver.retention:
-                self.archiver.vault.lock(self.key, self.archiver.retention)  # the run before may not have come to it
-            if is_there or adopted_from:
+            is_completed = self._is_completed(body)
+            adopted_from = None if is_completed else self._copy_delivered(body)
+            if is_completed and self.archiver.retention:
+                self.archiver.vault.lock(
+                    self.key, self.archiver.retention
+                )  # the earlier run may have been interrupted before the lock
+            if is_completed or adopted_from:
                 written = verify_object(self.archiver.vault, self.key, self.inspector.feed)
             else:
                 written = self._stream(body, opened)
         return self._stored(body, written, adopted_from)
 
-    def _is_left_whole(self, body: Body) -> bool:
-        """Whether an earlier run stored these very bytes and did not come to write the manifest.
+    def _is_completed(self, body: Body) -> bool:
+        """Whether an earlier run stored the same file but was interrupted before it wrote the manifest.
 
-        Raises ObjectDiffers for an object of another size: the file need not be downloaded to know that it differs.
+        Raises ObjectDiffers for an object of another size, without downloading the file.
         """
-        there = self.archiver.vault.head(self.key)
-        if there is None:
+        existing = self.archiver.vault.head(self.key)
+        if existing is None:
             return False
-        if body.total_bytes not in {None, there.size_bytes}:
-            raise ObjectDiffers(f"{self.key}: other bytes are already there", key=self.key)
+        if body.total_bytes not in {None, existing.size_bytes}:
+            raise ObjectDiffers(f"{self.key}: the object exists with other bytes", key=self.key)
         return bool(body.version_token) and self.archiver.vault.find_completed(self.key, body.version_token) is not None
 
-    def _adopt(self, body: Body) -> str | None:
-        """Copy the file inside S3 if EnableX has already delivered it there; from where."""
-        found = self.archiver.delivery and self.archiver.delivery.find(self.item.file, body, self.archiver.host)
-        if not found:
+    def _copy_delivered(self, body: Body) -> str | None:
+        """Copy the file inside S3 if Recording Delivery has delivered it; returns the URL of the delivered object."""
+        delivered = self.archiver.delivery and self.archiver.delivery.find(self.item.file, body, self.archiver.host)
+        if not delivered:
             return None
         self.archiver.vault.copy_from(
-            found.url, self.key, resume_token=body.version_token, etag=found.etag, retention=self.archiver.retention
+            delivered.url,
+            self.key,
+            resume_token=body.version_token,
+            etag=delivered.etag,
+            retention=self.archiver.retention,
         )
-        return found.url
+        return delivered.url
 
     def _stream(self, body: Body, opened: ExitStack) -> UploadResult:
         upload = self.archiver.vault.upload(
@@ -162,13 +169,13 @@ class _Transfer:
                 upload.write(chunk)
             is_empty = body.total_bytes == 0
             if is_empty or not body.is_length_delimited:
-                self._require_whole(upload.sha256, is_empty=is_empty)
-            elif upload.size_bytes == 0:  # else it is inspected when it is read back
+                self._require_complete(upload.sha256, is_empty=is_empty)
+            elif upload.size_bytes == 0:  # a resumed upload is inspected when the object is verified
                 self.inspector.verdict()
             return upload.finish()
 
     def _rest(self, body: Body, upload: Upload, opened: ExitStack) -> Body:
-        """The bytes that the upload lacks, from the file that the first answer spoke of."""
+        """Request the remaining bytes of the file that the first response returned."""
         opened.close()
         host, url, at = self.archiver.host, self.item.file.url, upload.size_bytes
         try:
@@ -178,20 +185,20 @@ class _Transfer:
         if rest.first_byte != at:
             upload.restart()
         if rest.total_bytes != body.total_bytes or (rest.first_byte == 0 and rest.version_token != body.version_token):
-            raise FileUnavailable("the file changed while it was read; it is read again")
+            raise FileUnavailable("the file changed during the download; the download is retried")
         return rest
 
-    def _require_whole(self, sha256: str, *, is_empty: bool) -> None:
-        """Raises when a body without a length, or an empty one, is not known to be all of the file."""
+    def _require_complete(self, sha256: str, *, is_empty: bool) -> None:
+        """Raise if an empty body, or one without a declared length, cannot be verified as complete."""
         verdict = self.inspector.verdict()
         if verdict is Verdict.WHOLE:
             return
         if verdict is Verdict.BROKEN and not is_empty and self.item.expires_at - self.archiver.now >= AT_RISK:
-            raise FileUnavailable("the body came without a length and was cut short, or the file is damaged")
+            raise FileUnavailable("the body has no declared length and is truncated, or the file is damaged")
         if self.expected_sha256 is None:
-            raise _UnverifiedBody("empty, or without a length and with a content that does not show its end", sha256)
+            raise _UnverifiedBody("the body is empty, or has no declared length and no detectable end", sha256)
         if self.expected_sha256 != sha256:
-            raise FileUnavailable("two downloads without a length gave different bytes")
+            raise FileUnavailable("two downloads without a declared length returned different bytes")
 
     def _stored(self, body: Body, written: UploadResult, adopted_from: str | None) -> StoredMedia:
         file, vault, retention = self.item.file, self.archiver.vault, self.archiver.retention

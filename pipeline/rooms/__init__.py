@@ -1,4 +1,4 @@
-"""The room life cycle: fields, desired rooms, plan, apply, audit.
+"""The life cycle of rooms: fields, the rooms file with desired rooms, plan, apply, audit.
 
-Requests to EnableX belong to `enablex.rooms`; what is typed and shown belongs to `cli`.
+Requests and replies of EnableX belong in `enablex.rooms`; commands and output belong in `cli`.
 """

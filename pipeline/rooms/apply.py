@@ -1,7 +1,8 @@
-"""Rooms at EnableX: listed, created, changed, deleted. `plan` decides what to do; this module does it.
+"""List, create, update and delete rooms at EnableX; apply a plan of `rooms.plan`.
 
-Every step may be repeated; the next run finishes one that was killed. PATCH and DELETE may be sent twice. POST may not:
-after a failure that leaves open whether a room was created, it is looked up by its key.
+Every step can be repeated, and a killed run is completed by the next one, whose plan is computed from the actual rooms.
+PATCH and DELETE can be sent twice. POST cannot: after a failure with an unknown result, the room is looked up by its
+external key.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _log = structlog.get_logger()
 
 
 def read_file(app: App, path: Path) -> RoomsFile:
-    """Read a rooms file. Raises ConfigError: room, field, file, and what would be valid."""
+    """Read a rooms file. Raises ConfigError with room, field, file and the valid values."""
     projects = chosen_projects(app.settings, None)
     content = read_toml(path, "rooms file; name one with --file or rooms.file")
     return read_rooms_file(content, projects=projects, source=str(path))
@@ -44,12 +45,12 @@ def read_file(app: App, path: Path) -> RoomsFile:
 
 
 def list_rooms(client: EnablexClient) -> list[Document]:
-    """Every room of a project as EnableX returns it, dial-in secrets included: mask before showing."""
+    """All rooms of a project as EnableX returns them, including dial-in secrets: mask them before printing."""
     return requests.parse_rooms(client.call(rooms_request()))
 
 
 def find_room(app: App, room_id: str, project: str | None) -> tuple[str, Document]:
-    """A room and the project it belongs to. Raises RoomMissing when no project that was asked has it."""
+    """The project and document of a room. Raises RoomMissing when no requested project has it."""
     missing: RoomMissing | None = None
     for name in chosen_projects(app.settings, project):
         try:
@@ -60,21 +61,21 @@ def find_room(app: App, room_id: str, project: str | None) -> tuple[str, Documen
 
 
 def create_single(app: App, project: str, room: Room) -> Document:
-    """Make a room that no file names."""
+    """Create a room that no rooms file names."""
     spec.check_future(room.begins_at(), app.clock())
     external_key = f"{spec.ONCE}/{uuid4().hex}"
     return _Creation(app.clients[project], external_key, marked_body(room, external_key)).room()
 
 
 def update_single(app: App, project: str, room: Document, changes: Mapping[str, Any]) -> Document:
-    """Change some fields of a room; the room as EnableX then returns it."""
+    """Change fields of a room; returns the room as EnableX returns it afterwards."""
     client, room_id = app.clients[project], room["room_id"]
     client.call(requests.update_request(room_id, spec.change_body(room, changes, app.clock())))
     return requests.parse_room(client.call(requests.room_request(room_id)))
 
 
 def delete_room(client: EnablexClient, room_id: str) -> bool:
-    """Delete a room; False when there was none any more, which is as good."""
+    """Delete a room; False if it was already deleted."""
     try:
         client.call(requests.delete_request(room_id))
     except RoomMissing:
@@ -83,28 +84,28 @@ def delete_room(client: EnablexClient, room_id: str) -> bool:
 
 
 class _Creation:
-    """Making one room, however often the reply is lost."""
+    """Creates one room exactly once, even if replies are lost."""
 
     def __init__(self, client: EnablexClient, external_key: str, body: Mapping[str, Any]) -> None:
-        self._client, self._mark, self._body = client, external_key, body
-        self.in_doubt = False
+        self._client, self._external_key, self._body = client, external_key, body
+        self.is_unconfirmed = False
 
     def room(self) -> Document:
-        """The room, made once. Raises ApiError when tries ran out; then it may or may not be there."""
-        return self._client.retry(self._try)
+        """Create the room. Raises ApiError after the last attempt; then the room may or may not exist."""
+        return self._client.retry(self._attempt)
 
-    def _try(self) -> Document:
-        if self.in_doubt:
-            found = by_external_key(requests.parse_rooms(self._client.send(rooms_request()))).get(self._mark)
-            if found:
-                _log.info("room.recovered", external_key=self._mark, room_id=found[0]["room_id"])
-                return found[0]
+    def _attempt(self) -> Document:
+        if self.is_unconfirmed:
+            matches = by_external_key(requests.parse_rooms(self._client.send(rooms_request()))).get(self._external_key)
+            if matches:
+                _log.info("room.recovered", external_key=self._external_key, room_id=matches[0]["room_id"])
+                return matches[0]
         try:
             return requests.parse_room(self._client.send(requests.create_request(self._body)))
         except Throttled:
-            raise  # refused before anything was done
+            raise  # refused before a room was created
         except Transient:
-            self.in_doubt = True
+            self.is_unconfirmed = True
             raise
 
 
@@ -112,19 +113,19 @@ class _Creation:
 
 
 class RoomApplier:
-    """One run over a plan; threads share it. `before`: ids of the rooms there were when it was made, by project."""
+    """Applies a plan; thread-safe. `before`: by project, IDs of the rooms that existed when the plan was made."""
 
     def __init__(self, app: App, before: Mapping[str, frozenset[str]]) -> None:
         self._app, self._before = app, before
-        self._in_doubt: dict[str, set[str]] = defaultdict(set)
+        self._unconfirmed: dict[str, set[str]] = defaultdict(set)
         self._no_keys: dict[str, str] = {}
 
     def apply(self, change: Change) -> dict[str, int]:
-        """Carry one change out; what it amounted to.
+        """Apply one change; returns counts.
 
         Raises:
-            RoomActive: a session is running; nothing was done, and the next run tries again.
-            ApiError: see errors.py.
+            RoomActive: a session is running; nothing was changed, and the next run retries.
+            ApiError: see core/errors.py.
         """
         client = self._app.clients[change.project]
         match change.action, change.room_id:
@@ -144,21 +145,21 @@ class RoomApplier:
 
     @property
     def unconfirmed(self) -> list[str]:
-        """Projects in which this run may have made a room twice."""
-        return sorted(self._in_doubt)
+        """Projects in which this run may have created a room twice."""
+        return sorted(self._unconfirmed)
 
     def confirm(self, project: str) -> dict[str, int]:
-        """Check again for rooms that this run may have created twice, and delete the later ones.
+        """List the rooms again and delete duplicates that this run created; the earliest room is kept.
 
-        A listing may lag, so that a room was not found when it was looked up, and was created again.
+        A delayed listing may have hidden a created room from the look-up, so that it was created again.
         """
         client = self._app.clients[project]
-        known = by_external_key(list_rooms(client))
+        rooms = by_external_key(list_rooms(client))
         later = [
-            room["room_id"] for external_key in self._in_doubt[project] for room in known.get(external_key, [])[1:]
+            room["room_id"] for external_key in self._unconfirmed[project] for room in rooms.get(external_key, [])[1:]
         ]
-        doubles = [room_id for room_id in later if room_id not in self._before[project]]
-        return {"doubles_deleted": sum(delete_room(client, room_id) for room_id in doubles)}
+        duplicates = [room_id for room_id in later if room_id not in self._before[project]]
+        return {"doubles_deleted": sum(delete_room(client, room_id) for room_id in duplicates)}
 
     def _create(self, change: Change) -> None:
         if change.project in self._no_keys:
@@ -168,31 +169,31 @@ class RoomApplier:
         try:
             room = creation.room()
         finally:
-            if creation.in_doubt:
-                self._in_doubt[change.project].add(change.external_key)
+            if creation.is_unconfirmed:
+                self._unconfirmed[change.project].add(change.external_key)
         self._check_key(client, change, room)
 
     def _check_key(self, client: EnablexClient, change: Change, room: Document) -> None:
-        """A room without its key would be created again by every run: delete it, and create no more of them."""
+        """Delete a new room if EnableX does not return its external key: every run would create it again."""
         room_id = room["room_id"]
         if external_key_of(room) == change.external_key:
             return
         if external_key_of(requests.parse_room(client.call(requests.room_request(room_id)))) == change.external_key:
             return
-        why = "EnableX does not give back a room's data, so rooms cannot be known again; none are made from a file"
+        why = "EnableX does not return the data of rooms, so they cannot be identified; no room of the file is created"
         self._no_keys[change.project] = why
         delete_room(client, room_id)
         raise Refused(why, endpoint="POST /rooms")
 
 
-# --- what the tables know ---
+# --- usage in the tables ---
 
 
 def room_use(app: App, project: str) -> dict[str, RoomUse]:
-    """Sessions of every room by id, from the `sessions` table."""
+    """Usage of every room by `room_id`, from table `sessions`."""
     columns = ["room_id", "owner_ref", "billing_code", "last_disconnected_at"]
     sessions = parquet.read_arrow("sessions", columns=columns, project=project, lake=app.lake)
-    counted = sessions.group_by("room_id", use_threads=False).aggregate(
+    grouped = sessions.group_by("room_id", use_threads=False).aggregate(
         [
             ("last_disconnected_at", "max"),
             ([], "count_all"),
@@ -203,23 +204,22 @@ def room_use(app: App, project: str) -> dict[str, RoomUse]:
     return {
         room_id: RoomUse(sessions, without_owner, without_code, last_at.astimezone(UTC))
         for room_id, last_at, sessions, without_owner, without_code in zip(
-            *(column.to_pylist() for column in counted.columns), strict=True
+            *(column.to_pylist() for column in grouped.columns), strict=True
         )
         if room_id is not None and last_at is not None
     }
 
 
-def known_since(app: App, project: str) -> datetime | None:
-    """The first day whose CDRs were ever asked for; before it the use of rooms is unknown."""
-    asked = raw.last_collected(app.vault, "cdr", project)
-    first = min(asked, default=None)
+def collected_since(app: App, project: str) -> datetime | None:
+    """The first day whose CDRs were collected; the use of rooms before it is unknown."""
+    first = min(raw.last_collected(app.vault, "cdr", project), default=None)
     return None if first is None else datetime(first.year, first.month, first.day, tzinfo=UTC)
 
 
 def plan_rooms(
     app: App, path: Path | None = None, *, project: str | None = None, prune: bool = False, replace: bool = False
 ) -> RunResult[plan.RoomsDiff]:
-    """What the rooms file asks for, compared with the rooms that there are now; nothing is changed."""
+    """Compare the rooms file with the actual rooms; nothing is changed."""
     outcome = RunResult[plan.RoomsDiff]("rooms plan")
     changes, _ = _planned_rooms(app, outcome, path, project, prune=prune, replace=replace)
     outcome.add_success(len(changes.changes), **changes.counts())
@@ -229,15 +229,15 @@ def plan_rooms(
 def apply_rooms(
     app: App, path: Path | None = None, *, project: str | None = None, prune: bool = False, replace: bool = False
 ) -> RunResult[plan.RoomsDiff]:
-    """Apply the rooms file. Changes that a running session or a fixed field prevents are named as failed."""
+    """Apply the rooms file. Changes blocked by a running session or a fixed field are reported as failed."""
     outcome = RunResult[plan.RoomsDiff]("rooms apply")
     changes, before = _planned_rooms(app, outcome, path, project, prune=prune, replace=replace)
-    applying = RoomApplier(app, before)
+    applier = RoomApplier(app, before)
     max_concurrency = app.settings.collect.concurrency * len(app.settings.projects)
     todo = app.map_items(
         "apply rooms",
         changes.todo,
-        applying.apply,
+        applier.apply,
         max_concurrency=max_concurrency,
         group=lambda change: change.project,
     )
@@ -245,8 +245,8 @@ def apply_rooms(
         record_item(app, outcome, done, done.result)
     for change in changes.blocked:
         outcome.add_failure(change, change.why)
-    for settled in app.map_items("confirm rooms", applying.unconfirmed, applying.confirm, max_concurrency=1, group=str):
-        record_item(app, outcome, settled, settled.result)
+    for confirmed in app.map_items("confirm rooms", applier.unconfirmed, applier.confirm, max_concurrency=1, group=str):
+        record_item(app, outcome, confirmed, confirmed.result)
     quiet = [change for change in changes.changes if change.action in ("unchanged", "ignored")]
     for change in quiet:
         outcome.add_success(**{change.action: 1})
@@ -255,7 +255,7 @@ def apply_rooms(
 
 
 def delete_rooms(app: App, room_ids: Sequence[str], *, project: str | None = None) -> RunResult:
-    """Delete rooms by id, in any project; one that no project has counts as deleted."""
+    """Delete rooms by ID in any project; a room that no project has counts as already deleted."""
     outcome = RunResult("rooms delete")
 
     def delete(room_id: str) -> dict[str, int]:
@@ -273,16 +273,16 @@ def delete_rooms(app: App, room_ids: Sequence[str], *, project: str | None = Non
 def _planned_rooms(
     app: App, outcome: RunResult[plan.RoomsDiff], path: Path | None, project: str | None, *, prune: bool, replace: bool
 ) -> tuple[plan.RoomChanges, dict[str, frozenset[str]]]:
-    """The plan, and the ids of the rooms that there are, by project; a project that does not answer is left out."""
+    """The plan, and by project the IDs of the actual rooms; a project that does not respond is omitted."""
     file = read_file(app, path or Path(app.settings.rooms.file))
     listed = list_all_rooms(app, outcome, project)
     changes = plan.plan_rooms(file, listed, app.clock(), prune=prune, replace=replace)
     outcome.details = plan.RoomsDiff(tuple(changes.changes))
-    return changes, {name: frozenset(room["room_id"] for room in found) for name, found in listed.items()}
+    return changes, {name: frozenset(room["room_id"] for room in rooms) for name, rooms in listed.items()}
 
 
 def list_all_rooms(app: App, outcome: RunResult, project: str | None) -> dict[str, list[dict[str, Any]]]:
-    """The rooms of every project (or of one); a project that does not answer is noted as failed."""
+    """The rooms of every project, or of one; a project that does not respond is reported as failed."""
     names = chosen_projects(app.settings, project)
     listed = {}
     for done in app.map_items(
@@ -298,7 +298,7 @@ def list_all_rooms(app: App, outcome: RunResult, project: str | None) -> dict[st
 def audit_rooms(
     app: App, path: Path | None = None, *, project: str | None = None, unused_days: int = 90
 ) -> RunResult[audit.RoomFindings]:
-    """Sessions without owner or billing code, rooms unused for N days, recording against the file's policy."""
+    """Rooms with sessions without owner or billing code, rooms unused for `unused_days`, violated recording policy."""
     outcome = RunResult("rooms audit")
     path = path or Path(app.settings.rooms.file)
     file = read_file(app, path) if path.exists() else None
@@ -311,7 +311,7 @@ def audit_rooms(
             room_use(app, name),
             app.clock(),
             unused_days=unused_days,
-            known_since=known_since(app, name),
+            collected_since=collected_since(app, name),
             file=file,
         )
     ]

@@ -1,4 +1,4 @@
-"""Findings about rooms: sessions without owner or billing code, unused rooms, recording against a policy (pure)."""
+"""Audit rooms: sessions without owner or billing code, unused rooms, violated recording policy (pure)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RoomFindings:
 
 @dataclass(frozen=True)
 class RoomUse:
-    """What the tables know of one room's sessions: how many, how many without owner or billing code, the last day."""
+    """Sessions of one room in the tables: their number, those without owner or billing code, and the last end."""
 
     sessions: int
     without_owner: int
@@ -51,19 +51,19 @@ def audit_rooms(
     now: datetime,
     *,
     unused_days: int,
-    known_since: datetime | None,
+    collected_since: datetime | None,
     file: RoomsFile | None = None,
 ) -> list[Finding]:
-    """Sessions without owner or billing code, unused rooms, recording against the file's policy.
+    """Find sessions without owner or billing code, unused rooms, and rooms that violate the recording policy.
 
-    `used`: by room_id, also of rooms that are gone. `known_since`: the first day that was collected; before it
-    the use is unknown whether a room was used. Order: by kind, then name and id.
+    `used`: by room_id, deleted rooms included. `collected_since`: the first collected day; use before it is unknown.
+    Sorted by kind, name and ID.
     """
-    named = {room["room_id"]: room for room in rooms}
-    findings = [f for room_id, use in used.items() for f in _unowned(project, room_id, named.get(room_id), use)]
+    by_id = {room["room_id"]: room for room in rooms}
+    findings = [f for room_id, use in used.items() for f in _unowned(project, room_id, by_id.get(room_id), use)]
     for room in rooms:
-        findings += _unused(project, room, used.get(room["room_id"]), now, timedelta(days=unused_days), known_since)
-        findings += _against_policy(project, room, file)
+        findings += _unused(project, room, used.get(room["room_id"]), now, timedelta(days=unused_days), collected_since)
+        findings += _policy_violations(project, room, file)
     return sorted(findings, key=lambda f: (f.kind, f.name, f.room_id))
 
 
@@ -79,26 +79,31 @@ def _unowned(project: str, room_id: str, room: Document | None, use: RoomUse) ->
 
 
 def _unused(
-    project: str, room: Document, use: RoomUse | None, now: datetime, patience: timedelta, known_since: datetime | None
+    project: str,
+    room: Document,
+    use: RoomUse | None,
+    now: datetime,
+    unused_for: timedelta,
+    collected_since: datetime | None,
 ) -> Iterator[Finding]:
     begins_at = FIELDS["scheduled_time"].value_in(room)
-    if known_since is None or (begins_at is not None and begins_at > now):
+    if collected_since is None or (begins_at is not None and begins_at > now):
         return
-    since = use.last_at if use else max(_created(room) or known_since, known_since)
-    if now - since >= patience:
+    since = use.last_at if use else max(_created(room) or collected_since, collected_since)
+    if now - since >= unused_for:
         what = "last used" if use else "never used since"
         yield Finding("unused", project, room["room_id"], room_name(room), f"{what} {since:%Y-%m-%d}")
 
 
-def _against_policy(project: str, room: Document, file: RoomsFile | None) -> Iterator[Finding]:
+def _policy_violations(project: str, room: Document, file: RoomsFile | None) -> Iterator[Finding]:
     if file is None:
         return
-    own = {file.external_key(desired.key): desired.recording for desired in file.rooms if desired.project == project}
-    policy = own.get(external_key_of(room) or "", file.policy(project))
+    policies = {file.external_key(room.key): room.recording for room in file.rooms if room.project == project}
+    policy = policies.get(external_key_of(room) or "", file.policy(project))
     actual = FIELDS["auto_recording"].value_in(room)
     if policy == "free" or actual is (policy == "required"):
         return
-    state = "is unknown" if actual is None else f"is {str(actual).lower()}"
+    state = "is not returned" if actual is None else f"is {str(actual).lower()}"
     why = f"auto_recording {state}, and recording is {policy}"
     yield Finding("recording", project, room["room_id"], room_name(room), why)
 

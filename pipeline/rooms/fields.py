@@ -1,8 +1,8 @@
-"""Every field that a room can have: what it may be, how EnableX spells it, and when two spellings mean the same (pure).
+"""Every field of a room: valid values, EnableX's spelling, and when two spellings are equal (pure).
 
-Source: enablex-api.md sections 2.5 and 9.2 to 9.5. Echoes drift (observed): numbers come back as text, text as
-numbers, flags as "true"; so actual values are read by `normalize.values`, which is lenient, and desired ones by the
-checks below, which do not.
+Source: enablex-api.md sections 2.5 and 9.2 to 9.5. Returned values may have another type (observed): numbers as text,
+text as numbers, flags as "true". Therefore actual values are parsed leniently by `normalize.values`, and desired values
+strictly by the checks below.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Document = dict[str, Any]
 """One JSON object of the API."""
 
 Path = tuple[str, ...]
-"""Keys from the top of the API's room object down to one value."""
+"""Keys from the top of the API's room object to one value."""
 
 Check = Callable[[Any], Any]
-"""A wanted value as it is kept; ValueError, with what would be valid, when it cannot be used."""
+"""Returns a desired value in its normal form; raises ValueError with the valid values."""
 
 _NAMED_ZONE = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d)?) ?([A-Za-z][\w+-]*(?:/[\w+-]+)*)")
 
@@ -47,7 +47,7 @@ def _any_text(value: Any) -> str:
 
 
 def _code_text(value: Any) -> str | int:
-    """Returned as given: a number stays a number (observed)."""
+    """Returned unchanged: EnableX returns a number as a number (observed)."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError("must be text or a whole number")
     return value
@@ -97,12 +97,12 @@ def _stream_url(value: Any) -> str:
 
 
 def moment(value: Any) -> datetime:
-    """A point in time, given with any zone, as UTC in whole seconds.
+    """Parse a point in time with any zone; returns UTC in whole seconds.
 
     A `datetime` with a zone, or text: `2026-12-01T14:00:00+01:00`, `2026-12-01 14:00 Asia/Kolkata`.
 
     Raises:
-        ValueError: no zone, an unknown zone, or an hour that the zone skips or has twice.
+        ValueError: no zone, an unknown zone, or an hour that the zone skips or repeats.
     """
     if isinstance(value, str):
         value = _moment_from_text(value.strip())
@@ -120,7 +120,7 @@ def _moment_from_text(text: str) -> Any:
     try:
         if named is None or named[2].upper() == "Z":
             return datetime.fromisoformat(text)
-        return _on_the_clock(datetime.fromisoformat(named[1]), named[2])
+        return _local_time(datetime.fromisoformat(named[1]), named[2])
     except (ZoneInfoNotFoundError, OSError):
         raise ValueError(
             f'no such time zone; it is an IANA name such as "Asia/Kolkata", not "{named and named[2]}"'
@@ -131,14 +131,14 @@ def _moment_from_text(text: str) -> Any:
         raise ValueError(f"{error}; write it as 2026-12-01T14:00:00+01:00") from None
 
 
-def _on_the_clock(wall: datetime, zone: str) -> datetime:
-    """What a clock on a wall there shows, if that happens exactly once."""
-    first, second = (wall.replace(tzinfo=ZoneInfo(zone), fold=fold) for fold in (0, 1))
+def _local_time(local: datetime, zone: str) -> datetime:
+    """A local time of a zone, if it exists exactly once there."""
+    first, second = (local.replace(tzinfo=ZoneInfo(zone), fold=fold) for fold in (0, 1))
     if first.utcoffset() == second.utcoffset():
         return first
-    exists = first.astimezone(UTC).astimezone(first.tzinfo).replace(tzinfo=None) == wall
-    what = "there twice" if exists else "skipped"
-    raise ValueError(f"{wall} is {what} in {zone}, where clocks change; write it with an offset such as +01:00")
+    exists = first.astimezone(UTC).astimezone(first.tzinfo).replace(tzinfo=None) == local
+    what = "ambiguous" if exists else "skipped"
+    raise ValueError(f"{local} is {what} in {zone}, where clocks change; write it with an offset such as +01:00")
 
 
 # --- kinds and fields ---
@@ -146,7 +146,7 @@ def _on_the_clock(wall: datetime, zone: str) -> datetime:
 
 @dataclass(frozen=True)
 class Kind:
-    """How a field's values are checked, sent, and read back."""
+    """How the values of a field are checked, sent and parsed."""
 
     check: Check
     parse: Callable[[Any], Any]
@@ -170,10 +170,10 @@ def _word(*words: str) -> Kind:
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a room. `name` is dotted, as in a rooms file; settings stand there without "settings."
+    """One field of a room. `name` is dotted, as in a rooms file, where settings have no prefix "settings.".
 
-    `code`: what EnableX answers when the value is wrong. `default`: the documented one, to which a field goes back when
-    a rooms file names it no longer; None when there is none, or when the field is always sent.
+    `code`: EnableX's error code for an invalid value. `default`: the documented default, which is restored when a rooms
+    file no longer names the field; None when there is none, or when the field is always sent.
     """
 
     name: str
@@ -186,14 +186,14 @@ class Field:
     aliases: str = ""
 
     def value_in(self, room: Mapping[str, Any]) -> Any:
-        """The value in a room document, parsed leniently; None when it is absent or cannot be parsed."""
+        """The value in a room document, parsed leniently; None when it is missing or cannot be parsed."""
         raw = get_path(room, self.path)
         if raw is None and self.aliases:
             raw = get_path(room, (*self.path[:-1], self.aliases))
         return self.read(raw)
 
-    def is_in(self, room: Mapping[str, Any]) -> bool:
-        """Whether a room document contains this field: an empty text counts, where text is expected."""
+    def is_present(self, room: Mapping[str, Any]) -> bool:
+        """Whether a room document has a value for this field; empty text counts for text fields."""
         return self.value_in(room) is not None or (get_path(room, self.path) == "" and self.kind.parse is values.text)
 
     def read(self, raw: Any) -> Any:
@@ -258,10 +258,10 @@ FIELDS: Mapping[str, Field] = MappingProxyType(
         )
     }
 )
-"""Every documented field by name, in the order of section 9.3; `data` is free and stands beside them.
+"""Every documented field by name, in the order of section 9.3, except `data`, which is any object.
 
-`aor` and `sip.uri` are known from error codes only, `active_talker` from samples. What needs a subscription is sent as
-desired: only EnableX has the project's options.
+`aor` and `sip.uri` occur only in error codes, `active_talker` in samples. Fields that need a subscription are sent as
+desired: the subscription of a project cannot be queried.
 """
 
 REQUIRED = ("name", "owner_ref", "participants")
@@ -271,7 +271,7 @@ REQUIRED = ("name", "owner_ref", "participants")
 
 
 def flat(nested: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested tables as dotted names; `data` stays whole."""
+    """Flatten nested tables to dotted names; `data` stays one value."""
     for key, value in nested.items():
         if isinstance(value, Mapping) and not (key == "data" and not above):
             yield from flat(value, f"{above}{key}.")
@@ -280,45 +280,46 @@ def flat(nested: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
 
 
 def problems(named: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(field, what is wrong with it and what would be valid) for everything that EnableX is known to refuse."""
-    found = [(name, unknown(name)) for name in named if name not in FIELDS and name != "data"]
-    found += [(name, f"missing; every room has one ({FIELDS[name].code})") for name in REQUIRED if name not in named]
+    """(field, problem and valid values) for everything that EnableX refuses (documented)."""
+    invalid = [(name, unknown(name)) for name in named if name not in FIELDS and name != "data"]
+    missing = [name for name in REQUIRED if name not in named]
+    invalid += [(name, f"missing; required in every room ({FIELDS[name].code})") for name in missing]
     for name, value in named.items():
         try:
             checked_data(value) if name == "data" else FIELDS[name].kind.check(value) if name in FIELDS else None
         except ValueError as error:
             code = FIELDS[name].code if name in FIELDS else ""
-            found.append((name, f"{error}; found {_shown(name, value)}{f' ({code})' if code else ''}"))
-    return found or list(_type_problems(named))
+            invalid.append((name, f"{error}; found {_shown(name, value)}{f' ({code})' if code else ''}"))
+    return invalid or list(_type_problems(named))
 
 
 def _type_problems(named: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Invalid combinations of values that are valid alone (section 9.2)."""
+    """Invalid combinations of valid values (section 9.2)."""
     scheduled, adhoc = named.get("scheduled", False), named.get("adhoc", False)
     if scheduled and adhoc:
         yield "adhoc", "a room is scheduled or ad hoc, not both (10017)"
     if scheduled:
         for name, code in (("scheduled_time", "10004"), ("duration", "10011")):
             if name not in named:
-                yield name, f"missing; a scheduled room has one ({code})"
+                yield name, f"missing; required in a scheduled room ({code})"
     elif "scheduled_time" in named:
-        yield "scheduled_time", "only a scheduled room has one; add scheduled = true (10018)"
+        yield "scheduled_time", "allowed only in a scheduled room; add scheduled = true (10018)"
     if not scheduled and not adhoc and "duration" in named:
-        yield "duration", "a permanent room has none; add scheduled = true or adhoc = true (10018)"
+        yield "duration", "not allowed in a permanent room; add scheduled = true or adhoc = true (10018)"
     if named.get("single_file_recording"):
-        people = int(named["participants"]) + int(named.get("moderators", 1))
-        if people != 2:
-            yield "single_file_recording", f"is for two users only, and this room is for {people}"
+        users = int(named["participants"]) + int(named.get("moderators", 1))
+        if users != 2:
+            yield "single_file_recording", f"allowed for 2 users only; this room is for {users}"
 
 
 def unknown(name: str) -> str:
     return f"{unknown_among(name, (*FIELDS, 'data'))} (10009)"
 
 
-def unknown_among(name: str, known: Sequence[str]) -> str:
-    """What to say of a name that is not known: the nearest one, or all."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return "unknown; " + (f'did you mean "{near[0]}"?' if near else f"there are {', '.join(known)}")
+def unknown_among(name: str, valid: Sequence[str]) -> str:
+    """Error text for an unknown name, with the nearest valid name or all of them."""
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return "unknown; " + (f'did you mean "{near[0]}"?' if near else f"valid names: {', '.join(valid)}")
 
 
 def _shown(name: str, value: Any) -> str:
@@ -326,13 +327,13 @@ def _shown(name: str, value: Any) -> str:
 
 
 def checked_data(data: Any) -> Mapping[str, Any]:
-    """`data` is any JSON object; keys that begin with "postroom_" are ours."""
+    """Check `data`: any JSON object; keys that start with "postroom_" are reserved."""
     if not isinstance(data, Mapping):
         raise ValueError("must be a table")
     _check_json(data)
     for key in data:
         if key.startswith("postroom_"):
-            raise ValueError(f"{key}: keys that begin with postroom_ are Postroom's own")
+            raise ValueError(f"{key}: keys that start with postroom_ are reserved")
     return data
 
 
@@ -348,11 +349,11 @@ def _check_json(value: Any) -> None:
     elif isinstance(value, float) and not abs(value) < float("inf"):
         raise ValueError("must be finite numbers")
     elif value is not None and not isinstance(value, str | bool | int | float):
-        raise ValueError(f"must be what JSON can say; write the {type(value).__name__} as text")
+        raise ValueError(f"must be valid JSON; write the {type(value).__name__} as text")
 
 
 def from_text(name: str, text: str) -> Any:
-    """A field's value from a command line: `true`, `30`, `2026-12-01T14:00:00+01:00`."""
+    """The value of a field from a command line: `true`, `30`, `2026-12-01T14:00:00+01:00`."""
     field = FIELDS.get(name)
     if field is not None and field.kind is FLAG:
         return {"true": True, "false": False}.get(text.lower(), text)
@@ -360,7 +361,7 @@ def from_text(name: str, text: str) -> Any:
 
 
 def same_json(desired: Any, actual: Any) -> bool:
-    """Whether a value of `data` came back as it was sent, but for types that drifted ("30" for 30)."""
+    """Whether a returned value of `data` equals the sent one, ignoring changed types ("30" for 30)."""
     if isinstance(desired, Mapping):
         return isinstance(actual, Mapping) and all(
             key in actual and same_json(desired[key], actual[key]) for key in desired
@@ -369,10 +370,10 @@ def same_json(desired: Any, actual: Any) -> bool:
         return isinstance(actual, list) and len(desired) == len(actual) and all(map(same_json, desired, actual))
     if desired == actual:
         return True
-    return not isinstance(actual, Mapping | list) and _drifted(desired) == _drifted(actual)
+    return not isinstance(actual, Mapping | list) and _type_neutral(desired) == _type_neutral(actual)
 
 
-def _drifted(value: Any) -> Any:
+def _type_neutral(value: Any) -> Any:
     try:
         return values.decimal(value)
     except ValueError:
@@ -383,7 +384,7 @@ def _drifted(value: Any) -> Any:
 
 
 def leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
-    """Every value inside, by its place; an empty object is one too."""
+    """Every value inside, by path; an empty object counts as a value."""
     if isinstance(value, Mapping) and value:
         for key, part in value.items():
             yield from leaves(part, (*path, key))
@@ -392,7 +393,7 @@ def leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
 
 
 def nested(leaves: Mapping[Path, Any]) -> Document:
-    """The object that has these values at these places."""
+    """The object with these values at these paths."""
     document: Document = {}
     for path, value in leaves.items():
         set_path(document, path, value)

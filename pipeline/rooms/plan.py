@@ -1,8 +1,9 @@
-"""Desired rooms against actual rooms = RoomChanges (pure).
+"""Compare desired rooms with actual rooms; the result is `RoomChanges` (pure).
 
-A room is known by a key of ours in its `data`: `postroom_key = "<file>/<key>"`. Beside it stand `postroom_digest`, of
-all that the file said when the room was last written, and `postroom_fields`, the fields it named then: so a listing
-that leaves fields out (observed) hides no change, and a field that the file names no longer goes back to its default.
+A room is identified by an external key in its `data`: `postroom_key = "<file>/<key>"`. `data` also contains
+`postroom_digest`, a digest of the room in the file when it was last written, and `postroom_fields`, the fields that the
+file named then. So a listing that omits fields (observed) hides no change, and a field that the file no longer names is
+reset to its default.
 
 Source: enablex-api.md section 9; docs/guide/rooms.md shows the use.
 """
@@ -49,42 +50,42 @@ _BY_PATH = {field.path: field for field in FIELDS.values()}
 _PASSED = "its scheduled_time has passed"
 
 
-# --- the key of ours ---
+# --- the external key ---
 
 
-def marked_leaves(room: Room, external_key: str) -> dict[Path, Any]:
-    """A room's values with the marks by which it is known again."""
+def keyed_leaves(room: Room, external_key: str) -> dict[Path, Any]:
+    """The values of a room with the three keys in `data` that identify it."""
     leaves = room.leaves()
     named = sorted(name for name in room.named() if name in FIELDS and FIELDS[name].default is not None)
-    said = json.dumps(sorted((".".join(path), value) for path, value in leaves.items()), sort_keys=True)
-    digest = hashlib.sha256(said.encode()).hexdigest()[:12]
+    content = json.dumps(sorted((".".join(path), value) for path, value in leaves.items()), sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:12]
     return {**leaves, ("data", KEY): external_key, ("data", DIGEST): f"d{digest}", ("data", NAMED): ",".join(named)}
 
 
 def marked_body(room: Room, external_key: str) -> Document:
-    """What POST /rooms takes to make a room that can be looked up by its key."""
-    return nested(marked_leaves(room, external_key))
+    """Body of POST /rooms for a room that can be looked up by its external key."""
+    return nested(keyed_leaves(room, external_key))
 
 
 def external_key_of(room: Mapping[str, Any]) -> str | None:
-    """The key of ours that a room carries, if any."""
+    """The external key of a room, if it has one."""
     external_key = get_path(room, ("data", KEY))
     return external_key if isinstance(external_key, str) and external_key else None
 
 
 def by_external_key(rooms: Iterable[Document]) -> dict[str, list[Document]]:
-    """Rooms by the key that they carry, the one made first in front; a key with more than one is a mistake."""
-    found: dict[str, list[Document]] = defaultdict(list)
+    """Rooms by external key, sorted by creation; more than one room per key is an error."""
+    grouped: dict[str, list[Document]] = defaultdict(list)
     for room in rooms:
         if external_key := external_key_of(room):
-            found[external_key].append(room)
+            grouped[external_key].append(room)
     return {
         external_key: sorted(same, key=lambda r: (str(r.get("created")), r["room_id"]))
-        for external_key, same in found.items()
+        for external_key, same in grouped.items()
     }
 
 
-# --- what is to be done ---
+# --- changes ---
 
 Action = Literal["create", "update", "replace", "delete", "blocked", "ignored", "unchanged"]
 DOING: tuple[Action, ...] = ("create", "update", "replace", "delete")
@@ -92,7 +93,7 @@ DOING: tuple[Action, ...] = ("create", "update", "replace", "delete")
 
 @dataclass(frozen=True)
 class Difference:
-    """One field that is not as wanted; secrets are masked."""
+    """One field whose actual and desired values differ; secrets are masked."""
 
     field: str
     actual: Any
@@ -104,7 +105,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """One room and its action. `body` is what is sent; `why` is the reason for people."""
+    """The action for one room. `body`: the request to send. `why`: an explanation for the output."""
 
     action: Action
     project: str
@@ -140,7 +141,7 @@ class RoomsDiff:
 
 @dataclass(frozen=True)
 class RoomChanges:
-    """A plan: every room of the file, and every room that the file once made; in order of project and key."""
+    """A plan: every room of the file, and every room created from it earlier; sorted by project and key."""
 
     changes: tuple[Change, ...]
 
@@ -164,29 +165,29 @@ def plan_rooms(
     prune: bool = False,
     replace: bool = False,
 ) -> RoomChanges:
-    """Compare a rooms file with the rooms of the projects in `actual`; other projects are left out.
+    """Compare a rooms file with the rooms of the projects in `actual`; other projects are omitted.
 
-    `prune`: rooms that the file made and names no longer are deleted. `replace`: a room whose mode or type is wanted
-    otherwise is deleted and created again.
+    `prune`: delete rooms created from the file that it no longer contains. `replace`: delete and create again a room
+    whose mode or type differs.
     """
     changes = []
     for project, rooms in actual.items():
-        known = by_external_key(rooms)
-        desired = {file.external_key(w.key): w for w in file.rooms if w.project == project}
+        existing = by_external_key(rooms)
+        desired = {file.external_key(room.key): room for room in file.rooms if room.project == project}
         changes += [
-            _change(w, external_key, known.get(external_key, []), now, replace=replace)
-            for external_key, w in desired.items()
+            _change(room, external_key, existing.get(external_key, []), now, replace=replace)
+            for external_key, room in desired.items()
         ]
         changes += [
-            _unnamed(project, external_key, room, prune=prune)
-            for external_key, same in known.items()
+            _dropped(project, external_key, room, prune=prune)
+            for external_key, same in existing.items()
             if external_key not in desired and external_key.startswith(f"{file.name}/")
             for room in same
         ]
     return RoomChanges(tuple(sorted(changes, key=lambda c: (c.project, c.key, c.room_id or ""))))
 
 
-def _unnamed(project: str, external_key: str, room: Document, *, prune: bool) -> Change:
+def _dropped(project: str, external_key: str, room: Document, *, prune: bool) -> Change:
     why = "no longer in the file" if prune else "no longer in the file; --prune deletes it"
     key = external_key.partition("/")[2]
     return Change(
@@ -197,22 +198,22 @@ def _unnamed(project: str, external_key: str, room: Document, *, prune: bool) ->
 def _change(
     desired: DesiredRoom, external_key: str, same: Sequence[Document], now: datetime, *, replace: bool
 ) -> Change:
-    """What one wanted room asks for, given the rooms that carry its key."""
-    leaves = marked_leaves(desired.room, external_key)
+    """The change for one desired room, given the rooms with its external key."""
+    leaves = keyed_leaves(desired.room, external_key)
     begins_at = desired.room.begins_at()
-    made = Change("create", desired.project, desired.key, external_key, desired.room.name, body=nested(leaves))
+    create = Change("create", desired.project, desired.key, external_key, desired.room.name, body=nested(leaves))
     if not same:
         is_over = begins_at is not None and begins_at <= now
-        return _only(made, "unchanged", why=_PASSED) if is_over else made
-    made = dataclasses.replace(made, room_id=same[0]["room_id"])
+        return _without_body(create, "unchanged", why=_PASSED) if is_over else create
+    create = dataclasses.replace(create, room_id=same[0]["room_id"])
     if len(same) > 1:
         ids = ", ".join(room["room_id"] for room in same)
-        return _only(made, "blocked", why=f"rooms {ids} carry this key; `postroom rooms delete` all but one")
-    return _kept(made, leaves, same[0], begins_at, now, replace=replace)
+        return _without_body(create, "blocked", why=f"rooms {ids} have this key; `postroom rooms delete` all but one")
+    return _existing(create, leaves, same[0], begins_at, now, replace=replace)
 
 
-def _kept(
-    made: Change,
+def _existing(
+    create: Change,
     leaves: Mapping[Path, Any],
     actual: Document,
     begins_at: datetime | None,
@@ -220,33 +221,34 @@ def _kept(
     *,
     replace: bool,
 ) -> Change:
-    """What a room asks for that is there: `made` is how it would be made."""
+    """The change for a room that exists; `create` is the change that would create it."""
     if begins_at is not None and begins_at <= now and _actual_begin(actual) == begins_at:
-        return _only(made, "unchanged", why=_PASSED)
-    found = _compare(leaves, actual)
-    if found.fixed:
-        return _fixed(made, found, may_replace=replace and (begins_at is None or begins_at > now))
-    if not found.changed:
-        return _only(made, "unchanged")
+        return _without_body(create, "unchanged", why=_PASSED)
+    compared = _compare(leaves, actual)
+    if compared.fixed:
+        return _fixed(create, compared, may_replace=replace and (begins_at is None or begins_at > now))
+    if not compared.changed:
+        return _without_body(create, "unchanged")
     if begins_at is not None and (why := _too_late(begins_at, _actual_begin(actual), now)):
-        return _only(made, "blocked", differences=found.changed, why=why)
-    return dataclasses.replace(made, action="update", differences=found.changed, body=found.body)
+        return _without_body(create, "blocked", differences=compared.changed, why=why)
+    return dataclasses.replace(create, action="update", differences=compared.changed, body=compared.body)
 
 
-def _fixed(made: Change, found: _Compared, *, may_replace: bool) -> Change:
-    """A room whose mode or type is wanted otherwise."""
-    why = f"{', '.join(d.field for d in found.fixed)} cannot be changed"
-    differences = (*found.fixed, *found.changed)
+def _fixed(create: Change, compared: _Compared, *, may_replace: bool) -> Change:
+    """The change for a room whose mode or type differs."""
+    why = f"{', '.join(d.field for d in compared.fixed)} cannot be changed"
+    differences = (*compared.fixed, *compared.changed)
     if may_replace:
-        return dataclasses.replace(made, action="replace", differences=differences, why=why)
-    return _only(made, "blocked", differences=differences, why=f"{why}; --replace deletes and recreates it")
+        return dataclasses.replace(create, action="replace", differences=differences, why=why)
+    why += "; --replace deletes the room and creates it again"
+    return _without_body(create, "blocked", differences=differences, why=why)
 
 
-def _too_late(begins_at: datetime, actual_at: datetime | None, now: datetime) -> str:
+def _too_late(begins_at: datetime, actual_begins_at: datetime | None, now: datetime) -> str:
     if begins_at <= now:
         return "the scheduled_time in the file has passed; choose a later one (10006)"
-    if actual_at is not None and now > actual_at - EDIT_CUTOFF:
-        return "a scheduled room is not changed later than 15 minutes before its start (10006); give it a new key"
+    if actual_begins_at is not None and now > actual_begins_at - EDIT_CUTOFF:
+        return "a scheduled room cannot be changed later than 15 minutes before its start (10006); give it a new key"
     return ""
 
 
@@ -255,14 +257,14 @@ def _actual_begin(room: Document) -> datetime | None:
     return begins_at
 
 
-def _only(made: Change, action: Action, **more: Any) -> Change:
-    """A change that sends nothing."""
-    return dataclasses.replace(made, action=action, body={}, **more)
+def _without_body(change: Change, action: Action, **more: Any) -> Change:
+    """The same change with another action and no request."""
+    return dataclasses.replace(change, action=action, body={}, **more)
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """Differences in what cannot be changed, differences in the rest, and the body that mends the rest."""
+    """Differences in fixed fields, differences in other fields, and the body that updates the other fields."""
 
     fixed: tuple[Difference, ...]
     changed: tuple[Difference, ...]
@@ -270,36 +272,36 @@ class _Compared:
 
 
 def _compare(leaves: Mapping[Path, Any], actual: Document) -> _Compared:
-    """Field by field; a field that EnableX does not return counts as last sent, until the file changes it."""
+    """Compare field by field. A missing actual value counts as last sent, until the room changes in the file."""
     is_new = not _is_same(leaves, actual, ("data", DIGEST))
     fixed, changed, body = [], [], {}
     for path, value in {**_defaults(leaves, actual), **leaves}.items():
-        known = _BY_PATH.get(path)
-        if known is None:
-            is_returned, differs = True, not _is_same(leaves, actual, path)
+        field = _BY_PATH.get(path)
+        if field is None:
+            is_present, differs = True, not _is_same(leaves, actual, path)
         else:
-            is_returned = known.is_in(actual)
-            differs = is_returned and known.value_in(actual) != known.read(value)
-        if differs and known is not None and known.is_fixed:
+            is_present = field.is_present(actual)
+            differs = is_present and field.value_in(actual) != field.read(value)
+        if differs and field is not None and field.is_fixed:
             fixed.append(_difference(path, actual, value))
         elif differs:
             changed.append(_difference(path, actual, value))
             body[path] = value
-        elif is_new and not is_returned and not (known and known.is_fixed):
+        elif is_new and not is_present and not (field and field.is_fixed):
             body[path] = value
     return _Compared(tuple(fixed), tuple(changed), nested(body))
 
 
 def _defaults(leaves: Mapping[Path, Any], actual: Document) -> dict[Path, Any]:
-    """Defaults of the fields that the file named when the room was last written, and does not name any more."""
+    """Defaults of the fields that the file named when the room was last written, and no longer names."""
     before = str(get_path(actual, ("data", NAMED)) or "").split(",")
     dropped = [FIELDS[name] for name in before if name in FIELDS and FIELDS[name].path not in leaves]
     return {field.path: field.default for field in dropped if field.default is not None}
 
 
 def _is_same(desired: Mapping[Path, Any], actual: Document, path: Path) -> bool:
-    found = get_path(actual, path)
-    return same_json(desired[path], found) or (desired[path] == "" and found is None)
+    value = get_path(actual, path)
+    return same_json(desired[path], value) or (desired[path] == "" and value is None)
 
 
 def _difference(path: Path, actual: Document, desired: Any) -> Difference:
@@ -309,11 +311,11 @@ def _difference(path: Path, actual: Document, desired: Any) -> Difference:
     return Difference(name, get_path(actual, path), desired)
 
 
-# --- telling a room ---
+# --- output of a room ---
 
 
 def masked(document: Any) -> Any:
-    """The same document with dial-in secrets, keys and stream addresses hidden."""
+    """The same document with dial-in secrets, keys and stream URLs masked."""
     return _masked(document, ())
 
 

@@ -1,4 +1,4 @@
-"""Desired rooms: one room with typed, checked fields, and a rooms file of many (pure).
+"""Desired rooms: one room with typed, checked fields, and the rooms file (pure).
 
 Source: enablex-api.md section 9; docs/guide/rooms.md shows the use.
 """
@@ -18,13 +18,13 @@ from pipeline.tables.normalize import values
 Recording = Literal["required", "forbidden", "free"]
 
 EDIT_CUTOFF = timedelta(minutes=15)
-"""A scheduled room cannot be changed later than this before its start (documented)."""
+"""A scheduled room cannot be changed less than this before its start (documented)."""
 
 ONCE = "once"
-"""In place of a file's name in the key of a room that no file names; it has a key to be found after a lost reply."""
+"""Replaces the file name in the external key of a room without a file; the key is for look-ups after a lost reply."""
 
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
-"""Names and keys of ours: what passes everywhere (section 12)."""
+"""Names of files and keys: characters that are safe everywhere (section 12)."""
 
 
 # --- one room ---
@@ -32,13 +32,13 @@ _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """A desired room; None leaves a field to EnableX. Names are the API's, settings without "settings.".
+    """One desired room. None leaves a field to EnableX. Names are those of the API, settings without "settings.".
 
     `duration`: minutes. `scheduled_time`: a time with any zone (a `datetime`, or text such as
     "2026-12-01 14:00 Europe/Berlin"); kept as UTC. Permanent: neither `scheduled` nor `adhoc`.
 
     Raises:
-        ConfigError: a field, what is wrong with it, and the code with which EnableX would refuse it.
+        ConfigError: the field, the problem, and the error code of EnableX.
     """
 
     name: str
@@ -77,51 +77,51 @@ class Room:
     data: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        wrong = problems(self.named())
-        if wrong:
-            raise ConfigError(_first(f"{name}: {why}" for name, why in wrong))
+        invalid = problems(self.named())
+        if invalid:
+            raise ConfigError(_first(f"{name}: {why}" for name, why in invalid))
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None and field.name in FIELDS:
                 object.__setattr__(self, field.name, FIELDS[field.name].kind.check(value))
 
     def named(self) -> dict[str, Any]:
-        """Every field that is set, by its dotted name."""
+        """Every field with a value, by its dotted name."""
         return dict(flat({field.name: getattr(self, field.name) for field in fields(self)}))
 
     def begins_at(self) -> datetime | None:
-        """When a scheduled room starts, UTC."""
+        """Start of a scheduled room, UTC."""
         return moment(self.scheduled_time) if self.scheduled else None
 
     def leaves(self) -> dict[Path, Any]:
-        """Every value as it is sent, by its place in the API's object."""
+        """Every value as it is sent, by its path in the API's object."""
         named = self.named()
         data = named.pop("data", {})
         sent = {FIELDS[name].path: FIELDS[name].kind.serialize(FIELDS[name].kind.check(v)) for name, v in named.items()}
         return {**sent, **dict(leaves(data, ("data",)))}
 
     def body(self) -> Document:
-        """What POST /rooms takes."""
+        """Body of POST /rooms."""
         return nested(self.leaves())
 
 
 def change_body(room: Document, changes: Mapping[str, Any], now: datetime) -> Document:
-    """What PATCH takes to change some fields of a room that EnableX returned.
+    """Body of PATCH that changes fields of an actual room.
 
     Raises:
-        ConfigError: a field that cannot be changed, or a value that EnableX would refuse.
+        ConfigError: a field that cannot be changed, or an invalid value.
     """
     for name in changes:
         if name in FIELDS and FIELDS[name].is_fixed:
-            raise ConfigError(f"{name}: cannot be changed; delete and recreate the room (10106)")
-    actual = _as_specified(room)
-    before = problems(actual)  # what is odd already is not this change's fault
-    wrong = [problem for problem in problems({**actual, **changes}) if problem not in before]
-    if wrong:
-        raise ConfigError(_first(f"{name}: {why}" for name, why in wrong))
+            raise ConfigError(f"{name}: cannot be changed; delete the room and create it again (10106)")
+    actual = _values_of(room)
+    before = problems(actual)  # existing problems do not block the change
+    invalid = [problem for problem in problems({**actual, **changes}) if problem not in before]
+    if invalid:
+        raise ConfigError(_first(f"{name}: {why}" for name, why in invalid))
     begins_at = actual.get("scheduled_time") if actual.get("scheduled") else None
     if begins_at is not None and now > begins_at - EDIT_CUTOFF:
-        raise ConfigError(f"a scheduled room is not changed later than 15 minutes before {begins_at} (10006)")
+        raise ConfigError(f"a scheduled room cannot be changed later than 15 minutes before {begins_at} (10006)")
     data = changes.get("data", {})
     sent = {
         FIELDS[name].path: FIELDS[name].kind.serialize(FIELDS[name].kind.check(value))
@@ -138,12 +138,14 @@ def check_future(begins_at: datetime | None, now: datetime) -> None:
         raise ConfigError(f"scheduled_time: {begins_at:%Y-%m-%d %H:%M:%S} UTC has passed; choose a later one (10006)")
 
 
-def _as_specified(room: Document) -> dict[str, Any]:
-    """An actual room in the terms of a rooms file; required fields that are absent get placeholders."""
-    read = {name: field.value_in(room) for name, field in FIELDS.items() if not field.is_secret}
-    said = {name: value for name, value in read.items() if value is not None}
-    whole = {name: int(value) if FIELDS[name].kind.parse is values.decimal else value for name, value in said.items()}
-    return {"name": "?", "owner_ref": "?", "participants": 1, **whole}
+def _values_of(room: Document) -> dict[str, Any]:
+    """The values of an actual room by field name, except secrets; missing required fields get placeholders."""
+    parsed = {name: field.value_in(room) for name, field in FIELDS.items() if not field.is_secret}
+    present = {name: value for name, value in parsed.items() if value is not None}
+    integral = {
+        name: int(value) if FIELDS[name].kind.parse is values.decimal else value for name, value in present.items()
+    }
+    return {"name": "?", "owner_ref": "?", "participants": 1, **integral}
 
 
 # --- a rooms file ---
@@ -161,9 +163,9 @@ class DesiredRoom:
 
 @dataclass(frozen=True)
 class RoomsFile:
-    """A rooms file. `name` is part of every key: rooms of other files are never touched.
+    """Content of a rooms file. `name` is part of every external key: rooms of other files are never changed.
 
-    `recording` is a policy for every room of `project` (None: of all), which `audit_rooms` compares with what is so.
+    `recording` is a policy for every room of `project` (None: all projects), which `audit_rooms` checks.
     """
 
     name: str
@@ -172,33 +174,33 @@ class RoomsFile:
     project: str | None = None
 
     def external_key(self, key: str) -> str:
-        """What stands as `postroom_key` in a room's `data`."""
+        """The value of `postroom_key` in the `data` of a room."""
         return f"{self.name}/{key}"
 
     def policy(self, project: str) -> Recording:
-        """The file's recording policy for rooms of this project that it does not name."""
+        """The recording policy for rooms of this project that the file does not contain."""
         return self.recording if self.project in (None, project) else "free"
 
 
 _TOP = ("file", "project", "recording", "rooms")
-_BESIDE = ("project", "recording")
+_NOT_FIELDS = ("project", "recording")
 _RECORDINGS = ("required", "forbidden", "free")
 
 
 def read_rooms_file(content: Mapping[str, Any], *, projects: Sequence[str], source: str) -> RoomsFile:
     """Read the parsed TOML of a rooms file.
 
-    `projects`: those that are configured; with only one, the file need not name it. `source`: for messages.
+    `projects`: the configured ones; with only one, the file need not name it. `source`: for messages.
 
     Raises:
-        ConfigError: the first problem, with room, field, `source` and what would be valid, and how many more there are.
+        ConfigError: the first problem, with room, field, `source` and valid values, and the number of other problems.
     """
-    wrong = list(_file_problems(content, projects))
-    if not wrong:
+    invalid = list(_file_problems(content, projects))
+    if not invalid:
         rooms = content.get("rooms", {})
-        wrong = [problem for key, room in rooms.items() for problem in _room_problems(key, room, content, projects)]
-    if wrong:
-        raise ConfigError(_first(f"{place} ({source}): {why}" for place, why in wrong))
+        invalid = [problem for key, room in rooms.items() for problem in _room_problems(key, room, content, projects)]
+    if invalid:
+        raise ConfigError(_first(f"{path} ({source}): {why}" for path, why in invalid))
     policy = content.get("recording", "free")
     return RoomsFile(
         content["file"],
@@ -206,7 +208,7 @@ def read_rooms_file(content: Mapping[str, Any], *, projects: Sequence[str], sour
             DesiredRoom(
                 room.get("project") or content.get("project") or projects[0],
                 key,
-                Room(**{name: value for name, value in room.items() if name not in _BESIDE}),
+                Room(**{name: value for name, value in room.items() if name not in _NOT_FIELDS}),
                 room.get("recording", policy),
             )
             for key, room in content.get("rooms", {}).items()
@@ -221,43 +223,43 @@ def _file_problems(content: Mapping[str, Any], projects: Sequence[str]) -> Itera
         if key not in _TOP:
             yield key, unknown_among(key, _TOP)
     if not _is_word(content.get("file")) or content["file"] == ONCE:
-        yield "file", 'must be this file\'s own name, such as "clinic": letters, digits, ".", "_", "-"; never change it'
-    yield from _beside_problems("", content, projects)
+        yield "file", 'must be a unique name such as "clinic": letters, digits, ".", "_" and "-"; never change it'
+    yield from _common_problems("", content, projects)
     rooms = content.get("rooms", {})
     if not isinstance(rooms, Mapping):
         yield "rooms", "must be tables: [rooms.KEY]"
         return
     for key, room in rooms.items():
         if not _is_word(key):
-            yield f"rooms.{key}", 'a key is letters, digits, ".", "_" and "-", 64 at most'
+            yield f"rooms.{key}", 'a key has at most 64 letters, digits, ".", "_" and "-"'
         if not isinstance(room, Mapping):
             yield f"rooms.{key}", f"must be a table: [rooms.{key}]"
 
 
-def _beside_problems(place: str, table: Mapping[str, Any], projects: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What is wrong with what stands beside the fields of a room, or above all rooms."""
+def _common_problems(prefix: str, table: Mapping[str, Any], projects: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Problems of `project` and `recording`, in a room or at the top of the file."""
     if "project" in table and table["project"] not in projects:
-        yield f"{place}project", f"{table['project']}: not configured; there are {', '.join(projects)}"
+        yield f"{prefix}project", f"{table['project']}: not configured; configured projects: {', '.join(projects)}"
     if "recording" in table and table["recording"] not in _RECORDINGS:
-        yield f"{place}recording", f"must be {', '.join(_RECORDINGS[:-1])} or {_RECORDINGS[-1]}"
+        yield f"{prefix}recording", f"must be {', '.join(_RECORDINGS[:-1])} or {_RECORDINGS[-1]}"
 
 
 def _room_problems(
     key: str, room: Mapping[str, Any], content: Mapping[str, Any], projects: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
-    place = f"rooms.{key}."
-    yield from _beside_problems(place, room, projects)
+    prefix = f"rooms.{key}."
+    yield from _common_problems(prefix, room, projects)
     if "project" not in room and "project" not in content and len(projects) != 1:
-        yield f"{place}project", f"missing; there are {', '.join(projects)}"
-    named = dict(flat({name: value for name, value in room.items() if name not in _BESIDE}))
+        yield f"{prefix}project", f"missing; configured projects: {', '.join(projects)}"
+    named = dict(flat({name: value for name, value in room.items() if name not in _NOT_FIELDS}))
     for name, why in problems(named):
-        yield f"{place}{name}", why
+        yield f"{prefix}{name}", why
 
 
 def _is_word(text: Any) -> bool:
     return isinstance(text, str) and _WORD.fullmatch(text) is not None
 
 
-def _first(wrong: Iterable[str]) -> str:
-    first, *more = wrong
+def _first(messages: Iterable[str]) -> str:
+    first, *more = messages
     return f"{first} (and {len(more)} more)" if more else first

@@ -1,4 +1,4 @@
-"""Billing exports: what is in them is true, what changed is told to the last connection, and none is half there."""
+"""Billing exports: they are correct, corrections name every connection, and none is incomplete."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ Key = tuple[Any, ...]
 
 @dataclass
 class Nights:
-    """Two nights' stores of one company: when the month was under way, and when it had settled."""
+    """The stores of one world on two nights: within the month, and after it had settled."""
 
     simulator: Simulator
     folder: Path
     config: str
 
     def site(self, now: datetime, *, prices: str = "", **billing: str) -> Site:
-        """A site of its own, with the stores of that night."""
+        """A new site with the stores of that night."""
         site = Site(self.simulator, self.folder / f"site-{len(list(self.folder.iterdir()))}")
         site.folder.mkdir()
         lines = "".join(f'{name} = "{value}"\n' for name, value in billing.items())
@@ -64,14 +64,14 @@ class Nights:
         return site
 
     def move_on(self, site: Site, now: datetime) -> None:
-        """The stores of that night in place of those before; reports stay."""
+        """Replace the stores by those of that night; reports stay."""
         for root in ("lake", "vault"):
             shutil.copytree(self.folder / now.date().isoformat() / root, site.folder / root, dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
-    """What was collected and built at `MID`, and again at `SETTLED`."""
+    """Collected and built at `MID`, and again at `SETTLED`."""
     folder = tmp_path_factory.mktemp("billing")
     world = World(projects=("acme", "globex"), sessions_per_day=20, begin=BEGIN, file_bytes=2_000)
     with Simulator(world, now=MID) as simulator:
@@ -90,8 +90,8 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
 
 def export(site: Site, now: datetime, month: str = MONTH, *, project: str | None = None) -> RunResult:
     with site.app(now) as app:
-        wanted = billing_month(month, app.settings.billing.time_zone)
-        return export_billing(app, wanted, project=project, provisional=True)
+        billed = billing_month(month, app.settings.billing.time_zone)
+        return export_billing(app, billed, project=project, provisional=True)
 
 
 def folder(site: Site, revision: int, month: str = MONTH) -> Path:
@@ -121,14 +121,14 @@ def sums(row: dict[str, Any], names: list[str]) -> dict[str, Decimal]:
 
 def assert_true(site: Site, now: datetime, revision: int, month: str = MONTH, **how: str) -> None:
     truth = true_lines(site.world, now, month, **how)
-    found = usage(site, revision, month)
-    told = {key: sums(row, COUNTED) for key, row in found.items() if row["connections"] or row["transcoding_min"]}
-    assert told == {key: {name: value for name, value in line.items() if value} for key, line in truth.items()}
-    assert len(told) > 20
+    lines = usage(site, revision, month)
+    counted = {key: sums(row, COUNTED) for key, row in lines.items() if row["connections"] or row["transcoding_min"]}
+    assert counted == {key: {name: value for name, value in line.items() if value} for key, line in truth.items()}
+    assert len(counted) > 20
 
 
 def assert_adds_up(site: Site, revision: int) -> list[dict[str, str]]:
-    """The revision before and the corrections are this revision, in every line; gives the corrections."""
+    """The previous revision plus corrections equals this revision in every line; returns the corrections."""
     changes: dict[Key, Counter[str]] = defaultdict(Counter)
     corrections = read_csv(folder(site, revision) / "corrections.csv")
     before, after = usage(site, revision - 1), usage(site, revision)
@@ -145,7 +145,7 @@ def assert_adds_up(site: Site, revision: int) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("rounding", ["ceil_per_connection", "exact", "vendor"])
 def test_revision_and_corrections_are_the_next_revision(nights: Nights, rounding: str) -> None:
-    """Revision 1 + corrections = revision 2, per line and in total; both are true; late and corrected are named."""
+    """Revision 1 + corrections = revision 2, per line and in total; both are correct; late and corrected are listed."""
     site = nights.site(MID, rounding=rounding)
     first = export(site, MID)
     assert first.ok
@@ -178,8 +178,8 @@ def test_revision_and_corrections_are_the_next_revision(nights: Nights, rounding
     assert {row["is_provisional"] for row in corrections} == {"false"}
 
 
-def test_the_sums_are_the_same_at_every_hop(nights: Nights) -> None:
-    """Controls, lines, summary and CSV tell the same seconds and minutes; who came back counts twice."""
+def test_the_sums_are_the_same_at_every_stage(nights: Nights) -> None:
+    """Controls, lines, summary and CSV have the same seconds and minutes; a user who reconnects counts twice."""
     site = nights.site(SETTLED)
     assert export(site, SETTLED, "2026-11").ok
     controls = json.loads((folder(site, 1, "2026-11") / "controls.json").read_bytes())
@@ -189,13 +189,13 @@ def test_the_sums_are_the_same_at_every_hop(nights: Nights) -> None:
     assert {as_key(row): sums(row, list(MEASURES)) for row in text} == {
         key: sums(row, list(MEASURES)) for key, row in lines.items()
     }
-    for project, hops in controls["hops"].items():
-        assert hops["rejects"] == {"rows": 0}
-        assert hops["cdr"]["rows"] == hops["items"]["connections"] + hops["other_months"]["rows"]
+    for project, stages in controls["hops"].items():
+        assert stages["rejects"] == {"rows": 0}
+        assert stages["cdr"]["rows"] == stages["items"]["connections"] + stages["other_months"]["rows"]
         for name in MEASURES:
             total = sum(Decimal(row[name]) for row in summary if row["project"] == project)
             assert total == sum(Decimal(row[name]) for row in text if row["project"] == project)
-            assert Decimal(hops["items"][name]) == Decimal(hops["lines"][name]) == total, name
+            assert Decimal(stages["items"][name]) == Decimal(stages["lines"][name]) == total, name
     rejoined = [
         session
         for session in site.world.sessions_between("acme", date(2026, 11, 1), date(2026, 11, 5))
@@ -208,7 +208,7 @@ def test_the_sums_are_the_same_at_every_hop(nights: Nights) -> None:
 
 
 def test_the_same_again_is_no_new_revision(nights: Nights) -> None:
-    """Same inputs, no new revision, not one byte written; another lake from the same vault has the same bytes."""
+    """Same inputs make no new revision and write nothing; another lake from the same vault has the same bytes."""
     site = nights.site(SETTLED)
     assert export(site, SETTLED).details.is_new
     before = site.objects("lake/reports")
@@ -223,14 +223,14 @@ def test_the_same_again_is_no_new_revision(nights: Nights) -> None:
     assert site.objects("lake/reports") == before
 
 
-def test_a_month_that_may_change_is_exported_only_when_that_is_wanted(nights: Nights) -> None:
-    """Without --provisional it is refused, with the days and the cure; with it every file says so, the final not."""
+def test_an_unsettled_month_needs_provisional(nights: Nights) -> None:
+    """Without --provisional it is refused, with days and next step; with it every file is marked, the final one not."""
     site = nights.site(MID)
     refused = site.outcome("billing", "export", "--month", MONTH, now=MID)
     assert not refused["ok"]
     assert {failure["item"] for failure in refused["failed"]} == {"acme 2026-10", "globex 2026-10"}
-    for said in ("never collected", "`postroom nightly`", "may still change", "--provisional"):
-        assert said in refused["failed"][0]["error"]
+    for text in ("never collected", "`postroom nightly`", "may still change", "--provisional"):
+        assert text in refused["failed"][0]["error"]
     assert site.objects("lake/reports") == {}
     shown = site.postroom("billing", "export", "--month", MONTH, "--provisional", now=MID)
     assert shown.returncode == 0, shown.stderr
@@ -245,7 +245,7 @@ def test_a_month_that_may_change_is_exported_only_when_that_is_wanted(nights: Ni
 
 
 def test_what_was_collected_must_be_built(nights: Nights) -> None:
-    """A reply that no table knows of yet stands in the way of a final export."""
+    """A raw response that is not built yet prevents a final export."""
     site = nights.site(SETTLED)
     shutil.rmtree(site.folder / "lake")
     with site.app(SETTLED) as app:
@@ -254,14 +254,17 @@ def test_what_was_collected_must_be_built(nights: Nights) -> None:
 
 
 def test_a_killed_export_leaves_nothing_that_counts(nights: Nights) -> None:
-    """Controls name every file with its SHA-256; files without them are no revision: the same export goes on under its
-    number, another under the next."""
+    """Controls list every file with its SHA-256. Files without controls are no revision: the same export completes them
+    under the same number, another export uses the next number.
+    """
     site = nights.site(MID)
     export(site, MID)
     controls = json.loads((folder(site, 1) / "controls.json").read_bytes())
     written = {name: (folder(site, 1) / name).read_bytes() for name in FILES - {"controls.json"}}
-    told = {name: {"size_bytes": len(one), "sha256": hashlib.sha256(one).hexdigest()} for name, one in written.items()}
-    assert controls["files"] == told
+    listed = {
+        name: {"size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()} for name, body in written.items()
+    }
+    assert controls["files"] == listed
     (folder(site, 1) / "controls.json").unlink()
     whole = export(site, MID)
     assert (whole.details.revision, whole.details.is_new) == (1, True)
@@ -272,8 +275,8 @@ def test_a_killed_export_leaves_nothing_that_counts(nights: Nights) -> None:
     assert json.loads((folder(site, 2) / "controls.json").read_bytes())["previous_revision"] is None
 
 
-def test_one_project_has_numbers_of_its_own(nights: Nights) -> None:
-    """`--project` makes a series beside that of all projects, with that project's lines only."""
+def test_one_project_has_its_own_series(nights: Nights) -> None:
+    """`--project` makes a separate series with the lines of that project only."""
     site = nights.site(SETTLED)
     export(site, SETTLED)
     one = export(site, SETTLED, project="acme")
@@ -283,15 +286,15 @@ def test_one_project_has_numbers_of_its_own(nights: Nights) -> None:
 
 
 def test_months_of_other_zones_add_up_to_the_same(nights: Nights) -> None:
-    """Over three months every zone has the same sums; each day is the zone's own, also when clocks change."""
+    """Over three months every zone has the same sums; days are local days, also when clocks change."""
     totals: dict[str, Counter[str]] = {}
     for zone in ("UTC", "Asia/Kolkata", "America/New_York"):
         site = nights.site(SETTLED, time_zone=zone)
         totals[zone] = Counter(dict.fromkeys(COUNTED, 0))
         for month in ("2026-09", "2026-10", "2026-11"):
             outcome = export(site, SETTLED, month)
-            for told in outcome.details.projects.values():
-                totals[zone].update({name: Decimal(told[name]) for name in COUNTED})
+            for lines in outcome.details.projects.values():
+                totals[zone].update({name: Decimal(lines[name]) for name in COUNTED})
             if month != "2026-09":
                 assert_true(site, SETTLED, 1, month, zone=zone)
     assert totals["UTC"]["connections"] > 1000
@@ -310,19 +313,20 @@ price = "0.02"
 
 
 def cost(project: str, minutes: Decimal) -> Decimal:
-    """What `PRICED` asks for a month's participant minutes."""
+    """The cost of a month's participant minutes by `PRICED`."""
     if project == "globex":
         return minutes * Decimal("0.02")
     return min(minutes, Decimal(500)) * Decimal("0.01") + max(minutes - 500, Decimal(0)) * Decimal("0.0037")
 
 
 def test_amounts_are_true_and_are_corrected(nights: Nights) -> None:
-    """Lines add up to what the simulator's minutes cost, at any hop; late connections say what they cost; a new price
-    makes a revision whose cause is the price, and one for another month makes none."""
+    """Lines add up to the cost of the simulator's minutes at every stage; late connections have amounts; a new price
+    makes a revision with cause `repriced`, and a price for another month makes none.
+    """
     site = nights.site(MID, prices=PRICED)
     export(site, MID)
     nights.move_on(site, SETTLED)
-    told = site.outcome("billing", "export", "--month", MONTH, now=SETTLED)
+    outcome = site.outcome("billing", "export", "--month", MONTH, now=SETTLED)
     corrections = assert_adds_up(site, 2)
     assert any(row["cause"] == "late" and Decimal(row["participant_amount"]) for row in corrections)
     assert {row["cause"] for row in corrections if row["kind"] == "amount"} == {"apportioned"}
@@ -340,7 +344,7 @@ def test_amounts_are_true_and_are_corrected(nights: Nights) -> None:
         amounts += [(recorded * Decimal("0.0125")).quantize(Decimal("0.01"), ROUND_HALF_UP)]
         assert sum(row["amount"] for key, row in lines.items() if key[0] == project) == sum(amounts)
         assert sum(Decimal(row["amount"]) for row in summary if row["project"] == project) == sum(amounts)
-        assert Decimal(told["projects"][project]["amount"]) == sum(amounts)
+        assert Decimal(outcome["projects"][project]["amount"]) == sum(amounts)
     assert {row["currency"] for row in [*summary, *corrections]} == {"USD"}
     assert {row["storage_amount"] for row in lines.values()} == {None}
 
@@ -359,13 +363,14 @@ def test_amounts_are_true_and_are_corrected(nights: Nights) -> None:
 
 
 CONTRADICTION = "InvoiceId-C-005-C"
-"""The validator tells a failure of each of two rules of which one must hold: InvoiceId is null, InvoiceId is not null.
-The rule above them, that one of them does, holds."""
+"""The validator reports a failure of either of two rules, although only one of them must hold: InvoiceId is null,
+InvoiceId is not null. The rule above them, that one of them holds, passes."""
 
 
 def test_the_validator_of_focus_accepts_the_export(nights: Nights, validate_focus: Validate) -> None:
-    """By the FinOps Foundation's own validator a revision is FOCUS 1.2, without corrections and with; another class is
-    not. Its costs are those of the revision; what was final before is charged, what a new price changes corrected."""
+    """The validator of the FinOps Foundation accepts revisions with and without corrections as FOCUS 1.2, and refuses
+    another class. Costs equal those of the revision; the first final revision is charged, a new price is a correction.
+    """
     without = nights.site(SETTLED).outcome("billing", "export", "--month", MONTH, "--format", "focus", now=SETTLED)
     assert "[billing.prices]" in without["failed"][0]["error"]
     site = nights.site(SETTLED, prices=PRICED)
@@ -386,18 +391,18 @@ def test_the_validator_of_focus_accepts_the_export(nights: Nights, validate_focu
     assert site.objects("lake/reports") == written
 
     for file in (folder(site, 1) / "focus.csv", folder(site, 2) / "focus.parquet"):
-        assert [told.split(" ")[0] for told in validate_focus(file)] == [CONTRADICTION]
+        assert [failure.split(" ")[0] for failure in validate_focus(file)] == [CONTRADICTION]
     wrong = site.folder / "wrong.parquet"
     place = rows.schema.get_field_index("ChargeClass")
     pq.write_table(rows.set_column(place, "ChargeClass", pa.array(["Corrected"] * rows.num_rows)), wrong)
-    assert any(told.startswith("ChargeClass-C-005-C") for told in validate_focus(wrong))
+    assert any(failure.startswith("ChargeClass-C-005-C") for failure in validate_focus(wrong))
 
 
 def invoice_of(site: Site, seen_at: datetime) -> dict[str, tuple[str, int]]:
-    """What the vendor bills for October: owner and minutes of each connection, as its records were at that moment."""
+    """The invoice for October: owner and minutes of each connection, from its records at `seen_at`."""
     month_over = datetime(2026, 11, 1, tzinfo=UTC)
     return {
-        one.cdr_id: (session.room.owner_ref, int(minutes_told(one, seen_at)))
+        one.cdr_id: (session.room.owner_ref, int(vendor_minutes(one, seen_at)))
         for project in site.world.projects
         for session in site.world.sessions_between(project, BEGIN, date(2026, 10, 31))
         for one in session.connections
@@ -405,15 +410,16 @@ def invoice_of(site: Site, seen_at: datetime) -> dict[str, tuple[str, int]]:
     }
 
 
-def minutes_told(one: Connection, now: datetime) -> Decimal:
-    """EnableX's own count; of old records, which have none, the begun minutes."""
+def vendor_minutes(one: Connection, now: datetime) -> Decimal:
+    """The count of EnableX; for old records, which have none, the minutes rounded up."""
     sums = connection_sums(one, now, "ceil_per_connection", is_recorded=False)
     return sums["connect_billed_min"] or sums["participant_min"]
 
 
 def test_an_invoice_is_explained_to_the_last_line(nights: Nights) -> None:
-    """An invoice made when the month was over lacks what came late; what somebody took out, made up or doubled is found
-    by its id, and all that explains the difference adds up to it. The command says so with exit code 3."""
+    """An invoice made right after the month lacks late connections; removed, invented and doubled lines are found by
+    their ID, and the causes add up to the difference. The command returns exit code 3.
+    """
     site = nights.site(SETTLED)
     as_it_was, made = datetime(2026, 11, 2, tzinfo=UTC), site.folder / "invoice.csv"
     whole = invoice_of(site, SETTLED)
@@ -422,16 +428,20 @@ def test_an_invoice_is_explained_to_the_last_line(nights: Nights) -> None:
     dropped, doubled = sorted(lines)[:2]
     del lines[dropped]
     lines |= {doubled: (lines[doubled][0], 2 * lines[doubled][1] + 2), "made-up": ("north", 7)}
-    made.write_text("".join(f"{cdr_id};{told}\n" for cdr_id, (_, told) in [("CDR ID", ("", "Billed")), *lines.items()]))
+    made.write_text(
+        "".join(f"{cdr_id};{minutes}\n" for cdr_id, (_, minutes) in [("CDR ID", ("", "Billed")), *lines.items()])
+    )
 
     command = ["billing", "compare", str(made), "--month", MONTH, "--column", "minutes=billed"]
-    told = site.outcome(*command, now=SETTLED)
-    by_verdict = {row["verdict"]: row for row in told["explained"]}
+    outcome = site.outcome(*command, now=SETTLED)
+    by_verdict = {row["verdict"]: row for row in outcome["explained"]}
     ours = sum((line["participant_min"] for line in true_lines(site.world, SETTLED, MONTH).values()), Decimal(0))
     difference = sum(minutes for _, minutes in lines.values()) - ours
     assert Decimal(by_verdict["total"]["explains"]) == difference
-    assert sum(Decimal(row["explains"]) for row in told["explained"][:-1]) == difference
-    found = {verdict: {row["cdr_id"] for row in told["lines"] if row["verdict"] == verdict} for verdict in by_verdict}
+    assert sum(Decimal(row["explains"]) for row in outcome["explained"][:-1]) == difference
+    found = {
+        verdict: {row["cdr_id"] for row in outcome["lines"] if row["verdict"] == verdict} for verdict in by_verdict
+    }
     assert late
     assert found["late"] >= late
     assert found["missing_there"] == {dropped}
@@ -445,7 +455,7 @@ def test_an_invoice_is_explained_to_the_last_line(nights: Nights) -> None:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_an_invoice_by_owner_that_agrees_is_good(nights: Nights, unit: str) -> None:
-    """Sums by day and owner of any unit that are ours are equal, line by line, and the exit code is 0."""
+    """An invoice with the measured sums by day and owner is equal in every line, for any unit; exit code 0."""
     site = nights.site(SETTLED)
     sums: Counter[tuple[date, str | None]] = Counter()
     for (_, day, owner, _, _), line in true_lines(site.world, SETTLED, MONTH).items():
@@ -462,60 +472,61 @@ def test_an_invoice_by_owner_that_agrees_is_good(nights: Nights, unit: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("header", "arguments", "told"),
+    ("header", "arguments", "message"),
     [
         (None, [], "{path}: cannot be read: No such file or directory"),
-        ("cdr_id,minutes", ["--unit", "hours"], f"--unit hours: there are {', '.join(UNITS)}"),
+        ("cdr_id,minutes", ["--unit", "hours"], f"--unit hours: unknown; valid units: {', '.join(UNITS)}"),
         (
             "cdr_id,minutes",
             ["--unit", "transcoding_min"],
-            "invoice.csv: transcoding is counted by session; it needs a column conf_num and no cdr_id",
+            "invoice.csv: transcoding is compared by session; a column conf_num is needed, and no cdr_id",
         ),
     ],
 )
-def test_an_invoice_that_cannot_be_compared_is_said_in_one_line(
-    nights: Nights, header: str | None, arguments: list[str], told: str
+def test_an_invoice_that_cannot_be_compared_is_one_line(
+    nights: Nights, header: str | None, arguments: list[str], message: str
 ) -> None:
-    """What, where, what to do: exit code 2."""
+    """One line with the problem, and exit code 2."""
     site = nights.site(SETTLED)
     made = site.folder / "invoice.csv"
     made.unlink(missing_ok=True)
     if header:
         made.write_text(f"{header}\n")
     shown = site.run("billing", "compare", str(made), "--month", MONTH, *arguments, now=SETTLED)
-    assert (shown.returncode, shown.stderr) == (2, f"postroom: {told.format(path=made)}\n")
+    assert (shown.returncode, shown.stderr) == (2, f"postroom: {message.format(path=made)}\n")
 
 
 SPOILT = date(2026, 10, 29)
 
 
 def test_a_repaired_reject_is_no_late_connection(nights: Nights) -> None:
-    """A record that was collected and could not be read, and now can be, is a correction whose cause is `repaired`."""
+    """A record that was a reject and is now a row is a correction with cause `repaired`."""
     site = nights.site(SETTLED)
-    pages = [path for path in site.folder.glob("vault/raw/source=cdr/project=acme/*/*") if path.is_file()]
-    whole = {path: path.read_bytes() for path in pages}
-    wanted = spoil_one_record(pages)
+    stored = [path for path in site.folder.glob("vault/raw/source=cdr/project=acme/*/*") if path.is_file()]
+    whole = {path: path.read_bytes() for path in stored}
+    spoilt = spoil_one_record(stored)
     rebuild(site)
     export(site, SETTLED)
-    assert json.loads((folder(site, 1) / "controls.json").read_bytes())["hops"]["acme"]["rejects"]["rows"] > 0
+    controls = json.loads((folder(site, 1) / "controls.json").read_bytes())
+    assert controls["hops"]["acme"]["rejects"]["rows"] > 0
     for path, content in whole.items():
         path.write_bytes(content)
     rebuild(site)
     export(site, SETTLED)
     corrections = assert_adds_up(site, 2)
-    assert {row["item"]: row["cause"] for row in corrections if row["kind"] == "connection"} == {wanted: "repaired"}
+    assert {row["item"]: row["cause"] for row in corrections if row["kind"] == "connection"} == {spoilt: "repaired"}
 
 
 def spoil_one_record(paths: list[Path]) -> str:
-    """A record that no other of its session depends on loses its `conf_num` in every reply; gives its `cdr_id`."""
-    wanted = ""
+    """Remove the `conf_num` of one record of a large session in every response; returns its `cdr_id`."""
+    cdr_id = ""
     for path in sorted(path for path in paths if path.name.endswith(".json.zst")):
         reply = json.loads(zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes()))
         sessions = Counter(record["conf_num"] for record in reply["cdr"])
         for record in reply["cdr"]:
             is_of_many = sessions[record["conf_num"]] > 3 and record["trans_date"].startswith(str(SPOILT))
-            if record.get("cdr_id") and record["cdr_id"] == (wanted or record["cdr_id"]) and (wanted or is_of_many):
-                wanted = record["cdr_id"]
+            if record.get("cdr_id") and record["cdr_id"] == (cdr_id or record["cdr_id"]) and (cdr_id or is_of_many):
+                cdr_id = record["cdr_id"]
                 record["conf_num"] = None
         body = json.dumps(reply).encode()
         receipt_path = path.with_name(path.name.replace(".json.zst", ".receipt.json"))
@@ -523,11 +534,11 @@ def spoil_one_record(paths: list[Path]) -> str:
         receipt |= {"size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
         path.write_bytes(zstandard.compress(body))
         receipt_path.write_text(json.dumps(receipt))
-    return wanted
+    return cdr_id
 
 
 def rebuild(site: Site) -> None:
-    """As after a repair: nothing is known of what the day's tables were built from."""
+    """Build the day again without its build record, as after a repair."""
     (site.folder / f"lake/builds/project=acme/day={SPOILT}.json").unlink()
     with site.app(SETTLED) as app:
         assert build(app, Period(SPOILT, SPOILT), project="acme").ok

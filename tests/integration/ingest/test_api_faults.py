@@ -1,4 +1,4 @@
-"""Collecting from an API in every mood gives the tables that a good mood gives."""
+"""Collecting from a faulty API gives the same tables as from a healthy one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def calm_rows(make_site: Callable[..., Site]) -> list[dict]:
      "rate_limit_bare=1", "retry_after_date=1"],
 )  # fmt: skip
 def test_the_same_rows_come_out(make_site: Callable[..., Site], calm_rows: list[dict], fault: str) -> None:
-    """Every spelling of success, every kind of emptiness, either meaning of the dates, and every fault that heals."""
+    """Every form of success and of an empty result, both meanings of dates, and every transient fault."""
     site = make_site(WORLD, faults=(fault,))
     outcome = site.outcome("collect")
     assert outcome["ok"], outcome["failed"]
@@ -50,14 +50,14 @@ def test_the_same_rows_come_out(make_site: Callable[..., Site], calm_rows: list[
 
 @pytest.mark.parametrize("fault", ["unauthorized_a", "key_rotated", "suspended"])
 def test_refusals_are_not_repeated(make_site: Callable[..., Site], fault: str) -> None:
-    """A refused project is exit code 1 and is asked about a few times at most, not once per day and try."""
+    """A refused project is exit code 1 and takes at most 4 requests, not one per day and attempt."""
     site = make_site(WORLD, faults=(fault,))
     assert site.run("collect", "--from", "2026-11-01").returncode == 1
     assert len(site.simulator.requests) <= 4
 
 
-def test_retry_after_is_waited_for(make_site: Callable[..., Site]) -> None:
-    """After a 429 with Retry-After the whole project pauses: no request starts before the time is over."""
+def test_retry_after_is_respected(make_site: Callable[..., Site]) -> None:
+    """After a 429 with Retry-After, no request of the project starts before that time is over."""
     site = make_site(WORLD, faults=("rate_limit=1",))
     done = site.run("collect")
     assert done.returncode == 0
@@ -66,29 +66,29 @@ def test_retry_after_is_waited_for(make_site: Callable[..., Site]) -> None:
 
 
 def test_rows_without_an_id_are_one_row_each(make_site: Callable[..., Site], calm_rows: list[dict]) -> None:
-    """Without cdr_id the derived key is stable: collected twice, still one row per connection."""
+    """Without cdr_id the derived key is stable: collected twice, there is one row per connection."""
     site = make_site(WORLD, faults=("no_cdr_id",))
     site.outcome("collect")
     site.outcome("collect", now=NOW + timedelta(hours=1))
     site.outcome("build")
-    found = cdr_rows(site)
-    assert len(found) == len(calm_rows)
-    assert all(row["cdr_id_is_derived"] and row["cdr_id"].startswith("derived-") for row in found)
+    rows = cdr_rows(site)
+    assert len(rows) == len(calm_rows)
+    assert all(row["cdr_id_is_derived"] and row["cdr_id"].startswith("derived-") for row in rows)
 
 
 def test_missing_room_details_and_usage_are_nulls(make_site: Callable[..., Site], calm_rows: list[dict]) -> None:
-    """Rows whose room_details are empty and whose usage is null are rows all the same."""
+    """Documents with empty room_details or null usage still become rows."""
     site = make_site(WORLD, faults=("empty_room_details", "null_usage"))
     site.outcome("collect")
     site.outcome("build")
-    found = cdr_rows(site)
-    assert len(found) == len(calm_rows)
-    assert all(row["owner_ref"] is None and row["published_min"] is None for row in found)
+    rows = cdr_rows(site)
+    assert len(rows) == len(calm_rows)
+    assert all(row["owner_ref"] is None and row["published_min"] is None for row in rows)
 
 
-@pytest.mark.parametrize("limit", ["_MAX_SMALL_BYTES", "_MAX_LANDED_BYTES"])
-def test_a_reply_has_an_end(site: Site, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    """A reply that goes on for longer than any can be is broken off and named."""
+@pytest.mark.parametrize("limit", ["_MOST_SMALL_BYTES", "_MOST_LANDED_BYTES"])
+def test_the_size_of_a_reply_is_limited(site: Site, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    """A reply larger than the limit is aborted and reported."""
     monkeypatch.setattr(client, limit, 100)
     with site.app() as app:
         if limit == "_MAX_SMALL_BYTES":

@@ -1,4 +1,4 @@
-"""Months at once: planned, collected at the usual pace, gone on with."""
+"""Backfill of a long period: planned, collected at the usual rate, resumed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pipeline.tables import parquet
 from tests.conftest import NOW, Site
 
 FIRST, LAST = date(2026, 11, 4), date(2026, 11, 12)
-"""Nine days on both sides of where one portion ends and the next begins."""
+"""9 days around the boundary between two portions."""
 DAYS = 9
 WORLD = World(projects=("acme",), sessions_per_day=1, begin=FIRST)
 ARGUMENTS = ("backfill", "--from", str(FIRST), "--to", str(LAST))
 BAD_DAY = date(2026, 11, 6)
 
 
-def test_a_backfill_goes_on_where_it_failed_and_asks_for_nothing_twice(make_site: Callable[..., Site]) -> None:
-    """The plan says what is missing and asks for nothing; a day that fails is named once and tried by the next run
-    alone; then every CDR is there once, and the plan is empty.
+def test_a_backfill_resumes_and_requests_nothing_twice(make_site: Callable[..., Site]) -> None:
+    """The plan lists what is missing and sends no request; a day that fails is reported once and is the only request
+    of the next run; then every CDR is stored once, and the plan is empty.
     """
     site = make_site(WORLD, faults=(f"error_on_200@/cdr/period/{BAD_DAY}",))
     plan = site.outcome(*ARGUMENTS, "--dry-run")
@@ -36,17 +36,17 @@ def test_a_backfill_goes_on_where_it_failed_and_asks_for_nothing_twice(make_site
     assert row["bytes"] > 0
 
     site.simulator.faults.clear()
-    asked = len(site.simulator.requests)
+    sent = len(site.simulator.requests)
     assert site.run(*ARGUMENTS).returncode == 0
-    assert len(site.simulator.requests) == asked + 1
+    assert len(site.simulator.requests) == sent + 1
     assert "nothing is missing" in site.run(*ARGUMENTS, "--dry-run").stdout
     rows = parquet.read_arrow("cdr", Period(FIRST, LAST), lake=LocalStore(site.folder / "lake"))
     truth = site.world.cdr_documents("acme", NOW, FIRST, LAST)
     assert sorted(rows["cdr_id"].to_pylist()) == sorted(document["cdr_id"] for document in truth)
 
 
-def test_a_backfill_that_is_refused_stops_at_once(make_site: Callable[..., Site]) -> None:
-    """Refused credentials are tried once, not once for every eight weeks; every day is named as not collected."""
+def test_refused_credentials_stop_a_backfill(make_site: Callable[..., Site]) -> None:
+    """Refused credentials are tried once, not once per portion; every day is reported as not collected."""
     site = make_site(WORLD, faults=("unauthorized_a",))
     outcome = site.outcome(*ARGUMENTS)
     assert len(outcome["failed"]) == 2 * DAYS

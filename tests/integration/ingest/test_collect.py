@@ -1,4 +1,4 @@
-"""Collecting what is too large, cut, repeated, or answered only in parts."""
+"""Collecting replies that are too large, truncated, repeated, or received only in parts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORLD = World(projects=("acme",), sessions_per_day=4, begin=(NOW - timedelta(day
 YESTERDAY = (NOW - timedelta(days=1)).date()
 ONE_DAY = Period(YESTERDAY, YESTERDAY)
 TOO_SLOW = "slow@/cdr/period/=0.6"
-"""Only the question for a whole day; `timeout_s` below is less."""
+"""Slows only the request for a whole day; `timeout_s` below is shorter."""
 
 
 def impatient(site: Site) -> Site:
@@ -43,18 +43,18 @@ def without_moments(rows: list[dict]) -> list[dict]:
     return [{name: value for name, value in row.items() if name not in {"first_seen_at", "changed_at"}} for row in rows]
 
 
-def last_asked(site: Site) -> set[date]:
+def collected_days(site: Site) -> set[date]:
     return set(raw.last_collected(LocalStore(site.folder / "vault"), "cdr", "acme"))
 
 
 def collect(site: Site, *, hours: int = 0) -> RunResult:
-    """Collect the CDRs of yesterday, some hours later by our own clock."""
+    """Collect the CDRs of yesterday, `hours` later by the clock of the app."""
     with site.app(NOW + timedelta(hours=hours)) as app:
         return run_collect(app, ONE_DAY, sources=("cdr",))
 
 
 def build(site: Site) -> list[dict]:
-    """Build; the rows of `cdr` then."""
+    """Build and return the rows of `cdr`."""
     with site.app() as app:
         assert run_build(app).ok
     return cdr_rows(site)
@@ -65,27 +65,27 @@ def listed_rooms(site: Site) -> set[str]:
 
 
 def split_rooms(site: Site) -> set[str]:
-    """Rooms that were asked for one by one."""
-    return {path.split("/room-period/")[1].split("/")[0] for path in asked(site) if "/room-period/" in path}
+    """Rooms that were requested individually."""
+    return {path.split("/room-period/")[1].split("/")[0] for path in requested_paths(site) if "/room-period/" in path}
 
 
-def asked(site: Site) -> list[str]:
-    return [seen.path for seen in site.simulator.requests]
+def requested_paths(site: Site) -> list[str]:
+    return [request.path for request in site.simulator.requests]
 
 
 @pytest.fixture
 def calm_rows(make_site: Callable[..., Site]) -> list[dict]:
-    """The rows of one day as a whole answer has them; that answer names the day after too."""
+    """The rows of one day from one response; that response contains the following day too."""
     site = make_site(WORLD)
     assert collect(site).ok
     return build(site)
 
 
 @pytest.mark.parametrize("faults", [(), ("room_period_other_spelling",)], ids=["documented", "other spelling"])
-def test_a_day_that_times_out_is_asked_room_by_room(
+def test_a_day_that_times_out_is_split_by_room(
     make_site: Callable[..., Site], calm_rows: list[dict], faults: tuple[str, ...]
 ) -> None:
-    """A day without an answer in time is asked room by room, in either spelling: the rows of all rooms listed."""
+    """A day that times out is collected room by room, with either path: the rows of all listed rooms are built."""
     site = impatient(make_site(WORLD, faults=(TOO_SLOW, *faults)))
     outcome = collect(site)
     assert outcome.counts["days_split"] == 1
@@ -97,17 +97,17 @@ def test_a_day_that_times_out_is_asked_room_by_room(
     assert without_moments(build(site)) == without_moments(expected)
 
 
-def test_a_split_day_is_not_answered(make_site: Callable[..., Site], calm_rows: list[dict]) -> None:
-    """A day asked room by room may lack rows of rooms that are gone: it is named, and does not count as answered."""
+def test_a_split_day_does_not_count_as_collected(make_site: Callable[..., Site], calm_rows: list[dict]) -> None:
+    """A split day may lack rows of deleted rooms: it is reported as failed and does not count as collected."""
     site = impatient(make_site(WORLD, faults=(TOO_SLOW,)))
     (failure,) = collect(site).failed
     assert "split by room" in failure.error
     assert len(build(site)) < len(calm_rows)
-    assert last_asked(site) == set()
+    assert collected_days(site) == set()
 
 
-def test_rooms_of_our_own_tables_are_asked_too(make_site: Callable[..., Site], calm_rows: list[dict]) -> None:
-    """A room that is not listed but stands in our tables is asked for: collected before, a split day is whole."""
+def test_rooms_of_the_tables_are_requested_too(make_site: Callable[..., Site], calm_rows: list[dict]) -> None:
+    """A room that is not listed but is in the tables is requested: a split day collected before is complete."""
     site = impatient(make_site(WORLD))
     collect(site)
     build(site)
@@ -117,31 +117,31 @@ def test_rooms_of_our_own_tables_are_asked_too(make_site: Callable[..., Site], c
     assert without_moments(build(site)) == without_moments(calm_rows)
 
 
-def test_the_next_collection_asks_for_the_whole_day_first(
-    make_site: Callable[..., Site], calm_rows: list[dict]
-) -> None:
-    """When EnableX is fast again, the day is asked for as a whole, and rooms that were missed are there."""
+def test_the_next_run_requests_the_whole_day_first(make_site: Callable[..., Site], calm_rows: list[dict]) -> None:
+    """When EnableX is fast again, the whole day is requested, and rooms that were missed are collected."""
     site = impatient(make_site(WORLD, faults=(TOO_SLOW,)))
     collect(site)
     site.simulator.faults.clear()
-    assert last_asked(site) == set()
+    assert collected_days(site) == set()
     assert "days_split" not in collect(site, hours=1).counts
-    assert last_asked(site) == {YESTERDAY}
+    assert collected_days(site) == {YESTERDAY}
     assert without_moments(build(site)) == without_moments(calm_rows)
 
 
-def test_one_room_without_answer_leaves_the_day_unanswered(make_site: Callable[..., Site]) -> None:
-    """When one room fails, the day is named as failed and counts as not answered; what other rooms said is kept."""
+def test_one_failed_room_leaves_the_day_uncollected(make_site: Callable[..., Site]) -> None:
+    """When one room fails, the day fails and does not count as collected; responses of other rooms are kept."""
     site = impatient(make_site(WORLD, faults=(TOO_SLOW,)))
     site.simulator.faults.on(f"api_500@/cdr/room-period/{min(listed_rooms(site))}/")
     outcome = collect(site)
     assert [failure.item for failure in outcome.failed] == [f"acme/cdr/{YESTERDAY}"]
-    assert last_asked(site) == set()
+    assert collected_days(site) == set()
     assert list((site.folder / "vault/raw/source=cdr").rglob("*.part.json"))
 
 
-def test_killed_between_parts_the_day_is_unanswered(tmp_path: Path) -> None:
-    """Killed after some parts, a day has their rows and is still unanswered; asked again, each row is there once."""
+def test_killed_between_parts_the_day_is_uncollected(tmp_path: Path) -> None:
+    """Killed after some parts, a day has their rows but does not count as collected; collected again, it has each row
+    once.
+    """
     lake = Lake(tmp_path)
     requests = [Request("GET", f"/cdr/room-period/r{n}/{DAY}/{DAY + timedelta(days=1)}", "cdr") for n in range(3)]
     bodies = [
@@ -163,7 +163,7 @@ def test_killed_between_parts_the_day_is_unanswered(tmp_path: Path) -> None:
 
 
 def test_identical_replies_are_stored_once(make_site: Callable[..., Site]) -> None:
-    """Asked again while nothing changed, every reply leaves a receipt and no second body."""
+    """Collected again without changes, every response has a receipt and no second body."""
     site = make_site(WORLD)
     collect(site)
     bodies = sorted((site.folder / "vault/raw").rglob("*.json.zst"))
@@ -175,18 +175,20 @@ def test_identical_replies_are_stored_once(make_site: Callable[..., Site]) -> No
 
 
 @pytest.mark.parametrize("fault", ["truncated_body=1", "truncated_json=1"])
-def test_a_cut_reply_is_asked_for_again(make_site: Callable[..., Site], calm_rows: list[dict], fault: str) -> None:
-    """A reply that was cut, by the connection or in its JSON, is no page; asked again, all rows are there."""
+def test_a_truncated_reply_is_requested_again(
+    make_site: Callable[..., Site], calm_rows: list[dict], fault: str
+) -> None:
+    """A reply truncated by the connection or in its JSON is no raw response; after a retry all rows are built."""
     site = make_site(WORLD, faults=(fault,))
     assert collect(site).ok
-    assert len(asked(site)) == 2
+    assert len(requested_paths(site)) == 2
     (body,) = (site.folder / "vault/raw").rglob("*.json.zst")
     assert json.loads(zstandard.ZstdDecompressor().decompressobj().decompress(body.read_bytes()))["result"] == "0"
     assert build(site) == calm_rows
 
 
-def test_a_reply_that_stays_cut_is_evidence(make_site: Callable[..., Site]) -> None:
-    """A reply that is cut every time fails its day, is kept as evidence with its headers, and is no page."""
+def test_a_reply_that_stays_truncated_is_evidence(make_site: Callable[..., Site]) -> None:
+    """A reply truncated on every attempt fails its day, and is kept as evidence with its headers, not as a response."""
     site = make_site(WORLD, faults=("truncated_json",))
     site.configure("max_attempts = 2", "max_attempts = 1")
     (failure,) = collect(site).failed
@@ -194,11 +196,11 @@ def test_a_reply_that_stays_cut_is_evidence(make_site: Callable[..., Site]) -> N
     (kept,) = (site.folder / "vault/raw").rglob("*.unreadable.zst")
     assert json.loads(kept.with_name(f"{kept.name}.json").read_bytes())["status"] == 200
     assert not list((site.folder / "vault/raw").rglob("*.receipt.json"))
-    assert last_asked(site) == set()
+    assert collected_days(site) == set()
 
 
-def test_a_question_without_rooms_is_not_split(make_site: Callable[..., Site]) -> None:
-    """A question that times out and cannot be split is an error of its own, which names the setting to raise."""
+def test_a_request_without_rooms_is_not_split(make_site: Callable[..., Site]) -> None:
+    """A request that times out and cannot be split is an error that names the setting to raise."""
     site = impatient(make_site(WORLD, faults=("slow@/rooms=0.6",)))
     with site.app() as app, pytest.raises(TimedOut, match="timeout_s"):
         collect_day(app, CollectTask("rooms", "acme", NOW.date()))

@@ -1,4 +1,4 @@
-"""The audit of a vault: whatever was done to it behind our back is named, and kept as a fact."""
+"""The audit of a vault: changes made outside the program are reported and recorded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def vault(make_site: Callable[..., Site]) -> Site:
 
 
 def audited(site: Site, period: Period | None = None, percent: float = 0, weeks: int = 0) -> RunResult:
-    """An audit so many weeks later."""
+    """An audit `weeks` weeks later."""
     with site.app(NOW + weeks * WEEK) as app:
         return audit_media(app, period, sample_percent=percent)
 
@@ -69,21 +69,21 @@ def key_of(site: Site, path: Path) -> str:
 
 
 def the_problem(outcome: RunResult) -> tuple[str, str]:
-    """The one problem that there is: which object, and what is said of it."""
+    """The only problem: key of the object and error text."""
     assert outcome.exit_code == 3
     assert outcome.counts["problems"] == len(outcome.failed) == 1
     return outcome.failed[0].item, outcome.failed[0].error
 
 
 def flip(path: Path) -> None:
-    """Change one byte in the middle, as a bad disk or hand would."""
+    """Change one byte in the middle."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def test_a_vault_as_it_was_written_is_well(vault: Site) -> None:
-    """Everything is found in order, every file has a row, and nothing but the record and its table was written."""
+def test_an_unchanged_vault_is_ok(vault: Site) -> None:
+    """Every verdict is ok, every file has a row, and only the record and its table were written."""
     before = vault.objects()
     outcome = audited(vault, percent=100)
     count, size_bytes = len(files(vault)), sum(path.stat().st_size for path in files(vault))
@@ -119,44 +119,44 @@ def test_a_flipped_byte_is_found_when_it_is_read(vault: Site) -> None:
     """One byte changed on disk: found by the audit that reads the file, with both digests in the table."""
     flip(files(vault)[0])
     assert audited(vault).ok
-    key, said = the_problem(audited(vault, percent=100, weeks=1))
+    key, error = the_problem(audited(vault, percent=100, weeks=1))
     assert key == key_of(vault, files(vault)[0])
-    assert said.startswith("digest differs: its SHA-256 is ")
+    assert error.startswith("digest differs: its SHA-256 is ")
     row = next(row for row in rows(vault) if row["verdict"] == "digest_differs")
     assert row["sha256"] != row["expected_sha256"]
 
 
 def test_a_removed_or_cut_file_is_found_by_any_audit(vault: Site) -> None:
-    """A file that is gone and one that is shorter are both named, without reading one byte."""
-    gone, cut = files(vault)[:2]
-    gone_key, cut_key = key_of(vault, gone), key_of(vault, cut)
-    gone.unlink()
+    """A missing file and a shorter one are both reported, without reading a byte."""
+    removed, cut = files(vault)[:2]
+    removed_key, cut_key = key_of(vault, removed), key_of(vault, cut)
+    removed.unlink()
     os.truncate(cut, 7)
     outcome = audited(vault)
     assert outcome.exit_code == 3
     assert "bytes_reread" not in outcome.counts
-    said = {failure.item: failure.error for failure in outcome.failed}
-    assert said.keys() == {gone_key, cut_key}
-    assert "names it" in said[gone_key]
-    assert said[gone_key].endswith("restore it from a copy")
-    assert said[cut_key].startswith("size differs: it has 7 bytes, manifest ")
+    errors = {failure.item: failure.error for failure in outcome.failed}
+    assert errors.keys() == {removed_key, cut_key}
+    assert "names it" in errors[removed_key]
+    assert errors[removed_key].endswith("restore it from a copy")
+    assert errors[cut_key].startswith("size differs: it has 7 bytes, manifest ")
 
 
 def test_an_older_version_is_a_file_too(vault: Site) -> None:
-    """What only an older manifest names must still be there: a later one that forgets it changes nothing."""
+    """A file that only an older manifest names must still exist, even if a later one omits it."""
     last = chains(vault)[-1]
     manifest = json.loads(last.read_bytes())
     forgotten = manifest["files"].pop(0)
     last.write_text(json.dumps(manifest))
     (vault.folder / "vault" / forgotten["key"]).unlink()
-    key, said = the_problem(audited(vault))
+    key, error = the_problem(audited(vault))
     assert key == forgotten["key"]
-    assert said.startswith("missing: ")
+    assert error.startswith("missing: ")
 
 
 @pytest.mark.parametrize("harm", ["removed", "altered", "emptied"])
 def test_a_manifest_that_was_tampered_with_is_found(vault: Site, harm: str) -> None:
-    """A manifest that is gone, has one other byte, or is empty is named as broken, with the next step."""
+    """A missing, altered or empty manifest is reported as broken, with the next step."""
     path = chains(vault)[1]
     if harm == "removed":
         path.unlink()
@@ -164,22 +164,22 @@ def test_a_manifest_that_was_tampered_with_is_found(vault: Site, harm: str) -> N
         flip(path)
     else:
         path.write_bytes(b"")
-    key, said = the_problem(audited(vault))
+    key, error = the_problem(audited(vault))
     assert key == key_of(vault, path)
-    assert said.startswith("manifest broken: ")
-    assert said.endswith("; restore it from a copy")
+    assert error.startswith("manifest broken: ")
+    assert error.endswith("; restore it from a copy")
 
 
 def test_the_end_of_a_chain_is_found_missing_from_the_second_audit_on(vault: Site) -> None:
-    """When the last manifest goes, or a whole day with its media, all audits after one that saw it name it."""
+    """A missing last manifest, or a missing day, is reported by all audits after one that recorded it."""
     assert audited(vault).ok
     last = chains(vault)[-1]
     content = last.read_bytes()
     last.unlink()
     for weeks in (1, 2):
-        key, said = the_problem(audited(vault, weeks=weeks))
+        key, error = the_problem(audited(vault, weeks=weeks))
         assert key == key_of(vault, last)
-        assert "the audit of 2026-11-23T02:15:00.000Z saw it" in said
+        assert "the audit of 2026-11-23T02:15:00.000Z recorded it" in error
     last.write_bytes(content)
     assert audited(vault, weeks=3).ok
     shutil.rmtree(vault.folder / "vault/manifests")
@@ -190,8 +190,8 @@ def test_the_end_of_a_chain_is_found_missing_from_the_second_audit_on(vault: Sit
     assert len(outcome.failed) == len({row["conf_num"] for row in rows(vault)})
 
 
-def test_what_nobody_names_is_noticed_and_no_failure(vault: Site) -> None:
-    """Media without a manifest (a copy may have broken off) and strangers among manifests: a notice, exit code 0."""
+def test_an_orphan_is_a_notice_and_no_failure(vault: Site) -> None:
+    """Media without a manifest (an interrupted copy) and other files among manifests: a notice, exit code 0."""
     media = files(vault)[0].with_name("left behind.mkv")
     stranger = chains(vault)[0].with_name("notes.txt")
     media.write_bytes(b"half a copy")
@@ -204,8 +204,8 @@ def test_what_nobody_names_is_noticed_and_no_failure(vault: Site) -> None:
     assert orphans["left behind.mkv"]["conf_num"] in {manifest.conf_num for manifest in manifests(vault)}
 
 
-def test_an_audit_of_a_period_is_of_its_days_only(make_site: Callable[..., Site]) -> None:
-    """With --from and --to only manifests and media of those days are looked at, and only they can fail."""
+def test_an_audit_of_a_period_checks_its_days_only(make_site: Callable[..., Site]) -> None:
+    """With --from and --to only manifests and media of those days are checked, and only they can fail."""
     site = make_site(World(projects=("acme",), sessions_per_day=4, begin=(NOW - timedelta(days=2)).date()))
     with site.app(NOW) as app:
         copy_media(app)
@@ -221,7 +221,7 @@ def test_an_audit_of_a_period_is_of_its_days_only(make_site: Callable[..., Site]
 
 
 def test_every_audit_reads_the_next_files(vault: Site) -> None:
-    """With a third each time, three audits read every file once, the fourth begins again with the longest unread."""
+    """At 34 percent, three audits read every file once; the fourth starts again with the least recently read."""
     count = len(files(vault))
     for weeks in range(3):
         assert audited(vault, percent=34, weeks=weeks).counts["files_reread"] == math.ceil(count * 0.34)
@@ -234,7 +234,7 @@ def test_every_audit_reads_the_next_files(vault: Site) -> None:
 
 
 def test_two_audits_of_one_moment_are_two(vault: Site) -> None:
-    """Audits at the same moment (a rehearsal with --now) keep apart: no row of the table has the key of another."""
+    """Audits at the same time (with --now) get different times: no two rows of the table have the same key."""
     for _ in range(3):
         audited(vault, percent=50)
     keys = [(row["audited_at"], row["key"]) for row in rows(vault)]
@@ -243,7 +243,7 @@ def test_two_audits_of_one_moment_are_two(vault: Site) -> None:
 
 
 def test_the_table_comes_from_the_vault(vault: Site) -> None:
-    """The lake deleted and built again: `audits` is the same to the byte, on every day that had an audit."""
+    """After the lake is deleted and built again, `audits` is byte-identical on every day with an audit."""
     for weeks in (0, 0, 1):
         audited(vault, percent=50, weeks=weeks)
     before = vault.objects("lake/tables/audits/")
@@ -253,21 +253,21 @@ def test_the_table_comes_from_the_vault(vault: Site) -> None:
         assert build(app).ok
         assert vault.objects("lake/tables/audits/").items() >= before.items()
         assert build(app).counts == {}
-        asked = run_query(
+        result = run_query(
             app.lake, "SELECT count(DISTINCT audited_at) AS audits, bool_and(verdict = 'ok') AS ok FROM audits"
         )
-    assert asked.to_pylist() == [{"audits": 3, "ok": True}]
+    assert result.to_pylist() == [{"audits": 3, "ok": True}]
 
 
-def test_an_audit_makes_its_own_table_only(vault: Site) -> None:
-    """The table is there right after the audit, without a build; other tables are left to the next build."""
+def test_an_audit_builds_its_own_table_only(vault: Site) -> None:
+    """The table exists right after the audit, without a build; other tables are left to the next build."""
     outcome = audited(vault)
     assert "days_built" not in outcome.counts
     assert {key.split("/")[2] for key in vault.objects("lake/tables/")} == {"audits"}
 
 
 def test_a_record_that_was_altered_is_a_problem(vault: Site) -> None:
-    """An audit's record with another byte is named by the next audit, and stops the building of its table, by name."""
+    """An altered audit record is reported by the next audit and fails the build of its table, by name."""
     audited(vault, percent=100)
     record = next((vault.folder / "vault/audits").rglob("*.parquet"))
     flip(record)
@@ -280,7 +280,7 @@ def test_a_record_that_was_altered_is_a_problem(vault: Site) -> None:
 
 
 def test_a_store_that_is_down_stops_the_audit(vault: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is called missing because the store does not answer: one error, and no record."""
+    """A store that does not respond is one error; no object is reported as missing, and no record is written."""
 
     def down(_store: LocalStore, key: str) -> None:
         raise StoreUnavailable(f"cannot use {key}: try again later")
@@ -292,7 +292,7 @@ def test_a_store_that_is_down_stops_the_audit(vault: Site, monkeypatch: pytest.M
 
 
 def test_a_file_that_the_disk_cannot_read_is_a_problem(vault: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read error is that file's problem: it is named, and the others are still audited."""
+    """A read error is a problem of that file; the others are still audited."""
     bad = key_of(vault, files(vault)[0])
 
     def read(store: LocalStore, key: str) -> Checksums:
@@ -302,14 +302,14 @@ def test_a_file_that_the_disk_cannot_read_is_a_problem(vault: Site, monkeypatch:
 
     monkeypatch.setattr("pipeline.media.audit.checksum_object", read)
     outcome = audited(vault, percent=100)
-    key, said = the_problem(outcome)
+    key, error = the_problem(outcome)
     assert key == bad
-    assert "Input/output error" in said
+    assert "Input/output error" in error
     assert outcome.counts["files_reread"] == len(files(vault))
 
 
-def test_the_command_says_all_of_it(vault: Site) -> None:
-    """`postroom media audit` exits with 3 and one line per problem; a percentage that is none is refused."""
+def test_the_command_prints_every_problem(vault: Site) -> None:
+    """`postroom media audit` exits with 3 and one line per problem; an invalid percentage is refused."""
     key = key_of(vault, files(vault)[0])
     files(vault)[0].unlink()
     done = vault.run("media", "audit", "--from", "2026-11-01", "--project", "acme", "--sample", "0")
@@ -322,7 +322,7 @@ def test_the_command_says_all_of_it(vault: Site) -> None:
 
 
 def test_an_object_put_over_in_the_bucket_is_found_unread(make_site: Callable[..., Site], s3: S3Server) -> None:
-    """Other bytes of the same size are found by the checksum that the server states: CRC64NVME, or else the ETag."""
+    """Other bytes of the same size are found by the checksum of the server: CRC64NVME, or else the ETag."""
     site = make_site(WORLD)
     in_buckets(site, s3)
     with site.app(NOW) as app:

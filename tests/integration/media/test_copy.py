@@ -1,4 +1,4 @@
-"""Files to the vault against every fault of the file host: nothing false is ever called stored."""
+"""Copies to the vault under every fault of the file host: no wrong file is recorded as stored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def manifests(site: Site) -> list[Manifest]:
 
 
 def stored_digests(site: Site) -> list[str]:
-    """SHA-256 of every file that a manifest calls stored or unreadable, checked against the bytes in the vault."""
+    """SHA-256 of every file with a key in a manifest, checked against the bytes in the vault."""
     vault = LocalStore(site.folder / "vault")
     entries = [entry for manifest in manifests(site) for entry in manifest.files if entry.key]
     for entry in entries:
@@ -37,7 +37,7 @@ def true_digests(site: Site) -> list[str]:
     return sorted(file.sha256 for file in site.truth_files().values())
 
 
-def assert_no_credentials_left_the_house(site: Site) -> None:
+def assert_no_credentials_were_sent_elsewhere(site: Site) -> None:
     assert all(request.authorization is None for request in site.simulator.requests if request.host == "foreign")
 
 
@@ -46,8 +46,8 @@ def assert_no_credentials_left_the_house(site: Site) -> None:
     ["short_body", "cut_no_length", "html_200", "json_error_200", "files_403", "files_401", "files_500", "files_down",
      "redirect_loop"],
 )  # fmt: skip
-def test_what_is_not_the_whole_file_is_never_stored(make_site: Callable[..., Site], fault: str) -> None:
-    """Cut, false or refused files leave no manifest and no object; once the host is well, all are stored right."""
+def test_an_incomplete_or_wrong_file_is_never_stored(make_site: Callable[..., Site], fault: str) -> None:
+    """Truncated, wrong or refused files leave no manifest and no object; once the host works, all are stored."""
     site = make_site(WORLD, faults=(fault,))
     outcome = site.outcome("media", "copy")
     assert outcome["failed"]
@@ -59,22 +59,22 @@ def test_what_is_not_the_whole_file_is_never_stored(make_site: Callable[..., Sit
     site.simulator.faults.clear()
     assert site.outcome("media", "copy")["ok"]
     assert stored_digests(site) == truth
-    assert_no_credentials_left_the_house(site)
+    assert_no_credentials_were_sent_elsewhere(site)
 
 
 @pytest.mark.parametrize(
     "fault", ["no_length", "chunked", "no_range", "redirect_foreign", "rate_limit=2", "files_500=1"]
 )
 def test_odd_but_whole_transfers_are_stored(make_site: Callable[..., Site], fault: str) -> None:
-    """Without a length, in chunks, by redirect or after a hiccup: every whole file is stored with its own digest."""
+    """Without a length, in chunks, by redirect or after a transient error: every file is stored with its digest."""
     site = make_site(WORLD, faults=(fault,))
     site.outcome("media", "copy")
     assert stored_digests(site) == true_digests(site) != []
-    assert_no_credentials_left_the_house(site)
+    assert_no_credentials_were_sent_elsewhere(site)
 
 
-def test_files_on_an_unknown_host_are_refused_with_the_cure(make_site: Callable[..., Site]) -> None:
-    """A listed URL on a host outside file_hosts is not asked at all, and the error names host and setting."""
+def test_files_on_an_unknown_host_are_refused_with_the_setting(make_site: Callable[..., Site]) -> None:
+    """A listed URL on a host outside file_hosts is not requested, and the error names host and setting."""
     site = make_site(WORLD, faults=("foreign_url",))
     outcome = site.outcome("media", "copy")
     assert any("localhost" in failure["error"] and "file_hosts" in failure["error"] for failure in outcome["failed"])
@@ -82,8 +82,8 @@ def test_files_on_an_unknown_host_are_refused_with_the_cure(make_site: Callable[
     assert stored_digests(site) == []
 
 
-def test_file_credentials_are_sent_first_and_are_the_portals(make_site: Callable[..., Site]) -> None:
-    """Every file is asked for once, with the portal account's Basic header and not the API's."""
+def test_file_credentials_are_sent_first_and_belong_to_the_portal(make_site: Callable[..., Site]) -> None:
+    """Every file is requested once, with the Basic header of the portal account and not of the API."""
     site = make_site(WORLD)
     site.outcome("media", "copy")
     project = site.world.project("acme")
@@ -110,7 +110,7 @@ def test_the_earliest_deadline_is_copied_first(make_site: Callable[..., Site]) -
 
 
 def test_limit_copies_the_most_urgent_and_leaves_the_rest(make_site: Callable[..., Site]) -> None:
-    """--limit N copies N files; the next run goes on where it stopped."""
+    """--limit N copies N files; the next run copies the rest."""
     site = make_site(WORLD)
     assert site.outcome("media", "copy", "--limit", "3")["counts"]["files_copied"] == 3
     site.outcome("media", "copy")
@@ -119,7 +119,7 @@ def test_limit_copies_the_most_urgent_and_leaves_the_rest(make_site: Callable[..
 
 @pytest.mark.parametrize("fault", ["", "expired_403", "expired_410", "expired_html"])
 def test_an_expired_file_ends_as_lost_once(make_site: Callable[..., Site], fault: str) -> None:
-    """After its deadline a dead URL is lost, exit code 4, said once; it is not asked for again."""
+    """After its deadline a dead URL is lost: exit code 4, reported once, and not requested again."""
     site = make_site(WORLD, faults=("files_down",))
     site.outcome("collect")
     site.simulator.faults.clear()
@@ -141,7 +141,7 @@ def test_an_expired_file_ends_as_lost_once(make_site: Callable[..., Site], fault
 
 
 def test_a_deadline_alone_loses_nothing(make_site: Callable[..., Site]) -> None:
-    """While no server has answered, a file past its deadline is still waiting, at risk, and tried again."""
+    """While no server has responded, a file past its deadline is still pending, at risk, and retried."""
     site = make_site(WORLD, faults=("files_down",))
     site.outcome("collect")
     site.simulator.clock.advance(timedelta(hours=80))
@@ -172,7 +172,7 @@ def test_files_of_one_name_are_two_files(make_site: Callable[..., Site]) -> None
 
 
 def test_unknown_archive_keys_are_archived_too(make_site: Callable[..., Site]) -> None:
-    """Files under a key nobody documented are stored as kind other-<key>."""
+    """Files under an undocumented key are stored as kind other-<key>."""
     site = make_site(WORLD, faults=("unknown_archive_key",))
     site.outcome("media", "copy")
     kinds = {entry.kind for manifest in manifests(site) for entry in manifest.files if entry.key}
@@ -180,7 +180,7 @@ def test_unknown_archive_keys_are_archived_too(make_site: Callable[..., Site]) -
 
 
 def test_refused_file_credentials_stop_the_project_after_two(make_site: Callable[..., Site]) -> None:
-    """Two files refused in a row on fresh sessions mean the credentials: the rest is not asked for."""
+    """Two files refused in a row before their deadline stop the project: the rest is not requested."""
     site = make_site(World(projects=("acme",), sessions_per_day=6, begin=(NOW - timedelta(days=2)).date()))
     site.configure("files_password = ", "files_password = 'wrong' #")
     outcome = site.outcome("media", "copy")

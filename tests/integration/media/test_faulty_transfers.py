@@ -1,6 +1,6 @@
-"""Thousands of transfers, most of them faulty: what is called stored is what the file host has.
+"""Faulty transfers: every stored file equals the file at the file host.
 
-A handful in every run of the suite; `make soak` makes 10,000.
+400 in every run of the suite; 10,000 with `make soak`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FAULTS = (
     "cut_no_length", "bad_length", "no_length", "chunked", "no_range", "wrong_range", "lying_range", "no_validators",
     "weak_etag", "gone_early", "no_head",
 )  # fmt: skip
-"""Every fault of a file host that may strike a request (enablex-api.md section 14)."""
+"""Every fault of a file host that can affect a request (enablex-api.md section 14)."""
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def listed(file: SimFile, url: str) -> MediaItem:
 
 
 def files() -> Iterator[SimFile]:
-    """The world's files, day after day, without end."""
+    """The files of the world, by day, endless."""
     day = date(2026, 1, 1)
     while True:
         yield from WORLD.files_of_day("acme", day)
@@ -58,7 +58,7 @@ def files() -> Iterator[SimFile]:
 
 
 def copy_under_faults(simulator: Simulator, vault: ObjectStore, transfers: int) -> dict[str, tuple[str, str]]:
-    """Copy files, each under two faults by lot, until so many transfers were made; (key, SHA-256 of the source)."""
+    """Copy files, each under two random faults, until `transfers` requests were made; both SHA-256 by key."""
     lot = random.Random(14)
     stored = {}
     with file_host(simulator) as host:
@@ -85,13 +85,13 @@ def copy_under_faults(simulator: Simulator, vault: ObjectStore, transfers: int) 
 
 def assert_right(simulator: Simulator, vault: ObjectStore, stored: dict[str, tuple[str, str]]) -> None:
     assert len(stored) > 20
-    for key, (said, truth) in stored.items():
-        assert said == truth == hashlib.sha256(read_bytes(vault, key)).hexdigest(), key
+    for key, (recorded, truth) in stored.items():
+        assert recorded == truth == hashlib.sha256(read_bytes(vault, key)).hexdigest(), key
     assert all(request.authorization is None for request in simulator.requests if request.host == "foreign")
 
 
-def test_no_fault_makes_a_false_file(tmp_path: Path) -> None:
-    """Of all files called stored none differs from its source, and no credential reaches another host."""
+def test_no_fault_stores_a_wrong_file(tmp_path: Path) -> None:
+    """No stored file differs from its source, and no credential is sent to another host."""
     vault = LocalStore(tmp_path / "vault")
     with Simulator(WORLD, now=NOW) as simulator:
         stored = copy_under_faults(simulator, vault, TRANSFERS)
@@ -99,7 +99,7 @@ def test_no_fault_makes_a_false_file(tmp_path: Path) -> None:
         assert any(request.host == "foreign" for request in simulator.requests)
 
 
-def test_no_fault_makes_a_false_file_in_a_bucket(s3: S3Server) -> None:
+def test_no_fault_stores_a_wrong_file_in_a_bucket(s3: S3Server) -> None:
     """The same with the vault in a bucket."""
     vault = s3.store(s3.new_bucket(), "vault")
     with Simulator(WORLD, now=NOW) as simulator:

@@ -40,7 +40,7 @@ def run_killed(site: Site, kill_at: int) -> subprocess.CompletedProcess[str]:
 
 
 def end_state(site: Site) -> dict[str, object]:
-    """All objects by digest; of manifests, whose order within a session may differ, what the last one says."""
+    """All objects by digest; for manifests, whose order within a session may differ, the content of the last one."""
     state: dict[str, object] = {name: digest for name, digest in site.objects().items() if "/manifests/" not in name}
     for path in sorted((site.folder / "vault/manifests").rglob("*.json")):
         manifest = json.loads(path.read_bytes())
@@ -50,12 +50,12 @@ def end_state(site: Site) -> dict[str, object]:
 
 @pytest.mark.parametrize("share", SHARES)
 def test_killed_and_run_again_is_as_if_never_killed(make_site: Callable[..., Site], share: float) -> None:
-    """Killed at any share of its steps on disk, nightly leaves nothing that the next one does not put right."""
+    """Killed after any share of its steps on disk, nightly leaves a state that the next run completes."""
     whole, broken = make_site(WORLD), make_site(WORLD)
     if share > LAST_SHARE_OF_MANY:
-        # Writers of one manifest race, so the number of steps differs from run to run: near the end one at a time.
+        # Writers of one manifest race, so the number of steps differs between runs: near the end one at a time.
         whole.configure("[collect]\n", "[media]\nconcurrency = 1\n[collect]\n")
-    # Both ask one simulator: its ports stand in the landed URLs.
+    # Both use one simulator, because its ports are part of the landed URLs.
     broken.config.write_text(whole.config.read_text().replace(str(whole.folder), str(broken.folder)))
     done = run_killed(whole, 0)
     assert done.returncode == 0, done.stderr

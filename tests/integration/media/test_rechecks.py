@@ -1,4 +1,4 @@
-"""Files that grow, change or go after they were copied, refusals that may mean two things, damaged files."""
+"""Files that grow, change or are deleted after they were copied; ambiguous refusals; damaged files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def copy(site: Site) -> RunResult:
         return copy_media(app)
 
 
-def noted_copy(site: Site) -> RunResult:
-    """As the command does it: failures are noted in the ledger."""
+def recorded_copy(site: Site) -> RunResult:
+    """As the command does it: failures are recorded in the run store."""
     with site.app() as app:
         return app.run_store.record_run("media copy", app.clock, lambda: copy_media(app))
 
@@ -39,7 +39,7 @@ def entries(app: App) -> list[Entry]:
 
 
 def digests(app: App) -> list[str]:
-    """SHA-256 of all that the manifests name, read from the vault."""
+    """SHA-256 of all files that the manifests name, read from the vault."""
     return [
         hashlib.sha256(read_bytes(app.vault, version.key or "")).hexdigest()
         for entry in entries(app)
@@ -53,12 +53,12 @@ def media_only(site: Site) -> dict[str, str]:
 
 @pytest.fixture
 def fresh(make_site: Callable[..., Site]) -> Site:
-    """Two sessions a day, of yesterday: everything is hours old."""
+    """A site with two sessions of yesterday."""
     return make_site(WORLD)
 
 
-def test_a_part_at_first_sight_becomes_whole(fresh: Site) -> None:
-    """A file that was still growing when it was copied is copied again, whole, and both versions are kept."""
+def test_a_partial_copy_is_completed(fresh: Site) -> None:
+    """A file that was still growing when it was copied is copied again, complete, and both versions are kept."""
     fresh.simulator.faults.on("growing=2000")
     first = copy(fresh)
     parts = media_only(fresh)
@@ -77,7 +77,7 @@ def test_a_part_at_first_sight_becomes_whole(fresh: Site) -> None:
 
 
 def test_other_bytes_of_the_same_size_are_noticed(fresh: Site) -> None:
-    """A file that EnableX makes again under the same URL is stored beside the one that we have."""
+    """A file that EnableX replaces under the same URL is stored as another version."""
     copy(fresh)
     fresh.simulator.faults.on("wrong_bytes@/t1")
     fresh.simulator.clock.advance(2 * HOUR)
@@ -93,8 +93,8 @@ def test_other_bytes_of_the_same_size_are_noticed(fresh: Site) -> None:
 
 
 @pytest.mark.parametrize("fault", ["", "no_validators", "no_length", "weak_etag"])
-def test_a_file_that_is_the_same_is_only_looked_at(fresh: Site, fault: str) -> None:
-    """An unchanged file is seen to be so, also where the host says little of it: no second version, once an age."""
+def test_an_unchanged_file_is_only_rechecked(fresh: Site, fault: str) -> None:
+    """An unchanged file gets no second version, with any headers of the host; it is rechecked once per age."""
     if fault:
         fresh.simulator.faults.on(fault)
     copied = copy(fresh).counts["files_copied"]
@@ -107,8 +107,8 @@ def test_a_file_that_is_the_same_is_only_looked_at(fresh: Site, fault: str) -> N
     assert copy(fresh).counts["files_rechecked"] == 0
 
 
-def test_what_is_gone_after_it_was_stored_is_no_loss(fresh: Site) -> None:
-    """A stored file whose source is gone is `gone`, stays stored, and is not asked for again; exit code 0."""
+def test_a_file_deleted_after_it_was_stored_is_not_lost(fresh: Site) -> None:
+    """A stored file that was deleted at its source stays stored and is not requested again; exit code 0."""
     copied = copy(fresh).counts["files_copied"]
     fresh.simulator.faults.on("gone_early")
     fresh.simulator.clock.advance(2 * HOUR)
@@ -124,8 +124,9 @@ def test_what_is_gone_after_it_was_stored_is_no_loss(fresh: Site) -> None:
 
 
 def test_wrong_credentials_lose_nothing(make_site: Callable[..., Site]) -> None:
-    """While files that must still be there are refused, a refusal after a deadline is no proof that a file is gone;
-    once others open it is, and `status` says so by name for a day."""
+    """While files before their deadline are refused, a refusal after a deadline does not mean that the file is lost;
+    once other files are accepted it does, and `status` lists the lost file for 24 hours.
+    """
     world = World(projects=("acme",), sessions_per_day=3, begin=(NOW - timedelta(days=4)).date())
     site = make_site(world, faults=("files_down",))
     copy(site)
@@ -149,7 +150,7 @@ def test_wrong_credentials_lose_nothing(make_site: Callable[..., Site]) -> None:
 
 
 def test_a_damaged_file_is_kept_when_time_is_short(fresh: Site) -> None:
-    """A file that always ends too early, and says no length, is refused at first and kept on its last day."""
+    """A file without a length that is always truncated is refused at first and stored when it is at risk."""
     fresh.simulator.faults.on("cut_no_length@.mkv")
     fresh.simulator.faults.on("cut_no_length@.mov")
     first = copy(fresh)
@@ -165,7 +166,7 @@ def test_a_damaged_file_is_kept_when_time_is_short(fresh: Site) -> None:
 
 
 def test_what_does_not_open_is_stored_and_named(fresh: Site) -> None:
-    """A probe fills in what is known of a recording, and what it finds unreadable is in the outcome by name."""
+    """A probe fills in the columns of a recording, and malformed files are named in the outcome."""
     outcome = copy(fresh)
     assert outcome.notices.get("malformed", []) == []
     with fresh.app() as app:
@@ -177,7 +178,7 @@ def test_what_does_not_open_is_stored_and_named(fresh: Site) -> None:
     assert all(row["video_codec"] and row["audio_codec"] and row["verified_by"] == "synced" for row in media)
 
 
-def test_the_network_is_not_taken_whole(fresh: Site) -> None:
+def test_the_bandwidth_is_limited(fresh: Site) -> None:
     """With media.bandwidth_limit_mib_per_s all downloads together are no faster than that."""
     fresh.config.write_text(fresh.config.read_text() + "\n[media]\nbandwidth_limit_mib_per_s = 0.25\n")
     total = sum(file.size_bytes for file in fresh.truth_files().values())
@@ -185,33 +186,33 @@ def test_the_network_is_not_taken_whole(fresh: Site) -> None:
     with fresh.app() as app:
         bandwidth = app.file_hosts["acme"]._bandwidth
         assert bandwidth is not None
-        bandwidth._sleep = waits.append  # time is injected: nobody really waits
+        bandwidth._sleep = waits.append  # time is injected: nothing waits
         bandwidth._monotonic = lambda: 0.0
         copy_media(app)
         assert max(waits) == pytest.approx(total / (0.25 * 2**20), rel=0.3)
 
 
-def test_only_the_patient_wait(fresh: Site) -> None:
-    """A file that failed is left alone by the scheduler's media job until its next-try time, not by who asks for it."""
+def test_only_the_scheduler_backs_off(fresh: Site) -> None:
+    """A file that failed is skipped by the scheduler's media job until its next attempt is due, not by the command."""
     fresh.simulator.faults.on("files_403@/a1.mkv")
-    assert noted_copy(fresh).failed
+    assert recorded_copy(fresh).failed
     fresh.simulator.faults.clear()
     with fresh.app() as app:
-        waiting = {str(item) for item in plan(app, "acme").pending}
-        resting = app.run_store.backing_off(app.clock()) & waiting
-        assert resting
+        pending = {str(item) for item in plan(app, "acme").pending}
+        backing_off = app.run_store.backing_off(app.clock()) & pending
+        assert backing_off
         copy_media(app, respect_backoff=True)
-        assert {str(item) for item in plan(app, "acme").pending} == resting
+        assert {str(item) for item in plan(app, "acme").pending} == backing_off
     with fresh.app(fresh.simulator.clock.now() + timedelta(minutes=16)) as app:
         copy_media(app, respect_backoff=True)
         assert not plan(app, "acme").pending
 
 
-def test_nobody_waits_with_a_file_at_risk(fresh: Site) -> None:
-    """Within a day of its deadline a file is tried by every run, and by whoever asks, however lately it failed."""
+def test_a_file_at_risk_is_always_attempted(fresh: Site) -> None:
+    """Less than 24 hours before its deadline a file is attempted by every run, even right after a failure."""
     fresh.simulator.clock.advance(36 * HOUR)
     fresh.simulator.faults.on("files_403@/a1.mkv")
-    assert noted_copy(fresh).failed
+    assert recorded_copy(fresh).failed
     fresh.simulator.faults.clear()
     with fresh.app() as app:
         at_risk = {str(item) for item in plan(app, "acme").pending if item.is_at_risk(app.clock())}

@@ -1,4 +1,4 @@
-"""Lake and vault in buckets, on real S3 servers: the same night's work, and the same tables."""
+"""Lake and vault in buckets, on real S3 servers: the same nightly run and the same tables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORLD = World(projects=("acme",), sessions_per_day=3, begin=(NOW - timedelta(day
 
 
 def test_a_night_in_buckets_is_a_night_in_folders(make_site: Callable[..., Site], s3: S3Server) -> None:
-    """Every table is the same to the byte, every file is stored right, and a second night changes nothing."""
+    """Every table is byte-identical, every file is stored correctly, and a second night changes nothing."""
     folders, buckets = make_site(WORLD), make_site(WORLD)
     buckets.config.write_text(folders.config.read_text().replace(str(folders.folder), str(buckets.folder)))
     in_buckets(buckets, s3)
@@ -38,7 +38,7 @@ def test_a_night_in_buckets_is_a_night_in_folders(make_site: Callable[..., Site]
         outcome = nightly(there)
         assert (outcome.failed, outcome.exit_code) == ([], 0)
         for stored in here.lake.list("tables/"):
-            if "/media/" not in stored.key:  # says why each store can be believed
+            if "/media/" not in stored.key:  # contains the verification of each store
                 assert read_bytes(there.lake, stored.key) == read_bytes(here.lake, stored.key), stored.key
         assert [stored.key for stored in there.lake.list("")] == [stored.key for stored in here.lake.list("")]
         files = [entry for manifest in current_manifests(there.vault, "acme", DAYS) for entry in manifest.files]
@@ -53,7 +53,7 @@ def test_a_night_in_buckets_is_a_night_in_folders(make_site: Callable[..., Site]
 
 
 def test_a_night_with_nothing_new_asks_a_bucket_little(make_site: Callable[..., Site], ceph: S3Server) -> None:
-    """Pages of ten days are listed at once: a night over ten built days takes 130 listings, and not one a day each."""
+    """Responses of 10 days are listed together: a night over 10 built days sends fewer than 160 list requests."""
     site = make_site(World(projects=("acme",), sessions_per_day=1, begin=(NOW - timedelta(days=10)).date()))
     in_buckets(site, ceph)
     asked: Counter[str] = Counter()
@@ -77,8 +77,9 @@ def test_queries_read_buckets(make_site: Callable[..., Site], ceph: S3Server) ->
 
 
 def test_queries_of_a_bucket_read_what_they_need(ceph: S3Server) -> None:
-    """Conditions on project and day skip objects in a bucket too: of nine only the one asked for is read, and of that
-    only the columns asked for."""
+    """Conditions on project and day skip objects in a bucket too: of 9 objects only the selected one is read, and only
+    the selected columns of it.
+    """
     days = [NOW.date() - timedelta(days=back) for back in range(3)]
     with between(ceph) as proxy:
         bucket = ceph.new_bucket()

@@ -1,4 +1,4 @@
-"""What a vault in a bucket promises: locks that hold, deliveries taken over, copies gone on with, outages survived."""
+"""A vault in a bucket: Object Lock, deliveries, resumed copies, outages."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def versions(s3: S3Server, bucket: str, under: str) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("lock", ['mode = "governance"', 'mode = "compliance"\naccept_irreversible = true'])
 def test_what_is_locked_cannot_be_deleted(make_site: Callable[..., Site], ceph: S3Server, lock: str) -> None:
-    """Every version of media and manifests is locked as the settings say, and a plain delete of it is refused."""
+    """Every version of media and manifests is locked according to the settings, and a plain delete is refused."""
     site = make_site(WORLD)
     bucket = in_buckets(site, ceph, lock=f"{lock}\ndays = 30")
     with site.app() as app:
@@ -67,7 +67,7 @@ def test_what_is_locked_cannot_be_deleted(make_site: Callable[..., Site], ceph: 
 
 
 def test_a_lock_needs_a_bucket_that_can_lock(make_site: Callable[..., Site], ceph: S3Server) -> None:
-    """Without Object Lock in the bucket, or with a folder, copying refuses to start, and says what to change."""
+    """Without Object Lock in the bucket, or with a folder, the copy does not start, and the error names the setting."""
     bucket, folder = make_site(WORLD), make_site(WORLD)
     in_buckets(bucket, ceph)
     for site in (bucket, folder):
@@ -105,8 +105,8 @@ def test_a_delivered_file_is_copied_inside_the_bucket(make_site: Callable[..., S
         assert {entry.proof for entry in entries(app)} == {"read-back"}
 
 
-def test_a_delivered_file_is_not_believed_by_its_name(make_site: Callable[..., Site], ceph: S3Server) -> None:
-    """A delivery that is cut short, or differs where it is compared, is left, and the file is downloaded."""
+def test_a_delivered_file_is_compared_with_its_source(make_site: Callable[..., Site], ceph: S3Server) -> None:
+    """A delivery that is truncated or differs in a sample is ignored, and the file is downloaded."""
     site = make_site(replace(WORLD, file_bytes=400_000))
     url = deliver(site, ceph, but=lambda file, body: body[:-1] if file.kind == "chat" else body[:-1] + b"?")
     in_buckets(site, ceph, media=f'delivery_url = "{url}"')
@@ -120,7 +120,7 @@ def test_a_delivered_file_is_not_believed_by_its_name(make_site: Callable[..., S
 
 
 def sent_parts(site: Site, *, kill_after: int | None, lot: random.Random) -> tuple[list[tuple[str, int]], int]:
-    """Run media copy, killing it after so many parts were begun; those parts, and its exit code."""
+    """Run media copy and kill it after `kill_after` parts were started; returns those parts and its exit code."""
     arguments = ["--verbose", "--config", str(site.config), "--now", NOW.isoformat(), "media", "copy", "--no-refresh"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", *arguments],
@@ -138,9 +138,10 @@ def sent_parts(site: Site, *, kill_after: int | None, lot: random.Random) -> tup
     return parts, process.wait()
 
 
-def test_a_killed_copy_goes_on_where_it_was(make_site: Callable[..., Site], s3: S3Server) -> None:
-    """Killed again and again, every file is right in the end, a kill costs at most one part of each file under way,
-    and no part of an unfinished upload is left."""
+def test_a_killed_copy_is_resumed(make_site: Callable[..., Site], s3: S3Server) -> None:
+    """After several kills every file is stored correctly, a kill costs at most one part per concurrent file, and no
+    part of an unfinished upload is left.
+    """
     if IS_SOAK and s3.name != "ceph":
         pytest.skip("fifty kills are for the real server")
     site, lot = make_site(CROWD, faults=(f"big_file={BIG_BYTES}",)), random.Random(9)
@@ -172,8 +173,8 @@ def test_a_killed_copy_goes_on_where_it_was(make_site: Callable[..., Site], s3: 
 
 
 @pytest.mark.parametrize("fault", ["no_range", "wrong_range", "lying_range"])
-def test_a_host_that_cannot_go_on_begins_again(make_site: Callable[..., Site], ceph: S3Server, fault: str) -> None:
-    """Where the file host sends no rest, or another one than asked for, the file is right all the same."""
+def test_without_ranges_the_download_restarts(make_site: Callable[..., Site], ceph: S3Server, fault: str) -> None:
+    """If the file host supports no ranges, or returns another range, the file is still stored correctly."""
     site, lot = make_site(CROWD, faults=(f"big_file={BIG_BYTES // 2}",)), random.Random(9)
     bucket = in_buckets(site, ceph, media="multipart_part_mib = 5")
     site.outcome("collect", "--source", "archive")
@@ -192,9 +193,10 @@ def test_a_host_that_cannot_go_on_begins_again(make_site: Callable[..., Site], c
 # --- outages ---
 
 
-def test_after_an_outage_nothing_is_lost_that_could_be_had(make_site: Callable[..., Site], ceph: S3Server) -> None:
-    """60 hours without the API, then a day's start without S3, ten times the usual files: all that live are stored,
-    fetched in the order of their deadlines; only what had expired by then is lost."""
+def test_after_an_outage_every_available_file_is_stored(make_site: Callable[..., Site], ceph: S3Server) -> None:
+    """After 60 hours without the API and 8 hours without S3, all files that still exist are stored, sorted by deadline;
+    only files that had expired are lost.
+    """
     usual = World(projects=("acme",), sessions_per_day=30 if IS_SOAK else 10, begin=(NOW - timedelta(days=4)).date())
     site = make_site(usual, faults=("api_down",))
     in_buckets(site, ceph, media="concurrency = 1")
@@ -213,10 +215,10 @@ def test_after_an_outage_nothing_is_lost_that_could_be_had(make_site: Callable[.
         asked_before = len(site.simulator.requests)
         outcome = nightly(app)
         assert outcome.failed == []
-        settled = {(entry.url.partition("/path/")[2]): entry for entry in entries(app)}
+        recorded = {(entry.url.partition("/path/")[2]): entry for entry in entries(app)}
         for file in site.truth_files().values():
-            assert settled[file.path.removeprefix("/path/")].sha256 == file.sha256
-        lost = [entry for entry in settled.values() if entry.state == "lost"]
+            assert recorded[file.path.removeprefix("/path/")].sha256 == file.sha256
+        lost = [entry for entry in recorded.values() if entry.state == "lost"]
         assert len(lost) == len(outcome.lost) > 0
         rows = run_query(app.lake, "SELECT url, expires_at FROM media").to_pylist()
     deadline = {row["url"].partition("/path/")[2]: row["expires_at"] for row in rows}

@@ -1,6 +1,6 @@
-"""Rooms as a file under hard conditions: any two files, lost replies, kill -9, two thousand rooms, a narrow pace.
+"""The rooms file under faults: any two files, lost replies, kill -9, 2,000 rooms, a low rate limit.
 
-SOAK_TIMES=N makes the random ones N times as long; `make soak` does.
+SOAK_TIMES=N (`make soak`) runs N times as many random cases.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ def running(world: World, **more: Any) -> Iterator[Site]:
 
 
 def actual(site: Site) -> dict[tuple[str, str], dict[str, Any]]:
-    """Every room by project and id, straight from the simulator, whatever faults are on."""
+    """Every room by project and ID from the simulator, with all faults switched off."""
     faults = site.simulator.faults.active()
     site.simulator.faults.clear()
-    found = {}
+    rooms = {}
     for name in site.world.projects:
         project = site.world.project(name)
         auth = (project.app_id, project.app_key)
         reply = httpx.get(f"{site.simulator.base_url}/rooms", auth=auth)
-        found |= {(name, room["room_id"]): room for room in reply.json()["rooms"]}
+        rooms |= {(name, room["room_id"]): room for room in reply.json()["rooms"]}
     for fault in faults:
         site.simulator.faults.on(fault)
-    return found
+    return rooms
 
 
 def keys(site: Site) -> Counter[str]:
-    marks = [room["data"].get("postroom_key") for room in actual(site).values()]
-    return Counter(external_key for external_key in marks if external_key)
+    external_keys = [room["data"].get("postroom_key") for room in actual(site).values()]
+    return Counter(external_key for external_key in external_keys if external_key)
 
 
 def toml(value: Any) -> str:
@@ -154,7 +154,7 @@ FILES = st.dictionaries(st.sampled_from(["a", "b", "c", "a.1", "A"]), a_room(), 
 @settings(max_examples=25 * TIMES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(FILES, FILES, st.sampled_from(["clinic", "clinic-2"]), st.sampled_from([(), ("sparse_room",)]))
 def test_any_two_files(first: dict[str, Any], second: dict[str, Any], other: str, faults: tuple[str, ...]) -> None:
-    """Apply A, apply B: the plan of B is empty, each key has one room, no room outside the files was touched."""
+    """After apply A and apply B the plan of B is empty, each key has one room, and other rooms are unchanged."""
     with running(TWO, faults=faults) as site, open_app(site.settings(), now=NOW) as app:
         for project, client in app.clients.items():
             for external_key in ("clinic-20/a", "once/a", f"x/{project}"):
@@ -170,9 +170,9 @@ def test_any_two_files(first: dict[str, Any], second: dict[str, Any], other: str
         now = actual(site)
         untouched = others if other == "clinic" else after_first
         assert {place: now[place] for place in untouched} == untouched
-        marks = [room["data"]["postroom_key"] for place, room in now.items() if place not in untouched]
-        assert sorted(marks) == sorted(f"{other}/{key}" for key in second)
-        wanted_after_all(site, other, second, now)
+        external_keys = [room["data"]["postroom_key"] for place, room in now.items() if place not in untouched]
+        assert sorted(external_keys) == sorted(f"{other}/{key}" for key in second)
+        assert_applied(site, other, second, now)
 
 
 def request_for(body: dict[str, Any]) -> Any:
@@ -181,8 +181,8 @@ def request_for(body: dict[str, Any]) -> Any:
     return create_request(body)
 
 
-def wanted_after_all(site: Site, file: str, rooms: dict[str, Any], now: dict[Any, dict[str, Any]]) -> None:
-    """What EnableX has is what the file says, read by this test's own eyes."""
+def assert_applied(site: Site, file: str, rooms: dict[str, Any], now: dict[Any, dict[str, Any]]) -> None:
+    """The actual rooms equal the file, by a comparison of this test."""
     by_key = {room["data"].get("postroom_key"): (project, room) for (project, _), room in now.items()}
     for key, desired in rooms.items():
         project, room = by_key[f"{file}/{key}"]
@@ -202,7 +202,7 @@ def wanted_after_all(site: Site, file: str, rooms: dict[str, Any], now: dict[Any
 
 @pytest.mark.parametrize("seed", range(4 * TIMES))
 def test_lost_replies_make_no_second_room(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is lost on whichever write, at random: never two rooms for one key; then the plan is empty."""
+    """With random lost replies on writes there are never two rooms for one key, and the final plan is empty."""
     monkeypatch.setattr(retry, "_back_off", lambda _state: 0.0)
     dice = random.Random(seed)
     versions = [
@@ -238,8 +238,8 @@ def test_lost_replies_make_no_second_room(seed: int, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("fault", ["lost_reply", "lost_reply_502", "truncated_body", "truncated_json"])
-def test_one_room_by_hand_is_not_made_twice(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`rooms create` too looks its room up after a lost reply: one POST, one room."""
+def test_a_single_room_is_not_created_twice(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`rooms create` also looks up its room after a lost reply: one POST, one room."""
     monkeypatch.setattr(retry, "_back_off", lambda _state: 0.0)
     with running(ONE) as site:
         before = actual(site)
@@ -250,8 +250,8 @@ def test_one_room_by_hand_is_not_made_twice(fault: str, monkeypatch: pytest.Monk
         assert sum(seen.method == "POST" for seen in site.simulator.requests) == 1
 
 
-def test_a_refusal_before_anything_was_done_is_no_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After 429 nobody looks the room up: it was not made, and is simply made again."""
+def test_a_refused_creation_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 429 the room is not looked up, because it was not created; the request is retried."""
     monkeypatch.setattr(retry, "_back_off", lambda _state: 0.0)
     with running(ONE) as site, open_app(site.settings(), now=NOW) as app:
         path = write(site, "clinic", {"a": {"name": "n", "owner_ref": "o", "participants": 2}})
@@ -267,8 +267,8 @@ def test_a_refusal_before_anything_was_done_is_no_doubt(monkeypatch: pytest.Monk
         assert asked == ["GET", "POST", "POST"]
 
 
-def test_a_room_made_twice_behind_a_late_listing_is_found_and_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listing that lags hides the room that was made: it is made again, then the later one of the two is deleted."""
+def test_a_room_created_twice_after_a_late_listing_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delayed listing hides the created room: it is created again, then the later of the two is deleted."""
     monkeypatch.setattr(retry, "_back_off", lambda _state: 0.0)
     with running(ONE, faults=("lost_reply=1", "late_listing=2")) as site, open_app(site.settings(), now=NOW) as app:
         path = write(site, "clinic", {"a": {"name": "n", "owner_ref": "o", "participants": 2}})
@@ -277,7 +277,7 @@ def test_a_room_made_twice_behind_a_late_listing_is_found_and_undone(monkeypatch
         assert keys(site) == {"clinic/a": 1}
 
 
-# --- kill -9, pace, two thousand ---
+# --- kill -9, rate limit, 2,000 rooms ---
 
 
 def many(count: int) -> dict[str, dict[str, Any]]:
@@ -295,7 +295,7 @@ def many(count: int) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("at", [1, 9, 20])
 @pytest.mark.parametrize("when", ["before the reply", "in the back-off"])
 def test_killed_and_run_again(make_site: Callable[..., Site], at: int, when: str) -> None:
-    """kill -9 in the middle of apply: the next one makes what is missing, no room twice, no more writes than rooms."""
+    """After kill -9 during apply the next run creates the missing rooms, none twice, with one write per room."""
     site = make_site(ONE)
     path = write(site, "clinic", many(30))
     if when == "in the back-off":
@@ -332,7 +332,7 @@ def test_killed_and_run_again(make_site: Callable[..., Site], at: int, when: str
 
 
 def test_ctrl_c_ends_quickly_and_cleanly(make_site: Callable[..., Site]) -> None:
-    """An interrupted apply says so in one line and starts no further request; the next run goes on."""
+    """An interrupted apply prints one line and starts no further request; the next run completes it."""
     site = make_site(ONE)
     site.configure("requests_per_second = 1000.0", "requests_per_second = 20.0")
     path = write(site, "clinic", many(40))
@@ -347,9 +347,9 @@ def test_ctrl_c_ends_quickly_and_cleanly(make_site: Callable[..., Site]) -> None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     interrupted_at = time.monotonic()
-    _, said = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=30)
     assert time.monotonic() - interrupted_at < 3
-    assert (process.returncode, "Run again to resume" in said) == (130, True)
+    assert (process.returncode, "interrupted" in stderr) == (130, True)
     made = keys(site).total()
     assert 0 < made < 40
     site.configure("requests_per_second = 20.0", "requests_per_second = 1000.0")
@@ -357,7 +357,7 @@ def test_ctrl_c_ends_quickly_and_cleanly(make_site: Callable[..., Site]) -> None
 
 
 def test_apply_keeps_to_the_pace(make_site: Callable[..., Site]) -> None:
-    """No second has more requests than the settings allow, look-ups after lost replies included."""
+    """No second has more requests than the settings allow, including look-ups after lost replies."""
     site = make_site(ONE)
     site.configure("requests_per_second = 1000.0", "requests_per_second = 25.0\nconcurrency = 8")
     arrived: list[float] = []
@@ -376,7 +376,7 @@ def test_apply_keeps_to_the_pace(make_site: Callable[..., Site]) -> None:
 
 
 def test_two_thousand_rooms(make_site: Callable[..., Site]) -> None:
-    """They are made once, planned in under two seconds after the list reply, changed and pruned."""
+    """2,000 rooms are created once, planned in under 2 seconds after the list reply, changed and pruned."""
     site = make_site(ONE)
     rooms = many(2000)
     path = write(site, "clinic", rooms)

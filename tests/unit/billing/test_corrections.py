@@ -1,4 +1,4 @@
-"""Corrections: the revision before and its corrections are this revision, also in money; each has the right cause."""
+"""Corrections: the previous revision plus corrections is this revision, also in amounts; each has the right cause."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ NONE = Prices()
 
 def items_of(rows: list[dict[str, Any]]) -> pa.Table:
     none = {name: Decimal(0) if pa.types.is_decimal(kind) else 0 for name, kind in MEASURES.items()}
-    known = {"kind": "connection", "day": NOVEMBER.first, "first_seen_at": EARLIER, "changed_at": EARLIER}
-    return pa.Table.from_pylist([{**none, **known, "project": "acme", "connections": 1, **row} for row in rows], ITEMS)
+    defaults = {"kind": "connection", "day": NOVEMBER.first, "first_seen_at": EARLIER, "changed_at": EARLIER}
+    return pa.Table.from_pylist(
+        [{**none, **defaults, "project": "acme", "connections": 1, **row} for row in rows], ITEMS
+    )
 
 
 def lines_at(items: pa.Table, prices: Prices) -> pa.Table:
@@ -45,7 +47,7 @@ def lines_at(items: pa.Table, prices: Prices) -> pa.Table:
 
 @st.composite
 def month_items(draw: st.DrawFn) -> pa.Table:
-    """Up to eight connections of two owners on two days; ids repeat from one revision to another."""
+    """Up to 8 connections of two owners on two days; IDs repeat in both revisions."""
     rows = [
         {
             "item": str(number),
@@ -60,18 +62,18 @@ def month_items(draw: st.DrawFn) -> pa.Table:
 
 
 def sums(rows: pa.Table) -> Counter[tuple[Any, ...]]:
-    """The sum of each measure by line, and of each amount by line and currency; zeros left out."""
+    """The sum of each measure by line, and of each amount by line and currency, without zeros."""
     return Counter({key: total for key, total in _summed(rows).items() if total})
 
 
 def _summed(rows: pa.Table) -> Counter[tuple[Any, ...]]:
-    found: Counter[tuple[Any, ...]] = Counter()
+    totals: Counter[tuple[Any, ...]] = Counter()
     for row in rows.to_pylist():
         line = tuple(row[name] for name in LINE_KEY)
         for name in (*MEASURES, *AMOUNTS):
-            whose = (*line, row.get("currency")) if name in AMOUNTS else line
-            found[*whose, name] += row.get(name) or 0
-    return found
+            key = (*line, row.get("currency")) if name in AMOUNTS else line
+            totals[*key, name] += row.get(name) or 0
+    return totals
 
 
 any_prices = st.sampled_from([NONE, FLAT, TIERED, FINE, EUROS])
@@ -82,27 +84,28 @@ any_prices = st.sampled_from([NONE, FLAT, TIERED, FINE, EUROS])
 def test_earlier_lines_and_corrections_are_the_new_lines(
     before: pa.Table, now: pa.Table, prices_before: Prices, prices_now: Prices
 ) -> None:
-    """For any connections and prices, before and now: per line and currency they add up exactly; rows of kind `amount`
-    say that prices changed when they did, and not when they did not."""
+    """For any connections and prices, before and now, lines and corrections add up exactly per line and currency; rows
+    of kind `amount` are `repriced` exactly when prices changed.
+    """
     lines_before, lines_now = lines_at(before, prices_before), lines_at(now, prices_now)
-    told = [prices_in_month(prices, ["acme"], NOVEMBER) for prices in (prices_before, prices_now)]
+    in_force = [prices_in_month(prices, ["acme"], NOVEMBER) for prices in (prices_before, prices_now)]
     corrected = item_corrections(before, now, {"acme": NOON})
-    found = with_amounts(corrected, lines_before, lines_now, prices_differ(told[0], told[1]))
+    rows = with_amounts(corrected, lines_before, lines_now, prices_differ(in_force[0], in_force[1]))
     total = _summed(lines_before)
-    total.update(_summed(found))
+    total.update(_summed(rows))
     assert Counter({key: value for key, value in total.items() if value}) == sums(lines_now)
-    assert ("amount" in found.schema.names) == (prices_before != NONE or prices_now != NONE)
-    causes = {row["cause"] for row in found.to_pylist() if row["kind"] == "amount"}
+    assert ("amount" in rows.schema.names) == (prices_before != NONE or prices_now != NONE)
+    causes = {row["cause"] for row in rows.to_pylist() if row["kind"] == "amount"}
     assert causes <= {"apportioned" if prices_before == prices_now else "repriced"}
 
 
 def test_the_same_id_in_another_project_is_another_item() -> None:
-    """What one project knew of an id says nothing of the same id in another one, nor of a session with that id."""
+    """The same ID in another project, or of a session, is another item."""
     before = [{"item": "1", "participant_min": Decimal(1)}]
     late = {"item": "1", "participant_min": Decimal(2), "first_seen_at": LATER, "changed_at": LATER}
     others = [{**late, "project": "beta"}, {**late, "kind": "session"}]
-    found = item_corrections(items_of(before), items_of([*before, *others]), {"acme": NOON, "beta": NOON})
-    assert {(row["project"], row["kind"], row["cause"]) for row in found.to_pylist()} == {
+    rows = item_corrections(items_of(before), items_of([*before, *others]), {"acme": NOON, "beta": NOON})
+    assert {(row["project"], row["kind"], row["cause"]) for row in rows.to_pylist()} == {
         ("beta", "connection", "late"), ("acme", "session", "late"),
     }  # fmt: skip
 
@@ -112,33 +115,32 @@ def causes(rows: pa.Table) -> Iterator[tuple[str, str, Decimal]]:
         yield row["item"], row["cause"], row["amount"]
 
 
-def test_a_late_connection_is_told_with_what_it_costs() -> None:
-    """Its row has the amount; no other row is needed, and no other line is touched."""
+def test_a_late_connection_has_its_cost() -> None:
+    """Its row has the amount; there is no other row, and no other line changes."""
     before = [{"item": "1", "participant_min": Decimal(100), "owner_ref": "a"}]
     late = {"item": "2", "participant_min": Decimal(200), "owner_ref": "b", "first_seen_at": LATER}
     tables = [items_of(before), items_of([*before, late])]
     lines = [lines_at(items, FLAT) for items in tables]
-    found = with_amounts(item_corrections(*tables, {"acme": NOON}), *lines, ())
-    assert list(causes(found)) == [("2", "late", Decimal("1.40"))]
+    rows = with_amounts(item_corrections(*tables, {"acme": NOON}), *lines, ())
+    assert list(causes(rows)) == [("2", "late", Decimal("1.40"))]
 
 
 def test_a_new_price_is_a_cause_of_its_own() -> None:
-    """Nothing but a price changed: one row for each line, with what it costs more, and no connection is named."""
+    """If only a price changed, there is one row per line with the difference, without a connection."""
     items = items_of([{"item": "1", "participant_min": Decimal(100)}])
     lines = [lines_at(items, prices) for prices in (FLAT, TIERED)]
-    found = with_amounts(item_corrections(items, items, {"acme": NOON}), *lines, {"acme"})
-    assert list(causes(found)) == [(None, "repriced", Decimal("0.51"))]
+    rows = with_amounts(item_corrections(items, items, {"acme": NOON}), *lines, {"acme"})
+    assert list(causes(rows)) == [(None, "repriced", Decimal("0.51"))]
 
 
 @pytest.mark.parametrize(
     ("first_seen_at", "cause"), [(EARLIER, "repaired"), (NOON.replace(hour=13), "late"), (LATER, "late")]
 )
-def test_late_is_late_by_what_was_known_of_its_own_project(first_seen_at: datetime, cause: str) -> None:
-    """Another project that was collected later does not make a late connection one that was known before; of a project
-    without any connection nothing was known."""
+def test_lateness_is_judged_per_project(first_seen_at: datetime, cause: str) -> None:
+    """The collection times of another project do not matter; in a project without connections every new one is late."""
     before = items_of([{"item": "1"}, {"item": "2", "project": "globex", "first_seen_at": NOON.replace(hour=14)}])
     new = {"item": "3", "first_seen_at": first_seen_at}
     now = pa.concat_tables([before, items_of([new, {"item": "4", "project": "initech"}])])
-    known = {"acme": NOON, "globex": NOON.replace(hour=14), "initech": None}
-    found = item_corrections(before, now, known)
-    assert {row["item"]: row["cause"] for row in found.to_pylist()} == {"3": cause, "4": "late"}
+    known_until = {"acme": NOON, "globex": NOON.replace(hour=14), "initech": None}
+    rows = item_corrections(before, now, known_until)
+    assert {row["item"]: row["cause"] for row in rows.to_pylist()} == {"3": cause, "4": "late"}

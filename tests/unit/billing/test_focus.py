@@ -36,12 +36,12 @@ AFTER = lines_of(
 
 
 def test_charges_and_their_corrections() -> None:
-    """A priced unit that comes to something is one charge; what changed is a signed correction, and nothing else is."""
+    """A priced unit above 0 is one charge; a change is a signed correction; there is no other row."""
     rows = focus_rows([(1, BEFORE), (2, AFTER)], NOVEMBER, is_provisional=False).to_pylist()
-    told = [
+    values = [
         (row["ChargeClass"], row["x_Revision"], row["SkuId"], row["PricingQuantity"], row["BilledCost"]) for row in rows
     ]
-    assert told == [
+    assert values == [
         (None, 1, "participant_min", Decimal(100), Decimal("0.40")),
         (None, 1, "participant_min", Decimal(30), Decimal("0.12")),
         (None, 1, "storage_gb_months", Decimal("1.5"), Decimal("0.05")),
@@ -63,7 +63,7 @@ def test_days_are_the_zones_own_in_utc() -> None:
 
 
 def test_a_month_without_charges_has_all_columns() -> None:
-    """No lines, no rows, and the columns all the same."""
+    """Without lines there are no rows, but all columns."""
     rows = focus_rows([(1, BEFORE.slice(0, 0))], NOVEMBER, is_provisional=False)
     assert rows.num_rows == 0
     assert {"BilledCost", "ChargeClass", "InvoiceId", "Tags"} < set(rows.schema.names)

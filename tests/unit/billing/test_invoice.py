@@ -1,4 +1,4 @@
-"""Invoices: what can be read, and that the difference is explained to the last line."""
+"""Invoices: readable files, and causes that add up to the difference."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ OWN = {"cdr_id": "1", "owner_ref": "north", "ours": 30_000}
 def test_each_line_has_its_verdict(
     by: str, ours: list[dict[str, Any]], theirs: list[tuple[str, int]], verdict: str, parts: dict[str, int]
 ) -> None:
-    """What a line is called, and how much of its difference each cause explains."""
+    """The verdict of a line, and the part of its difference that each cause explains."""
     (line,) = compare(ours_of(*ours), theirs_of(by, *theirs)).to_pylist()
     assert line["verdict"] == verdict
     assert {cause: line[f"{cause}_min"] for cause in CAUSES if line[f"{cause}_min"]} == parts
@@ -88,9 +88,10 @@ def test_each_line_has_its_verdict(
         ([], []),
     ],
 )
-def test_who_began_to_collect_afterwards_cannot_tell_what_was_late(seen: list[int | None], late: list[bool]) -> None:
-    """Late is more than a day after the month, and more than a day after that day was first collected; hours from the
-    month's last midnight."""
+def test_without_earlier_collection_lateness_is_unknown(seen: list[int | None], late: list[bool]) -> None:
+    """Late is more than a day after the month, and more than a day after that day was first collected; `seen` is in
+    hours from 6 hours before the end of the month.
+    """
     over = datetime(2026, 12, 1, tzinfo=UTC)
     moments = [None if hours is None else over - timedelta(hours=6) + timedelta(hours=hours) for hours in seen]
     assert came_late(pa.chunked_array([moments], TIME), over).to_pylist() == late
@@ -118,8 +119,9 @@ our_rows = st.builds(
 def test_the_difference_is_explained_to_the_last_line(
     ours: list[dict[str, Any]], theirs: list[tuple[str | None, int]]
 ) -> None:
-    """In each line and over all of them the causes add up to what they say less what we say, exactly; no line of either
-    side is lost; and only what is explained by nothing is left to ask about."""
+    """In each line and in total the causes add up exactly to theirs minus ours; no line of either side is lost; only
+    unexplained lines have an unexplained verdict.
+    """
     lines = compare(ours_of(*ours), theirs_of("owner_ref", *theirs))
     table = lines.to_pylist()
     for line in table:
@@ -127,10 +129,10 @@ def test_the_difference_is_explained_to_the_last_line(
         assert line["difference_min"] == line["theirs_min"] - line["ours_min"]
         assert (line["verdict"] in UNEXPLAINED) >= any(line[f"{cause}_min"] for cause in UNEXPLAINED)
     whole = Decimal(sum(minutes for _, minutes in theirs) - sum(row["ours"] for row in ours)).scaleb(-3)
-    *told, total = summarize_differences(lines)
-    assert [row["verdict"] for row in told] == list(VERDICTS)
-    assert sum(row["explains"] for row in told) == total["explains"] == total["theirs"] - total["ours"] == whole
-    assert sum(row["lines"] for row in told) == total["lines"] == len(table)
+    *rows, total = summarize_differences(lines)
+    assert [row["verdict"] for row in rows] == list(VERDICTS)
+    assert sum(row["explains"] for row in rows) == total["explains"] == total["theirs"] - total["ours"] == whole
+    assert sum(row["lines"] for row in rows) == total["lines"] == len(table)
     assert sum(line["lines_there"] for line in table) == len(theirs)
     assert sum(line["connections_here"] for line in table) == sum(row["here"] for row in ours)
 
@@ -145,20 +147,20 @@ def test_the_difference_is_explained_to_the_last_line(
     ],
 )
 def test_a_file_is_read_as_spreadsheets_and_portals_write_it(content: bytes) -> None:
-    """Byte order mark, separator, decimal comma, seconds, blank lines, spelling of names: the same lines come out."""
+    """Byte order mark, separator, decimal comma, seconds, blank lines and spelling of names: the lines are the same."""
     invoice = read_invoice(content, "invoice.csv")
     assert invoice.by == ("cdr_id",)
     assert invoice.lines.to_pydict() == {"cdr_id": ["7", "8"], "theirs": [12_500, 3_000]}
 
 
 def test_lines_may_be_sums() -> None:
-    """By session, or by all that the file tells of project, day, room, owner and billing code; an empty one is none."""
+    """By session, or by the columns of project, day, room, owner and billing code in the file; empty text is null."""
     by_session = read_invoice(b"conf_num,owner_ref,minutes\n017,north,5\n", "i.csv")
     assert (by_session.by, by_session.lines["conf_num"].to_pylist()) == (("conf_num",), ["017"])
     content = b"Date,Tenant,Billed\n2026-11-03T10:00:00Z,north,5\n2026-11-04,,-1.5\n"
-    told = read_invoice(content, "i.csv", {"day": "Date", "owner_ref": "tenant", "minutes": "BILLED"})
-    assert told.by == ("day", "owner_ref")
-    assert told.lines.to_pydict() == {
+    invoice = read_invoice(content, "i.csv", {"day": "Date", "owner_ref": "tenant", "minutes": "BILLED"})
+    assert invoice.by == ("day", "owner_ref")
+    assert invoice.lines.to_pydict() == {
         "day": [DAY, date(2026, 11, 4)],
         "owner_ref": ["north", None],
         "theirs": [5000, -1500],
@@ -166,27 +168,31 @@ def test_lines_may_be_sums() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "headers", "said"),
+    ("content", "headers", "message"),
     [
-        (b"", {}, "i.csv: no column is called minutes or connect_minutes_cal or seconds; it has none"),
-        (b"cdr_id,amount\n", {}, "it has cdr_id, amount; say which is meant with --column minutes=HEADER"),
-        (b"who,minutes\n", {}, "i.csv: no column is called cdr_id or conf_num or project"),
+        (b"", {}, "i.csv: no column minutes or connect_minutes_cal or seconds; columns of the file: none"),
+        (b"cdr_id,amount\n", {}, "columns of the file: cdr_id, amount; name one with --column minutes=HEADER"),
+        (b"who,minutes\n", {}, "i.csv: no column cdr_id or conf_num or project"),
         (b"cdr_id,minutes\n1,2\nx\n", {}, "i.csv: line 3 has 1 cells, the header 2"),
         (b"cdr_id,minutes\n1,two\n", {}, "i.csv: line 2: 'two' is not a number of minutes"),
         (b'cdr_id,minutes\n1,"1,234"\n', {}, "i.csv: line 2: '1,234' is not a number of minutes; write it as 1234.5"),
         (b"cdr_id,minutes\n1,NaN\n", {}, "i.csv: line 2: 'NaN' is not a number of minutes"),
         (b"cdr_id,minutes\n1,1e15\n", {}, "i.csv: line 2: '1e15' is not a number of minutes"),
-        (b"cdr_id,minutes\n,1\n", {}, "i.csv: line 2: no cdr_id; take out lines of totals"),
+        (b"cdr_id,minutes\n,1\n", {}, "i.csv: line 2: no cdr_id; remove lines with totals"),
         (b"conf_num,minutes\n2.8417E+11,1\n", {}, "conf_num 2.8417E+11 was rounded by a spreadsheet"),
         (b"day,minutes\n03/11/2026,1\n", {}, "i.csv: line 2: day '03/11/2026': write it as 2026-11-22"),
-        (b"PK\x03\x04\xff", {}, "i.csv: not a text in UTF-8; save it as CSV (UTF-8)"),
-        (b"cdr_id,minutes\n", {"minute": "x"}, "--column minute=x: unknown; there are cdr_id, conf_num"),
-        (b"cdr_id,minutes\n", {"day": "Date"}, "--column day=Date: i.csv has no such column; it has cdr_id, minutes"),
+        (b"PK\x03\x04\xff", {}, "i.csv: not UTF-8 text; save it as CSV (UTF-8)"),
+        (b"cdr_id,minutes\n", {"minute": "x"}, "--column minute=x: unknown; valid names: cdr_id, conf_num"),
+        (
+            b"cdr_id,minutes\n",
+            {"day": "Date"},
+            "--column day=Date: i.csv has no such column; columns of the file: cdr_id",
+        ),
     ],
 )
-def test_what_cannot_be_read_is_one_line(content: bytes, headers: dict[str, str], said: str) -> None:
-    """File, line, what stands there and what would be right."""
+def test_what_cannot_be_read_is_one_line(content: bytes, headers: dict[str, str], message: str) -> None:
+    """The error has file, line, the text and the valid form."""
     with pytest.raises(ConfigError) as caught:
         read_invoice(content, "i.csv", headers)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)

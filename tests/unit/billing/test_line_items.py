@@ -52,9 +52,9 @@ def rows_of(table: str, columns: tuple[str, ...], rows: list[dict[str, Any]]) ->
 @pytest.mark.parametrize("rounding", ["ceil_per_connection", "exact", "vendor"])
 def test_the_worked_example_of_minutes(rounding: Any) -> None:
     """The minutes that docs/guide/billing.md shows are the minutes that are billed."""
-    *told, participant, recording, transcoding = documented("in")
+    *rows_in, participant, recording, transcoding = documented("in")
     column = ("ceil_per_connection", "exact", "vendor").index(rounding) + 3
-    stays = [(moment(row[0]), moment(row[1])) for row in told]
+    stays = [(moment(row[0]), moment(row[1])) for row in rows_in]
     session = {
         "conf_num": "1",
         "first_connected_at": min(began for began, _ in stays),
@@ -72,21 +72,21 @@ def test_the_worked_example_of_minutes(rounding: Any) -> None:
             "participant_s": (ended - began).total_seconds(),
             "connect_billed_min": Decimal(row[2]) if row[2] else None,
         }
-        for number, (row, (began, ended)) in enumerate(zip(told, stays, strict=True))
+        for number, (row, (began, ended)) in enumerate(zip(rows_in, stays, strict=True))
     ]
     rows = rows_of("cdr", CDR_COLUMNS, connections)
-    days = pa.array([date(2026, 11, 10)] * len(told))
+    days = pa.array([date(2026, 11, 10)] * len(rows_in))
     items = connection_items(rows, days, sessions, "acme", NOVEMBER, rounding)
     transcoded = session_items(sessions, "acme", NOVEMBER, rounding)
-    assert items["participant_min"].to_pylist() == [Decimal(row[column]) for row in told]
+    assert items["participant_min"].to_pylist() == [Decimal(row[column]) for row in rows_in]
     assert pc.sum(items["participant_min"]).as_py() == Decimal(participant[column])
     assert pc.sum(items["recording_min"]).as_py() == Decimal(recording[column])
     assert transcoded["transcoding_min"].to_pylist() == [Decimal(transcoding[column])]
 
 
 def test_the_worked_example_of_storage() -> None:
-    """A file that was there before counts for the whole month, one that came within it from then on."""
-    told = documented("stored")
+    """A file stored before the month counts for the whole month, one stored within it from then on."""
+    rows_in = documented("stored")
     media = [
         {
             "conf_num": "1",
@@ -96,18 +96,18 @@ def test_the_worked_example_of_storage() -> None:
             "size_bytes": int(row[1]),
             "stored_at": datetime.fromisoformat(row[0]).replace(tzinfo=UTC),
         }
-        for number, row in enumerate(told)
+        for number, row in enumerate(rows_in)
     ]
     lost = {"conf_num": "1", "kind": "recording", "name": "lost", "state": "lost", "size_bytes": 5}
     rows = rows_of("media", MEDIA_COLUMNS, [*media, lost])
     items = file_items(rows, rows_of("sessions", SESSION_COLUMNS, []), "acme", NOVEMBER)
-    assert items["storage_gb_months"].to_pylist() == [Decimal(row[2]) for row in told]
+    assert items["storage_gb_months"].to_pylist() == [Decimal(row[2]) for row in rows_in]
     assert items["day"].to_pylist() == [date(2026, 11, 1), date(2026, 11, 16)]
 
 
 @given(st.integers(0, 2**50), st.integers(0, 2_592_000_000))
 def test_storage_is_exact_to_the_byte_month(size_bytes: int, kept_ms: int) -> None:
-    """Bytes times seconds over the month's seconds, to the nearest, whatever their size."""
+    """Bytes times seconds divided by the seconds of the month, to the nearest, for any size."""
     found = byte_months(np.array([size_bytes]), np.array([kept_ms]), 2_592_000_000)
     month_s = 2_592_000
     assert int(found[0]) == (size_bytes * (kept_ms // 1000) * 2 + month_s) // (2 * month_s)
@@ -115,7 +115,7 @@ def test_storage_is_exact_to_the_byte_month(size_bytes: int, kept_ms: int) -> No
 
 @given(st.integers(1_767_225_600, 1_798_761_600), st.sampled_from(["America/New_York", "Asia/Kolkata", "UTC"]))
 def test_every_moment_is_in_one_month(moment_s: int, zone: str) -> None:
-    """Of the months of 2026 and those beside it exactly one has a moment, on the zone's own day."""
+    """Exactly one of the months of 2026 and the adjacent ones contains a time, on the local day of the zone."""
     months = [BillingMonth(date(2025 + number // 12, number % 12 + 1, 1), zone) for number in range(11, 25)]
     ms = np.array([moment_s * 1000])
     found = [month.dates(month.day_numbers(ms)).to_pylist()[0] for month in months if month.day_numbers(ms)[0] >= 0]
@@ -165,7 +165,7 @@ def test_sums_are_those_of_text_and_decimals(cells: list[tuple[Any, ...]], cut: 
 
 @given(st.lists(st.sampled_from([0, 1, 2, 3, None]), max_size=9), st.permutations(["a", "b", "b", ""]))
 def test_sums_by_encoded_texts_are_those_by_texts(indices: list[int | None], texts: list[str]) -> None:
-    """Keys that come as dictionaries, even with a text twice in one, make the same lines as the texts themselves."""
+    """Dictionary-encoded keys, even with duplicate texts, result in the same lines as plain texts."""
     key = pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32()), texts)
     ones = pa.array([1] * len(indices), COUNT)
     rows = pa.table({"key_0": key, "connections": ones})
@@ -173,25 +173,25 @@ def test_sums_by_encoded_texts_are_those_by_texts(indices: list[int | None], tex
     assert summed(rows, ["key_0"], added).equals(summed(plain(rows), ["key_0"], added))
 
 
-def test_connections_say_the_same_with_encoded_texts() -> None:
-    """Whether texts are encoded or not, what a connection does not say of its room its session says."""
+def test_encoded_texts_change_no_item() -> None:
+    """With encoded or plain texts, a connection without room or owner gets those of its session."""
     sessions = rows_of("sessions", SESSION_COLUMNS, [{"conf_num": "1", "room_id": "r", "owner_ref": "north"}])
-    told = [("1", "south", None), ("1", None, "q"), ("2", None, None)]
+    inputs = [("1", "south", None), ("1", None, "q"), ("2", None, None)]
     began = {"trans_at": datetime(2026, 11, 10, tzinfo=UTC)}
-    cells = [{"cdr_id": c, "conf_num": c, "owner_ref": o, "room_id": r, **began} for c, o, r in told]
+    cells = [{"cdr_id": c, "conf_num": c, "owner_ref": o, "room_id": r, **began} for c, o, r in inputs]
     rows = rows_of("cdr", CDR_COLUMNS, cells)
     encoded = rows
     for name in ("owner_ref", "room_id"):
         encoded = encoded.set_column(rows.schema.get_field_index(name), name, rows[name].dictionary_encode())
-    days = pa.array([date(2026, 11, 10)] * len(told))
-    items = [plain(connection_items(one, days, sessions, "acme", NOVEMBER, "exact")) for one in (rows, encoded)]
+    days = pa.array([date(2026, 11, 10)] * len(inputs))
+    items = [plain(connection_items(table, days, sessions, "acme", NOVEMBER, "exact")) for table in (rows, encoded)]
     assert items[0].equals(items[1])
     assert items[0]["owner_ref"].to_pylist() == ["south", "north", None]
     assert items[0]["room_id"].to_pylist() == ["r", "q", None]
 
 
 def test_sums_of_more_keys_than_a_number_counts() -> None:
-    """Six columns of 2,000 values combine to more than 64 bits; their sums are right and in order all the same."""
+    """Six columns of 2,000 values combine to more than 64 bits; their sums are still exact and sorted."""
     dice = np.random.default_rng(7)
     keys = {name: pa.array(dice.permutation(2000)).cast(TEXT) for name in _KEYS}
     added = {"minutes": pa.array([Decimal("0.001")] * 2000, BILLED), "connections": pa.array([1] * 2000, COUNT)}

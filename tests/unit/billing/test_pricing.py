@@ -1,4 +1,4 @@
-"""Prices: what docs/guide/billing.md shows, and what must hold whatever is priced."""
+"""Prices: the example of docs/guide/billing.md, and properties of all prices."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def prices_of(*prices: Price, decimals: int = 2) -> Prices:
 
 
 def test_the_worked_example_of_amounts() -> None:
-    """The settings that docs/guide/billing.md shows make the amounts that it shows, to the last line."""
-    *told, total = documented("line of")
+    """The settings of docs/guide/billing.md result in its amounts, in every line."""
+    *documented_rows, total = documented("line of")
     settings = re.findall(r"```toml\n(\[billing.prices\].*?)```", DOCUMENT, re.DOTALL)[0]
     prices = Prices.model_validate(tomllib.loads(settings)["billing"]["prices"])
     rows = [
         {"project": "b", "day": date.fromisoformat(day), "owner_ref": owner, "participant_min": Decimal(minutes)}
-        for day, owner, minutes, _, _ in told
+        for day, owner, minutes, _, _ in documented_rows
     ]
     found = rate(lines_of(rows), prices, NOVEMBER)
-    assert found["participant_amount"].to_pylist() == [Decimal(row[4]) for row in told]
+    assert found["participant_amount"].to_pylist() == [Decimal(row[4]) for row in documented_rows]
     assert set(found["storage_amount"].to_pylist()) == {0}
     assert found["amount"] == found["participant_amount"]
     assert sum(found["amount"].to_pylist()) == Decimal(total[4])
-    assert sum(Decimal(row[3]) for row in told) == Decimal(total[3])
-    assert all(abs(Decimal(row[4]) - Decimal(row[3])) < Decimal("0.01") for row in [*told, total])
+    assert sum(Decimal(row[3]) for row in documented_rows) == Decimal(total[3])
+    assert all(abs(Decimal(row[4]) - Decimal(row[3])) < Decimal("0.01") for row in [*documented_rows, total])
     assert found["currency"].to_pylist() == ["USD"] * 4
 
 
@@ -87,7 +87,7 @@ def months(draw: st.DrawFn) -> tuple[Price, Price, list[dict[str, Any]]]:
 
 
 def one_by_one(before: Price, after: Price, rows: list[dict[str, Any]]) -> dict[date, Decimal]:
-    """What each day costs: every thousandth of a minute by itself, in order of days."""
+    """The cost of each day, computed per thousandth of a minute, in the order of days."""
     costs: dict[date, Decimal] = {}
     position = 0
     for row in sorted(rows, key=lambda row: row["day"]):
@@ -104,16 +104,17 @@ def one_by_one(before: Price, after: Price, rows: list[dict[str, Any]]) -> dict[
 def test_lines_add_up_to_the_month(
     month: tuple[Price, Price, list[dict[str, Any]]], decimals: int, chance: random.Random
 ) -> None:
-    """Lines add up to what the month's units cost one by one, rounded once; each is within one smallest unit of its
-    share of its day; and in whatever order lines come, the same comes out."""
+    """Lines add up to the cost of the month's units, rounded once; each is within one smallest unit of its share of its
+    day; the order of the lines does not matter.
+    """
     before, after, rows = month
     prices, smallest = prices_of(before, after, decimals=decimals), Decimal(1).scaleb(-decimals)
     found = rate(lines_of(rows), prices, NOVEMBER)
     costs = one_by_one(before, after, rows)
     assert sum(found["amount"].to_pylist()) == sum(costs.values()).quantize(smallest, ROUND_HALF_UP)
     for row in found.to_pylist():
-        of_day = sum((one["participant_min"] for one in rows if one["day"] == row["day"]), Decimal(0))
-        share = Fraction(costs[row["day"]] * row["participant_min"]) / Fraction(of_day) if of_day else Fraction(0)
+        day_min = sum((other["participant_min"] for other in rows if other["day"] == row["day"]), Decimal(0))
+        share = Fraction(costs[row["day"]] * row["participant_min"]) / Fraction(day_min) if day_min else Fraction(0)
         assert abs(Fraction(row["participant_amount"]) - share) < smallest
     shuffled = list(rows)
     chance.shuffle(shuffled)
@@ -121,7 +122,7 @@ def test_lines_add_up_to_the_month(
 
 
 def test_amounts_are_exact_at_any_size() -> None:
-    """A month of a hundred thousand million minutes at nine places is as exact as a small one: no 64 bits overflow."""
+    """Amounts of 10**11 minutes with nine decimal places are exact: 64 bits do not overflow."""
     minutes, price = [Decimal("123456789012.345"), Decimal("0.001")], Decimal("1.234567891")
     rows = [{"day": NOVEMBER.first, "owner_ref": str(row), "participant_min": used} for row, used in enumerate(minutes)]
     found = rate(lines_of(rows), prices_of(Price(price=price), decimals=4), NOVEMBER)["amount"].to_pylist()
@@ -139,7 +140,7 @@ def test_tiers_are_continuous(price: Price, first: int, more: int) -> None:
 
 
 def test_a_project_has_its_own_price_and_tiers() -> None:
-    """A project's price goes before that of all; each project fills the tiers by itself; what has no price is null."""
+    """The price of a project precedes the price of all; each project has its own tiers; without a price it is null."""
     own = Price(project="acme", price=Decimal(2))
     tiers = Price(tiers=(Tier(up_to=Decimal(1), price=Decimal(10)), Tier(price=Decimal(1))))
     rows = [
@@ -154,8 +155,9 @@ def test_a_project_has_its_own_price_and_tiers() -> None:
 
 
 def test_a_month_with_a_gap_is_refused() -> None:
-    """A price on some days of a month and none on others is one line that names unit, project and days; a month that
-    lies wholly before the price has no amounts."""
+    """A price on only some days of a month is an error with unit, project and days; a month before the price has no
+    amounts.
+    """
     prices = prices_of(Price(price=Decimal(1), valid_from=date(2026, 11, 16)))
     with pytest.raises(ConfigError) as caught:
         prices_in_month(prices, ["acme"], NOVEMBER)
@@ -171,7 +173,7 @@ def test_a_month_with_a_gap_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("values", "message"),
     [
         ({}, "either price or tiers"),
         ({"price": 1, "tiers": [{"price": 1}]}, "either price or tiers"),
@@ -183,8 +185,8 @@ def test_a_month_with_a_gap_is_refused() -> None:
         ({"price": "0.1234567890123456"}, "no more than"),
     ],
 )
-def test_an_unclear_price_is_refused(told: dict[str, Any], said: str) -> None:
-    """Each price says one thing; the message says what is wrong with it."""
+def test_an_unclear_price_is_refused(values: dict[str, Any], message: str) -> None:
+    """An ambiguous or invalid price is refused, with the reason."""
     with pytest.raises(ValidationError) as caught:
-        Price.model_validate(told)
-    assert said in str(caught.value)
+        Price.model_validate(values)
+    assert message in str(caught.value)

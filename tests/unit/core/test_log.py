@@ -78,7 +78,7 @@ def test_a_field_named_like_a_secret_is_masked(field: str) -> None:
 
 
 def test_ordinary_fields_stay_what_they_are() -> None:
-    """Numbers, booleans and null keep their JSON type; other text is unchanged."""
+    """Numbers, flags and null keep their type for whoever reads the JSON; words are not touched."""
     event = {
         "event": "response.landed",
         "documents": 412,

@@ -1,4 +1,4 @@
-"""What bytes say about themselves: whole, broken, unknown, or not the file at all; however they arrive."""
+"""Verdicts on bodies: whole, broken, unknown or an error page, for any chunks."""
 
 from __future__ import annotations
 
@@ -59,21 +59,21 @@ def test_a_whole_file_is_whole(ending: str, kind: str) -> None:
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_no_cut_file_is_whole(ending: str) -> None:
-    """Whatever byte a real file is cut at, it is never called whole."""
+    """A real file truncated at any byte is never whole."""
     whole = SAMPLES[ending]
     assert [size for size in range(len(whole)) if judged("recording", [whole[:size]]) == "whole"] == []
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_cut_container_is_known_to_be_broken(ending: str) -> None:
-    """Once the first bytes are there, a cut is seen, not merely suspected."""
+def test_a_truncated_container_is_broken(ending: str) -> None:
+    """Once the first 64 bytes arrived, truncation is certain, not unknown."""
     whole = SAMPLES[ending]
     assert {judged("recording", [whole[:size]]) for size in range(64, len(whole), 17)} == {"broken"}
 
 
 @pytest.mark.parametrize("whole", [MP4, MKV, *(SAMPLES[ending] for ending in ENDINGS)], ids=["MP4", "MKV", *ENDINGS])
 def test_a_file_followed_by_other_bytes_is_not_whole(whole: bytes) -> None:
-    """Bytes behind the last part that are no part themselves show damage."""
+    """Bytes after the last part that are not a part mean damage."""
     assert judged("recording", [whole + b"\x20\x00\x01"]) == "broken"
 
 
@@ -104,13 +104,13 @@ def test_parts_are_walked_by_their_sizes(body: bytes, verdict: str) -> None:
 
 
 def test_an_unknown_format_is_unknown() -> None:
-    """What is no container that states its sizes is neither praised nor condemned."""
+    """A format without declared sizes is unknown."""
     assert judged("recording", [b"RIFF" + bytes(2000)]) == "unknown"
     assert judged("recording", [b"x"]) == "unknown"
 
 
 def test_nothing_at_all_is_no_recording() -> None:
-    """An empty body is not a short recording but none."""
+    """An empty body is an error page, not a short recording."""
     assert judged("recording", []) == judged("recording", [b"", b""]) == "error page: an empty body"
 
 
@@ -123,7 +123,7 @@ def test_nothing_at_all_is_no_recording() -> None:
 )
 @pytest.mark.parametrize("kind", ["recording", "chat"])
 def test_a_web_page_is_no_file(start: bytes, page: bytes, kind: str) -> None:
-    """HTML and XML are error pages for every kind of file, whatever blanks stand before them."""
+    """HTML and XML are error pages for every kind of file, after any leading white space."""
     assert judged(kind, [start + page]) == f"error page: {page[:60].decode()}"
 
 
@@ -133,8 +133,8 @@ def test_json_is_no_recording(body: bytes) -> None:
     assert judged("recording", [body]).startswith("error page: {")
 
 
-def test_an_error_page_is_seen_at_once() -> None:
-    """A page dressed as a huge file is refused after its first half kilobyte, not after the last byte."""
+def test_an_error_page_is_found_early() -> None:
+    """An error page with the size of a large file is refused after its first 512 bytes, not after the last byte."""
     inspector = Inspector("recording")
     with pytest.raises(ErrorPage):
         inspector.feed(b"<html>" + b"x" * 600)
@@ -151,7 +151,7 @@ def test_json_that_closes_is_whole(kind: str, body: bytes) -> None:
 
 
 def test_no_cut_json_is_whole() -> None:
-    """A chat file cut at any byte is known to be broken, the empty file too."""
+    """A chat file truncated at any byte is broken, the empty file too."""
     assert {judged("chat", [CHAT[:size]]) for size in range(len(CHAT))} == {"broken"}
 
 
@@ -162,7 +162,7 @@ def test_an_error_as_json_is_no_chat(body: bytes) -> None:
 
 
 def test_json_beyond_reason_is_not_judged() -> None:
-    """Nesting that no parser follows is left open instead of stopping the copy."""
+    """JSON that is too deeply nested for the parser is unknown and does not stop the copy."""
     assert judged("chat", [b"[" * 100_000 + b"]" * 100_000]) == "unknown"
 
 
@@ -188,7 +188,7 @@ BODIES = {
 @pytest.mark.parametrize("kind", ["recording", "chat"])
 @given(cuts=st.lists(st.integers(0, 5400), max_size=12))
 def test_a_verdict_is_blind_to_chunks(name: str, kind: str, cuts: list[int]) -> None:
-    """The same bytes get the same verdict, in one piece or in any pieces, empty ones among them."""
+    """The same bytes get the same verdict in any chunks, including empty ones."""
     body = BODIES[name]
     edges = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
     assert judged(kind, [body[start:end] for start, end in pairwise(edges)]) == judged(kind, [body])
@@ -209,7 +209,7 @@ def test_any_bytes_get_a_verdict(body: bytes, start: bytes, is_json: bool) -> No
 
 
 def test_memory_does_not_grow_with_the_file() -> None:
-    """A gigabyte behind a known header leaves nothing in the inspector."""
+    """64 MiB after a valid header leave nothing in the inspector."""
     inspector = Inspector("recording")
     inspector.feed(element(EBML, b"h" * 600) + SEGMENT + b"\x01" + (2**40).to_bytes(7))
     block = bytes(2**20)

@@ -1,4 +1,4 @@
-"""The media plan: what there is to copy, earliest deadline first; and the rows that say how every file stands."""
+"""The media plan: files to copy and recheck, sorted by deadline; and the rows of table `media`."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ FILES = st.lists(
 def test_the_clock_starts_at_the_earliest_known_moment(
     first_connected: dict[str, datetime], expected: datetime
 ) -> None:
-    """72 hours count from the session's first connection where it is known and earlier, else from its end."""
+    """72 hours count from the session's first connection if it exists and is earlier, else from its end."""
     assert expires_at(listed_file(), first_connected, RETENTION) == expected + RETENTION
 
 
 @given(FILES, st.dictionaries(st.sampled_from(["1", "2", "3"]), st.integers(-9, 9)), st.randoms(use_true_random=False))
 def test_the_plan_is_in_order_of_deadline(files: list[ListedFile], connected: dict[str, int], random: Any) -> None:
-    """Whatever order files are listed in, the plan is one and the same: nearest loss first, every file once."""
+    """The plan does not depend on the order of the files: sorted by deadline, every file once."""
     first = {conf_num: ENDED_AT + hours * HOUR for conf_num, hours in connected.items()}
     plan = plan_media(files, {}, first, RETENTION)
     deadlines = [item.expires_at for item in plan]
@@ -69,10 +69,10 @@ def test_the_plan_is_in_order_of_deadline(files: list[ListedFile], connected: di
 @given(FILES, st.data())
 def test_what_a_manifest_names_is_not_copied_again(files: list[ListedFile], data: st.DataObject) -> None:
     """The plan is the listed files minus the manifests' entries; once all are named, it is empty."""
-    known = data.draw(st.sets(st.sampled_from([file.identity for file in files]))) if files else set()
+    archived = data.draw(st.sets(st.sampled_from([file.identity for file in files]))) if files else set()
     entries = {file.identity: stored_entry(file, STORED, AT) for file in files}
-    plan = plan_media(files, {identity: entries[identity] for identity in known}, {}, RETENTION)
-    assert {item.file.identity for item in plan} == {file.identity for file in files} - known
+    plan = plan_media(files, {identity: entries[identity] for identity in archived}, {}, RETENTION)
+    assert {item.file.identity for item in plan} == {file.identity for file in files} - archived
     assert plan_media(files, entries, {}, RETENTION) == []
 
 
@@ -86,18 +86,18 @@ def test_what_a_manifest_names_is_not_copied_again(files: list[ListedFile], data
     ids=["stored", "unreadable", "lost"],
 )
 def test_every_final_state_ends_the_copying(entry: Entry) -> None:
-    """Stored, unreadable and lost are all final: none is asked for again."""
+    """Stored, malformed and lost are final: none is copied again."""
     assert plan_media([listed_file()], {listed_file().identity: entry}, {}, RETENTION) == []
 
 
 def test_a_file_of_one_name_in_another_session_is_another_file() -> None:
-    """A manifest entry speaks for its own session and kind only."""
+    """A manifest entry applies to its own session and kind only."""
     entries = {listed_file().identity: stored_entry(listed_file(), STORED, AT)}
     others = [listed_file(conf_num="9"), listed_file(kind="transcoded"), listed_file(name="a2.mkv")]
     assert len(plan_media(others, entries, {}, RETENTION)) == 3
 
 
-# --- looking again ---
+# --- rechecks ---
 
 AGES = (HOUR, 24 * HOUR)
 
@@ -117,10 +117,10 @@ AGES = (HOUR, 24 * HOUR)
         (60, 25, False),
     ],
 )
-def test_a_stored_file_is_looked_at_again_at_each_age(
+def test_an_archived_file_is_rechecked_at_each_age(
     hours_since_stored: float, checked_after: float | None, is_due: bool
 ) -> None:
-    """Once after an hour and once after a day (the ages of the settings), each time until it was done."""
+    """Rechecked after 1 hour and after 24 hours (the ages of the settings), each time until it is done."""
     file = listed_file(ended_at=AT)
     entry = stored_entry(file, STORED, AT)
     if checked_after is not None:
@@ -138,14 +138,14 @@ def test_a_stored_file_is_looked_at_again_at_each_age(
     ],
     ids=["pending", "lost", "gone"],
 )
-def test_what_is_not_there_is_not_looked_at_again(entry: Entry | None) -> None:
-    """Neither a file without a copy, nor one that the host has said it no longer has."""
+def test_a_file_without_copy_or_source_is_not_rechecked(entry: Entry | None) -> None:
+    """Neither a file without a copy, nor one that was deleted at its source."""
     entries = {listed_file().identity: entry} if entry else {}
     assert plan_rechecks([listed_file()], entries, {}, RETENTION, AGES, AT + 5 * HOUR) == []
 
 
-def test_after_its_deadline_a_file_is_not_looked_at_again() -> None:
-    """Once EnableX may have deleted a file there is nothing left to compare."""
+def test_after_its_deadline_a_file_is_not_rechecked() -> None:
+    """After the deadline EnableX may have deleted the file, so it is not compared."""
     file = listed_file()
     entries = {file.identity: stored_entry(file, STORED, AT)}
     deadline = expires_at(file, {}, RETENTION)
@@ -174,13 +174,13 @@ BASE = {
 }
 
 
-def test_a_file_that_nobody_copied_is_pending() -> None:
-    """A listed file is a row from its first listing on, with its deadline and nothing invented."""
+def test_a_file_without_a_copy_is_pending() -> None:
+    """A listed file is a row from its first listing on, with its deadline and no invented values."""
     assert row(None) == {**BASE, "state": "pending"}
 
 
-def test_a_stored_file_says_where_and_what() -> None:
-    """Key, size, digest and the host's own words come from the manifest."""
+def test_a_stored_file_has_the_facts_of_its_manifest() -> None:
+    """Key, size, digest and the headers of the file host come from the manifest."""
     assert row(stored_entry(listed_file(), STORED, AT)) == {
         **BASE,
         "state": "stored",
@@ -195,7 +195,7 @@ def test_a_stored_file_says_where_and_what() -> None:
 
 
 def test_a_probe_is_part_of_the_row() -> None:
-    """What a media library saw in a file stands in its row, under the columns' names."""
+    """The probe of a file is in its row, under the names of the columns."""
     seen = Probe("matroska,webm", 61.5, "vp8", "opus", 640, 480)
     made = row(stored_entry(listed_file(), replace(STORED, probe=seen), AT))
     assert (
@@ -212,7 +212,7 @@ def test_a_probe_is_part_of_the_row() -> None:
 
 
 def test_a_lost_file_was_never_stored() -> None:
-    """A loss has its reason, and no moment of storing."""
+    """A lost file has a reason and no `stored_at`."""
     expected = {**BASE, "state": "lost", "lost_reason": "HTTP 410", "version_count": 0}
     assert row(lost_entry(listed_file(), "HTTP 410", 410, AT)) == expected
 

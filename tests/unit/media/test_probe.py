@@ -1,4 +1,4 @@
-"""What a media library sees in stored files, and what it must never be made to open."""
+"""Probes of stored files, and content that must never be opened."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_recording_is_described(
     ids=["empty", "noise", "cut", "page", "playlist", "concat", "sdp"],
 )
 def test_what_is_no_recording_does_not_open(store: LocalStore, content: bytes) -> None:
-    """Noise, cut files, and text that would make a player open something else: not opened, and no crash."""
+    """Noise, truncated files, and playlists that refer to other files: not opened, and no crash."""
     store.put_if_absent("a", content)
     assert probe(store, "a") is None
 
@@ -67,5 +67,5 @@ def test_what_is_no_recording_does_not_open(store: LocalStore, content: bytes) -
     ],
 )
 def test_only_what_claims_to_be_media_is_probed(kind: str, name: str, expected: bool) -> None:
-    """Recordings and transcoded files always; files of kinds nobody documented by their name; chat and logs never."""
+    """Recordings and transcoded files always; undocumented kinds by suffix; chat and metadata never."""
     assert is_media(kind, name) is expected

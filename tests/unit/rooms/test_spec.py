@@ -1,4 +1,4 @@
-"""Rooms as they shall be: every field and rule of the contract, the rooms file, and the plan."""
+"""Desired rooms: every documented field and rule, the rooms file, and the plan."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ def room(**more: Any) -> Room:
 
 
 def file(rooms: dict[str, Any], **more: Any) -> RoomsFile:
-    filled = {key: {"name": key, "owner_ref": "tenant-42", "participants": 10, **said} for key, said in rooms.items()}
+    defaults = {"owner_ref": "tenant-42", "participants": 10}
+    filled = {key: {"name": key, **defaults, **values} for key, values in rooms.items()}
     return read_rooms_file({"file": "clinic", "rooms": filled, **more}, projects=["acme"], source="rooms.toml")
 
 
 def made(changes: RoomChanges) -> list[dict[str, Any]]:
-    """The rooms as EnableX would have them after the plan's creations."""
+    """The rooms at EnableX after the creations of the plan."""
     return [
         {**copy.deepcopy(dict(c.body)), "room_id": f"{number:024x}", "created": f"2026-11-23T02:{number:02}:00.000Z"}
         for number, c in enumerate(changes.todo)
@@ -58,14 +59,14 @@ def plan(desired: RoomsFile, actual: list[dict[str, Any]], now: datetime = NOW, 
 # --- fields ---
 
 
-def test_every_documented_field_is_there() -> None:
-    """Each field of the contract's table can be said by its own name, and none that it does not know."""
+def test_every_documented_field_exists() -> None:
+    """Each field of the documented table exists under its own name, and no other field."""
     rows = re.findall(r"^\| (`.*?) \|", SECTION_9, re.M)
-    actual = {name.removeprefix("settings.") for row in rows for name in re.findall(r"`([a-z_.]+)`", row)}
-    known = {name.split(".")[0] for name in fields.FIELDS} | {"data"}
-    assert actual - {"sip"} <= known
-    assert known - actual <= {"aor", "sip"}
-    assert known == set(Room.__dataclass_fields__)
+    documented = {name.removeprefix("settings.") for row in rows for name in re.findall(r"`([a-z_.]+)`", row)}
+    existing = {name.split(".")[0] for name in fields.FIELDS} | {"data"}
+    assert documented - {"sip"} <= existing
+    assert existing - documented <= {"aor", "sip"}
+    assert existing == set(Room.__dataclass_fields__)
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
@@ -102,19 +103,19 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("live_transcription.enable", {"live_transcription": {"enable": "on"}}, "true or false"),
     ("hls_view_url", {"hls_view_url": "default"}, "https"),
     ("media_zone", {"media_zone": "EU"}, "IN, SG, US or XX"),
-    ("single_file_recording", {"single_file_recording": True}, "two users"),
+    ("single_file_recording", {"single_file_recording": True}, "2 users"),
     ("audiences", {"audiences": -1}, "0 or more"),
-    ("data", {"data": {"postroom_key": "x/y"}}, "Postroom's own"),
+    ("data", {"data": {"postroom_key": "x/y"}}, "reserved"),
     ("data", {"data": {"when": NOW}}, "JSON"),
     ("data", {"data": {"nan": float("nan")}}, "finite"),
 ]
 
 
-@pytest.mark.parametrize(("field", "said", "why"), WRONG, ids=lambda v: v if isinstance(v, str) else "")
-def test_what_enablex_would_refuse_is_not_sent(field: str, said: dict[str, Any], why: str) -> None:
-    """Types, ranges and the rules of permanent, scheduled and ad hoc rooms: the field is named, and EnableX's code."""
+@pytest.mark.parametrize(("field", "values", "why"), WRONG, ids=lambda v: v if isinstance(v, str) else "")
+def test_an_invalid_value_is_not_sent(field: str, values: dict[str, Any], why: str) -> None:
+    """Types, ranges and the rules of permanent, scheduled and ad hoc rooms: the error has the field and the code."""
     with pytest.raises(ConfigError) as refused:
-        room(**said)
+        room(**values)
     assert str(refused.value).startswith(f"{field}: ")
     assert why in str(refused.value)
     assert "s3cr3t" not in str(refused.value)
@@ -122,7 +123,7 @@ def test_what_enablex_would_refuse_is_not_sent(field: str, said: dict[str, Any],
 
 
 @pytest.mark.parametrize(
-    "said",
+    "values",
     [
         {"participants": "10", "moderators": "2"},
         {"participants": 0},
@@ -135,13 +136,13 @@ def test_what_enablex_would_refuse_is_not_sent(field: str, said: dict[str, Any],
         {"data": {"a": [1, {"b": None}], "c": {}}},
     ],
 )
-def test_what_is_documented_passes(said: dict[str, Any]) -> None:
+def test_documented_values_are_valid(values: dict[str, Any]) -> None:
     """Numbers may be text, 0 means no limit, and an ad hoc room may have a duration."""
-    room(**said)
+    room(**values)
 
 
 def test_a_body_is_as_the_samples_send_it() -> None:
-    """Counts of people as text, duration as a number, times in UTC without a zone; only what was said."""
+    """Counts of users as text, duration as a number, times in UTC without a zone; only the given fields."""
     body = room(**SCHEDULED, billing_code=4711, role_based_recording={"moderator": "audio"}, data={"x": 1}).body()
     assert body == {
         "name": "Front desk",
@@ -183,7 +184,7 @@ def test_a_time_in_any_zone_becomes_utc(given: Any) -> None:
     ("given", "why"),
     [
         ("2026-03-29 02:30 Europe/Berlin", "skipped"),
-        ("2026-10-25 02:30 Europe/Berlin", "there twice"),
+        ("2026-10-25 02:30 Europe/Berlin", "ambiguous"),
         ("2026-12-01 14:00 Europe/Berln", "no such time zone"),
         ("2026-12-01 14:00", "no time zone"),
         (LATER.replace(tzinfo=None), "no time zone"),
@@ -193,7 +194,7 @@ def test_a_time_in_any_zone_becomes_utc(given: Any) -> None:
     ],
 )
 def test_a_time_that_is_not_one_moment_is_refused(given: Any, why: str) -> None:
-    """Nothing is guessed: no zone, an unknown one, an hour that clocks skip or show twice."""
+    """Refused: no zone, an unknown zone, an hour that the zone skips or repeats."""
     with pytest.raises(ValueError, match=why):
         fields.moment(given)
 
@@ -203,7 +204,7 @@ def test_a_time_that_is_not_one_moment_is_refused(given: Any, why: str) -> None:
     st.integers(-14 * 60, 14 * 60),
 )
 def test_a_time_keeps_its_moment(wall: datetime, offset_min: int) -> None:
-    """Whatever the offset, what is sent is the same moment in UTC."""
+    """With any offset, the same moment is sent in UTC."""
     moment = wall.replace(microsecond=0, tzinfo=timezone(timedelta(minutes=offset_min)))
     assert fields.moment(moment.isoformat()) == moment
     sent = fields.MOMENT.serialize(fields.moment(moment))
@@ -214,7 +215,7 @@ def test_a_time_keeps_its_moment(wall: datetime, offset_min: int) -> None:
 
 
 def test_the_example_file_is_valid() -> None:
-    """config/rooms.example.toml names no room until its example is uncommented, and then every room of it is right."""
+    """config/rooms.example.toml is valid as it is, and with all its lines uncommented."""
     text = (ROOT / "config/rooms.example.toml").read_text()
     assert tomllib.loads(text) == {"file": "rooms"}
     live = tomllib.loads(re.sub("^# ", "", text, flags=re.M))
@@ -229,22 +230,25 @@ def test_the_example_file_is_valid() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, 'file (rooms.toml): must be this file\'s own name, such as "clinic"'),
+        ({}, 'file (rooms.toml): must be a unique name such as "clinic"'),
         ({"file": "once"}, "file (rooms.toml): must be"),
         ({"file": "a/b"}, "file (rooms.toml): must be"),
         ({"file": "a", "room": {}}, 'room (rooms.toml): unknown; did you mean "rooms"?'),
-        ({"file": "a", "project": "acne"}, "project (rooms.toml): acne: not configured; there are acme, globex"),
+        (
+            {"file": "a", "project": "acne"},
+            "project (rooms.toml): acne: not configured; configured projects: acme, globex",
+        ),
         ({"file": "a", "recording": "yes"}, "recording (rooms.toml): must be required, forbidden or free"),
         ({"file": "a", "rooms": 5}, "rooms (rooms.toml): must be tables"),
-        ({"file": "a", "rooms": {"x y": {}}}, "rooms.x y (rooms.toml): a key is letters"),
+        ({"file": "a", "rooms": {"x y": {}}}, "rooms.x y (rooms.toml): a key has at most 64"),
         ({"file": "a", "rooms": {"x": 5}}, "rooms.x (rooms.toml): must be a table: [rooms.x]"),
         (
             {"file": "a", "rooms": {"x": {}}},
-            "rooms.x.project (rooms.toml): missing; there are acme, globex (and 3 more)",
+            "rooms.x.project (rooms.toml): missing; configured projects: acme, globex (and 3 more)",
         ),
         (
             {"file": "a", "project": "acme", "rooms": {"x": {"name": "n", "owner_ref": "o"}}},
-            "rooms.x.participants (rooms.toml): missing; every room has one (10007)",
+            "rooms.x.participants (rooms.toml): missing; required in every room (10007)",
         ),
         (
             {
@@ -257,7 +261,7 @@ def test_the_example_file_is_valid() -> None:
     ],
 )
 def test_a_mistake_in_the_file_is_named(content: dict[str, Any], message: str) -> None:
-    """Room, field, file, and what would be valid; an unknown key names the nearest known one."""
+    """The error has room, field, file and valid values; for an unknown key it has the nearest valid one."""
     with pytest.raises(ConfigError) as refused:
         read_rooms_file(content, projects=["acme", "globex"], source="rooms.toml")
     assert str(refused.value).startswith(message)
@@ -266,8 +270,8 @@ def test_a_mistake_in_the_file_is_named(content: dict[str, Any], message: str) -
 # --- the plan ---
 
 
-def test_a_room_is_made_and_then_nothing_is_to_be_done() -> None:
-    """What was made as planned is unchanged in the next plan."""
+def test_a_created_room_is_unchanged() -> None:
+    """A room created as planned is unchanged in the next plan."""
     desired = file({"a": {}, "b": {**SCHEDULED, "knock": True, "data": {"ward": "B2"}}})
     first = plan_rooms(desired, {"acme": []}, NOW)
     assert [change.action for change in first.changes] == ["create", "create"]
@@ -302,7 +306,7 @@ def test_a_type_that_drifts_is_no_difference(desired: Any, actual: Any) -> None:
     [(30, 31), (True, False), ("a", "b"), (True, "false"), (1, [1]), ({"a": 1}, {}), ([1], [1, 2])],
 )
 def test_another_value_is_a_difference(desired: Any, actual: Any) -> None:
-    """Leniency about types hides no change."""
+    """Lenient types hide no change."""
     assert not fields.same_json(desired, actual)
 
 
@@ -316,7 +320,7 @@ DRIFTS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("echo", DRIFTS)
 def test_an_echo_that_drifts_changes_nothing(echo: dict[str, Any]) -> None:
-    """Numbers as text, flags as words, nulls and keys that nobody sent: the plan stays empty."""
+    """Numbers as text, flags as words, nulls and extra keys: the plan stays empty."""
     desired = file({"a": {"knock": True, "max_active_talkers": 6}})
     [actual] = made(plan_rooms(desired, {"acme": []}, NOW))
     actual["settings"] |= echo
@@ -324,7 +328,7 @@ def test_an_echo_that_drifts_changes_nothing(echo: dict[str, Any]) -> None:
 
 
 def test_only_what_differs_is_sent() -> None:
-    """An update names the differing fields and sends these alone, with the notes of ours."""
+    """An update lists the differing fields and sends only these, with the external key and digest."""
     [actual] = made(plan_rooms(file({"a": {"knock": True, "billing_code": "CC-1"}}), {"acme": []}, NOW))
     [change] = plan(file({"a": {"knock": True, "billing_code": "CC-2", "participants": 12}}), [actual])
     assert change.action == "update"
@@ -337,15 +341,15 @@ def test_only_what_differs_is_sent() -> None:
 
 
 def test_a_field_that_the_file_drops_goes_back_to_its_default() -> None:
-    """Recording that the file no longer asks for is switched off; what was changed by hand elsewhere stays."""
+    """Recording that the file no longer names is switched off; other manual changes stay."""
     [actual] = made(plan_rooms(file({"a": {"auto_recording": True, "billing_code": "CC-1"}}), {"acme": []}, NOW))
-    actual["settings"]["canvas"] = True  # by hand, in the portal
+    actual["settings"]["canvas"] = True  # manually, in the portal
     [change] = plan(file({"a": {}}), [actual])
     assert change.body["settings"] == {"auto_recording": False, "billing_code": ""}
 
 
 def test_a_listing_that_leaves_fields_out_hides_no_change() -> None:
-    """A sparse echo is no difference by itself, and a change of a field that is not told is sent all the same."""
+    """A sparse echo alone is no difference, and a change of a field that is not returned is still sent."""
     desired = file({"a": {"knock": True}})
     [actual] = made(plan_rooms(desired, {"acme": []}, NOW))
     sparse = {key: value for key, value in actual.items() if key != "owner_ref"}
@@ -358,8 +362,8 @@ def test_a_listing_that_leaves_fields_out_hides_no_change() -> None:
 
 
 @pytest.mark.parametrize("other", [{"mode": "lecture"}, {"adhoc": True}, SCHEDULED])
-def test_what_cannot_change_is_said_and_replaced_on_demand(other: dict[str, Any]) -> None:
-    """Mode and type block the room, and name --replace; with it the room is deleted and made anew."""
+def test_a_fixed_field_blocks_or_replaces(other: dict[str, Any]) -> None:
+    """Another mode or type blocks the room and names --replace; with it the room is deleted and created again."""
     [actual] = made(plan_rooms(file({"a": {}}), {"acme": []}, NOW))
     [change] = plan(file({"a": other}), [actual])
     assert (change.action, change.body) == ("blocked", {})
@@ -369,8 +373,8 @@ def test_what_cannot_change_is_said_and_replaced_on_demand(other: dict[str, Any]
     assert change.body["data"]["postroom_key"] == "clinic/a"
 
 
-def test_prune_takes_only_what_this_file_made() -> None:
-    """Rooms of other files, of nobody, and of a file whose name begins the same are never in the plan."""
+def test_prune_deletes_only_rooms_of_this_file() -> None:
+    """Rooms of other files, of no file, and of a file whose name starts the same are never in the plan."""
     [actual] = made(plan_rooms(file({"gone": {}}), {"acme": []}, NOW))
     others = [
         {"room_id": "1", "name": "portal"},
@@ -385,8 +389,8 @@ def test_prune_takes_only_what_this_file_made() -> None:
     assert (pruned.action, pruned.room_id) == ("delete", actual["room_id"])
 
 
-def test_two_rooms_with_one_key_are_said_and_left() -> None:
-    """Nobody can tell which of them is meant: neither is touched, and both are named."""
+def test_two_rooms_with_one_key_are_blocked() -> None:
+    """Neither room is changed, and both are named."""
     desired = file({"a": {}})
     [actual] = made(plan_rooms(desired, {"acme": []}, NOW))
     [change] = plan(desired, [actual, {**actual, "room_id": "f" * 24}], prune=True, replace=True)
@@ -397,7 +401,7 @@ def test_two_rooms_with_one_key_are_said_and_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before_start", "said", "action"),
+    ("before_start", "values", "action"),
     [
         (timedelta(minutes=15), {"participants": 3}, "update"),
         (timedelta(minutes=14), {"participants": 3}, "blocked"),
@@ -408,23 +412,23 @@ def test_two_rooms_with_one_key_are_said_and_left() -> None:
         (timedelta(hours=2), {"scheduled_time": LATER + timedelta(hours=3)}, "update"),
     ],
 )
-def test_a_scheduled_room_is_changed_in_time_or_not_at_all(
-    before_start: timedelta, said: dict[str, Any], action: str
+def test_a_scheduled_room_is_changed_until_the_cutoff(
+    before_start: timedelta, values: dict[str, Any], action: str
 ) -> None:
-    """Until 15 minutes before; later it is blocked, and once its time has passed there is nothing to do."""
+    """Changed until 15 minutes before its start; later blocked; after its start unchanged."""
     [actual] = made(plan_rooms(file({"a": SCHEDULED}), {"acme": []}, NOW))
-    [change] = plan(file({"a": {**SCHEDULED, **said}}), [actual], LATER - before_start)
+    [change] = plan(file({"a": {**SCHEDULED, **values}}), [actual], LATER - before_start)
     assert change.action == action
 
 
 def test_a_scheduled_room_of_the_past_is_not_made() -> None:
-    """A file may keep rooms whose time has passed: they are neither made nor failures."""
+    """Rooms in the file whose time has passed are neither created nor failed."""
     [change] = plan(file({"a": SCHEDULED}), [], LATER)
     assert (change.action, change.why) == ("unchanged", "its scheduled_time has passed")
 
 
 def test_secrets_do_not_show_in_a_plan() -> None:
-    """A stream address is compared, and never shown."""
+    """A stream URL is compared and never shown."""
     address = {"live_recording": {"auto_recording": True, "url": "https://x/?token=0ld"}}
     [actual] = made(plan_rooms(file({"a": address}), {"acme": []}, NOW))
     address["live_recording"] = {"auto_recording": True, "url": "https://x/?token=n3w"}
@@ -435,7 +439,7 @@ def test_secrets_do_not_show_in_a_plan() -> None:
 
 
 def test_a_room_is_shown_without_its_secrets() -> None:
-    """PIN, meeting id, passwords, keys and stream addresses are masked, wherever they stand; the rest is as it was."""
+    """PIN, meeting ID, passwords, keys and stream URLs are masked anywhere; the rest is unchanged."""
     actual = {
         "name": "n",
         "settings": {"live_recording": {"url": "https://x/?t"}, "hls_view_url": "https://y", "knock": True},
@@ -448,7 +452,7 @@ def test_a_room_is_shown_without_its_secrets() -> None:
     assert not re.search(r"https|99999|'p'|'k'|'t'", str(hidden))
 
 
-# --- one room by hand ---
+# --- one room without a file ---
 
 
 @pytest.mark.parametrize(
@@ -463,16 +467,14 @@ def test_a_room_is_shown_without_its_secrets() -> None:
         ({**SCHEDULED, "scheduled_time": NOW + timedelta(minutes=10)}, {"name": "late"}, "10006"),
     ],
 )
-def test_a_change_by_hand_is_checked_against_the_room(
-    actual: dict[str, Any], changes: dict[str, Any], why: str
-) -> None:
-    """Fixed fields, values, the room's type and the last 15 minutes: refused before anything is sent."""
+def test_a_single_change_is_checked_against_the_room(actual: dict[str, Any], changes: dict[str, Any], why: str) -> None:
+    """Fixed fields, invalid values, the room's type and the last 15 minutes: refused before a request is sent."""
     with pytest.raises(ConfigError, match=why):
         change_body(room(**actual).body(), changes, NOW)
 
 
-def test_what_is_odd_already_does_not_stand_in_the_way() -> None:
-    """A room that EnableX tells with fields we would not send can still be renamed."""
+def test_existing_problems_do_not_block_a_change() -> None:
+    """A room returned with invalid fields can still be renamed."""
     odd = room().body()
     odd["settings"] |= {"duration": "30", "single_file_recording": True, "max_active_talkers": True}
     assert change_body(odd, {"name": "New"}, NOW) == {"name": "New"}
@@ -481,8 +483,8 @@ def test_what_is_odd_already_does_not_stand_in_the_way() -> None:
 # --- audit ---
 
 
-def test_an_audit_finds_what_it_says() -> None:
-    """Sessions without owner or billing code (of rooms that are gone too), disuse, and recording against the policy."""
+def test_an_audit_finds_every_kind() -> None:
+    """Sessions without owner or billing code (also of deleted rooms), unused rooms, violated recording policy."""
     used = {
         "r1": RoomUse(3, 0, 2, NOW - timedelta(days=1)),
         "gone": RoomUse(1, 1, 0, NOW - timedelta(days=40)),
@@ -500,8 +502,8 @@ def test_an_audit_finds_what_it_says() -> None:
     ]
     desired = file({"quiet": {"recording": "free"}}, recording="required")
     since = NOW - timedelta(days=60)
-    found = audit_rooms("acme", rooms, used, NOW, unused_days=30, known_since=since, file=desired)
-    assert {(f.kind, f.room_id) for f in found} == {
+    findings = audit_rooms("acme", rooms, used, NOW, unused_days=30, collected_since=since, file=desired)
+    assert {(f.kind, f.room_id) for f in findings} == {
         ("no owner", "gone"),
         ("no billing code", "r1"),
         ("unused", "r2"),
@@ -510,4 +512,4 @@ def test_an_audit_finds_what_it_says() -> None:
         ("recording", "r2"),
         ("recording", "r5"),
     }
-    assert audit_rooms("acme", rooms[:1], {}, NOW, unused_days=30, known_since=None) == []
+    assert audit_rooms("acme", rooms[:1], {}, NOW, unused_days=30, collected_since=None) == []
