@@ -155,8 +155,8 @@ _DESCRIBED = ("ChargeDescription", "ConsumedUnit", "ServiceName", "ServiceCatego
 
 
 def _tags(owner: str | None, billing_code: str | None) -> str:
-    known = {"billing_code": billing_code, "owner": owner}
-    return json.dumps({name: value for name, value in known.items() if value is not None}, ensure_ascii=False)
+    tags = {"billing_code": billing_code, "owner": owner}
+    return json.dumps({name: value for name, value in tags.items() if value is not None}, ensure_ascii=False)
 
 
 def _times(seconds: np.ndarray) -> pa.Array:

@@ -231,8 +231,8 @@ def _ranks(columns: Iterable[Column]) -> np.ndarray:
 
 def _encoded(column: Column) -> pa.DictionaryArray:
     """The column as one dictionary-encoded array."""
-    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return whole if pa.types.is_dictionary(whole.type) else whole.dictionary_encode()
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
 
 
 def plain(rows: pa.Table) -> pa.Table:

@@ -68,11 +68,11 @@ def _used_connections(lake: ObjectStore, project: str, month: BillingMonth, roun
     now, then, near = [empty], [empty], [empty]
     for day in month.partition_days:
         items = partial(_items, day=day, sessions=sessions.around(day), project=project, rounding=rounding, unit=unit)
-        of_day = [empty]
+        day_items = [empty]
         for rows in table_day(lake, "cdr", project, day, CDR_COLUMNS):
-            of_day.append(items(rows, month=month))
+            day_items.append(items(rows, month=month))
             near += [items(rows, month=other) for other in adjacent if _is_near_end(month, day)]
-        now.append(_with_late_times_only(pa.concat_tables(of_day), month))
+        now.append(_with_late_times_only(pa.concat_tables(day_items), month))
         for rows in table_day(lake, "cdr_history", project, day, _HISTORY_COLUMNS):
             then.append(items(_versions_at(rows, limit), month=month))
     connections = pa.concat_tables(now)
@@ -83,11 +83,11 @@ def _used_connections(lake: ObjectStore, project: str, month: BillingMonth, roun
 def _used_sessions(lake: ObjectStore, project: str, month: BillingMonth, rounding: Rounding, unit: str) -> pa.Table:
     sessions, adjacent, tables = Sessions(lake, project), _adjacent(month), [MEASURED.empty_table()]
     for day in month.partition_days:
-        of_day = sessions.of(day)
-        items = _item_minutes(session_items(of_day, project, month, rounding), unit)
+        day_sessions = sessions.of(day)
+        items = _item_minutes(session_items(day_sessions, project, month, rounding), unit)
         tables.append(_in_month(items, np.zeros(items.num_rows, np.int64)))
         for other in adjacent if _is_near_end(month, day) else []:
-            tables.append(_elsewhere(_item_minutes(session_items(of_day, project, other, rounding), unit)))
+            tables.append(_elsewhere(_item_minutes(session_items(day_sessions, project, other, rounding), unit)))
     rows = pa.concat_tables(tables)
     return rows.set_column(0, "cdr_id", pa.nulls(rows.num_rows, TEXT))
 

@@ -55,12 +55,12 @@ def _collect_reply(app: App, task: CollectTask, request: Request, *, is_part: bo
     location = raw.RawLocation(task.source, task.project, task.day, app.clock())
     spool = partial(raw.SpooledBody, partial(document_days, task.source, asked=task.day))
     try:
-        answer = app.clients[task.project].fetch(request, spool)
+        reply = app.clients[task.project].fetch(request, spool)
     except UnreadableAnswer as error:
         key = raw.land_unreadable(app.vault, location, error.head, error.sink)
         raise UnreadableReply(f"{error}; kept as {key}", endpoint=error.endpoint, status=error.status) from None
-    is_new = raw.land(app.vault, location, answer.head, answer.sink, is_part=is_part)
-    documents = answer.sink.documents
+    is_new = raw.land(app.vault, location, reply.head, reply.sink, is_part=is_part)
+    documents = reply.sink.documents
     _log.debug("response.landed", item=str(task), request=str(request), documents=documents, is_new=is_new)
     return {"replies": 1, "new_pages": int(is_new), "documents": documents if is_new else 0}
 

@@ -145,8 +145,8 @@ class Walker:
     def verdict(self) -> Verdict:
         if self._skip_bytes is None:
             return Verdict.UNKNOWN
-        whole = self._skip_bytes == 0 and not self._header and self._required <= self._seen
-        return Verdict.WHOLE if whole else Verdict.BROKEN
+        is_complete = self._skip_bytes == 0 and not self._header and self._required <= self._seen
+        return Verdict.WHOLE if is_complete else Verdict.BROKEN
 
 
 def _iso_part(header: bytes) -> Part | None:

@@ -34,7 +34,7 @@ from pipeline.tables.sources import LATE_ARRIVAL_DAYS, ArchiveListingCache, read
 _log = structlog.get_logger()
 
 _FILE_ATTEMPTS = 3
-"""Attempts within one run. Later runs (every 15 minutes by default) retry until the server returns that it is gone."""
+"""Attempts within one run. Later runs (every 15 minutes by default) retry until the server reports a deleted file."""
 
 _REFUSAL_GRACE = timedelta(hours=24)
 """After this time past its deadline, a refused file counts as lost, unless a file before its deadline was refused."""
@@ -111,10 +111,11 @@ def _first_connected(app: App, project: str, days: Period) -> Mapping[str, datet
 
 
 def archive_file(app: App, item: MediaItem) -> Entry | FileError:
-    """Copy one file and append its manifest entry; if the server returns that it is gone, append a `lost` entry.
+    """Copy one file and append its manifest entry.
 
-    Returns the refusal of a file after its deadline if the cause is unclear: expired file, invalid credentials or
-    failing host. `resolve_refusal` decides after all other files were attempted.
+    If the server reports it as deleted after its deadline, a `lost` entry is appended. Returns the refusal of a file
+    after its deadline if the cause is unclear: expired file, invalid credentials or failing host. `resolve_refusal`
+    decides after all other files were attempted.
     """
     now = app.clock()
     try:

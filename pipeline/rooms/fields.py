@@ -96,7 +96,7 @@ def _stream_url(value: Any) -> str:
     return "DEFAULT" if value == "DEFAULT" else _https_url(value)
 
 
-def moment(value: Any) -> datetime:
+def parse_time(value: Any) -> datetime:
     """Parse a point in time with any zone; returns UTC in whole seconds.
 
     A `datetime` with a zone, or text: `2026-12-01T14:00:00+01:00`, `2026-12-01 14:00 Asia/Kolkata`.
@@ -105,7 +105,7 @@ def moment(value: Any) -> datetime:
         ValueError: no zone, an unknown zone, or an hour that the zone skips or repeats.
     """
     if isinstance(value, str):
-        value = _moment_from_text(value.strip())
+        value = _time_from_text(value.strip())
     if not isinstance(value, datetime):
         raise ValueError('must be a time such as 2026-12-01T14:00:00+01:00 or "2026-12-01 14:00 Europe/Berlin"')
     if value.tzinfo is None:
@@ -115,7 +115,7 @@ def moment(value: Any) -> datetime:
     return value.astimezone(UTC)
 
 
-def _moment_from_text(text: str) -> Any:
+def _time_from_text(text: str) -> Any:
     named = _NAMED_ZONE.fullmatch(text)
     try:
         if named is None or named[2].upper() == "Z":
@@ -157,7 +157,7 @@ TEXT = Kind(_text, values.text)
 ANY_TEXT = Kind(_any_text, values.text)
 CODE = Kind(_code_text, values.text)
 FLAG = Kind(_flag, values.flag)
-MOMENT = Kind(moment, values.timestamp, lambda value: f"{value:%Y-%m-%d %H:%M:%S}")
+TIMESTAMP = Kind(parse_time, values.timestamp, lambda value: f"{value:%Y-%m-%d %H:%M:%S}")
 
 
 def _number(least: int, most: int | None = None, *, as_text: bool = False) -> Kind:
@@ -223,7 +223,7 @@ FIELDS: Mapping[str, Field] = MappingProxyType(
             _setting("mode", _word("group", "lecture"), "10019, 10020", is_fixed=True),
             _setting("scheduled", FLAG, "10003", is_fixed=True),
             _setting("adhoc", FLAG, "10016", is_fixed=True),
-            _setting("scheduled_time", MOMENT, "10005"),
+            _setting("scheduled_time", TIMESTAMP, "10005"),
             _setting("duration", _number(0), "10011"),
             _setting("moderators", _number(1, 5, as_text=True), "10022, 10023"),
             _setting("participants", _number(0, as_text=True), "10007"),

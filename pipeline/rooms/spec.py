@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pipeline.core.errors import ConfigError
-from pipeline.rooms.fields import FIELDS, Document, Path, flat, leaves, moment, nested, problems, unknown_among
+from pipeline.rooms.fields import FIELDS, Document, Path, flat, leaves, nested, parse_time, problems, unknown_among
 from pipeline.tables.normalize import values
 
 Recording = Literal["required", "forbidden", "free"]
@@ -91,7 +91,7 @@ class Room:
 
     def begins_at(self) -> datetime | None:
         """Start of a scheduled room, UTC."""
-        return moment(self.scheduled_time) if self.scheduled else None
+        return parse_time(self.scheduled_time) if self.scheduled else None
 
     def leaves(self) -> dict[Path, Any]:
         """Every value as it is sent, by its path in the API's object."""
@@ -128,7 +128,7 @@ def change_body(room: Document, changes: Mapping[str, Any], now: datetime) -> Do
         for name, value in changes.items()
         if name in FIELDS
     }
-    check_future(moment(changes["scheduled_time"]) if "scheduled_time" in changes else None, now)
+    check_future(parse_time(changes["scheduled_time"]) if "scheduled_time" in changes else None, now)
     return nested({**sent, **dict(leaves(data, ("data",)))})
 
 
