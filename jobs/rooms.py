@@ -1,4 +1,4 @@
-"""Apply the rooms file of the settings every hour, if it exists."""
+"""Rooms as the rooms file says, every hour; nothing while there is no such file, or while it names no room."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pipeline.rooms import apply
 
 
 def apply_rooms(app: App) -> RunResult:
-    """Apply the rooms file of the settings; a room that is in use is retried by the next run, an hour later."""
-    path = Path(app.settings.rooms.file)
-    if not path.exists():
+    """Apply the rooms file of the settings; a room that is in use now has its turn an hour later."""
+    path, prune = Path(app.settings.rooms.file), app.settings.rooms.prune
+    if not path.exists() or not apply.read_file(app, path).rooms:
         return RunResult("rooms apply")
-    return apply.apply_rooms(app, path, prune=app.settings.rooms.prune)
+    return apply.apply_rooms(app, path, prune=prune)

@@ -376,11 +376,13 @@ def test_a_project_that_does_not_answer_does_not_stop_the_others(make_quick: Cal
 
 
 def test_the_job_applies_the_file_of_the_settings(site: Site) -> None:
-    """Every hour: nothing without a file, else `rooms apply`; pruning only if `rooms.prune` is set."""
+    """Every hour: nothing without a file or with an empty one, else what `rooms apply` does; pruning only if set."""
     path = site.folder / "rooms.toml"
     with site.config.open("a") as config:
         config.write(f'[rooms]\nfile = "{path}"\n')
     with site.app() as app:
+        assert (rooms_job.apply_rooms(app).exit_code, site.simulator.requests) == (0, [])
+        path.write_text('file = "clinic"\n')
         assert (rooms_job.apply_rooms(app).exit_code, site.simulator.requests) == (0, [])
         path.write_text(DESK)
         assert dict(rooms_job.apply_rooms(app).counts) == {"created": 2}
@@ -389,6 +391,9 @@ def test_the_job_applies_the_file_of_the_settings(site: Site) -> None:
     site.configure("[rooms]\n", "[rooms]\nprune = true\n")
     with site.app() as app:
         assert dict(rooms_job.apply_rooms(app).counts) == {"deleted": 1, "unchanged": 1}
+        path.write_text('file = "clinic"\n')  # emptied by mistake, most likely: a person has to say so with --prune
+        before = len(site.simulator.requests)
+        assert (rooms_job.apply_rooms(app).exit_code, len(site.simulator.requests)) == (0, before)
 
 
 def test_owner_and_billing_code_flow_into_usage(site: Site) -> None:
