@@ -1,4 +1,4 @@
-"""Rooms as the rooms file says, every hour; nothing while there is no such file, or while it names no room."""
+"""Apply the rooms file every hour. A file that names no room is ignored: with `prune` it would delete every room."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.rooms import apply
 
 
 def apply_rooms(app: App) -> RunResult:
-    """Apply the rooms file of the settings; a room that is in use now has its turn an hour later."""
+    """Apply the rooms file of the settings; a room that is in use is changed an hour later."""
     path, prune = Path(app.settings.rooms.file), app.settings.rooms.prune
     if not path.exists() or not apply.read_file(app, path).rooms:
         return RunResult("rooms apply")

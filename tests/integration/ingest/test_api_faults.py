@@ -86,7 +86,7 @@ def test_missing_room_details_and_usage_are_nulls(make_site: Callable[..., Site]
     assert all(row["owner_ref"] is None and row["published_min"] is None for row in rows)
 
 
-@pytest.mark.parametrize("limit", ["_MOST_SMALL_BYTES", "_MOST_LANDED_BYTES"])
+@pytest.mark.parametrize("limit", ["_MAX_SMALL_BYTES", "_MAX_LANDED_BYTES"])
 def test_the_size_of_a_reply_is_limited(site: Site, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     """A reply larger than the limit is aborted and reported."""
     monkeypatch.setattr(client, limit, 100)
