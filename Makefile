@@ -35,6 +35,7 @@ demo: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell pipeline jobs tests docs config notebooks *.md
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -24,7 +24,7 @@ PART_SUFFIX = ".part.json"
 """Receipt of a part of a day: its raw response is used, but the day is not collected by it."""
 
 UNREADABLE_SUFFIX = ".unreadable.zst"
-"""Body of an unparseable response, stored as evidence. It is no raw response, so `parse_raw_key` returns None."""
+"""Body of an unparsable response, stored as evidence. It is no raw response, so `parse_raw_key` returns None."""
 
 _RESPONSE_ID = re.compile(r"(\d{8}T\d{6}\.\d{3}Z)-([0-9a-f]{8})", re.A)
 _RAW = re.compile(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import io
 import re
-import subprocess
 import sys
 import tokenize
 from collections.abc import Iterator
@@ -89,9 +88,9 @@ def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 def checked_files() -> list[Path]:
     """Documentation, and the Python of the product."""
-    patterns = ["*.md", "pipeline/*.py", "jobs/*.py"]
-    names = subprocess.check_output(["git", "ls-files", *patterns], text=True, cwd=ROOT).split()
-    return [ROOT / name for name in names if not name.startswith(_EXCEPT)]
+    patterns = ["*.md", "docs/**/*.md", "notebooks/*.md", "tests/**/*.md", "pipeline/**/*.py", "jobs/**/*.py"]
+    paths = sorted(path for pattern in patterns for path in ROOT.glob(pattern))
+    return [path for path in paths if not str(path.relative_to(ROOT)).startswith(_EXCEPT)]
 
 
 def banned_words_of(path: Path) -> list[tuple[int, str]]:

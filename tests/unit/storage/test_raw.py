@@ -256,8 +256,8 @@ def test_a_repeated_part_is_a_receipt_only(vault: LocalStore) -> None:
     assert not landed(vault, reply(), 3).is_new
 
 
-def test_an_unparseable_response_is_stored_as_evidence(vault: LocalStore) -> None:
-    """An unparseable response is stored with its headers under a separate suffix; it is no raw response."""
+def test_an_unparsable_response_is_stored_as_evidence(vault: LocalStore) -> None:
+    """An unparsable response is stored with its headers under a separate suffix; it is no raw response."""
     spool = SpooledBody(lambda _: set())
     spool.write(b"<html>maintenance</html>")
     key = raw.land_unreadable(vault, location(), head(status=502), spool)
