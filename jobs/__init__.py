@@ -1,14 +1,14 @@
-"""Whole runs: what a night consists of, when a job is due, which process runs it, what is recorded and announced.
+"""Whole runs: their steps, their schedule, the process that runs them, and what is recorded and announced.
 
-Stages belong to the rooms of `pipeline`; what is typed and shown belongs to `pipeline.cli`.
+Single stages belong to the rooms of `pipeline`; commands and their output belong to `pipeline.cli`.
 
 ```
-nightly, backfill, rooms, status    what a run does
-schedule, lease, scheduler          when it is due, and which process runs it
-run, monitoring                     how it is recorded, measured and announced
-runtime, workers                    the App of a run, here and in other processes
+nightly, backfill, rooms, status    the steps of a run
+schedule, lease, scheduler          when a job is due, and which process runs it
+run, monitoring                     recording, metrics, notifications
+runtime, workers                    the App of a run, in this process and in workers
 ```
 
-Every step can be repeated at any time: the work is computed from the stores. A failed item is named in the outcome and
+Every step can be repeated at any time: its work is computed from the stores. A failed item is named in the result and
 does not stop the others.
 """

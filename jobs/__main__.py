@@ -1,4 +1,4 @@
-"""`python -m jobs`: the scheduler, as `postroom schedule`."""
+"""`python -m jobs`: same as `postroom schedule`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Months or years: what is missing, collected and built oldest first, eight weeks at a time."""
+"""Collect and build a long period: missing days only, oldest first, in portions of eight weeks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.tables.build import AFFECTED_DAYS, build
 
 
 def plan_backfill(app: App, period: Period, *, project: str | None = None) -> RunResult[BackfillPlan]:
-    """What a backfill of the period would ask for, and what that costs; nothing is asked."""
+    """The requests of a backfill of the period, and their estimated cost; sends no request."""
     tasks = missing_days(app, chosen_projects(app.settings, project), period)
     outcome = RunResult("backfill plan", details=estimate(app, tasks))
     outcome.add_success(len(tasks), requests=len(tasks))
@@ -18,24 +18,24 @@ def plan_backfill(app: App, period: Period, *, project: str | None = None) -> Ru
 
 
 def backfill(app: App, period: Period, *, project: str | None = None) -> RunResult:
-    """Collect what is missing of the period and build it, oldest first, eight weeks at a time.
+    """Collect the missing days of the period and build them, oldest first, in portions of eight weeks.
 
-    What is missing is computed from the vault's receipts: run it again to go on, or to try again what failed. When
-    eight weeks are skipped without one response, so is the rest.
+    Missing days are computed from the vault's receipts, so another run resumes it and retries failed days. If a portion
+    gets no response and skips items, the later portions are skipped too.
     """
     outcome = RunResult("backfill")
     tasks = missing_days(app, chosen_projects(app.settings, project), period)
-    todo = list(portions(tasks, period))
-    for number, portion in enumerate(todo, start=1):
-        collected = collect_tasks(app, portion.tasks, f"collect {portion} ({number} of {len(todo)})")
+    pending = list(portions(tasks, period))
+    for number, portion in enumerate(pending, start=1):
+        collected = collect_tasks(app, portion.tasks, f"collect {portion} ({number} of {len(pending)})")
         outcome.merge(collected)
         if not collected.items_succeeded and not all(failure.attempted for failure in collected.failed):
-            for task in (task for later in todo[number:] for task in later.tasks):
+            for task in (task for later in pending[number:] for task in later.tasks):
                 outcome.add_failure(task, SKIPPED, attempted=False)
             break
         if portion.whole:
             built = build(app, portion.whole, project=project)
-            built.failed.clear()  # a day that cannot be built is tried again, and named, at the end
+            built.failed.clear()  # the last build retries these days and reports their failures
             outcome.merge(built)
     outcome.merge(build(app, period.widened(AFFECTED_DAYS), project=project))
     return outcome

@@ -1,4 +1,4 @@
-"""One turn of a job: if it is due, and nobody else runs it, do it under a lease."""
+"""Run a job under a lease, if it is due and no other process runs it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from pipeline.core.settings.sections import Settings
 from pipeline.storage.run_store import Lease, RunStore
 
 LEASE_S = 60.0
-"""Seconds that the job of a killed scheduler waits for another one. Renewed three times as often."""
+"""Seconds until another scheduler may run the job of a killed one. The lease is renewed every third of it."""
 
 _log = structlog.get_logger()
 
 
 class JobStatus(Enum):
-    """How a turn ended."""
+    """The result of `run_if_due`."""
 
-    COMPLETED = "done"
-    NOT_DUE = "done since it was due"
-    LOCKED = "another scheduler runs it"
-    FAILED = "nothing worked, or interrupted"
+    COMPLETED = "completed"
+    NOT_DUE = "already completed since it was due"
+    LOCKED = "leased by another scheduler"
+    FAILED = "all items failed, or interrupted"
 
 
 def run_if_due(
@@ -44,19 +44,19 @@ def run_if_due(
     collector: MetricsCollector | None = None,
 ) -> JobStatus:
     """Run a job for its projects, if it is due and not leased; record and announce the run."""
-    lost = threading.Event()
+    lease_lost = threading.Event()
     try:
         with closing(RunStore(settings.run_store.url)) as run_store:
-            if not _is_due(job, run_store, now):  # most turns of a host that shares the work end here, and cost nothing
+            if not _is_due(job, run_store, now):  # checked before the lease too: usually another host has run it
                 return JobStatus.NOT_DUE
             lease = run_store.take_lease(job.name, LEASE_S)
             if lease is None:
                 return JobStatus.LOCKED
-            with _kept(run_store, lease, lost):
+            with _renewed(run_store, lease, lease_lost):
                 if not _is_due(job, run_store, now):
                     return JobStatus.NOT_DUE
-                with open_app(settings, now=now, is_stopping=lambda: lost.is_set() or is_stopping()) as app:
-                    return _do(app, job, lease, collector)
+                with open_app(settings, now=now, is_stopping=lambda: lease_lost.is_set() or is_stopping()) as app:
+                    return _run_job(app, job, lease, collector)
     except PipelineError as error:
         _log.error("job.failed", job=job.name, error=str(error))
         return JobStatus.FAILED
@@ -66,7 +66,7 @@ def _is_due(job: JobSchedule, run_store: RunStore, now: datetime | None) -> bool
     return is_due(job.cron, run_store.last_done(job.name), now or datetime.now(UTC))
 
 
-def _do(app: App, job: JobSchedule, lease: Lease, collector: MetricsCollector | None) -> JobStatus:
+def _run_job(app: App, job: JobSchedule, lease: Lease, collector: MetricsCollector | None) -> JobStatus:
     action = JOBS[job.job]
     try:
         outcome = record_run(
@@ -80,14 +80,14 @@ def _do(app: App, job: JobSchedule, lease: Lease, collector: MetricsCollector | 
         )
     except (LeaseLost, Stopped):
         raise
-    except PipelineError:  # the run has said so
+    except PipelineError:  # logged and announced by `record_run`
         return JobStatus.FAILED
     return JobStatus.FAILED if outcome.is_total_failure else JobStatus.COMPLETED
 
 
 @contextmanager
-def _kept(run_store: RunStore, lease: Lease, lost: threading.Event) -> Iterator[None]:
-    """Renew a lease until the end, then release it; `lost` is set when it is another's or could not be renewed."""
+def _renewed(run_store: RunStore, lease: Lease, lost: threading.Event) -> Iterator[None]:
+    """Renew a lease until the end, then release it. `lost` is set if another holder has it or renewal fails."""
     ended = threading.Event()
 
     def renew() -> None:
@@ -102,12 +102,12 @@ def _kept(run_store: RunStore, lease: Lease, lost: threading.Event) -> Iterator[
                 if time.monotonic() - renewed_at > lease.lasts_s / 2:
                     lost.set()
 
-    renewing = threading.Thread(target=renew, name=f"lease of {lease.name}", daemon=True)
-    renewing.start()
+    renewal = threading.Thread(target=renew, name=f"lease of {lease.name}", daemon=True)
+    renewal.start()
     try:
         yield
     finally:
         ended.set()
-        renewing.join()
+        renewal.join()
         with suppress(LeaseLost, StoreUnavailable):
             run_store.release(lease)

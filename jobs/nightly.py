@@ -1,4 +1,4 @@
-"""A night: collect what is missing or may still change, build, copy media, build what that changed."""
+"""The nightly run: collect missing and provisional days, build, copy media, rebuild the changed days."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.tables.build import AFFECTED_DAYS, build
 
 
 def nightly(app: App) -> RunResult:
-    """What a cron runs: collect what is missing or may still change, build, copy media, build what that changed."""
+    """Collect missing and provisional days, build, copy media, and rebuild the days that the copies changed."""
     outcome = RunResult("nightly")
     projects = chosen_projects(app.settings, None)
     tasks = [CollectTask("rooms", name, app.clock().date()) for name in projects]

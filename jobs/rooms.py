@@ -1,4 +1,4 @@
-"""Apply the rooms file every hour. A file that names no room is ignored: with `prune` it would delete every room."""
+"""Apply the rooms file every hour. A file without rooms is ignored: with `prune` it would delete every room."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.rooms import apply
 
 
 def apply_rooms(app: App) -> RunResult:
-    """Apply the rooms file of the settings; a room that is in use is changed an hour later."""
+    """Apply the rooms file of the settings. A room in use is skipped; the next hourly run changes it."""
     path, prune = Path(app.settings.rooms.file), app.settings.rooms.prune
     if not path.exists() or not apply.read_file(app, path).rooms:
         return RunResult("rooms apply")

@@ -1,6 +1,6 @@
-"""A run, recorded and announced: log, run store, Prometheus, webhook, heartbeat.
+"""Record and announce a run: log, run store, Prometheus, webhook, heartbeat.
 
-Announcing never fails a run: what cannot be sent is one line in the log.
+An announcement that cannot be sent is logged and never fails the run.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pipeline.core.retry import counted_retries
 from pipeline.core.tracing import run_span
 from pipeline.storage.run_store import Lease, RunStore, new_run_id
 
-_TELLING_S = 15.0
-"""Longer than a webhook may take."""
+_NOTIFICATION_LEASE_S = 15.0
+"""Longer than the timeout of a webhook (10 s)."""
 
 _log = structlog.get_logger()
 
@@ -44,8 +44,8 @@ def record_run(
 ) -> RunResult[Details_co]:
     """Run a flow as one run: recorded in the run store, its id in every log line, its result announced.
 
-    `projects` are those that it is for, all when None. Unattended runs are announced; `collector` is what
-    the scheduler serves on its port. A run that was stopped, or whose lease is another's by now, is no news.
+    `projects` are the projects of the run, all if None. Only unattended runs send notifications. `collector` holds the
+    metrics that the scheduler serves. A run that was stopped or lost its lease is not announced.
     """
     run_id = new_run_id()
     names = list(app.settings.projects if projects is None else projects)
@@ -63,11 +63,11 @@ def record_run(
         except (LeaseLost, Stopped):
             raise
         except Exception as error:
-            why = app.redact(f"{error}" if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
-            _log.log(logging.ERROR if lease else logging.INFO, "run.failed", error=why)  # else the caller reports it
+            text = app.redact(f"{error}" if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
+            _log.log(logging.ERROR if lease else logging.INFO, "run.failed", error=text)  # a command prints it as well
             _announce(
                 app,
-                job_states(command, names, [Failure(command, why)]),
+                job_states(command, names, [Failure(command, text)]),
                 is_good=False,
                 is_unattended=is_unattended,
                 collector=collector,
@@ -87,14 +87,14 @@ def record_run(
 
 
 def publish_metrics(app: App, collector: MetricsCollector | None) -> RunResult[StatusReport]:
-    """Read stores and run store, publish the metrics, and return the status they came from."""
+    """Read the stores and the run store, publish the metrics, and return the status they were read from."""
     current = status(app, in_full=False)
-    readings = read_metrics(current.details, app.run_store.run_totals(COUNTS), app.run_store.run_ends())
+    samples = read_metrics(current.details, app.run_store.run_totals(COUNTS), app.run_store.run_ends())
     if collector:
-        collector.replace(readings)
+        collector.replace(samples)
     if app.settings.metrics.textfile:
-        with _never_failing("metrics.not_written"):
-            write_textfile(Path(app.settings.metrics.textfile), readings)
+        with _errors_logged("metrics.not_written"):
+            write_textfile(Path(app.settings.metrics.textfile), samples)
     return current
 
 
@@ -102,37 +102,37 @@ def _announce(
     app: App, jobs: list[Condition], *, is_good: bool, is_unattended: bool, collector: MetricsCollector | None
 ) -> None:
     settings = app.settings
-    has_readers = is_unattended and bool(settings.notify.webhook or settings.notify.heartbeat)
-    if not settings.projects or not (has_readers or settings.metrics.textfile or collector):
+    sends = is_unattended and bool(settings.notify.webhook or settings.notify.heartbeat)
+    if not settings.projects or not (sends or settings.metrics.textfile or collector):
         return
     states = [*jobs]
-    with _never_failing("metrics.not_read"):
+    with _errors_logged("metrics.not_read"):
         states += status_states(publish_metrics(app, collector), settings.notify.missing_after_days)
-    if has_readers:
-        with _never_failing("notify.failed"):
+    if sends:
+        with _errors_logged("notify.failed"):
             _notify(app, states)
-        with _never_failing("heartbeat.failed"):
+        with _errors_logged("heartbeat.failed"):
             _send_heartbeat(app, is_good=is_good)
 
 
 def _notify(app: App, states: Sequence[Condition]) -> None:
-    """Send changed conditions; sent ones are saved, those that could not be sent are sent after the next run."""
+    """Send changed conditions and save the sent ones; the next run retries those that could not be sent."""
     if not changed_conditions(states, app.run_store.last_notified()):
         return
     with _notification_lock(app.run_store):
-        fresh = changed_conditions(states, app.run_store.last_notified())
-        if fresh and app.settings.notify.webhook:
-            post_text(app.settings.notify.webhook, app.redact("\n".join(state.sentence for state in fresh)))
-        app.run_store.save_notified({state.subject: state.state for state in fresh})
+        changed = changed_conditions(states, app.run_store.last_notified())
+        if changed and app.settings.notify.webhook:
+            post_text(app.settings.notify.webhook, app.redact("\n".join(state.sentence for state in changed)))
+        app.run_store.save_notified({state.subject: state.state for state in changed})
 
 
 @contextmanager
 def _notification_lock(run_store: RunStore) -> Iterator[None]:
-    """Runs that end at the same time announce one after the other, so that a change is sent once.
+    """Serialize the notifications of concurrent runs, so that a change is sent once.
 
-    Whoever was killed while telling is waited for until its lease ends.
+    Waits until the lease of a killed run expires.
     """
-    while (lease := run_store.take_lease("news", _TELLING_S)) is None:
+    while (lease := run_store.take_lease("news", _NOTIFICATION_LEASE_S)) is None:
         time.sleep(0.1)
     try:
         yield
@@ -142,14 +142,14 @@ def _notification_lock(run_store: RunStore) -> Iterator[None]:
 
 
 def _send_heartbeat(app: App, *, is_good: bool) -> None:
-    """After a successful run, unless another job is failed: frequent successes must not hide a nightly failure."""
+    """Send the heartbeat unless a job is failing: frequent successes must not hide a failed nightly run."""
     if is_good and app.settings.notify.heartbeat and FAILED not in app.run_store.last_notified().values():
         ping(app.settings.notify.heartbeat)
 
 
 @contextmanager
-def _never_failing(event: str) -> Iterator[None]:
-    """What goes wrong here is one line in the log."""
+def _errors_logged(event: str) -> Iterator[None]:
+    """Log a PipelineError as a warning instead of raising it."""
     try:
         yield
     except PipelineError as error:

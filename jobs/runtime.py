@@ -24,15 +24,15 @@ from pipeline.enablex.file_host import FileHost
 from pipeline.storage import MIB, ObjectStore, open_store
 from pipeline.storage.run_store import RunStore
 
-_WAITING_FOR_ENGINE = 512
-"""Most items that can be with other processes at the same time; a thread here waits for each."""
+_MAX_DISPATCHED = 512
+"""Maximum items in worker processes at the same time; one thread of this process waits for each."""
 
 
 def load_settings(config: Path | None, environ: Mapping[str, str]) -> Loaded:
-    """`load`, and what of the settings only the tables can check.
+    """`load`, and checks of settings that need the schemas of the tables.
 
     Raises:
-        ConfigError: naming the key, where it stands, and what would be valid.
+        ConfigError: with the key, its origin and the valid values.
     """
     loaded = load(config, environ)
     if names := loaded.settings.privacy.pseudonymise:
@@ -42,7 +42,7 @@ def load_settings(config: Path | None, environ: Mapping[str, str]) -> Loaded:
             key = "privacy.pseudonymise"
             raise ConfigError(
                 f'{key} ({loaded.origin(key)}): "{unknown[0]}" is not a personal column;'
-                f" those are {', '.join(PERSONAL_COLUMNS)}"
+                f" use {', '.join(PERSONAL_COLUMNS)}"
             )
     return loaded
 
@@ -55,16 +55,16 @@ def open_app(
     progress: Progress | None = None,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[App]:
-    """Open what the settings name; `now` makes it that moment for the whole run (rehearsal, replay, tests)."""
+    """Open the App of a run. `now` fixes the clock for the whole run (rehearsal, replay, tests)."""
     clock: Clock = (lambda: now) if now is not None else (lambda: datetime.now(UTC))
     with ExitStack() as stack:
         run_store = RunStore(settings.run_store.url)
         stack.callback(run_store.close)
-        engine = WorkerPool(**settings.executor.model_dump())
-        stack.callback(engine.close)
-        waiting = 0 if engine.is_local else _WAITING_FOR_ENGINE
-        workers = max(waiting, settings.media.concurrency, settings.collect.concurrency * len(settings.projects), 1)
-        executor = stack.enter_context(ContextThreadPool(workers, thread_name_prefix="postroom"))
+        workers = WorkerPool(**settings.executor.model_dump())
+        stack.callback(workers.close)
+        dispatched = 0 if workers.is_local else _MAX_DISPATCHED
+        threads = max(dispatched, settings.media.concurrency, settings.collect.concurrency * len(settings.projects), 1)
+        executor = stack.enter_context(ContextThreadPool(threads, thread_name_prefix="postroom"))
         clients = {name: _client(settings, name, clock) for name in settings.projects}
         per_second = settings.media.bandwidth_limit_mib_per_s * MIB
         bandwidth = RateLimiter(per_second) if per_second else None
@@ -79,7 +79,7 @@ def open_app(
             run_store=run_store,
             clock=clock,
             executor=executor,
-            workers=engine,
+            workers=workers,
             progress=progress or Silent(),
             redact=Redact(settings.secrets()).text,
             clients=clients,

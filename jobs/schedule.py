@@ -1,15 +1,15 @@
 """Every job: what it runs, and when it is due (UTC cron expressions of `[schedule]` and `projects.*.nightly`).
 
-| job            | by default         | runs |
+| job            | default            | work |
 |----------------|--------------------|---|
-| media copy     | every 15 minutes   | listed files not yet stored, earliest deadline first; failed files back off |
-| nightly        | 02:15 UTC          | every missing day, tables, media; for a project at its own time if it has one |
-| rooms apply    | hourly             | rooms as the rooms file has them |
-| rooms snapshot | 23:50 UTC          | rooms at the end of the day, before ad-hoc rooms disappear |
-| media audit    | Sundays 03:30 UTC  | the vault against its manifests |
+| media copy     | every 15 minutes   | copies pending files, earliest deadline first, with backoff for failed files |
+| nightly        | 02:15 UTC          | collects missing days, builds, copies media; a project may have its own time |
+| rooms apply    | hourly             | applies the rooms file |
+| rooms snapshot | 23:50 UTC          | collects the rooms at the end of the day, before ad-hoc rooms disappear |
+| media audit    | Sundays 03:30 UTC  | compares the vault with its manifests |
 
-The work of a job is computed from the stores when it runs. A missed fire time is run late (no misfire limit), several
-missed ones run once (coalesce), and a job never runs beside itself.
+The work of a job is computed from the stores when it runs. A missed fire time runs late (no misfire limit), several
+missed ones run once (coalesce), and a job never runs concurrently with itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pipeline.media.copy import copy_media
 
 @dataclass(frozen=True)
 class JobSchedule:
-    """When a job runs: `cron` is five fields in UTC; `projects` are those that the job is for."""
+    """When a job runs, and for which projects. `cron` has five fields, in UTC."""
 
     name: str
     job: str
@@ -41,29 +41,29 @@ class JobSchedule:
 
 
 def job_schedules(settings: Settings) -> list[JobSchedule]:
-    """Every alarm, the most urgent first; a project with a time of its own has its own nightly."""
-    schedule, every = settings.schedule, tuple(settings.projects)
+    """All job schedules, most urgent first. A project with `nightly` has its own nightly job."""
+    schedule, projects = settings.schedule, tuple(settings.projects)
     own = {name: project.nightly for name, project in settings.projects.items() if project.nightly}
-    shared = tuple(name for name in every if name not in own)
+    shared = tuple(name for name in projects if name not in own)
     return [
-        JobSchedule("media copy", "media copy", schedule.copy_media, every),
+        JobSchedule("media copy", "media copy", schedule.copy_media, projects),
         *([JobSchedule("nightly", "nightly", schedule.nightly, shared)] if shared else []),
         *(JobSchedule(f"nightly {name}", "nightly", cron, (name,)) for name, cron in own.items()),
-        JobSchedule("rooms apply", "rooms apply", schedule.rooms_apply, every),
-        JobSchedule("rooms snapshot", "rooms snapshot", schedule.rooms_snapshot, every),
-        JobSchedule("media audit", "media audit", schedule.audit_media, every),
+        JobSchedule("rooms apply", "rooms apply", schedule.rooms_apply, projects),
+        JobSchedule("rooms snapshot", "rooms snapshot", schedule.rooms_snapshot, projects),
+        JobSchedule("media audit", "media audit", schedule.audit_media, projects),
     ]
 
 
 def cron_trigger(cron: str) -> Any:
-    """APScheduler's trigger of a cron text."""
+    """APScheduler's trigger for a cron expression."""
     from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415 - few commands need it
 
     return CronTrigger.from_crontab(cron, UTC)
 
 
 def is_due(cron: str, last_done: datetime | None, now: datetime) -> bool:
-    """Whether a moment of the cron text has come since the last run that did something began."""
+    """Whether a fire time has passed since `last_done`, the start of the last run that was not a total failure."""
     if last_done is None:
         return True
     due_at = cron_trigger(cron).get_next_fire_time(None, last_done + timedelta(seconds=1))
@@ -71,7 +71,7 @@ def is_due(cron: str, last_done: datetime | None, now: datetime) -> bool:
 
 
 def next_runs(settings: Settings, now: datetime) -> Mapping[str, datetime | None]:
-    """The next moment of each alarm; None for one that never comes."""
+    """The next fire time of each job schedule; None if there is none."""
     return {job.name: cron_trigger(job.cron).get_next_fire_time(None, now) for job in job_schedules(settings)}
 
 

@@ -40,9 +40,10 @@ class ObjectTotals:
 
 @dataclass(frozen=True)
 class Lateness:
-    """How long after a record was written it was first collected, over the last month.
+    """Hours between writing and first collection of a record, over the last 31 days.
 
-    `known_after`: share of the rows by step; `latest_h`, `settled_h`: hours until the last row came, and last changed.
+    `known_after`: share of the rows by step; `latest_h`, `settled_h`: hours until the last row was first collected, and
+    until the last change.
     """
 
     rows: int
@@ -54,8 +55,8 @@ class Lateness:
 
 @dataclass(frozen=True)
 class ProjectStatus:
-    """One project. `last_done`: last response by source, and last audit; `media`: files by state; `hours_left` and
-    `next_deadline` are those of the most urgent pending file; `unlisted`: recorded sessions without a listed file."""
+    """One project. `last_done`: time of the last response by source, and of the last audit; `media`: files by state;
+    `next_deadline`, `hours_left`: of the most urgent pending file; `unlisted`: recorded sessions without a file."""
 
     days: DayStates
     last_done: dict[str, str]
@@ -71,7 +72,7 @@ class ProjectStatus:
 
 @dataclass(frozen=True)
 class StatusReport:
-    """What `postroom status` reports; times are ISO 8601. `stores`: objects by kind, empty when not computed."""
+    """Output of `postroom status`. Times are ISO 8601. `stores`: objects by store and kind; empty if not computed."""
 
     now: str
     projects: dict[str, ProjectStatus]
@@ -95,27 +96,27 @@ SELECT project, count(*) AS rows, max(known_h) AS latest_h, max(settled_h) AS se
        {shares}
 FROM late GROUP BY project
 """
-"""Days that were first asked for long after their end (a backfill) say nothing about EnableX's lateness."""
+"""Days first collected two days or more after their start (a backfill) are left out: they do not measure lateness."""
 
 LATENESS_DAYS = 31
 _LATENESS_STEPS_H = {"1 h": 1, "6 h": 6, "1 day": 24, "2 days": 48, "3 days": 72}
 
 
 def lateness_sql(today: date) -> str:
-    """One row per project: how long after they were written the rows of the last month were first collected."""
+    """One row per project: hours between writing and first collection of the rows of the last 31 days."""
     shares = ", ".join(f"avg((known_h <= {hours})::INT) AS within_{hours}_h" for hours in _LATENESS_STEPS_H.values())
     return LATENESS_SQL.format(first=today - timedelta(days=LATENESS_DAYS), shares=shares)
 
 
 def lateness(row: Mapping[str, Any], lookback_days: int) -> Lateness:
-    """One row of `lateness_sql`, rounded; `hint` when rows still came or changed as lookback ended."""
+    """One row of `lateness_sql`, rounded. `hint` is set if rows changed on the last day of the lookback or later."""
     is_short = row["settled_h"] > (lookback_days - 1) * 24
     return Lateness(
         rows=row["rows"],
         known_after={step: round(row[f"within_{hours}_h"], 4) for step, hours in _LATENESS_STEPS_H.items()},
         latest_h=round(row["latest_h"], 1),
         settled_h=round(row["settled_h"], 1),
-        hint=f"rows still came or changed {row['settled_h'] / 24:.1f} days after they were written;"
+        hint=f"rows arrived or changed up to {row['settled_h'] / 24:.1f} days after they were written;"
         f" collect.lookback_days = {lookback_days} may be too short"
         if is_short
         else None,
@@ -137,13 +138,13 @@ _LISTED_WITHIN = timedelta(hours=24)
 
 
 def unlisted_sql(now: datetime) -> str:
-    """Sessions of the last month in rooms with automatic recording that have no listed file a day after their end."""
+    """Sessions of the last 31 days, in rooms with automatic recording, without a listed file 24 h after their end."""
     first = now.date() - timedelta(days=LATENESS_DAYS)
     return UNLISTED_SQL.format(first=first, ended_before=(now - _LISTED_WITHIN).isoformat())
 
 
 def store_sizes(listing: Iterable[tuple[str, int]]) -> dict[str, ObjectTotals]:
-    """Objects and bytes per kind, which is the first part of their key, from (key, size) in any order."""
+    """Objects and bytes by kind (the first part of the key), from (key, size) in any order."""
     objects: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for key, size_bytes in listing:
@@ -154,32 +155,32 @@ def store_sizes(listing: Iterable[tuple[str, int]]) -> dict[str, ObjectTotals]:
 
 
 def media_states(media: pa.Table) -> dict[str, FileTotals]:
-    """Files and bytes per state, from columns `state` and `size_bytes` of `media`."""
-    counted = {}
+    """Files and bytes by state, from columns `state` and `size_bytes` of `media`."""
+    totals = {}
     for state in sorted(media["state"].unique().to_pylist()):
         sizes = media["size_bytes"].filter(pc.equal(media["state"], state))
-        counted[state] = FileTotals(len(sizes), pc.sum(sizes).as_py() or 0)
-    return counted
+        totals[state] = FileTotals(len(sizes), pc.sum(sizes).as_py() or 0)
+    return totals
 
 
 def status(app: App, *, in_full: bool = True) -> RunResult[StatusReport]:
     """Days and files from the stores; last successful runs from the run store.
 
-    Lateness and files that are not listed are read from many days of rows, and sizes from the names of all objects: too
-    much for every 15 minutes, so they are read `in_full` only.
+    Lateness and unlisted sessions need 31 days of rows, and sizes a listing of all objects. This is too slow for every
+    15 minutes, so they are read only if `in_full`.
     """
     now = app.clock()
     outcome = RunResult("status")
-    tries = app.run_store.attempts()
-    late_rows = run_query(app.lake, lateness_sql(now.date())).to_pylist() if in_full else []
-    late = {row["project"]: row for row in late_rows}
+    attempts = app.run_store.attempts()
+    lateness_rows = run_query(app.lake, lateness_sql(now.date())).to_pylist() if in_full else []
+    late = {row["project"]: row for row in lateness_rows}
     unlisted = run_query(app.lake, unlisted_sql(now)).to_pylist() if in_full else []
     projects = {}
     for name in chosen_projects(app.settings, None):
         media = plan(app, name)
         outcome.lost += [item.deadline(now) for item in media.lost]
         outcome.at_risk += [
-            {**item.deadline(now), "failed_tries": tries.get(str(item), 0)}
+            {**item.deadline(now), "failed_tries": attempts.get(str(item), 0)}
             for item in media.pending
             if item.is_at_risk(now)
         ]
@@ -194,7 +195,7 @@ def status(app: App, *, in_full: bool = True) -> RunResult[StatusReport]:
         now=now.isoformat(),
         projects=projects,
         stores={
-            name: store_sizes((stored.key, stored.size_bytes) for stored in store.list(""))
+            name: store_sizes((listed.key, listed.size_bytes) for listed in store.list(""))
             for name, store in (("lake", app.lake), ("vault", app.vault))
             if in_full
         },
@@ -208,14 +209,14 @@ def _project_status(
     app: App, project: str, media: MediaPlan, *, lateness: Lateness | None, unlisted: list[str]
 ) -> ProjectStatus:
     collected = {source: raw.last_collected(app.vault, source, project) for source in SOURCES}
-    last: dict[str, datetime] = {source: max(moments.values()) for source, moments in collected.items() if moments}
+    last_done: dict[str, datetime] = {source: max(times.values()) for source, times in collected.items() if times}
     if audits := audit_keys(app.vault, project):
-        last["audit"] = max(audits[max(audits)].values())
+        last_done["audit"] = max(audits[max(audits)].values())
     start_date, lookback_days = app.settings.projects[project].start_date, app.settings.collect.lookback_days
     now, pending, columns = app.clock(), media.pending, ["state", "size_bytes"]
     return ProjectStatus(
         days=day_states(collected["cdr"], start_date, now.date(), lookback_days),
-        last_done={what: moment.isoformat() for what, moment in last.items()},
+        last_done={what: moment.isoformat() for what, moment in last_done.items()},
         media=media_states(parquet.read_arrow("media", columns=columns, project=project, lake=app.lake)),
         pending=len(pending),
         at_risk=sum(item.is_at_risk(now) for item in pending),
@@ -228,7 +229,7 @@ def _project_status(
 
 
 def _last_successes(app: App, project: str) -> dict[str, str]:
-    """When each command last did its work for a project; the `nightly` of its own is one like that of all."""
+    """Time of the last success of each command for a project; its own `nightly` counts as `nightly`."""
     newest: dict[str, str] = {}
     for command, ended_at in app.run_store.last_successes(project).items():
         name = command.removesuffix(f" {project}")

@@ -1,4 +1,4 @@
-"""The sd_notify protocol of a service of Type=notify: a datagram to the socket in NOTIFY_SOCKET."""
+"""The sd_notify protocol of services with Type=notify: datagrams to the socket in NOTIFY_SOCKET."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 
 def notify(environ: Mapping[str, str], state: str) -> None:
-    """Say `READY=1`, `WATCHDOG=1` or `STOPPING=1`; nothing where no systemd asked for it."""
+    """Send `READY=1`, `WATCHDOG=1` or `STOPPING=1`; does nothing without NOTIFY_SOCKET."""
     if address := environ.get("NOTIFY_SOCKET"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
@@ -15,6 +15,6 @@ def notify(environ: Mapping[str, str], state: str) -> None:
 
 
 def watchdog_s(environ: Mapping[str, str]) -> float | None:
-    """How often to say WATCHDOG=1: twice in the time after which systemd would restart the service."""
+    """Seconds between WATCHDOG=1: half the time after which systemd restarts the service; None without a watchdog."""
     microseconds = environ.get("WATCHDOG_USEC", "")
     return int(microseconds) / 2e6 if microseconds.isdigit() else None

@@ -1,4 +1,4 @@
-"""Items on other processes: the settings that a worker receives, and the App it opens from them."""
+"""Items in worker processes: the settings that a worker receives, and the App it opens from them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 OpenApp = Callable[..., AbstractContextManager[App]]
-"""`runtime.open_app`, passed by name: that module imports this one."""
+"""`runtime.open_app`, passed as an argument because that module imports this one."""
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker needs to open its own App. Its text, which schedulers log, shows no secret."""
+    """Settings and clock of a worker's own App. Its repr, which Dask logs, contains no secret."""
 
     settings: Settings
     now: datetime | None
 
 
 def dispatch(open_app: OpenApp, app: App, action: Callable[[App, Item], Result]) -> Callable[[Item], Result]:
-    """The action for one item where the engine runs it: with this app, or with the App of another process."""
+    """Bind an action to this app, or to the App of a worker process, as the worker pool is configured."""
     if app.workers.is_local:
         return partial(action, app)
 
@@ -48,11 +48,12 @@ def dispatch(open_app: OpenApp, app: App, action: Callable[[App, Item], Result])
 
 
 def settings_for_workers(settings: Settings, workers: int) -> Settings:
-    """The settings as workers need them: no API keys and no run store, absolute folder paths, the bandwidth shared.
+    """The settings for workers: no API keys, no run store, absolute folder paths, each worker's part of the bandwidth.
 
-    The password of the file host and the key of pseudonyms remain: without them nothing can be copied or built.
+    The password of the file host and the key of pseudonyms remain: copying and building need them.
     """
-    projects = {name: one.model_copy(update={"app_key": SecretStr("")}) for name, one in settings.projects.items()}
+    without_key = {"app_key": SecretStr("")}
+    projects = {name: project.model_copy(update=without_key) for name, project in settings.projects.items()}
     media = settings.media.model_copy(
         update={"bandwidth_limit_mib_per_s": settings.media.bandwidth_limit_mib_per_s / workers}
     )
@@ -91,11 +92,11 @@ def _act(
 
 
 def _app(open_app: OpenApp, config: WorkerConfig) -> App:
-    """The App of this process for these settings; open until the process ends."""
-    known_as = pickle.dumps(config)
+    """The App of this process for these settings; stays open until the process ends."""
+    key = pickle.dumps(config)
     with _opening:
-        if known_as not in _apps:
+        if key not in _apps:
             set_up_logging(level=logging.WARNING, secrets=tuple(config.settings.secrets()))
-            _apps[known_as] = app = _opened.enter_context(open_app(config.settings, now=config.now))
+            _apps[key] = app = _opened.enter_context(open_app(config.settings, now=config.now))
             tracing.start_export(app.redact)
-        return _apps[known_as]
+        return _apps[key]

@@ -1,1 +1,1 @@
-"""What a run shows to the outside: metrics, notifications, the webhook. Nothing here decides what a run does."""
+"""Metrics, notifications and the webhook of runs. The steps of runs belong to the other modules of `jobs`."""

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: as a text file for node_exporter's collector, or on a port. prometheus-client writes them."""
+"""Metrics for Prometheus, written by prometheus-client: a file for node_exporter's textfile collector, or a port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class MetricsCollector:
-    """Samples served until they are replaced: a collector of prometheus-client."""
+    """A collector of prometheus-client; serves the same samples until they are replaced."""
 
     def __init__(self, samples: Iterable[MetricSample] = ()) -> None:
         self.replace(samples)
@@ -38,10 +38,7 @@ def _family(sample: MetricSample) -> Family:
 
 
 def write_textfile(path: Path, samples: Iterable[MetricSample]) -> None:
-    """Replace a text file in one step: its reader sees the old metrics or the new ones.
-
-    Raises StoreUnavailable, naming the file.
-    """
+    """Replace a text file atomically. Raises StoreUnavailable with the path."""
     from prometheus_client import CollectorRegistry, write_to_textfile
 
     registry = CollectorRegistry()
@@ -50,11 +47,11 @@ def write_textfile(path: Path, samples: Iterable[MetricSample]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_to_textfile(str(path), registry)
     except OSError as error:
-        raise StoreUnavailable(f"metrics.textfile: {error}; choose another place") from None
+        raise StoreUnavailable(f"metrics.textfile: {error}; set a writable path") from None
 
 
 def serve(collector: MetricsCollector, address: str, port: int) -> Callable[[], None]:
-    """Answer GET /metrics in a thread of its own; return what ends that. Raises ConfigError when the port is taken."""
+    """Serve GET /metrics in a thread; returns a function that stops it. Raises ConfigError if the port is in use."""
     from prometheus_client import CollectorRegistry, start_http_server
 
     registry = CollectorRegistry()
@@ -62,7 +59,7 @@ def serve(collector: MetricsCollector, address: str, port: int) -> Callable[[], 
     try:
         server, thread = start_http_server(port, address, registry)
     except OSError as error:
-        raise ConfigError(f"metrics.port {port} at {address}: {error.strerror or error}; name another one") from None
+        raise ConfigError(f"metrics.port {port} at {address}: {error.strerror or error}; use another port") from None
 
     def stop() -> None:
         server.shutdown()

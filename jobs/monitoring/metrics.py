@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric; `count` is the name of the runs' count behind a counter."""
+    """One metric; `count` is the count in the run store from which a counter is computed."""
 
     name: str
     kind: Literal["gauge", "counter"]
@@ -29,7 +29,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class MetricSample:
-    """A metric with its values: label values, in the order of `Metric.labels`, and number."""
+    """A metric and its numbers, by label values in the order of `Metric.labels`."""
 
     metric: Metric
     values: Mapping[tuple[str, ...], float]
@@ -97,9 +97,9 @@ METRICS = (FILES, BYTES, AT_RISK, DEADLINE, DAYS, GOOD_RUN, OBSERVED, RUNS, *_CO
 def read_metrics(
     status: StatusReport, totals: Mapping[str, Mapping[str, int]], ends: Mapping[tuple[str, int | None], int]
 ) -> list[MetricSample]:
-    """Every metric with its values, in the order of METRICS.
+    """All metrics with their values, in the order of METRICS.
 
-    `totals` and `ends` are those of the run store.
+    `totals` and `ends` are `run_totals` and `run_ends` of the run store.
     """
     values: dict[Metric, dict[tuple[str, ...], float]] = {metric: {} for metric in METRICS}
     values[OBSERVED][()] = _seconds(status.now)

@@ -1,4 +1,4 @@
-"""Conditions of jobs, files and days; only changes are announced (pure)."""
+"""Conditions of jobs, files and days; only changed ones are sent (pure)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 OK = "ok"
 FAILED = "failed"
-_NAMED = 5
+_MAX_LISTED_DAYS = 5
 
 
 @dataclass(frozen=True)
 class Condition:
-    """How one subject stands, and the sentence to say when that is new."""
+    """The state of one subject, and the sentence to send when it changes."""
 
     subject: str
     state: str
@@ -27,7 +27,7 @@ class Condition:
 
 
 def job_states(command: str, projects: Sequence[str], failures: Iterable[Failure]) -> list[Condition]:
-    """One state per project: whether a run of the command worked for it. Failures of no project are every project's."""
+    """One condition per project: ok or failed. A failure without a project counts for every project."""
     return [_job_state(command, project, failed) for project, failed in failures_by_project(projects, failures).items()]
 
 
@@ -40,7 +40,7 @@ def _job_state(command: str, project: str, failed: Sequence[Failure]) -> Conditi
 
 
 def status_states(status: RunResult[StatusReport], missing_days: int) -> Iterator[Condition]:
-    """Three states per project, of the outcome of `flows.status`: files at risk, files lost, days missing."""
+    """Three conditions per project, from the result of `status`: files at risk, files lost, days missing."""
     latest = datetime.fromisoformat(status.details.now).date() - timedelta(days=missing_days)
     for name, project in status.details.projects.items():
         yield _at_risk(name, [file for file in status.at_risk if file["project"] == name])
@@ -51,33 +51,31 @@ def status_states(status: RunResult[StatusReport], missing_days: int) -> Iterato
 def _at_risk(project: str, files: Sequence[Row]) -> Condition:
     subject = f"{project}/files at risk"
     if not files:
-        return Condition(subject, OK, f"{project}: no file is at risk any more")
+        return Condition(subject, OK, f"{project}: no file is at risk anymore")
     first = min(files, key=lambda file: file["hours_left"])
     name = f"{first['conf_num']}/{first['kind']}/{first['name']}"
-    left = f"{name} has {first['hours_left']:g} h left; `postroom status` names all"
-    return Condition(subject, "some", f"{project}: files at risk: {len(files)}; {left}")
+    hint = f"{name} has {first['hours_left']:g} h left; `postroom status` lists all"
+    return Condition(subject, "some", f"{project}: files at risk: {len(files)}; {hint}")
 
 
 def _lost(project: str, files: int) -> Condition:
-    """Each number of lost files is a state of its own: no loss goes untold because there was one before."""
-    why = "`postroom query \"SELECT * FROM media WHERE state = 'lost'\"` has the reasons"
+    """The state is the number of lost files, so that each further loss is sent too."""
+    hint = "`postroom query \"SELECT * FROM media WHERE state = 'lost'\"` lists the reasons"
     return Condition(
-        f"{project}/files lost", str(files) if files else OK, f"{project}: files lost so far: {files}; {why}"
+        f"{project}/files lost", str(files) if files else OK, f"{project}: files lost so far: {files}; {hint}"
     )
 
 
 def _missing(project: str, days: Sequence[str]) -> Condition:
     subject = f"{project}/days missing"
     if not days:
-        return Condition(subject, OK, f"{project}: no day is missing for long any more")
-    more = f" and {len(days) - _NAMED} more" if len(days) > _NAMED else ""
-    return Condition(
-        subject,
-        "some",
-        f"{project}: days missing for long: {', '.join(days[:_NAMED])}{more}; `postroom nightly` collects them",
-    )
+        return Condition(subject, OK, f"{project}: no day is overdue for collection")
+    more = f" and {len(days) - _MAX_LISTED_DAYS} more" if len(days) > _MAX_LISTED_DAYS else ""
+    listed = ", ".join(days[:_MAX_LISTED_DAYS])
+    sentence = f"{project}: days overdue for collection: {listed}{more}; `postroom nightly` collects them"
+    return Condition(subject, "some", sentence)
 
 
 def changed_conditions(states: Iterable[Condition], notified: Mapping[str, str]) -> list[Condition]:
-    """Conditions that differ from the last notified ones; without one, a condition is assumed to be ok."""
+    """Conditions that differ from the last sent ones. A condition that was never sent counts as ok."""
     return [state for state in states if state.state != notified.get(state.subject, OK)]

@@ -1,4 +1,4 @@
-"""Changes to a webhook, and a heartbeat to a dead-man's switch. Their URLs are secrets: no error names them."""
+"""Send changes to a webhook and a heartbeat to a dead man's switch. The URLs are secrets: no error contains them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ _TIMEOUT_S = 10.0
 
 
 def post_text(url: str, text: str) -> None:
-    """Post `{"text": …}`, as Slack and what resembles it take it. Raises Unreachable."""
+    """Post `{"text": …}`, the format of Slack and compatible services. Raises Unreachable."""
     _send("webhook", "POST", url, {"text": text})
 
 
 def ping(url: str) -> None:
-    """Say that all is well. Raises Unreachable."""
+    """Send a heartbeat (GET). Raises Unreachable."""
     _send("heartbeat", "GET", url, None)
 
 
@@ -25,4 +25,4 @@ def _send(what: str, method: str, url: str, body: dict[str, str] | None) -> None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Unreachable(f"notify.{what}_url: {type(error).__name__}", endpoint=what) from None
     if status >= 300:
-        raise Unreachable(f"notify.{what}_url: answered with status {status}", endpoint=what, status=status)
+        raise Unreachable(f"notify.{what}_url: HTTP status {status}", endpoint=what, status=status)

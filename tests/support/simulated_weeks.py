@@ -269,11 +269,11 @@ def folders_out_of_order(site: Site) -> tuple[Callable[[], None], Callable[[], N
 _SENTENCES = [
     (r"(.+) works again", "", "ok"),
     (r"(.+) failed: .*", "", "failed"),
-    (r"(.+): no file is at risk any more", "at risk", "ok"),
+    (r"(.+): no file is at risk anymore", "at risk", "ok"),
     (r"(.+): files at risk: .*", "at risk", "some"),
     (r"(.+): files lost so far: (\d+); .*", "lost", ""),
-    (r"(.+): no day is missing for long any more", "missing", "ok"),
-    (r"(.+): days missing for long: .*", "missing", "some"),
+    (r"(.+): no day is overdue for collection", "missing", "ok"),
+    (r"(.+): days overdue for collection: .*", "missing", "some"),
 ]
 
 

@@ -259,4 +259,4 @@ def test_runs_that_end_together_tell_once(site: Site, receiver: Receiver) -> Non
     with ThreadPoolExecutor(4) as hosts:
         list(hosts.map(run, range(4)))
     ((line,), _) = receiver.heard()
-    assert line.startswith("acme: days missing for long: 2026-11-21, ")
+    assert line.startswith("acme: days overdue for collection: 2026-11-21, ")

@@ -113,7 +113,7 @@ def _status() -> RunResult[StatusReport]:
             known_after={"1 h": 0.42, "1 day": 0.998},
             latest_h=60.0,
             settled_h=67.2,
-            hint="rows still came or changed 2.8 days after they were written",
+            hint="rows arrived or changed up to 2.8 days after they were written",
         ),
         unlisted=["2026-11-20 284170002063"],
     )

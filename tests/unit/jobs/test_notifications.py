@@ -66,7 +66,7 @@ def test_what_is_at_stake_is_told() -> None:
     at_risk, lost, missing = status_states(bad, 2)
     assert at_risk.sentence.startswith("acme: files at risk: 3; c1/recording/a.mkv has 5 h left")
     assert lost.sentence.startswith("acme: files lost so far: 2;")
-    assert missing.sentence.startswith("acme: days missing for long: 2026-11-19, 2026-11-20; ")
+    assert missing.sentence.startswith("acme: days overdue for collection: 2026-11-19, 2026-11-20; ")
     told = {state.subject: state.state for state in (at_risk, lost, missing)}
     assert changed_conditions(status_states(bad, 2), told) == []
     assert [one.subject for one in changed_conditions(status_states(status(at_risk=9, lost=3), 2), told)] == [

@@ -17,5 +17,5 @@ def test_a_pseudonymised_column_must_be_a_personal_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         load_settings(path, {})
     assert str(refused.value).startswith(
-        f'privacy.pseudonymise ({path}): "room_id" is not a personal column; those are user_ref'
+        f'privacy.pseudonymise ({path}): "room_id" is not a personal column; use user_ref'
     )
