@@ -1,17 +1,20 @@
-"""What a person types and reads: commands, rendering, doctor, demo and the day page.
+"""Commands and their output: arguments, rendering, doctor, demo, day report.
 
-Whole runs belong in `jobs`, stages in their rooms: a command parses, runs one of them and shows the outcome.
+Whole runs belong to `jobs`, stages to their rooms: a command parses arguments, calls one of them and prints the result.
 """
 
-from pipeline.cli import simulation, stages, queries  # noqa: F401, I001 - each registers its commands, in the order of `--help`
 from pipeline.cli.billing import billing_cli
 from pipeline.cli.main import main
 from pipeline.cli.media import media_cli
 from pipeline.cli.options import cli
+from pipeline.cli.queries import queries_cli
 from pipeline.cli.rooms import rooms_cli
+from pipeline.cli.simulation import simulation_cli
+from pipeline.cli.stages import stages_cli
 
-cli.add_typer(media_cli)
-cli.add_typer(rooms_cli)
-cli.add_typer(billing_cli)
+for commands in (simulation_cli, stages_cli, queries_cli):  # the order of `--help`
+    cli.registered_commands += commands.registered_commands
+for group in (media_cli, rooms_cli, billing_cli):
+    cli.add_typer(group)
 
-__all__ = ["main"]
+__all__ = ["cli", "main"]

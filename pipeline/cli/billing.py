@@ -1,4 +1,4 @@
-"""`postroom billing …`: numbered monthly exports, and invoices checked against them (docs/guide/billing.md)."""
+"""`postroom billing …`: numbered monthly exports, and comparison of invoices (docs/guide/billing.md)."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ if TYPE_CHECKING:
     from pipeline.billing.reconcile import InvoiceComparison
     from pipeline.core.context import App
 
-_MOST_LINES = 20
-"""To ask about, on a screen."""
+_MAX_LINES = 20
+"""Maximum unexplained lines printed as a table."""
 
 billing_cli = typer.Typer(
     name="billing",
-    help="Export billable usage by month, and check invoices against it.",
+    help="Export billable usage by month, and compare invoices with it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 
 @billing_cli.command(
-    short_help="Export a month.", epilog="Example: postroom billing export --month 2026-11 --provisional"
+    short_help="Export the usage of a month.", epilog="Example: postroom billing export --month 2026-11 --provisional"
 )
 def export(
     ctx: typer.Context,
     month: Annotated[str, typer.Option("--month", metavar="YYYY-MM", help="Month, in billing.time_zone.")],
     project: ProjectName = None,
     provisional: Annotated[
-        bool, typer.Option("--provisional", help="Export a month that may still change; every file is marked.")
+        bool, typer.Option("--provisional", help="Export a month that is not settled; every file is marked.")
     ] = False,
     form: Annotated[
         str | None, typer.Option("--format", help="focus: also write FOCUS 1.2 as Parquet and CSV; requires prices.")
@@ -60,13 +60,13 @@ def export(
 ) -> int:
     """Write a month's usage as CSV and Parquet, with control totals and corrections to the last export.
 
-    When nothing changed since the last export, there is no new one. With --project: exports of that project alone,
-    with numbers of its own.
+    Writes nothing if nothing changed since the last export. With --project, the export contains only that project and
+    is numbered separately.
     """
     from pipeline.billing.export import export_billing
 
     if form not in {None, "focus"}:
-        raise ConfigError(f"--format {form}: there is focus; without it CSV and Parquet are written anyway")
+        raise ConfigError(f"--format {form}: unknown; use focus. CSV and Parquet are always written")
     return run_flow(
         ctx,
         "billing export",
@@ -79,7 +79,7 @@ def export(
 
 
 @billing_cli.command(
-    short_help="Check an invoice and explain the difference.",
+    short_help="Compare an invoice with measured usage.",
     epilog="Example: postroom billing compare INVOICE.csv --month 2026-11 --column minutes=Billed --output lines.csv",
 )
 def compare(
@@ -97,10 +97,10 @@ def compare(
     form: RowsForm = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every line to this file.")] = None,
 ) -> int:
-    """Compare an invoice's minutes with ours: by cdr_id, else conf_num, else by day, room, owner and so on.
+    """Compare an invoice with measured minutes, by cdr_id, else conf_num, else other columns such as day and room.
 
-    Each line is equal, rounding, late, different, missing_here or missing_there; what these explain adds up to the
-    difference exactly. Exit code 3 when there is anything that neither rounding nor lateness explains.
+    Each line is equal, rounding, late, different, missing_here or missing_there; their sums add up to the difference
+    exactly. Exit code 3 if a line is explained neither by rounding nor by lateness.
     """
     from pipeline.billing.reconcile import compare_invoice
     from pipeline.cli import render
@@ -126,7 +126,7 @@ def compare(
 
 
 def show_comparison(console: Console, outcome: RunResult[InvoiceComparison], lines: pa.Table) -> None:
-    """Differences by verdict, then the unexplained lines, the largest first."""
+    """Differences by verdict, then the unexplained lines, largest first."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -134,33 +134,34 @@ def show_comparison(console: Console, outcome: RunResult[InvoiceComparison], lin
     from pipeline.cli import render
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("verdict", "lines", "our minutes", "their minutes", "explains"):
+    for heading in ("verdict", "lines", "measured min", "invoiced min", "explains"):
         table.add_column(heading, justify="left" if heading == "verdict" else "right")
     for row in outcome.details.explained:
         minutes = [f"{row['ours']:,}", f"{row['theirs']:,}", f"{row['explains']:+,}"]
         table.add_row(Text(row["verdict"].replace("_", " ")), f"{row['lines']:,}", *minutes)
     console.print(table)
-    to_ask = lines.filter(pc.is_in(lines["verdict"], pa.array(UNEXPLAINED)))
-    to_ask = to_ask.append_column("size", pc.abs(to_ask["difference_min"])).sort_by([("size", "descending")])
+    unexplained = lines.filter(pc.is_in(lines["verdict"], pa.array(UNEXPLAINED)))
+    size = pc.abs(unexplained["difference_min"])
+    unexplained = unexplained.append_column("size", size).sort_by([("size", "descending")])
     names = [*outcome.details.by, "ours_min", "theirs_min", "difference_min", "verdict"]
-    if to_ask.num_rows:
-        shown = to_ask.select(names).slice(0, _MOST_LINES)
-        console.print(Text(f"\nunexplained, the largest first, {shown.num_rows:,} of {to_ask.num_rows:,}:"))
+    if unexplained.num_rows:
+        shown = unexplained.select(names).slice(0, _MAX_LINES)
+        console.print(Text(f"\nunexplained, largest first, {shown.num_rows:,} of {unexplained.num_rows:,}:"))
         render.show_table(console, shown)
     render.show_failures(console, outcome)
     if output := outcome.details.output:
-        console.print(Text(f"every line is in {output}"))
+        console.print(Text(f"all lines written to {output}"))
 
 
 def _named_header(text: str) -> tuple[str, str]:
     name, separator, header = text.partition("=")
     if not separator:
-        raise ConfigError(f"--column {text}: write it as NAME=HEADER, such as minutes='Billed Min'")
+        raise ConfigError(f"--column {text}: use the form NAME=HEADER, such as minutes='Billed Min'")
     return name, header
 
 
 def show_export(console: Console, outcome: RunResult[ExportSummary | None]) -> None:
-    """Sums of the export per project, and its folder."""
+    """Sums of the export by project, and its path."""
     from pipeline.billing.line_items import MEASURES
     from pipeline.cli import render
 
@@ -177,15 +178,15 @@ def show_export(console: Console, outcome: RunResult[ExportSummary | None]) -> N
         table.add_row(Text(project), *(f"{sums[name]:,}" for name in names))
     console.print(table)
     for project, days in summary.unsettled.items():
-        states = ", ".join(f"{len(of_state)} days {state}" for state, of_state in days.items())
+        states = ", ".join(f"{len(days_in_state)} days {state}" for state, days_in_state in days.items())
         console.print(Text(f"{project}: provisional: {states}", style="yellow"))
     causes = ", ".join(f"{count:,} {cause}" for cause, count in summary.corrections.items())
-    what = f"revision {summary.revision} of {summary.month}"
-    news = f"{what}, corrections: {causes or 'none'}" if summary.is_new else f"nothing changed since {what}"
-    console.print(Text(f"billing export: {news}"))
-    if of_class := summary.focus:
-        console.print(Text(f"FOCUS: {of_class['usage']:,} rows of usage, {of_class['corrections']:,} corrections"))
-    console.print(Text(f"in the lake under {summary.path}"))
+    revision = f"revision {summary.revision} of {summary.month}"
+    result = f"{revision}, corrections: {causes or 'none'}" if summary.is_new else f"nothing changed since {revision}"
+    console.print(Text(f"billing export: {result}"))
+    if focus_rows := summary.focus:
+        console.print(Text(f"FOCUS: {focus_rows['usage']:,} usage rows, {focus_rows['corrections']:,} corrections"))
+    console.print(Text(f"path in the lake: {summary.path}"))
 
 
 def _month(app: App, text: str) -> BillingMonth:

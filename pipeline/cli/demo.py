@@ -1,7 +1,7 @@
-"""The demo: seven nights of a simulated company, run by the real flows over real HTTP, ending now.
+"""The demo: seven nightly runs against the simulator, over HTTP, ending now.
 
-One recording is staged to fail: its host answers with an error page until the end, so that there is something at risk
-to see (and to rescue, with the commands that the summary names).
+One recording is staged to fail: its host returns an error page until the end, so that the summary shows a file at risk
+and the commands that copy it.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from pipeline.tables.schemas import TABLES
 DAYS = 7
 NIGHTLY_AT = time(2, 15, tzinfo=UTC)
 CONFIG_NAME = "postroom.toml"
-_MARK = "# Written by `postroom demo`: this folder is replaced by the next demo."
+_CONFIG_HEADER = "# Written by `postroom demo`: this folder is replaced by the next demo."
 _PORT = 8640
-"""That of `postroom simulate`, so that the demo's settings go on working with it."""
+"""Default port of `postroom simulate`, so that it serves the demo's settings later."""
 
 
-def run_demo(folder: Path, now: datetime, progress: Progress, say: Console | None) -> RunResult[DemoFacts]:
-    """Run seven nights into `folder`, ending at `now`; print a summary on `say`."""
+def run_demo(folder: Path, now: datetime, progress: Progress, console: Console | None) -> RunResult[DemoFacts]:
+    """Run seven nights into `folder`, ending at `now`; print a summary on `console`."""
     _make_empty(folder)
     world = World(begin=now.date() - timedelta(days=DAYS - 1))
     outcome = RunResult("demo", is_staged=True)
@@ -51,25 +51,25 @@ def run_demo(folder: Path, now: datetime, progress: Progress, say: Console | Non
         simulator.faults.on(f"html_200@{staged.path}")
         config = folder / CONFIG_NAME
         folder.mkdir(parents=True, exist_ok=True)
-        config.write_text(f"{_MARK}\n{simulator.settings_toml(str(folder.resolve()))}", encoding="utf-8")
+        config.write_text(f"{_CONFIG_HEADER}\n{simulator.settings_toml(str(folder.resolve()))}", encoding="utf-8")
         settings = load(config, {}).settings
         for moment in _nights(now):
             simulator.clock.set(moment)
-            if say:
-                say.print(f"[bold]night of {moment:%a %d %b}[/] [dim]as if it were {moment:%H:%M} UTC[/]")
+            if console:
+                console.print(f"[bold]night of {moment:%a %d %b}[/] [dim]simulated time {moment:%H:%M} UTC[/]")
             night = _run_night(settings, moment, progress)
             outcome.merge(night)
             outcome.at_risk = night.at_risk
-            if say:
-                say.print(f"  {render.counts_text(night.counts)}")
+            if console:
+                console.print(f"  {render.counts_text(night.counts)}")
     outcome.failed = [failure for failure in outcome.failed if staged.path.rpartition("/")[2] not in failure.item]
     with open_app(settings, now=now, progress=progress) as app:
         audit_media(app)
         page = folder / "report.html"
         page.write_text(report(app, now.date() - timedelta(days=1)), encoding="utf-8")
         facts = _facts(app, world, now, config, page)
-    if say:
-        _summary(say, outcome, facts, staged)
+    if console:
+        _summary(console, outcome, facts, staged)
     return outcome.with_details(facts)
 
 
@@ -79,14 +79,14 @@ def _run_night(settings: Settings, moment: datetime, progress: Progress) -> RunR
 
 
 def _nights(now: datetime) -> list[datetime]:
-    """A quarter past two after each of the first six days, then `now`."""
+    """02:15 UTC after each of the first six days, then `now`."""
     first = now.date() - timedelta(days=DAYS - 1)
     nights = [datetime.combine(first + timedelta(days=number), NIGHTLY_AT) for number in range(1, DAYS)]
     return [night for night in nights if night < now] + [now]
 
 
 def _staged_failure(world: World, now: datetime) -> SimFile:
-    """A recording with about a day left: at risk, and time enough to rescue it."""
+    """A recording with 12 to 21 hours left: at risk, with enough time to copy it."""
     files = [
         file
         for project in world.projects
@@ -98,7 +98,7 @@ def _staged_failure(world: World, now: datetime) -> SimFile:
 
 @contextmanager
 def _simulator(world: World, now: datetime) -> Iterator[Simulator]:
-    """On the ports of `postroom simulate` when they are free, else on any."""
+    """A simulator on the ports of `postroom simulate` if they are free, else on any."""
     with ExitStack() as stack:
         try:
             preferred = Simulator(world, now=now, api_port=_PORT, files_port=_PORT + 1, foreign_port=_PORT + 2)
@@ -109,12 +109,12 @@ def _simulator(world: World, now: datetime) -> Iterator[Simulator]:
 
 
 def _make_empty(folder: Path) -> None:
-    """Replace an earlier demo; never anything else."""
+    """Delete an earlier demo. Raises ConfigError for any other folder that is not empty."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     config = folder / CONFIG_NAME
-    if not config.is_file() or not config.read_text(encoding="utf-8").startswith(_MARK):
-        raise ConfigError(f"--dir {folder}: not empty and not an earlier demo; name another folder")
+    if not config.is_file() or not config.read_text(encoding="utf-8").startswith(_CONFIG_HEADER):
+        raise ConfigError(f"--dir {folder}: not empty and not an earlier demo; use another folder")
     shutil.rmtree(folder)
 
 
@@ -145,41 +145,39 @@ def _facts(app: App, world: World, now: datetime, config: Path, page: Path) -> D
     )
 
 
-def _summary(say: Console, outcome: RunResult, facts: DemoFacts, staged: SimFile) -> None:
+def _summary(console: Console, outcome: RunResult, facts: DemoFacts, staged: SimFile) -> None:
     counts = outcome.counts
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column()
     grid.add_row(
         "collected",
-        f"{counts['replies']:,} replies of {len(facts.projects)} projects,"
-        f" {counts['new_pages']:,} of them new; the repeats took no space",
+        f"{counts['replies']:,} responses of {len(facts.projects)} projects, {counts['new_pages']:,} changed;"
+        " unchanged responses are stored once",
     )
     grid.add_row("built", ", ".join(f"{name} {number:,}" for name, number in facts.table_rows.items()) + " rows")
     grid.add_row("", f"{facts.sessions:,} sessions, {facts.participant_min:,} participant minutes")
     grid.add_row(
         "archived",
-        f"{counts['files_copied']:,} files, {render.bytes_text(counts['bytes_copied'])}, a manifest with SHA-256 each"
-        + (f"; {counts['malformed']} do not open at the source either" if counts["malformed"] else ""),
+        f"{counts['files_copied']:,} files, {render.bytes_text(counts['bytes_copied'])}, with SHA-256 in manifests"
+        + (f"; {counts['malformed']} malformed at the source" if counts["malformed"] else ""),
     )
     for file in outcome.at_risk:
         name = f"{file['project']}/{file['conf_num']}/{file['kind']}/{file['name']}"
         grid.add_row("[yellow]at risk[/]", f"{name}: {render.hours_text(file['hours_left'])}")
-    grid.add_row(
-        "", "[dim]staged: the host sends an error page instead of the video, which is not counted as stored[/]"
-    )
+    grid.add_row("", "[dim]staged: the host returned an error page instead of the video; it was not archived[/]")
     if not outcome.at_risk:
-        grid.add_row("[yellow]at risk[/]", f"nothing, though {staged.path} was staged")
+        grid.add_row("[yellow]at risk[/]", f"no file, although {staged.path} was staged")
     for failure in outcome.failed:
         grid.add_row("[red]failed[/]", f"{failure.item}: {failure.error}")
-    say.print()
-    say.print(Panel(grid, title="seven nights at a simulated company", title_align="left", border_style="dim"))
+    console.print()
+    console.print(Panel(grid, title="seven simulated nights", title_align="left", border_style="dim"))
     postroom = f"postroom --config {facts.config}"
     sql = "SELECT owner_ref, sum(participant_min) AS minutes FROM usage_daily GROUP BY 1 ORDER BY 2 DESC LIMIT 5"
-    say.print("Try next (in .venv/bin when you came by `make demo`):")
-    say.print(f'  {postroom} query "{sql}"', markup=False)
-    say.print(f"  {postroom} status", markup=False)
-    say.print(
-        f"  postroom simulate &  {postroom} media copy     # the host is healthy again: rescue the file", markup=False
+    console.print("Try next (after `make demo`, postroom is in .venv/bin):")
+    console.print(f'  {postroom} query "{sql}"', markup=False)
+    console.print(f"  {postroom} status", markup=False)
+    console.print(
+        f"  postroom simulate &  {postroom} media copy     # the host works again: copy the file", markup=False
     )
-    say.print(f"Yesterday, to look at: {Path(facts.report).resolve().as_uri()}", markup=False)
+    console.print(f"Report of yesterday: {Path(facts.report).resolve().as_uri()}", markup=False)

@@ -1,7 +1,7 @@
-"""Asking every part of the set-up whether it works, for real; `checks.py` judges what is seen.
+"""Test every part of the installation; `doctor_checks` evaluates the results.
 
-What it writes are a few small objects under `doctor/` of both roots; what it asks EnableX for are archive listings of
-the last days, and for `--probe` CDRs of a day, at the usual pace. Nothing of that is landed.
+Writes a few small objects under `doctor/` of both roots. Requests archive listings of the last days from EnableX, and
+for `--probe` CDRs of a day, within the rate limit. Responses are not landed.
 """
 
 from __future__ import annotations
@@ -35,24 +35,26 @@ from pipeline.tables.normalize import archives, cdr
 from pipeline.tables.normalize.cdr_batch import decoded
 from pipeline.tables.normalize.field_scanner import is_compiled
 
-_FILES_TRIED = 3
-"""Of one host, before it counts as refusing: a single file may have been taken away early."""
+_FILES_PER_HOST = 3
+"""Files to try before a host counts as refusing: a single file may have been deleted early."""
 
 _SAMPLE_BYTES = 64 * 1024
 _RANGE_FROM = 100
 _PROBED_DAYS = 7
-"""So far back a day with CDRs is looked for."""
+"""Days before today that are searched for one with CDRs."""
 
 _LOCKED_FOR = timedelta(days=1)
-"""A probe's lock: long enough to be seen, short enough for a bucket that is only tried."""
+"""Lock of the test object: long enough to be checked, short enough for a bucket that is only tested."""
 
 
 def run_checks(app: App) -> Iterator[Check]:
-    """Every part of the set-up: this machine, run store, stores, and each project's API, clock and files."""
+    """Check this machine, the run store, the stores, and each project's API, clock and files."""
     yield _time_zones(app)
     yield doctor_checks.reader_check(is_compiled())
     yield from _disks(app)
-    yield _tried("run store", app.run_store.ping, f"a run can be noted in {app.run_store.where}", "set run_store.url")
+    yield _attempt(
+        "run store", app.run_store.ping, f"runs can be recorded in {app.run_store.where}", "set run_store.url"
+    )
     yield from _store("lake", app.lake)
     yield from _store("vault", app.vault)
     yield from _lock(app)
@@ -66,9 +68,9 @@ def run_checks(app: App) -> Iterator[Check]:
 
 
 def probe_api(app: App) -> list[ProbeResult]:
-    """For each project: what the live account answers to the open questions of enablex-api.md section 12."""
+    """Test the open questions of enablex-api.md section 12 with the live account of each project."""
     return [
-        answer for name in app.settings.projects for answer in (_probe_to_date(app, name), *_probe_files(app, name))
+        result for name in app.settings.projects for result in (_probe_to_date(app, name), *_probe_files(app, name))
     ]
 
 
@@ -86,16 +88,16 @@ def _time_zones(app: App) -> Check:
 
 
 def _disks(app: App) -> Iterator[Check]:
-    places = {"temp": tempfile.gettempdir()}
+    folders = {"temp": tempfile.gettempdir()}
     for name, store in (("lake", app.lake), ("vault", app.vault)):
         if isinstance(store, LocalStore):
-            places[name] = store.filesystem()[1]
+            folders[name] = store.filesystem()[1]
     run_store = make_url(app.settings.run_store.url)
     if run_store.get_backend_name() == "sqlite" and run_store.database:
-        places["run store"] = str(Path(run_store.database).absolute().parent)
-    for name, path in places.items():
-        there = next(place for place in (Path(path), *Path(path).parents) if place.exists())
-        yield doctor_checks.disk_check(f"{name} disk", path, shutil.disk_usage(there).free)
+        folders["run store"] = str(Path(run_store.database).absolute().parent)
+    for name, path in folders.items():
+        existing = next(folder for folder in (Path(path), *Path(path).parents) if folder.exists())
+        yield doctor_checks.disk_check(f"{name} disk", path, shutil.disk_usage(existing).free)
 
 
 # --- stores --------------------------------------------------------------------------------------------------------
@@ -107,7 +109,10 @@ def _store(name: str, store: ObjectStore) -> Iterable[Check]:
     except (StoreError, FixityError) as error:
         return [
             Check(
-                f"{name} writable", False, str(error), f"see {name}.url and [s3] in the settings (docs/guide/vault.md)"
+                f"{name} writable",
+                False,
+                str(error),
+                f"check {name}.url and [s3] in the settings (docs/guide/vault.md)",
             )
         ]
 
@@ -116,20 +121,20 @@ def _lock(app: App) -> Iterator[Check]:
     lock = app.settings.vault.lock
     if lock.mode != "off":
         retention = Retention(lock.mode, app.clock() + _LOCKED_FOR)
-        yield _tried(
+        yield _attempt(
             "vault lock",
             lambda: check_lock(app.vault, retention),
-            f"Object Lock holds: {lock.mode}, a probe until tomorrow",
-            "make a bucket with Object Lock, or give the rights that docs/guide/vault.md lists",
+            f"Object Lock works: a test object is locked until tomorrow ({lock.mode})",
+            "create a bucket with Object Lock, or grant the permissions listed in docs/guide/vault.md",
         )
 
 
-def _tried(name: str, action: Callable[[], object], said: str, next_step: str) -> Check:
+def _attempt(name: str, action: Callable[[], object], detail: str, next_step: str) -> Check:
     try:
         action()
     except (StoreError, ConfigError) as error:
         return Check(name, False, str(error), next_step)
-    return Check(name, True, said)
+    return Check(name, True, detail)
 
 
 # --- EnableX -------------------------------------------------------------------------------------------------------
@@ -137,12 +142,12 @@ def _tried(name: str, action: Callable[[], object], said: str, next_step: str) -
 
 @dataclass
 class _Documents:
-    """A sink that keeps the documents of one reply and lets its bytes go."""
+    """A sink that keeps the documents of one response and discards its bytes."""
 
     documents: list[msgspec.Raw] = field(default_factory=list)
 
     def write(self, chunk: bytes) -> None:
-        """Nothing is landed."""
+        """Discard the bytes: nothing is landed."""
 
     def note(self, documents: Sequence[msgspec.Raw]) -> None:
         self.documents += documents
@@ -152,16 +157,16 @@ def _project(app: App, name: str) -> Iterator[Check]:
     today, before = app.clock().date(), app.clock()
     try:
         answer = app.clients[name].fetch(period_request("archive", today), _Documents)
-        dated = answer.head.headers.get("date")
-        clock = doctor_checks.clock_check(f"{name} clock", dated, before, app.clock())
+        date_header = answer.head.headers.get("date")
+        clock = doctor_checks.clock_check(f"{name} clock", date_header, before, app.clock())
         files = _newest_by_host(app, name)
     except ApiError as error:
         yield Check(f"{name} API", False, app.redact(str(error)), doctor_checks.api_step(error, name))
         yield doctor_checks.clock_check(f"{name} clock", None, before, before)
-        yield Check(f"{name} files", None, "without the API no file is known to try")
+        yield Check(f"{name} files", None, "no file to test: the API did not list any")
         return
     yield Check(
-        f"{name} API", True, f"{urlsplit(app.settings.projects[name].base_url).hostname} takes app_id and app_key"
+        f"{name} API", True, f"{urlsplit(app.settings.projects[name].base_url).hostname} accepts app_id and app_key"
     )
     yield clock
     yield from _files(app, name, files)
@@ -170,26 +175,26 @@ def _project(app: App, name: str) -> Iterator[Check]:
 def _files(app: App, name: str, files: dict[str, list[ListedFile]]) -> Iterator[Check]:
     project = app.settings.projects[name]
     if not project.files_user:
-        step = f"put the portal account's e-mail address into projects.{name}.files_user: files do not open with app_id"
+        step = f"set projects.{name}.files_user to the portal account's e-mail address: app_id does not open files"
         yield Check(f"{name} files", False, "no portal account is set", step)
     elif not files:
         yield Check(
-            f"{name} files", None, "no file is listed now to try the portal account on", "try again after a session"
+            f"{name} files", None, "no file is listed to test the portal account with", "try again after a session"
         )
     for host, newest in sorted(files.items()) if project.files_user else ():
-        _, error = _opened(app.file_hosts[name], newest)
+        _, error = _open_first(app.file_hosts[name], newest)
         shown = f"{host}/…/{newest[0].name}"
         yield doctor_checks.file_check(f"{name} files", error, shown, name)
 
 
 def _newest_by_host(app: App, name: str) -> dict[str, list[ListedFile]]:
-    """The newest files that are listed, by the host that they are on; the last days are asked until there is one."""
+    """The newest listed files by host, of the newest day that has files."""
     for day in reversed(list(media_days(app))):
         if files := _listed(app, name, day):
             files.sort(key=lambda file: file.ended_at, reverse=True)
             hosts = dict.fromkeys(urlsplit(file.url).hostname or "no host" for file in files)
             return {
-                host: [file for file in files if (urlsplit(file.url).hostname or "no host") == host][:_FILES_TRIED]
+                host: [file for file in files if (urlsplit(file.url).hostname or "no host") == host][:_FILES_PER_HOST]
                 for host in hosts
             }
     return {}
@@ -197,47 +202,47 @@ def _newest_by_host(app: App, name: str) -> dict[str, list[ListedFile]]:
 
 def _listed(app: App, name: str, day: date) -> list[ListedFile]:
     request = period_request("archive", day)
-    page = RawResponse("", "archive", name, day, str(request), app.clock(), 200, 0, "", 0, (), "")
+    response = RawResponse("", "archive", name, day, str(request), app.clock(), 200, 0, "", 0, (), "")
     records = []
-    for document in _ask(app, name, request):
+    for document in _request_documents(app, name, request):
         try:
-            records.append((page, archives.archive_record(decoded(document), page)))
+            records.append((response, archives.archive_record(decoded(document), response)))
         except (RecordError, RecursionError):
-            continue  # a build makes a reject of it
+            continue  # a build records it as a reject
     return archives.listed_files(records)
 
 
-def _ask(app: App, name: str, request: Request) -> list[msgspec.Raw]:
+def _request_documents(app: App, name: str, request: Request) -> list[msgspec.Raw]:
     return app.clients[name].fetch(request, _Documents).sink.documents
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A file that could be opened: its answer's head, and some of its first bytes."""
+    """A file that was opened: its response, and its first bytes."""
 
     file: ListedFile
     body: Body
     sample: bytes
 
 
-def _opened(host: FileHost, files: Iterable[ListedFile]) -> tuple[_Opened | None, FileError | None]:
-    """The first of these files that opens; or why the last one did not."""
+def _open_first(host: FileHost, files: Iterable[ListedFile]) -> tuple[_Opened | None, FileError | None]:
+    """The first of these files that opens, or the error of the last one."""
     failure: FileError | None = None
     for file in files:
         try:
             with host.open(file.url) as body:
                 sample = next(iter(body.chunks), b"")[:_SAMPLE_BYTES]
-            _require_the_file(file, sample)
+            _require_media(file, sample)
             return _Opened(file, body, sample), None
-        except ErrorPage as page:
-            failure = FileUnavailable(f"{public_url(file.url)}: an error page instead of the file: {page}")
+        except ErrorPage as error_page:
+            failure = FileUnavailable(f"{public_url(file.url)}: an error page instead of the file: {error_page}")
         except FileError as error:
             failure = error
     return None, failure
 
 
-def _require_the_file(file: ListedFile, sample: bytes) -> None:
-    """Raises ErrorPage when these first bytes are not of a file."""
+def _require_media(file: ListedFile, sample: bytes) -> None:
+    """Raises ErrorPage if these first bytes are not those of a file of its kind."""
     if not sample:
         raise ErrorPage("an empty body")
     inspector = Inspector(file.kind)
@@ -249,12 +254,13 @@ def _require_the_file(file: ListedFile, sample: bytes) -> None:
 
 
 def _probe_to_date(app: App, name: str) -> ProbeResult:
-    """Ask for a day with CDRs and the day after, and then for that day alone, as the setting would."""
+    """Request a day with CDRs and the next day, then that day alone, as with `to_date_is_inclusive`."""
     today = app.clock().date()
     try:
         for day in reversed(list(Period(today - timedelta(days=_PROBED_DAYS), today - timedelta(days=1)))):
-            if whole := _connections(day, _ask(app, name, period_request("cdr", day))):
-                alone = _connections(day, _ask(app, name, period_request("cdr", day, to_date_is_inclusive=True)))
+            if whole := _connections(day, _request_documents(app, name, period_request("cdr", day))):
+                request = period_request("cdr", day, to_date_is_inclusive=True)
+                alone = _connections(day, _request_documents(app, name, request))
                 return doctor_checks.to_date_answer(name, str(day), len(whole), len(whole & alone))
     except ApiError as error:
         return doctor_checks.to_date_unknown(name, app.redact(str(error)))
@@ -262,42 +268,49 @@ def _probe_to_date(app: App, name: str) -> ProbeResult:
 
 
 def _connections(day: date, documents: Iterable[msgspec.Raw]) -> set[str]:
-    """The connections of a day among documents."""
-    found = set()
+    """`cdr_id` of the documents that belong to a day."""
+    ids = set()
     for document in documents:
         try:
             row = cdr.cdr_row(decoded(document))
         except (RecordError, RecursionError):
             continue
         if cdr.row_day(row) == day:
-            found.add(row["cdr_id"])
-    return found
+            ids.add(row["cdr_id"])
+    return ids
 
 
 def _probe_files(app: App, name: str) -> list[ProbeResult]:
-    """Ask for the newest file that opens, and then for the rest of it."""
+    """Request the newest file that opens, then the rest of it with Range."""
     try:
         hosts = _newest_by_host(app, name)
     except ApiError as error:
         return doctor_checks.no_file_answers(name, app.redact(str(error)))
     host, failure = app.file_hosts[name], None
     for files in hosts.values():
-        opened, failure = _opened(host, files)
+        opened, failure = _open_first(host, files)
         if opened:
-            body = opened.body
-            length = (
-                "yes" if body.total_bytes is not None else "no, but cuts show" if body.is_length_delimited else "no"
+            facts = FileFacts(
+                _length_answer(opened.body),
+                opened.body.etag,
+                opened.body.last_modified,
+                _range_answer(host, opened),
             )
-            facts = FileFacts(length, body.etag, body.last_modified, _range_said(host, opened))
             return doctor_checks.file_answers(name, public_url(opened.file.url), facts)
-    return doctor_checks.no_file_answers(name, str(failure) if failure else "no file is listed now")
+    return doctor_checks.no_file_answers(name, str(failure) if failure else "no file is listed")
 
 
-def _range_said(host: FileHost, opened: _Opened) -> str:
+def _length_answer(body: Body) -> str:
+    if body.total_bytes is not None:
+        return "yes"
+    return "no, but truncation is detected" if body.is_length_delimited else "no"
+
+
+def _range_answer(host: FileHost, opened: _Opened) -> str:
     try:
         with host.open(opened.file.url, first_byte=_RANGE_FROM, validator=opened.body.validator) as part:
             if part.first_byte == 0:
-                return "no: it sends the whole file"
+                return "no: it returns the whole file"
             return doctor_checks.range_answer(opened.sample, next(iter(part.chunks), b""), _RANGE_FROM)
     except RangeMismatchError as error:
         return f"no: {error}"
@@ -306,15 +319,15 @@ def _range_said(host: FileHost, opened: _Opened) -> str:
 
 
 def doctor(app: App, *, probe: bool = False) -> RunResult[DoctorReport]:
-    """Try every part of the set-up; with `probe` also ask the live account what EnableX's documents leave open."""
+    """Check every part of the installation; with `probe` also test what EnableX's documentation leaves open."""
     outcome = RunResult("doctor")
-    found = list(run_checks(app))
-    for check in found:
+    checks = list(run_checks(app))
+    for check in checks:
         if check.ok is False:
             outcome.add_failure(check.name, f"{check.detail}; {check.next_step}")
         else:
             outcome.add_success(checks_passed=int(check.ok is True), not_tried=int(check.ok is None))
     if not probe:
-        return outcome.with_details(DoctorReport(found))
+        return outcome.with_details(DoctorReport(checks))
     answers = probe_api(app)
-    return outcome.with_details(DoctorReport(found, answers, as_toml(answers, app.clock())))
+    return outcome.with_details(DoctorReport(checks, answers, as_toml(answers, app.clock())))

@@ -1,4 +1,4 @@
-"""One command per flow: arguments, flow, printed outcome, exit code.
+"""The entry point: runs one command line and turns errors into one line and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 usage or settings, 3 some items failed, 4 files at risk or newly lost.
 """
@@ -23,40 +23,40 @@ def main() -> None:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command line; every expected error is one line on standard error and an exit code."""
+    """Run one command line. An expected error is printed as one line on standard error; returns the exit code."""
     verbose = "--verbose" in arguments
     try:
         return _exit_code(arguments, cli(args=arguments, prog_name="postroom", standalone_mode=False))
     except typer.TyperException as error:
-        return _refuse(arguments, error.format_message(), 2)
+        return _report_error(arguments, error.format_message(), 2)
     except ConfigError as error:
-        return _refuse(arguments, str(error), 2)
+        return _report_error(arguments, str(error), 2)
     except PipelineError as error:
         if verbose:
             raise
-        return _refuse(arguments, str(error), 1)
+        return _report_error(arguments, str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
-        return _refuse(arguments, _INTERRUPTED_TEXT, _INTERRUPTED)
+        return _report_error(arguments, _INTERRUPTED_TEXT, _INTERRUPTED)
     except Exception as error:
         if verbose:
             raise
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        return _refuse(arguments, f"unexpected: {what}; run again with --verbose and report it", 1)
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        return _report_error(arguments, f"unexpected error: {text}; run again with --verbose and report it", 1)
 
 
 def _exit_code(arguments: list[str], code: object) -> int:
-    if code == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
-        return _refuse(arguments, _INTERRUPTED_TEXT, _INTERRUPTED)
+    if code == _INTERRUPTED:  # typer returns this after Ctrl-C and prints nothing
+        return _report_error(arguments, _INTERRUPTED_TEXT, _INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
-def _refuse(arguments: list[str], message: str, code: int) -> int:
-    """One line for people; with `--json` an outcome for programs too."""
+def _report_error(arguments: list[str], message: str, code: int) -> int:
+    """Print one line on standard error; with `--json` also a result on standard output."""
     print(f"postroom: {message}", file=sys.stderr)
     if "--json" in arguments:
-        known = {info.name or info.callback.__name__ for info in cli.registered_commands if info.callback}
+        commands = {info.name or info.callback.__name__ for info in cli.registered_commands if info.callback}
         groups = {group.typer_instance.info.name for group in cli.registered_groups if group.typer_instance}
-        command = next((argument for argument in arguments if argument in known | groups), "postroom")
+        command = next((argument for argument in arguments if argument in commands | groups), "postroom")
         if command in groups:
             command = " ".join(arguments[arguments.index(command) :][:2])
         print_json(RunResult(command, failed=[Failure(command, message)]).to_dict())

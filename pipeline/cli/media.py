@@ -1,4 +1,4 @@
-"""`postroom media …`: files into the vault, and the vault checked against its manifests (docs/guide/vault.md)."""
+"""`postroom media …`: copy files to the vault, and audit the vault (docs/guide/vault.md)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def copy(
         bool, typer.Option("--refresh/--no-refresh", help="Collect fresh archive listings first.")
     ] = True,
 ) -> int:
-    """Copy every listed file that has no manifest to the vault, earliest deadline first, and verify it."""
+    """Copy every pending file to the vault, earliest deadline first, and verify it."""
     from pipeline.media.copy import copy_media
 
     return run_flow(ctx, "media copy", lambda app: copy_media(app, limit=limit, refresh_listings=refresh))
 
 
 @media_cli.command(
-    short_help="Check the vault against its manifests.",
+    short_help="Compare the vault with its manifests.",
     epilog="Example: postroom media audit --from 2026-11-01 --to 2026-11-30 --sample 5",
 )
 def audit(
@@ -44,7 +44,7 @@ def audit(
     ] = 1,
     project: ProjectName = None,
 ) -> int:
-    """Check every manifest chain and file of the period (default: all); read and hash a sample of the files."""
+    """Check every manifest and file of the period (default: all); read and hash a sample of the files."""
     from pipeline.media.audit import audit_media
 
     if not 0 <= sample <= 100:

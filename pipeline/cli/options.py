@@ -1,4 +1,4 @@
-"""What every command shares: the root Typer app, its options, and the parsing of days, periods and choices."""
+"""Shared by all commands: the root Typer app, global options, and parsing of days, periods and choices."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Options:
     verbose: bool
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_given: bool) -> None:
+    if is_given:
         print(f"postroom {__version__}")
         raise typer.Exit
 
@@ -78,19 +78,19 @@ RowsForm = Annotated[
 
 
 def output_format(form: str | None, output: Path | None, *, as_json: bool) -> str:
-    """The output format of a query: as given, else by the extension of its file."""
+    """The output format of a query: `--format`, else the extension of the output file."""
     from pipeline.cli.output import FORMS
 
     if as_json and not output:
-        known: tuple[str, ...] = ("json",)
+        allowed: tuple[str, ...] = ("json",)
     elif output:
-        known = tuple(FORMS)
+        allowed = tuple(FORMS)
         form = form or output.suffix.removeprefix(".")
     else:
-        known = ("table", *FORMS)
+        allowed = ("table", *FORMS)
         if form == "parquet":
-            raise ConfigError("--format parquet: not for a screen; add --output FILE")
-    chosen: str = parse_choice("--format", form or known[0], known)[0]
+            raise ConfigError("--format parquet: requires --output FILE")
+    chosen: str = parse_choice("--format", form or allowed[0], allowed)[0]
     return chosen
 
 
@@ -102,7 +102,7 @@ def run_flow(
     *,
     project: str | None = None,
 ) -> int:
-    """Open the app, run a flow (for all projects, or one), record the run, show the result."""
+    """Open the app, run a flow for one or all projects, record the run, print the result; returns the exit code."""
     from jobs.run import record_run
     from pipeline.cli import render
 
@@ -156,16 +156,16 @@ def print_json(outcome: Any) -> None:
     sys.stdout.write(msgspec.json.format(encoded, indent=2).decode() + "\n")
 
 
-def parse_choice(option: str, chosen: str | None, known: tuple[Any, ...]) -> tuple[Any, ...]:
-    if chosen is not None and chosen not in known:
-        raise ConfigError(f"{option} {chosen}: unknown; there are {', '.join(known)}")
-    return known if chosen is None else (chosen,)
+def parse_choice(option: str, chosen: str | None, allowed: tuple[Any, ...]) -> tuple[Any, ...]:
+    if chosen is not None and chosen not in allowed:
+        raise ConfigError(f"{option} {chosen}: unknown; use one of {', '.join(allowed)}")
+    return allowed if chosen is None else (chosen,)
 
 
 def optional_period(from_: str | None, to: str | None, app: App) -> Period | None:
     if from_ is None:
         if to is not None:
-            raise ConfigError("--to needs --from as well")
+            raise ConfigError("--to requires --from")
         return None
     return required_period(from_, to, app)
 
@@ -183,7 +183,7 @@ def parse_day(option: str, text: str) -> date:
     try:
         return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).date()
     except ValueError:
-        raise ConfigError(f"{option} {text}: not a date; write it as 2026-11-22") from None
+        raise ConfigError(f"{option} {text}: not a date; use the form 2026-11-22") from None
 
 
 def parse_moment(text: str | None) -> datetime | None:
@@ -192,5 +192,5 @@ def parse_moment(text: str | None) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ConfigError(f"--now {text}: not a moment; write it as 2026-11-22T02:15:00Z") from None
+        raise ConfigError(f"--now {text}: not a time; use the form 2026-11-22T02:15:00Z") from None
     return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)

@@ -1,4 +1,4 @@
-"""Rows on their way out: CSV, JSON or Parquet, on a stream, or in a file that appears whole or not at all."""
+"""Write rows as CSV, JSON or Parquet, to a stream or atomically to a file."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from pipeline.core.errors import ConfigError
 
 
 def write_rows(rows: pa.RecordBatchReader, form: str, stream: IO[bytes]) -> int:
-    """Write rows in a form of `FORMS`, batch by batch; how many there were.
+    """Write rows in a format of `FORMS`, batch by batch; returns their number.
 
     Raises:
-        ConfigError: this form cannot say what the rows hold.
+        ConfigError: the format cannot represent the rows.
     """
     try:
         return FORMS[form](checked(rows, form), stream)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ConfigError(f"query: {form} cannot hold these rows: {error}; choose another --format") from None
+        raise ConfigError(f"query: {form} cannot represent these rows: {error}; use another --format") from None
 
 
 def checked(rows: pa.RecordBatchReader, form: str) -> pa.RecordBatchReader:
-    """The same rows; ConfigError when columns share a name and the form would lose one of them."""
+    """The same rows. Raises ConfigError if columns share a name and the format would lose one of them."""
     names = rows.schema.names
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated and form != "csv":
-        raise ConfigError(f"query: more than one column is called {', '.join(repeated)}; name them apart with AS")
+        raise ConfigError(f"query: repeated column names: {', '.join(repeated)}; rename columns with AS")
     return rows
 
 
-def first_rows(rows: pa.RecordBatchReader, most: int) -> tuple[pa.Table, bool]:
-    """At most `most` rows, and whether there are more."""
+def first_rows(rows: pa.RecordBatchReader, limit: int) -> tuple[pa.Table, bool]:
+    """At most `limit` rows, and whether there are more."""
     batches, count = [], 0
     for batch in rows:
         batches.append(batch)
         count += batch.num_rows
-        if count > most:
+        if count > limit:
             break
-    return pa.Table.from_batches(batches, rows.schema).slice(0, most), count > most
+    return pa.Table.from_batches(batches, rows.schema).slice(0, limit), count > limit
 
 
 def _write_csv(rows: pa.RecordBatchReader, stream: IO[bytes]) -> int:
@@ -59,7 +59,7 @@ def _write_parquet(rows: pa.RecordBatchReader, stream: IO[bytes]) -> int:
 
 
 def _write_json(rows: pa.RecordBatchReader, stream: IO[bytes]) -> int:
-    """A list of objects, one a line. Decimals are text, so that they stay exact; times are ISO 8601."""
+    """A list of objects, one per line. Decimals are strings, so that they stay exact; times are ISO 8601."""
     encoder, begin = msgspec.json.Encoder(), b"[\n"
 
     def write(batch: pa.RecordBatch) -> None:
@@ -90,7 +90,7 @@ FORMS: dict[str, Callable[[pa.RecordBatchReader, IO[bytes]], int]] = {
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A stream whose bytes take the file's place when the block ends well; else the file is as it was.
+    """A stream whose bytes replace the file at the end of the block; after an error the file is unchanged.
 
     Raises:
         ConfigError: the file cannot be written, with the reason.

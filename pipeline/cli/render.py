@@ -1,4 +1,4 @@
-"""Outcomes for people: short, aligned, the urgent things last and loud."""
+"""Text output of results: short and aligned, urgent items last and highlighted."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from pipeline.ingest.backfill import BackfillPlan
 
 _UNATTENDED_WIDTH = 160
-"""Output into a file or pipe is not wrapped at 80 columns: names and hashes must stay in one piece."""
+"""Output into a file or pipe is not wrapped at 80 columns, so that names and hashes stay on one line."""
 
 MOST_ROWS = 1000
-"""Limit of a query's rows on a screen."""
+"""Maximum rows of a query printed as a table."""
 
-_SAY = {
-    "replies": "replies",
-    "new_pages": "new",
+_COUNT_LABELS = {
+    "replies": "responses",
+    "new_pages": "changed",
     "documents": "documents",
     "requests": "requests",
     "days_built": "days built",
@@ -40,9 +40,9 @@ _SAY = {
     "retries": "requests retried",
     "files_copied": "files copied",
     "bytes_copied": "copied",
-    "malformed": "stored, but cannot be opened",
+    "malformed": "malformed",
     "lost": "lost",
-    "files_adopted": "copied from the delivery bucket",
+    "files_adopted": "copied from delivery bucket",
     "files_rechecked": "rechecked",
     "files_changed": "changed at the source",
     "files_gone": "deleted at the source",
@@ -55,36 +55,36 @@ _SAY = {
 
 _NOTICES = {
     "malformed": "stored completely, but it cannot be opened",
-    "changed": "EnableX has other bytes now; both versions are kept",
-    "orphan": "no manifest names it: left by an interrupted copy, or put there by a user",
+    "changed": "the bytes at the source changed; both versions are kept",
+    "orphan": "in no manifest: left by an interrupted copy, or added by a user",
     "aborted_uploads": "stale multipart upload aborted",
 }
 
 
 def console_for(stream: Any = None) -> Console:
-    """A console on a stream: as wide as the terminal, or wide enough for a file."""
+    """A console on a stream, as wide as the terminal; 160 columns for a file or pipe."""
     stream = stream or sys.stdout
     width = None if stream.isatty() else _UNATTENDED_WIDTH
     return Console(file=stream, width=width, highlight=False, soft_wrap=not stream.isatty())
 
 
 def show_outcome(console: Console, outcome: RunResult) -> None:
-    """What a flow did, what failed, and which deadlines are near."""
+    """Counts, notices, failures, and files lost or at risk."""
     console.print(f"[bold]{outcome.command}[/]: {counts_text(outcome.counts)}")
     if outcome.unknown_fields:
         fields = ", ".join(f"{name} ({count:,})" for name, count in sorted(outcome.unknown_fields.items()))
-        console.print(Text(f"undocumented fields, kept in `extra`: {fields}"))
-    for kind, things in outcome.notices.items():
-        for thing in things:
-            console.print(Text.assemble((f"{kind.replace('_', ' ')} ", "bold"), f"{thing}: {_NOTICES.get(kind, '')}"))
+        console.print(Text(f"undocumented fields, stored in `extra`: {fields}"))
+    for kind, items in outcome.notices.items():
+        for item in items:
+            console.print(Text.assemble((f"{kind.replace('_', ' ')} ", "bold"), f"{item}: {_NOTICES.get(kind, '')}"))
     show_failures(console, outcome)
     show_deadlines(console, outcome)
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
-    """`8 replies, 5 with something new, …`; zeros left out."""
+    """`8 responses, 5 changed, …`, without zeros."""
     parts = [
-        f"{bytes_text(number) if name.startswith('bytes_') else f'{number:,}'} {_SAY.get(name, name)}"
+        f"{bytes_text(number) if name.startswith('bytes_') else f'{number:,}'} {_COUNT_LABELS.get(name, name)}"
         for name, number in counts.items()
         if number
     ]
@@ -104,47 +104,48 @@ def show_deadlines(console: Console, outcome: RunResult) -> None:
     for files, title, style in ((outcome.lost, "lost", "bold red"), (outcome.at_risk, "at risk", "bold yellow")):
         for file in files:
             name = f"{file['project']}/{file['conf_num']}/{file['kind']}/{file['name']}"
-            fate = "deleted at the source" if title == "lost" else hours_text(file["hours_left"])
-            console.print(Text.assemble((f"{title} ", style), f"{name}: {fate}"))
+            detail = "deleted at the source" if title == "lost" else hours_text(file["hours_left"])
+            console.print(Text.assemble((f"{title} ", style), f"{name}: {detail}"))
 
 
 def show_backfill_plan(console: Console, outcome: RunResult[BackfillPlan]) -> None:
-    """What is missing per project and source, and what asking for it takes."""
+    """Missing days by project and source, with the number, duration and size of the requests."""
     plan = outcome.details
     if not plan.requests:
-        console.print("backfill plan: nothing is missing")
+        console.print("backfill plan: no day is missing")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("project", "source", "from", "to", "days missing", "about"):
-        table.add_column(heading, justify="right" if heading in {"days missing", "about"} else "left", overflow="fold")
+    for heading in ("project", "source", "from", "to", "missing days", "size"):
+        table.add_column(heading, justify="right" if heading in {"missing days", "size"} else "left", overflow="fold")
     for row in plan.missing:
         size = "unknown" if row.bytes is None else bytes_text(row.bytes)
         table.add_row(row.project, row.source, row.first, row.last, f"{row.requests:,}", size)
     console.print(table)
     size = "unknown until the first response" if plan.bytes is None else f"about {bytes_text(plan.bytes)}"
-    took = timedelta(seconds=round(plan.seconds))
-    console.print(f"{plan.requests:,} requests, at least {took} within the rate limit; size {size}")
+    duration = timedelta(seconds=round(plan.seconds))
+    console.print(f"{plan.requests:,} requests, at least {duration} within the rate limit; size {size}")
 
 
 def show_status(console: Console, outcome: RunResult[StatusReport]) -> None:
-    """One screen: each project, its last successful runs, the stores; urgent things last."""
+    """Projects, stores and next runs; urgent items last."""
     report = outcome.details
     for name, project in report.projects.items():
         console.print(Text(name, "bold"))
-        for heading, said in _project_lines(project):
-            console.print(Text(f"  {heading:<9}{said}"))
+        for heading, text in _project_lines(project):
+            console.print(Text(f"  {heading:<9}{text}"))
     for name, kinds in report.stores.items():
         console.print(Text(f"{name:<11}{_sizes_text(kinds)}"))
-    coming = [f"{command} {_moment_text(moment)}" for command, moment in report.next_runs.items()]
-    console.print(Text(f"{'next runs':<11}{', '.join(coming) or 'none'}"))
+    next_runs = [f"{command} {_moment_text(moment)}" for command, moment in report.next_runs.items()]
+    console.print(Text(f"{'next runs':<11}{', '.join(next_runs) or 'none'}"))
     for name, project in report.projects.items():
         if project.lateness and project.lateness.hint:
             console.print(Text(f"{name}: {project.lateness.hint}", "yellow"))
         if unlisted := project.unlisted:
-            said = f"{name}: recorded according to the room's settings, but no file is listed: {_days_text(unlisted)}"
-            console.print(Text(f"{said}; ask EnableX while it still has them", "yellow"))
+            text = f"{name}: sessions with automatic recording, but without a listed file: {_days_text(unlisted)}"
+            console.print(Text(f"{text}; ask EnableX before the files expire", "yellow"))
         if missing := project.days.missing:
-            console.print(Text(f"{name}: missing {_days_text(missing)}; `postroom nightly` collects them", "yellow"))
+            text = f"{name}: missing days: {_days_text(missing)}; `postroom nightly` collects them"
+            console.print(Text(text, "yellow"))
     show_deadlines(console, outcome)
     if not (outcome.at_risk or outcome.lost):
         console.print(Text("no file is at risk", "green"))
@@ -153,22 +154,22 @@ def show_status(console: Console, outcome: RunResult[StatusReport]) -> None:
 def _project_lines(project: ProjectStatus) -> Iterator[tuple[str, str]]:
     days, media = project.days, project.media
     since = f"since {days.first}: " if days.first else "never collected: "
-    may_change = f" ({_days_text(days.provisional)})" if days.provisional else ""
+    listed = f" ({_days_text(days.provisional)})" if days.provisional else ""
     provisional, missing = len(days.provisional), len(days.missing)
-    yield "days", f"{since}{days.settled} settled, {provisional} may still change{may_change}, {missing} missing"
+    yield "days", f"{since}{days.settled} settled, {provisional} provisional{listed}, {missing} missing"
     stored = [totals for state, totals in media.items() if state in STORED]
     parts = [f"{sum(part.files for part in stored):,} stored ({bytes_text(sum(part.bytes for part in stored))})"]
     parts += [f"{project.pending} pending", f"{project.at_risk} at risk"]
     parts += [f"{media['lost'].files if 'lost' in media else 0} lost"]
     deadline = f"; next deadline: {hours_text(project.hours_left)}" if project.hours_left is not None else ""
     yield "media", f"{', '.join(parts)}{deadline}"
-    done = [f"{what} {_moment_text(moment)}" for what, moment in project.last_done.items()]
-    yield "answered", ", ".join(done) or "nothing yet"
-    good = [f"{command} {_moment_text(moment)}" for command, moment in project.last_good_runs.items()]
-    yield "success", ", ".join(good) or "none yet"
+    last_done = [f"{source} {_moment_text(moment)}" for source, moment in project.last_done.items()]
+    yield "latest", ", ".join(last_done) or "none yet"
+    successes = [f"{command} {_moment_text(moment)}" for command, moment in project.last_good_runs.items()]
+    yield "success", ", ".join(successes) or "none yet"
     if late := project.lateness:
         shares = ", ".join(f"{step} {share:.1%}" for step, share in late.known_after.items())
-        yield "lateness", f"rows collected after {shares} ({late.rows:,} of the last month)"
+        yield "lateness", f"rows collected within {shares} ({late.rows:,} rows of the last 31 days)"
 
 
 def _sizes_text(kinds: Mapping[str, ObjectTotals]) -> str:
@@ -181,20 +182,20 @@ def _moment_text(moment: str) -> str:
 
 
 def show_doctor(console: Console, outcome: RunResult[DoctorReport]) -> None:
-    """One line for each part of the set-up, and below it what to do; then what the live account answered."""
-    words = {True: Text("ok", "green"), False: Text("FAILED", "bold red"), None: Text("not tried", "yellow")}
+    """One line for each check, and below it the next step; then the results on the live account."""
+    states = {True: Text("ok", "green"), False: Text("FAILED", "bold red"), None: Text("skipped", "yellow")}
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("part", "state", "seen"):
+    for heading in ("check", "state", "detail"):
         table.add_column(heading, overflow="fold")
     for check in outcome.details.checks:
-        table.add_row(Text(check.name), words[check.ok], Text(check.detail))
+        table.add_row(Text(check.name), states[check.ok], Text(check.detail))
         if check.next_step:
             table.add_row("", "", Text(f"→ {check.next_step}", "" if check.ok else "bold"))
     console.print(table)
     for line in outcome.details.toml or ():
         console.print(Text(line))
-    bad = len(outcome.failed)
-    console.print("this set-up can work" if not bad else f"{bad} of {len(outcome.details.checks)} parts do not work")
+    failed = len(outcome.failed)
+    console.print("no check failed" if not failed else f"{failed} of {len(outcome.details.checks)} checks failed")
 
 
 def show_settings(console: Console, rows: Iterable[tuple[str, str, str]]) -> None:
@@ -207,18 +208,18 @@ def show_settings(console: Console, rows: Iterable[tuple[str, str, str]]) -> Non
 
 
 def show_simulator(console: Console, base_url: str, files_url: str, faults: Sequence[str], config: Path | None) -> None:
-    """What to know while the simulator runs."""
+    """Addresses, faults and settings file of the simulator."""
     console.print(f"EnableX simulator: API {base_url}, files {files_url}")
     console.print(
         f"faults: {', '.join(faults) or 'none'}; change them at {base_url.rpartition('/video')[0]}/_simulator"
     )
     if config:
         console.print(Text(f"settings written: postroom --config {config} nightly"))
-    console.print("Ctrl-C stops it")
+    console.print("press Ctrl-C to stop")
 
 
 def show_table(console: Console, result: pa.Table, is_cut: bool = False) -> None:
-    """A query's result, or its first rows: a table where it fits, else one record below the other."""
+    """A query's result, or its first rows: a table if it fits, else one record below the other."""
     columns = [[_cell(value) for value in column.to_pylist()] for column in result.columns]  # names may repeat
     cells = list(zip(*columns, strict=True))
     names = result.schema.names
@@ -233,8 +234,7 @@ def show_table(console: Console, result: pa.Table, is_cut: bool = False) -> None
     else:
         _show_records(console, names, cells)
     count = f"{result.num_rows:,} row{'' if result.num_rows == 1 else 's'}"
-    more = "the first {}; there are more: add LIMIT, or --output FILE for all of them"
-    console.print(more.format(count) if is_cut else count, style="dim")
+    console.print(f"first {count}; use LIMIT, or --output FILE for all rows" if is_cut else count, style="dim")
 
 
 def _show_records(console: Console, names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -262,7 +262,7 @@ def bytes_text(size_bytes: int) -> str:
 
 def hours_text(hours_left: float) -> str:
     if hours_left < 0:
-        return f"its deadline passed {-hours_left:g} h ago; still tried"
+        return f"deadline passed {-hours_left:g} h ago; copy is still attempted"
     return f"{abs(hours_left):g} h left"
 
 

@@ -1,7 +1,4 @@
-"""`postroom rooms …`: rooms one by one, and rooms as a file. Secrets are shown only when asked for.
-
-The same conventions as every command: arguments, flow, printed outcome, exit code.
-"""
+"""`postroom rooms …`: manage single rooms or a rooms file. Secrets are masked unless `--show-secrets` is given."""
 
 from __future__ import annotations
 
@@ -61,14 +58,14 @@ class RoomToken:
 
 @dataclass(frozen=True)
 class DialIn:
-    """Telephone numbers and SIP account by project."""
+    """Telephone numbers and SIP accounts by project."""
 
     dialin: dict[str, Row]
 
 
 rooms_cli = typer.Typer(
     name="rooms",
-    help="Manage rooms: one by one, or from a file.",
+    help="Manage rooms individually or from a file.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -86,7 +83,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="Delete and recreate ro
 ShowSecrets = Annotated[bool, typer.Option("--show-secrets", help="Show PINs, passwords and keys unmasked.")]
 
 
-# --- one by one ---
+# --- single rooms ---
 
 
 @rooms_cli.command("list", short_help="List rooms.", epilog="Example: postroom rooms list --project acme")
@@ -97,7 +94,7 @@ def list_(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSec
     def flow(app: App) -> RunResult[RoomList]:
         outcome = RunResult("rooms list")
         listed = list_all_rooms(app, outcome, project)
-        rooms = [{"project": name, **_shown(room, show_secrets)} for name, found in listed.items() for room in found]
+        rooms = [{"project": name, **_shown(room, show_secrets)} for name, each in listed.items() for room in each]
         outcome.add_success(len(listed), rooms=len(rooms))
         return outcome.with_details(RoomList(rooms))
 
@@ -129,7 +126,7 @@ def create(
     data: Data = None,
     project: ProjectName = None,
 ) -> int:
-    """Create one room. A lost response does not create a second one. Times have a zone: 2026-12-01T14:00:00+01:00."""
+    """Create one room; safe to retry after a lost response. Times need a zone: 2026-12-01T14:00:00+01:00."""
     from pipeline.rooms.apply import create_single
     from pipeline.rooms.plan import Room
 
@@ -155,7 +152,7 @@ def update(
 
     given = _fields(fields, data)
     if not given:
-        raise ConfigError("nothing to change; name fields with --set FIELD=VALUE")
+        raise ConfigError("nothing to change; use --set FIELD=VALUE or --data JSON")
 
     def flow(app: App) -> RunResult[OneRoom]:
         name, room = find_room(app, room_id, project)
@@ -171,7 +168,7 @@ def delete(
     room_ids: Annotated[list[str], typer.Argument(metavar="ROOM_ID...", help="Ids of rooms.")],
     project: ProjectName = None,
 ) -> int:
-    """Delete rooms. A missing room is a success; one with a running session is not deleted, and named as failed."""
+    """Delete rooms. A missing room counts as deleted; a room with a running session is not deleted and fails."""
     from pipeline.rooms.apply import delete_rooms
 
     return run_flow(ctx, "rooms delete", lambda app: delete_rooms(app, room_ids, project=project), project=project)
@@ -186,9 +183,9 @@ def users(ctx: typer.Context, room_id: RoomId, project: ProjectName = None) -> i
 
     def flow(app: App) -> RunResult[RoomUsers]:
         name, _ = find_room(app, room_id, project)
-        found = parse_users(app.clients[name].call(users_request(room_id)))
-        outcome = RunResult("rooms users", details=RoomUsers(name, found))
-        outcome.add_success(users=len(found))
+        users = parse_users(app.clients[name].call(users_request(room_id)))
+        outcome = RunResult("rooms users", details=RoomUsers(name, users))
+        outcome.add_success(users=len(users))
         return outcome
 
     return _read(ctx, flow, _show_users)
@@ -207,15 +204,15 @@ def token(
     data: Data = None,
     project: ProjectName = None,
 ) -> int:
-    """Print a token for one entry within 15 minutes. It is neither stored nor logged."""
+    """Print a token for one entry, valid for 15 minutes. It is neither stored nor logged."""
     from pipeline.rooms.apply import find_room
 
     request = token_request(room_id, name=name, role=role, user_ref=user_ref, data=_json_object(data))
 
     def flow(app: App) -> RunResult[RoomToken]:
         chosen, _ = find_room(app, room_id, project)
-        actual = parse_token(app.clients[chosen].call(request))
-        outcome = RunResult("rooms token", details=RoomToken(chosen, room_id, actual))
+        created = parse_token(app.clients[chosen].call(request))
+        outcome = RunResult("rooms token", details=RoomToken(chosen, room_id, created))
         outcome.add_success(tokens=1)
         return outcome
 
@@ -240,7 +237,7 @@ def dialin(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSe
     return _read(ctx, flow, _show_dialin)
 
 
-# --- as a file ---
+# --- rooms file ---
 
 
 @rooms_cli.command(
@@ -250,7 +247,7 @@ def dialin(ctx: typer.Context, project: ProjectName = None, show_secrets: ShowSe
 def plan(
     ctx: typer.Context, file: File = None, project: ProjectName = None, prune: Prune = False, replace: Replace = False
 ) -> int:
-    """Compare the rooms file with the actual rooms and print the difference; nothing is changed."""
+    """Compare the rooms file with the actual rooms and print the differences; changes nothing."""
     from pipeline.rooms.apply import plan_rooms
 
     return _read(ctx, lambda app: plan_rooms(app, file, project=project, prune=prune, replace=replace), _show_changes)
@@ -262,7 +259,7 @@ def plan(
 def apply(
     ctx: typer.Context, file: File = None, project: ProjectName = None, prune: Prune = False, replace: Replace = False
 ) -> int:
-    """Create, update and (with --prune) delete rooms according to the rooms file. It can be run again."""
+    """Create, update and (with --prune) delete rooms according to the rooms file. Can be repeated."""
     from pipeline.rooms.apply import apply_rooms
 
     return run_flow(
@@ -290,39 +287,39 @@ def audit(
 
 
 def _fields(pairs: Iterable[str] | None, data: str | None) -> dict[str, Any]:
-    """`--set` and `--data` as named fields."""
+    """Fields by name, from `--set` and `--data`."""
     from pipeline.rooms.fields import FIELDS, from_text, unknown
 
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for pair in pairs or ():
         name, equals, text = pair.partition("=")
         if not equals:
-            raise ConfigError(f"--set {pair}: write it as FIELD=VALUE")
+            raise ConfigError(f"--set {pair}: use the form FIELD=VALUE")
         if name not in FIELDS:
             raise ConfigError(f"--set {name}: {unknown(name)}")
-        found[name] = from_text(name, text)
-    given = _json_object(data)
-    return found if given is None else {**found, "data": given}
+        fields[name] = from_text(name, text)
+    custom_data = _json_object(data)
+    return fields if custom_data is None else {**fields, "data": custom_data}
 
 
 def _json_object(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"--data: not JSON: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ConfigError('--data: must be a JSON object such as {"custom_key": 1}')
-    return found
+    return value
 
 
 def _nested(named: dict[str, Any]) -> dict[str, Any]:
     from pipeline.rooms.fields import nested
 
     data = named.get("data")
-    found = nested({tuple(name.split(".")): value for name, value in named.items() if name != "data"})
-    return found if data is None else {**found, "data": data}
+    document = nested({tuple(name.split(".")): value for name, value in named.items() if name != "data"})
+    return document if data is None else {**document, "data": data}
 
 
 def _one_project(app: App, project: str | None) -> str:
@@ -330,11 +327,11 @@ def _one_project(app: App, project: str | None) -> str:
 
     names = chosen_projects(app.settings, project)
     if len(names) > 1:
-        raise ConfigError(f"--project: needed, for there are several: {', '.join(names)}")
+        raise ConfigError(f"--project is required; use one of {', '.join(names)}")
     return names[0]
 
 
-# --- running and showing ---
+# --- execution and output ---
 
 
 def _read(
@@ -342,7 +339,7 @@ def _read(
     flow: Callable[[App], RunResult[Details_co]],
     show: Callable[[Console, RunResult[Details_co]], None],
 ) -> int:
-    """Run a command that changes nothing and is not recorded in the run store."""
+    """Run a read-only command, which is not recorded in the run store."""
     from pipeline.cli import render
 
     given: Options = ctx.obj
@@ -384,15 +381,14 @@ def _show_rooms(console: Console, outcome: RunResult[RoomList]) -> None:
     from pipeline.rooms.plan import external_key_of
 
     headings = ("project", "room_id", "name", "owner_ref", "billing_code", "type", "recording", "key")
-    actual = FIELDS
     names = ("name", "owner_ref", "billing_code")
     rows = [
         (
             room["project"],
             room["room_id"],
-            *(actual[name].value_in(room) for name in names),
+            *(FIELDS[name].value_in(room) for name in names),
             _when(room),
-            {True: "auto", False: "manual"}.get(actual["auto_recording"].value_in(room), ""),
+            {True: "auto", False: "manual"}.get(FIELDS["auto_recording"].value_in(room), ""),
             external_key_of(room) if not str(external_key_of(room)).startswith(f"{spec.ONCE}/") else None,
         )
         for room in outcome.details.rooms
@@ -418,17 +414,17 @@ def _show_room(console: Console, outcome: RunResult[OneRoom]) -> None:
 
 
 def _show_users(console: Console, outcome: RunResult[RoomUsers]) -> None:
-    found = outcome.details.users
+    users = outcome.details.users
     _table(
         console,
         ("name", "user_ref", "role"),
-        [(user.get("name"), user.get("user_ref"), user.get("role")) for user in found],
+        [(user.get("name"), user.get("user_ref"), user.get("role")) for user in users],
     )
-    console.print(f"{len(found)} in the room" if found else "no users in the room", style="dim")
+    console.print(f"{len(users)} users in the room" if users else "no users in the room", style="dim")
 
 
 def _show_dialin(console: Console, outcome: RunResult[DialIn]) -> None:
-    for name, actual in outcome.details.dialin.items():
+    for name, response in outcome.details.dialin.items():
         numbers = [
             (
                 name,
@@ -436,12 +432,12 @@ def _show_dialin(console: Console, outcome: RunResult[DialIn]) -> None:
                 number.get("phone"),
                 "toll-free" if number.get("toll") is False else "toll",
             )
-            for number in actual.get("dialin") or []
+            for number in response.get("dialin") or []
         ]
         _table(console, ("project", "country", "phone", "toll"), numbers)
-        sip = actual.get("sip") or {}
+        sip = response.get("sip") or {}
         rows = [(f"sip.{key}", value if isinstance(value, str) else json.dumps(value)) for key, value in sip.items()]
-        _table(console, ("field", "value"), [*rows, ("app_key", actual.get("app_key"))])
+        _table(console, ("field", "value"), [*rows, ("app_key", response.get("app_key"))])
 
 
 def _show_changes(console: Console, outcome: RunResult[RoomsDiff]) -> None:
@@ -461,7 +457,7 @@ _STYLES = {"create": "green", "update": "yellow", "replace": "yellow", "delete":
 
 
 def _show_findings(console: Console, outcome: RunResult[RoomFindings]) -> None:
-    found = outcome.details.findings
+    findings = outcome.details.findings
     headings = ("kind", "project", "room_id", "name", "why")
-    _table(console, headings, [[getattr(finding, heading) for heading in headings] for finding in found])
-    console.print(f"{len(found):,} findings" if found else "nothing to report", style="dim")
+    _table(console, headings, [[getattr(finding, heading) for heading in headings] for finding in findings])
+    console.print(f"{len(findings):,} findings" if findings else "no findings", style="dim")

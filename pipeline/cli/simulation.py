@@ -1,4 +1,4 @@
-"""Commands that need no EnableX account: demo, simulate."""
+"""Commands that require no EnableX account: demo, simulate."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import Options, choose_progress, cli, configure_logging, print_json
+from pipeline.cli.options import Options, choose_progress, configure_logging, print_json
 from pipeline.core.errors import ConfigError
 
+simulation_cli = typer.Typer()
 
-@cli.command(short_help="Run seven simulated nights.", epilog="Example: postroom demo")
+
+@simulation_cli.command(short_help="Run seven simulated nights.", epilog="Example: postroom demo")
 def demo(
     ctx: typer.Context,
     folder: Annotated[Path, typer.Option("--dir", help="Output folder; an earlier demo in it is replaced.")] = Path(
@@ -26,14 +28,15 @@ def demo(
     given: Options = ctx.obj
     configure_logging(given, quiet=True)
     now = given.now or datetime.now(UTC)
-    outcome = run_demo(folder, now, choose_progress(given), say=None if given.as_json else render.console_for())
+    console = None if given.as_json else render.console_for()
+    outcome = run_demo(folder, now, choose_progress(given), console)
     if given.as_json:
         print_json(outcome.to_dict())
     return outcome.exit_code
 
 
-@cli.command(
-    short_help="Run the EnableX simulator alone.",
+@simulation_cli.command(
+    short_help="Run the EnableX simulator.",
     epilog="Example: postroom simulate --write-config data/sim.toml --fault rate_limit=3",
 )
 def simulate(
@@ -47,7 +50,7 @@ def simulate(
     list_faults: Annotated[bool, typer.Option("--list-faults", help="List every fault and its effect.")] = False,
     write_config: Annotated[Path | None, typer.Option(help="Write matching Postroom settings to this file.")] = None,
 ) -> int:
-    """Run the bundled EnableX simulator on loopback until Ctrl-C, to rehearse outages without an account."""
+    """Run the bundled EnableX simulator on loopback until Ctrl-C, to test outages without an account."""
     from pipeline.cli import render
     from pipeline.enablex.simulator.faults import FAULTS
     from pipeline.enablex.simulator.server import Simulator
@@ -75,5 +78,5 @@ def simulate(
     except ValueError as error:
         raise ConfigError(f"--fault: {error}; see postroom simulate --list-faults") from None
     except OSError as error:
-        raise ConfigError(f"--port {port}: {error.strerror or error}; name another one") from None
+        raise ConfigError(f"--port {port}: {error.strerror or error}; use another port") from None
     return 0

@@ -11,7 +11,6 @@ from pipeline.cli.options import (
     Options,
     ProjectName,
     To,
-    cli,
     load_options_settings,
     optional_period,
     parse_choice,
@@ -21,8 +20,10 @@ from pipeline.cli.options import (
 from pipeline.core.errors import ConfigError
 from pipeline.core.models import SOURCES
 
+stages_cli = typer.Typer()
 
-@cli.command(
+
+@stages_cli.command(
     short_help="Collect call records, archive listings and rooms.",
     epilog="Example: postroom collect --from 2026-11-20 --to 2026-11-22 --project acme",
 )
@@ -45,7 +46,7 @@ def collect(
     )
 
 
-@cli.command(
+@stages_cli.command(
     short_help="Build tables from raw responses.",
     epilog="Example: postroom build --from 2026-11-01 --to 2026-11-30 --table usage_daily",
 )
@@ -60,24 +61,26 @@ def build(
     from pipeline.tables.build import build as build_flow
     from pipeline.tables.schemas import TABLES
 
-    wanted = parse_choice("--table", table, tuple(TABLES))
+    tables = parse_choice("--table", table, tuple(TABLES))
     return run_flow(
         ctx,
         "build",
-        lambda app: build_flow(app, optional_period(from_, to, app), wanted=wanted, project=project),
+        lambda app: build_flow(app, optional_period(from_, to, app), wanted=tables, project=project),
         project=project,
     )
 
 
-@cli.command(short_help="Collect, build and copy everything that is due.", epilog="Example: postroom --json nightly")
+@stages_cli.command(
+    short_help="Collect, build and copy everything that is due.", epilog="Example: postroom --json nightly"
+)
 def nightly(ctx: typer.Context) -> int:
-    """The nightly job: collect what is missing or may change, build, copy media, build what that changed."""
+    """Collect missing and provisional days, build, copy media, and rebuild the days that the copies changed."""
     from jobs.nightly import nightly as nightly_flow
 
     return run_flow(ctx, "nightly", nightly_flow)
 
 
-@cli.command(
+@stages_cli.command(
     short_help="Collect and build months or years.", epilog="Example: postroom backfill --from 2024-01-01 --dry-run"
 )
 def backfill(
@@ -86,7 +89,7 @@ def backfill(
     to: To = None,
     project: ProjectName = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what is missing and the estimated cost; request nothing.")
+        bool, typer.Option("--dry-run", help="Print missing days and the estimated cost; send no request.")
     ] = False,
 ) -> int:
     """Collect every missing day of a period within the rate limit, and build it. Run it again to resume."""
@@ -110,14 +113,14 @@ def backfill(
     )
 
 
-@cli.command(
+@stages_cli.command(
     short_help="Run the scheduler until stopped.",
     epilog="Example: postroom --config /etc/postroom.toml schedule",
 )
 def schedule(ctx: typer.Context) -> int:
-    """Run every job of [schedule] when it is due, overdue jobs immediately, until SIGTERM or Ctrl-C.
+    """Run every job of [schedule] when it is due, and overdue jobs immediately, until SIGTERM or Ctrl-C.
 
-    The same as `python -m jobs`. Several schedulers can share a run store on PostgreSQL: no job runs twice.
+    Same as `python -m jobs`. Several schedulers can share a run store on PostgreSQL; each job runs on one of them.
     """
     given: Options = ctx.obj
     if given.now or given.as_json:

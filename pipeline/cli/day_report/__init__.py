@@ -1,1 +1,1 @@
-"""One day as one HTML page: facts, page, style."""
+"""The HTML report of one day: facts, page, style."""

@@ -1,4 +1,4 @@
-"""HTML and SVG made of escaped pieces: nothing that came from outside can become markup (pure)."""
+"""HTML and SVG from escaped pieces: text from outside cannot become markup (pure)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from decimal import Decimal
 
 
 class Html(str):
-    """Text that is markup already; every other text is escaped on its way in."""
+    """Text that is already markup; all other text is escaped."""
 
     __slots__ = ()
 
@@ -38,17 +38,20 @@ def _escaped(piece: Piece) -> str:
 
 
 def number_text(value: Decimal | float) -> str:
-    """`12,345`, with decimals only where they are not zero."""
+    """`12,345`; one decimal for a fraction below 100."""
     is_whole = float(value).is_integer() or abs(float(value)) >= 100
     return f"{value:,.0f}" if is_whole else f"{value:,.1f}"
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Piece]], *, numbers: Iterable[int] = ()) -> Html:
-    """A table of text; columns of these places hold numbers and stand to the right."""
-    right = frozenset(numbers)
+    """A table of text. `numbers` are the indexes of right-aligned columns."""
+    right_aligned = frozenset(numbers)
 
     def cells(tag: str, row: Sequence[Piece], **attributes: str) -> list[Html]:
-        return [el(tag, cell, class_="number" if at in right else None, **attributes) for at, cell in enumerate(row)]
+        return [
+            el(tag, cell, class_="number" if index in right_aligned else None, **attributes)
+            for index, cell in enumerate(row)
+        ]
 
     head = el("thead", el("tr", cells("th", headings, scope="col")))
     body = el("tbody", [el("tr", cells("td", row)) for row in rows])
@@ -57,23 +60,23 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Piece]], *, numbers: 
 
 @dataclass(frozen=True)
 class Bar:
-    """One horizontal bar: how long it is, what it is called, what is said behind it; `tone` is its colour's class."""
+    """One horizontal bar: its label, length, and the text after it; `tone` is the CSS class of its colour."""
 
     label: str
     value: float
-    said: str
+    text: str
     tone: str = "plain"
 
 
 def bars(headings: tuple[str, str], rows: Sequence[Bar]) -> Html:
-    """Horizontal bars in a table: each row has its number, too."""
-    most = max((row.value for row in rows), default=0) or 1
+    """Horizontal bars in a table, each with its number."""
+    longest = max((row.value for row in rows), default=0) or 1
     body = [
         el(
             "tr",
             el("th", row.label, scope="row"),
-            el("td", _bar(100 * row.value / most, row.tone), class_="bar"),
-            el("td", row.said, class_="number"),
+            el("td", _bar(100 * row.value / longest, row.tone), class_="bar"),
+            el("td", row.text, class_="number"),
         )
         for row in rows
     ]
@@ -90,7 +93,7 @@ _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 380, 170, 30, 10, 22
 
 
 def columns(title: str, values: Sequence[float], labels: Sequence[str], *, label_every: int = 1) -> Html:
-    """Upright columns, one a value, with a scale at the left and every so-manieth label below; no unit is stretched."""
+    """A column chart: one column per value, a scale at the left, and every `label_every`-th label below."""
     top = _round_up(max(values, default=0))
     floor = _HEIGHT - _BOTTOM
     step = (_WIDTH - _LEFT) / max(len(values), 1)
@@ -99,14 +102,14 @@ def columns(title: str, values: Sequence[float], labels: Sequence[str], *, label
         y = floor - share * (floor - _TOP)
         parts.append(el("line", x1=_LEFT, x2=_WIDTH, y1=f"{y:.1f}", y2=f"{y:.1f}", class_="grid"))
         parts.append(el("text", number_text(top * share), x=_LEFT - 5, y=f"{y + 4:.1f}", text_anchor="end"))
-    for at, (value, label) in enumerate(zip(values, labels, strict=True)):
+    for index, (value, label) in enumerate(zip(values, labels, strict=True)):
         height = value / top * (floor - _TOP)
-        x = _LEFT + at * step + step * 0.12
-        said = el("title", f"{label}: {number_text(value)}")
+        x = _LEFT + index * step + step * 0.12
+        tooltip = el("title", f"{label}: {number_text(value)}")
         parts.append(
             el(
                 "rect",
-                said,
+                tooltip,
                 x=f"{x:.1f}",
                 y=f"{floor - height:.1f}",
                 width=f"{step * 0.76:.1f}",
@@ -114,13 +117,13 @@ def columns(title: str, values: Sequence[float], labels: Sequence[str], *, label
                 class_="plain",
             )
         )
-        if at % label_every == 0:
-            middle = _LEFT + (at + 0.5) * step
+        if index % label_every == 0:
+            middle = _LEFT + (index + 0.5) * step
             parts.append(el("text", label, x=f"{middle:.1f}", y=_HEIGHT - 6, text_anchor="middle"))
     return el("svg", parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=title, class_="columns")
 
 
-def _round_up(most: float) -> float:
-    """The top of a scale whose middle is a whole number too: 2, 4, 10, 20, 40, 100, …"""
+def _round_up(highest: float) -> float:
+    """The top of a scale whose middle is a whole number: 2, 4, 10, 20, 40, 100, …"""
     steps = (float(first * 10**power) for power in range(12) for first in (2, 4, 10))
-    return next((step for step in steps if step >= most), most)
+    return next((step for step in steps if step >= highest), highest)

@@ -1,6 +1,6 @@
-"""One day as a page: what was used, when, how late it was known, how its files stand, what audits found (pure).
+"""The day report: usage, sessions by hour, lateness, media and audits of one day. Only `report` reads stores.
 
-The page is one HTML file that needs no network and no script. Charts are SVG and always stand beside their numbers.
+The page is one HTML file without network access or scripts. Charts are SVG, each with its numbers as text.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _LATE_H = (
     ("2 to 3 days", 48),
     ("later", 72),
 )
-"""Steps of lateness: what they are called, and from how many hours on."""
+"""Steps of lateness: label, and hours at which the step begins."""
 
 _STATES = {"stored": "good", "malformed": "odd", "pending": "soon", "lost": "bad"}
-_OWNERS_SHOWN = 12
-_ROWS_SHOWN = 25
+_MAX_OWNERS = 12
+_MAX_ROWS = 25
 
 DAY_SQL = {
     "usage": """
@@ -58,12 +58,12 @@ DAY_SQL = {
         QUALIFY row_number() OVER (PARTITION BY project, key ORDER BY audited_at DESC) = 1
         ORDER BY verdict = 'ok', key""",
 }
-"""What is asked of the tables: each answer's rows are one field of `DayFacts`."""
+"""Queries on the tables; the rows of each are the field of `DayFacts` with the same name."""
 
 
 @dataclass(frozen=True)
 class DayFacts:
-    """Facts of the page: the rows of `DAY_SQL`; by project, whether its day is settled (None: not collected)."""
+    """Content of the page: the rows of `DAY_SQL`. `settled`: by project, None if the day was never collected."""
 
     day: date
     now: datetime
@@ -89,21 +89,21 @@ def day_page(facts: DayFacts) -> str:
         el("style", Html(CSS)),
     )
     main = el("main", _usage(facts), _hours(facts), _late(facts), _audits(facts), _media(facts))
-    made = el("footer", f"Made from the tables at {_moment(facts.now)}. Days and hours are UTC.")
-    return f"<!DOCTYPE html>\n{el('html', head, el('body', _header(facts), main, made), lang='en')}\n"
+    footer = el("footer", f"Generated from the tables at {_moment(facts.now)}. Days and hours are UTC.")
+    return f"<!DOCTYPE html>\n{el('html', head, el('body', _header(facts), main, footer), lang='en')}\n"
 
 
 def _header(facts: DayFacts) -> Html:
     names = ("sessions", "connections", "participant_min", "recording_min")
-    used = {name: sum(row[name] or 0 for row in facts.usage) for name in names}
+    totals = {name: sum(row[name] or 0 for row in facts.usage) for name in names}
     files = {row["state"]: row["files"] for row in facts.media}
     at_risk = sum(_is_at_risk(row, facts.now) for row in facts.open_files)
     problems = sum(row["verdict"] != "ok" for row in facts.audits)
     tiles = [
-        ("sessions", used["sessions"], ""),
-        ("connections", used["connections"], ""),
-        ("participant minutes", used["participant_min"], ""),
-        ("recorded minutes", used["recording_min"], ""),
+        ("sessions", totals["sessions"], ""),
+        ("connections", totals["connections"], ""),
+        ("participant minutes", totals["participant_min"], ""),
+        ("recorded minutes", totals["recording_min"], ""),
         ("files in the vault", files.get("stored", 0) + files.get("malformed", 0), ""),
         ("files at risk", at_risk, "soon" if at_risk else ""),
         ("files lost", files.get("lost", 0), "bad" if files.get("lost") else ""),
@@ -124,8 +124,8 @@ def _header(facts: DayFacts) -> Html:
         el(
             "dl",
             [
-                el("div", el("dt", what), el("dd", number_text(much)), class_=f"tile {tone}")
-                for what, much, tone in tiles
+                el("div", el("dt", label), el("dd", number_text(value)), class_=f"tile {tone}")
+                for label, value, tone in tiles
             ],
             class_="tiles",
         ),
@@ -135,7 +135,7 @@ def _header(facts: DayFacts) -> Html:
 def _settled(is_settled: bool | None) -> Html:
     if is_settled is None:
         return el("strong", "never collected", class_="soon")
-    return el("strong", "settled", class_="good") if is_settled else el("strong", "may still change", class_="soon")
+    return el("strong", "settled", class_="good") if is_settled else el("strong", "provisional", class_="soon")
 
 
 def _section(title: str, lead: str, *parts: Html | None) -> Html:
@@ -144,11 +144,11 @@ def _section(title: str, lead: str, *parts: Html | None) -> Html:
 
 
 def _numbers(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> Html:
-    return el("details", el("summary", "The numbers"), table(headings, rows, numbers=numbers))
+    return el("details", el("summary", "Numbers"), table(headings, rows, numbers=numbers))
 
 
 def _usage(facts: DayFacts) -> Html:
-    shown, rest = facts.usage[:_OWNERS_SHOWN], facts.usage[_OWNERS_SHOWN:]
+    shown, rest = facts.usage[:_MAX_OWNERS], facts.usage[_MAX_OWNERS:]
     rows = [_usage_bar(_owner(row), row["participant_min"]) for row in shown]
     if rest:
         rows.append(_usage_bar(f"{len(rest)} more", sum(row["participant_min"] or 0 for row in rest), "quiet"))
@@ -160,10 +160,10 @@ def _usage(facts: DayFacts) -> Html:
         for row in facts.usage
     ]
     headings = ("owner", "sessions", "connections", "participant min", "recorded min")
-    lead = f"Participant minutes of {_many(len(facts.usage), 'owner')}, the largest first."
+    lead = f"Participant minutes of {_count(len(facts.usage), 'owner')}, largest first."
     return _section(
         "Usage by owner",
-        lead if rows else "Nobody was connected.",
+        lead if rows else "No connections.",
         bars(("owner", "minutes"), rows) if rows else None,
         _numbers(headings, numbers, (1, 2, 3, 4)) if rows else None,
     )
@@ -174,15 +174,15 @@ def _usage_bar(label: str, minutes: Decimal | float | None, tone: str = "plain")
 
 
 def _hours(facts: DayFacts) -> Html:
-    begun = {row["hour"]: row["sessions"] for row in facts.hours}
-    values = [begun.get(hour, 0) for hour in range(24)]
+    started = {row["hour"]: row["sessions"] for row in facts.hours}
+    values = [started.get(hour, 0) for hour in range(24)]
     if not any(values):
-        return _section("Sessions by hour", "No session began on this day.")
+        return _section("Sessions by hour", "No session started on this day.")
     busiest = max(range(24), key=lambda hour: values[hour])
     return _section(
         "Sessions by hour",
-        f"{_many(sum(values), 'session')} began on this day, most of them in the hour from {busiest:02d}:00 UTC.",
-        columns("Sessions that began, by hour (UTC)", values, [f"{hour:02d}" for hour in range(24)], label_every=3),
+        f"{_count(sum(values), 'session')} started on this day, most in the hour from {busiest:02d}:00 UTC.",
+        columns("Sessions started, by hour (UTC)", values, [f"{hour:02d}" for hour in range(24)], label_every=3),
         _numbers(("hour (UTC)", "sessions"), [[f"{hour:02d}:00", str(values[hour])] for hour in range(24)], (1,)),
     )
 
@@ -203,14 +203,14 @@ def _late(facts: DayFacts) -> Html:
         for (label, start), count in zip(_LATE_H, counts, strict=True)
         if sum(counts)
     ]
-    said = f"{_many(total, 'row')}: {corrected:,} corrected since they were first seen, {rejected:,} rejected."
+    summary = f"{_count(total, 'row')}: {corrected:,} corrected after first collection, {rejected:,} rejected."
     return _section(
         "Late rows",
-        f"How long after EnableX wrote them rows were first collected. {said}",
-        bars(("known", "rows"), rows) if rows else None,
+        f"Time between writing by EnableX and first collection. {summary}",
+        bars(("collected", "rows"), rows) if rows else None,
         table(
-            ("source", "rejected because", "rows"),
-            [(row["source"], row["reason"], f"{row['rows']:,}") for row in facts.rejects[:_ROWS_SHOWN]],
+            ("source", "reason of rejection", "rows"),
+            [(row["source"], row["reason"], f"{row['rows']:,}") for row in facts.rejects[:_MAX_ROWS]],
             numbers=(2,),
         )
         if facts.rejects
@@ -219,34 +219,34 @@ def _late(facts: DayFacts) -> Html:
 
 
 def _media(facts: DayFacts) -> Html:
-    found = {row["state"]: row for row in facts.media}
+    by_state = {row["state"]: row for row in facts.media}
     rows = [
-        Bar(state, found[state]["files"], f"{found[state]['files']:,} ({_size(found[state]['size_bytes'])})", tone)
+        Bar(state, row["files"], f"{row['files']:,} ({_size(row['size_bytes'])})", tone)
         for state, tone in _STATES.items()
-        if state in found
+        if (row := by_state.get(state))
     ]
     shown = [
         (
             el("strong", row["state"], class_=_STATES.get(row["state"], "odd")),
             f"{row['project']}/{row['conf_num']}/{row['kind']}/{row['name']}",
-            _fate(row, facts.now),
+            _deadline_or_reason(row, facts.now),
         )
-        for row in facts.open_files[:_ROWS_SHOWN]
+        for row in facts.open_files[:_MAX_ROWS]
     ]
     more = len(facts.open_files) - len(shown)
     return _section(
         "Media and deadlines",
-        f"{_many(sum(row['files'] for row in facts.media), 'file')} of this day's sessions; below, every file that"
-        " still waits, of whatever day, and what of this day cannot be had or opened."
+        f"{_count(sum(row['files'] for row in facts.media), 'file')} of this day's sessions. The table lists pending"
+        " files of all days, and lost and malformed files of this day."
         if rows or shown
-        else "EnableX listed no files for this day, and none waits.",
+        else "EnableX listed no files for this day, and no file is pending.",
         bars(("state", "files"), rows) if rows else None,
         table(("state", "file", "deadline"), shown) if shown else None,
-        el("p", f"and {more:,} more; `postroom status` names what is urgent", class_="lead") if more > 0 else None,
+        el("p", f"and {more:,} more; `postroom status` lists files at risk", class_="lead") if more > 0 else None,
     )
 
 
-def _fate(row: Row, now: datetime) -> Html:
+def _deadline_or_reason(row: Row, now: datetime) -> Html:
     if row["state"] != "pending":
         return join([row["lost_reason"] or "stored completely, but it cannot be opened"])
     if row["expires_at"] is None:
@@ -258,25 +258,25 @@ def _fate(row: Row, now: datetime) -> Html:
 
 def _audits(facts: DayFacts) -> Html:
     if not facts.audits:
-        return _section("Audits", "This day's files were not audited yet; run `postroom media audit`.")
+        return _section("Audits", "This day's files are not audited yet; run `postroom media audit`.")
     counts: dict[str, int] = {}
     for row in facts.audits:
         counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
     rows = [
         Bar(verdict.replace("_", " "), count, f"{count:,}", "good" if verdict == "ok" else "bad")
-        for verdict, count in sorted(counts.items(), key=lambda one: (one[0] != "ok", one[0]))
+        for verdict, count in sorted(counts.items(), key=lambda item: (item[0] != "ok", item[0]))
     ]
     problems = [
         (row["verdict"].replace("_", " "), row["key"], row["detail"]) for row in facts.audits if row["verdict"] != "ok"
     ]
-    reread = sum(bool(row["is_content_verified"]) for row in facts.audits)
+    verified = sum(bool(row["is_content_verified"]) for row in facts.audits)
     last = max(row["audited_at"] for row in facts.audits)
     return _section(
         "Audits",
-        f"{_many(len(facts.audits), 'object')} of this day checked against the manifests, the last at {_moment(last)};"
-        f" {reread:,} read from beginning to end.",
+        f"{_count(len(facts.audits), 'object')} of this day compared with the manifests, the last at {_moment(last)};"
+        f" {verified:,} read completely.",
         bars(("verdict", "objects"), rows),
-        table(("verdict", "object", "what is wrong"), problems[:_ROWS_SHOWN]) if problems else None,
+        table(("verdict", "object", "problem"), problems[:_MAX_ROWS]) if problems else None,
     )
 
 
@@ -288,8 +288,8 @@ def _owner(row: Row) -> str:
     return row["owner_ref"] or "(no owner)"
 
 
-def _many(count: int, thing: str) -> str:
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _size(size_bytes: int) -> str:
@@ -306,11 +306,11 @@ def _moment(moment: datetime) -> str:
 
 
 def report(app: App, day: date) -> str:
-    """One day as a page of HTML: usage, hours, lateness, media with deadlines, audits; of every project."""
+    """The HTML report of one day, for all projects."""
     lookback_days = app.settings.collect.lookback_days
     settled: dict[str, bool | None] = {}
     for name in chosen_projects(app.settings, None):
-        asked = raw.last_collected(app.vault, "cdr", name).get(day)
-        settled[name] = is_settled(day, asked, lookback_days) if asked else None
-    answers = {name: run_query(app.lake, sql.format(day=day)).to_pylist() for name, sql in DAY_SQL.items()}
-    return day_page(DayFacts(day, app.clock(), settled, **answers))
+        collected_at = raw.last_collected(app.vault, "cdr", name).get(day)
+        settled[name] = is_settled(day, collected_at, lookback_days) if collected_at else None
+    rows = {name: run_query(app.lake, sql.format(day=day)).to_pylist() for name, sql in DAY_SQL.items()}
+    return day_page(DayFacts(day, app.clock(), settled, **rows))

@@ -1,4 +1,4 @@
-"""The style sheet of the day page: screen, phone, paper, light and dark. Colours have the contrast of WCAG AA."""
+"""The style sheet of the day report for screen, phone and print, light and dark, with contrast of WCAG AA."""
 
 from __future__ import annotations
 

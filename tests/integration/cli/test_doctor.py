@@ -1,4 +1,4 @@
-"""`doctor`: every part of a set-up is tried for real, and what is broken on purpose is named with its next step."""
+"""`doctor` checks every part of an installation; each injected fault is reported with its next step."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ WORLD = World(projects=("acme",), sessions_per_day=6, begin=(NOON - timedelta(da
 
 @pytest.fixture
 def site(make_site: Callable[..., Site]) -> Site:
-    """A set-up that works. Nothing is asked twice, so that what is broken on purpose is soon told."""
+    """A working installation. Requests are not retried, so that injected faults are reported soon."""
     site = make_site(WORLD, now=NOON)
     site.configure("max_attempts = 2", "max_attempts = 1")
     return site
 
 
 def checks(site: Site) -> dict[str, dict[str, Any]]:
-    """What `doctor` found, by name; its failures are those that have a next step and are named in the outcome."""
+    """Checks of `doctor` by name. Failed checks have a next step and are the failures of the result."""
     with site.app() as app:
         outcome = doctor(app)
     found = {check.name: asdict(check) for check in outcome.details.checks}
@@ -50,15 +50,15 @@ def failed(found: dict[str, dict[str, Any]]) -> set[str]:
 
 def answers(site: Site) -> dict[str, str]:
     with site.app() as app:
-        told = doctor(app, probe=True).details.answers
-    return {one.question: one.answer for one in told or ()}
+        results = doctor(app, probe=True).details.answers
+    return {result.question: result.answer for result in results or ()}
 
 
-def test_a_set_up_that_works_has_nothing_to_fail(site: Site) -> None:
-    """Every part is ok, exit code 0, and people read one line for each; a second look writes nothing new."""
+def test_a_working_installation_passes(site: Site) -> None:
+    """Every check passes, exit code 0, one line each; a second run writes no new object."""
     done = site.postroom("doctor")
     assert done.returncode == 0, done.stdout
-    assert "this set-up can work" in done.stdout
+    assert "no check failed" in done.stdout
     before = site.objects()
     assert set(before) == {
         f"{root}/doctor/{name}.txt" for root in ("lake", "vault") for name in ("probe", "conditions")
@@ -70,8 +70,8 @@ def test_a_set_up_that_works_has_nothing_to_fail(site: Site) -> None:
     assert site.objects() == before
 
 
-def test_a_failure_is_exit_code_1_and_json_says_the_same(site: Site) -> None:
-    """What fails is named for programs too, with exit code 1; without any project that is what fails."""
+def test_a_failure_is_exit_code_1_and_in_json(site: Site) -> None:
+    """A failed check is in the JSON output, with exit code 1; a configuration without projects fails."""
     text = site.config.read_text()
     site.config.write_text(text[: text.index("[projects.acme]")])
     done = site.postroom("--json", "doctor")
@@ -99,16 +99,16 @@ def test_a_failure_is_exit_code_1_and_json_says_the_same(site: Site) -> None:
         ("foreign_url", "acme files", 'add "localhost" to projects.acme.file_hosts'),
     ],
 )
-def test_what_is_broken_at_enablex_is_named(site: Site, fault: str, broken: str, step: str) -> None:
-    """Each fault of API or file host fails just its own check, with the step that helps; the command ends with 1."""
+def test_each_fault_of_enablex_is_reported(site: Site, fault: str, broken: str, step: str) -> None:
+    """Each fault of the API or the file host fails only its own check, with the next step."""
     site.simulator.faults.on(fault)
     found = checks(site)
     assert failed(found) == {broken}
     assert step in found[broken]["next_step"]
 
 
-def test_wrong_credentials_are_told_apart(site: Site) -> None:
-    """A wrong app_key fails the API check, a wrong files_password the files check, none at all says so."""
+def test_wrong_credentials_are_distinguished(site: Site) -> None:
+    """A wrong app_key fails the API check, a wrong files_password the files check; a missing files_user is named."""
     config = site.config.read_text()
     project = WORLD.project("acme")
     site.configure(project.app_key, "wrong")
@@ -119,8 +119,8 @@ def test_wrong_credentials_are_told_apart(site: Site) -> None:
     assert "files_user" in checks(site)["acme files"]["next_step"]
 
 
-def test_without_a_file_nothing_is_claimed(make_site: Callable[..., Site]) -> None:
-    """Before the first session no file can be tried: that is neither ok nor a failure, and exit code 0."""
+def test_without_a_file_the_check_is_skipped(make_site: Callable[..., Site]) -> None:
+    """Before the first session there is no file to test: the check neither passes nor fails."""
     site = make_site(World(projects=("acme",), sessions_per_day=3, begin=NOON.date()), now=NOON - timedelta(days=2))
     found = checks(site)
     assert found["acme files"]["ok"] is None
@@ -129,15 +129,15 @@ def test_without_a_file_nothing_is_claimed(make_site: Callable[..., Site]) -> No
 
 
 def test_a_root_that_cannot_be_written_is_named(site: Site) -> None:
-    """A file where the vault's folder should be fails the vault, and nothing else."""
+    """A file at the path of the vault's folder fails only the vault."""
     (site.folder / "vault").write_text("in the way")
     found = checks(site)
     assert failed(found) == {"vault writable"}
     assert "vault.url" in found["vault writable"]["next_step"]
 
 
-def test_a_ledger_that_cannot_be_used_is_named(site: Site) -> None:
-    """A ledger that is no database fails its own check; all others are made all the same."""
+def test_an_unusable_run_store_is_named(site: Site) -> None:
+    """A run store that is no database fails its own check; the other checks still run."""
     (site.folder / "ledger.db").write_text("this is not a database, and long enough to be taken for one" * 20)
     found = checks(site)
     assert failed(found) == {"run store"}
@@ -145,8 +145,8 @@ def test_a_ledger_that_cannot_be_used_is_named(site: Site) -> None:
     assert found["acme API"]["ok"]
 
 
-def test_buckets_are_tried_for_real(make_site: Callable[..., Site], s3: S3Server) -> None:
-    """In buckets, conditions and checksums are told as each server has them; twice, and no upload is left over."""
+def test_buckets_are_tested(make_site: Callable[..., Site], s3: S3Server) -> None:
+    """Conditional writes and checksums are reported as each server supports them; two runs leave no upload behind."""
     site = make_site(WORLD, now=NOON)
     bucket = in_buckets(site, s3)
     for _ in range(2):
@@ -154,15 +154,15 @@ def test_buckets_are_tried_for_real(make_site: Callable[..., Site], s3: S3Server
         assert failed(found) == set()
     states = "CRC64NVME of whole objects" if s3.name == "localstack" else "MD5 as ETag"
     assert states in found["vault checksums"]["detail"]
-    heeded = "a second writer is refused" if s3.name == "localstack" else "not heeded by parts"
-    assert heeded in found["vault conditions"]["detail"]
+    support = "is supported for PUT and" if s3.name == "localstack" else "is not supported for multipart uploads"
+    assert support in found["vault conditions"]["detail"]
     assert s3.unfinished(bucket) == []
 
 
 def test_missing_buckets_and_wrong_keys_are_named(
     make_site: Callable[..., Site], ceph: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bucket that is not there, and a key that the server does not know, fail both roots with what to do."""
+    """A missing bucket and unknown credentials fail their roots, with the next step."""
     site = make_site(WORLD, now=NOON)
     vault = in_buckets(site, ceph)
     site.configure(f"s3://{vault}/", "s3://nobody-made-this/")
@@ -173,8 +173,8 @@ def test_missing_buckets_and_wrong_keys_are_named(
     assert "AWS_ACCESS_KEY_ID" in found["lake writable"]["detail"]
 
 
-def test_a_lock_is_tried_with_a_lock(make_site: Callable[..., Site], ceph: S3Server) -> None:
-    """With vault.lock on, a probe is locked until tomorrow; a bucket without Object Lock, or a folder, fails."""
+def test_object_lock_is_tested(make_site: Callable[..., Site], ceph: S3Server) -> None:
+    """With vault.lock, a test object is locked until tomorrow; a bucket without Object Lock, or a folder, fails."""
     now = datetime.now(UTC).replace(microsecond=0)
     site = make_site(WORLD, now=now)
     bucket = in_buckets(site, ceph, lock='mode = "governance"\ndays = 30')
@@ -192,7 +192,7 @@ def test_a_lock_is_tried_with_a_lock(make_site: Callable[..., Site], ceph: S3Ser
 
 
 def test_a_healthy_account_answers(site: Site) -> None:
-    """The simulator as it is: to_date inclusive, Range, lengths, strong ETags; shown as settings."""
+    """Without faults: to_date is inclusive; Range, lengths and strong ETags are supported; printed as settings."""
     assert answers(site) == {
         "is to_date inclusive": "yes",
         "does the file host honour Range": "yes",
@@ -200,7 +200,7 @@ def test_a_healthy_account_answers(site: Site) -> None:
         "does the file host send ETags": "ETag strong, Last-Modified",
     }
     shown = site.postroom("doctor", "--probe").stdout
-    assert "[projects.acme]\n# seen on 2026-11-23" in shown
+    assert "[projects.acme]\n# observed on 2026-11-23" in shown
     assert "\nto_date_is_inclusive = true\n" in shown
 
 
@@ -208,25 +208,25 @@ def test_a_healthy_account_answers(site: Site) -> None:
     ("fault", "question", "answer"),
     [
         ("to_date_exclusive", "is to_date inclusive", "no"),
-        ("no_range", "does the file host honour Range", "no: it sends the whole file"),
+        ("no_range", "does the file host honour Range", "no: it returns the whole file"),
         ("wrong_range", "does the file host honour Range", "no: "),
-        ("lying_range", "does the file host honour Range", "no: it states a range, and sends other bytes"),
+        ("lying_range", "does the file host honour Range", "no: it returns other bytes than the range it states"),
         ("no_length", "does the file host send lengths", "no"),
-        ("chunked", "does the file host send lengths", "no, but cuts show"),
+        ("chunked", "does the file host send lengths", "no, but truncation is detected"),
         ("no_validators", "does the file host send ETags", "no"),
         ("weak_etag", "does the file host send ETags", "ETag weak"),
         ("files_down", "does the file host honour Range", "unknown"),
         ("api_down", "is to_date inclusive", "unknown"),
     ],
 )
-def test_the_account_is_asked_and_not_the_documents(site: Site, fault: str, question: str, answer: str) -> None:
-    """Each answer is what the account does, whichever way that is."""
+def test_answers_are_the_behavior_of_the_account(site: Site, fault: str, question: str, answer: str) -> None:
+    """Each answer is the observed behavior of the account."""
     site.simulator.faults.on(fault)
     assert answers(site)[question].startswith(answer)
 
 
-def test_the_answer_is_a_setting_that_is_used_and_looked_at_again(site: Site) -> None:
-    """With `to_date_is_inclusive` a day is asked for alone and has all its rows; `doctor` says when that changes."""
+def test_to_date_is_inclusive_is_used_and_rechecked(site: Site) -> None:
+    """With `to_date_is_inclusive` a day is requested alone and has all its rows; `doctor` fails if that changes."""
     site.configure("[projects.acme]\n", "[projects.acme]\nto_date_is_inclusive = true\n")
     day = (NOON - timedelta(days=2)).date()
     with site.app() as app:
@@ -241,4 +241,4 @@ def test_the_answer_is_a_setting_that_is_used_and_looked_at_again(site: Site) ->
     site.simulator.faults.on("to_date_exclusive")
     found = checks(site)
     assert failed(found) == {"acme to_date"}
-    assert "take to_date_is_inclusive out of projects.acme" in found["acme to_date"]["next_step"]
+    assert "remove to_date_is_inclusive from projects.acme" in found["acme to_date"]["next_step"]

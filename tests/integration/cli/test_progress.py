@@ -1,4 +1,4 @@
-"""How a long command shows itself, on a real terminal and without one."""
+"""Progress of a long command, on a terminal and without one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def shown_on_a_terminal(command: list[str], *, columns: int) -> tuple[int, str]:
-    """Run a command whose three streams are one terminal; its exit code and all that the terminal was sent."""
+    """Run a command whose three streams are one terminal; returns its exit code and its output."""
     ours, theirs = pty.openpty()
     environ = {**clean_environ(), "TERM": "xterm", "COLUMNS": str(columns), "LINES": "40"}
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ) as process:
@@ -24,7 +24,7 @@ def shown_on_a_terminal(command: list[str], *, columns: int) -> tuple[int, str]:
         try:
             while chunk := os.read(ours, 4096):
                 shown += chunk
-        except OSError:  # Linux says so when nobody has the other end open any more
+        except OSError:  # raised by Linux when the other end is closed
             pass
         code = process.wait(timeout=60)
     os.close(ours)
@@ -32,7 +32,7 @@ def shown_on_a_terminal(command: list[str], *, columns: int) -> tuple[int, str]:
 
 
 def test_a_long_command_shows_how_far_it_is(site: Site) -> None:
-    """On a terminal: a bar with items, rate, and remaining time, gone in the end; elsewhere one line with the time."""
+    """On a terminal: a bar with items, rate and remaining time, removed at the end; else one line with the time."""
     site.configure("requests_per_second = 1000.0", "requests_per_second = 4.0")
     options = ["--config", str(site.config), "--now", NOW.isoformat()]
     command = [sys.executable, "-m", "pipeline", *options, "collect", "--from", "2026-11-21", "--to", "2026-11-23"]
@@ -44,7 +44,7 @@ def test_a_long_command_shows_how_far_it_is(site: Site) -> None:
     assert len(set(done)) > 2
     assert [bar for bar in bars if bar[0] != "7" and bar[1] and bar[2] != "-:--:--"]
     *_, last = shown.splitlines()
-    assert ANSI.sub("", last).startswith("collect: 7 replies")
+    assert ANSI.sub("", last).startswith("collect: 7 responses")
     assert "\x1b[2K" in last
 
     built = site.run("build")

@@ -1,4 +1,7 @@
-"""A day as a page: tests/golden/report.html is the page; `python -m tests.unit.cli.test_day_report` writes it."""
+"""The day report. tests/golden/report.html is the page without its style sheet.
+
+`python -m tests.unit.cli.test_day_report` writes it.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,7 @@ FACTS = DayFacts(
 
 
 class Read(HTMLParser):
-    """Elements and text of a page; what is inside `style` is no text."""
+    """Elements and text of a page, without the content of `style`."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -97,22 +100,28 @@ class Read(HTMLParser):
             self.text += data + " "
 
 
-def test_people_see_this() -> None:
-    """The page says, character by character, what was agreed."""
-    assert day_page(FACTS) == EXPECTED.read_text(encoding="utf-8")
+def without_style(page: str) -> str:
+    """The page with an empty `style` element."""
+    assert page.count(CSS) == 1
+    return page.replace(CSS, "")
 
 
-def test_numbers_stand_where_the_charts_are() -> None:
+def test_the_page_is_the_expected_one() -> None:
+    """The page, except for its style sheet, equals the golden file."""
+    assert without_style(day_page(FACTS)) == EXPECTED.read_text(encoding="utf-8")
+
+
+def test_numbers_of_charts_are_text() -> None:
     """Every fact is on the page as text: totals, owners and the rest of them, shares, deadlines, reasons."""
     text = " ".join(Read(day_page(FACTS)).text.split())
-    for said in (
+    for expected in (
         "Sunday, 22 November 2026",
-        "acme: settled globex: may still change initech: never collected",
+        "acme: settled globex: provisional initech: never collected",
         "participant minutes 11,900",
         "(no owner) 1,000",
         "2 more 500",
-        "most of them in the hour from 09:00 UTC",
-        "104 rows: 3 corrected since they were first seen, 2 rejected",
+        "most in the hour from 09:00 UTC",
+        "104 rows: 3 corrected after first collection, 2 rejected",
         "within 1 h 100 (97%)",
         "no time at all 2",
         "files at risk 2",
@@ -122,14 +131,14 @@ def test_numbers_stand_where_the_charts_are() -> None:
         "a.mkv 404",
         "media/b.mkv manifest 0001 names it",
     ):
-        assert said in text, said
+        assert expected in text, expected
 
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> \"' & ]]> <!-- </style></svg>"
 
 
 def test_nothing_from_outside_becomes_markup() -> None:
-    """Names that EnableX or a file host gave are text, whatever they hold: the page has the elements it had before."""
+    """Names from EnableX or a file host are text, whatever they contain: the elements of the page stay the same."""
     evil = replace(
         FACTS,
         usage=[{**row, "owner_ref": EVIL} for row in FACTS.usage],
@@ -137,15 +146,15 @@ def test_nothing_from_outside_becomes_markup() -> None:
         open_files=[{**row, "conf_num": EVIL, "name": EVIL, "lost_reason": EVIL} for row in FACTS.open_files],
         audits=[{**row, "key": EVIL, "detail": EVIL} for row in FACTS.audits],
     )
-    plain, found = Read(day_page(FACTS)), Read(day_page(evil))
-    assert [tag for tag, _ in found.tags] == [tag for tag, _ in plain.tags]
-    assert [set(attributes) for _, attributes in found.tags] == [set(attributes) for _, attributes in plain.tags]
-    assert found.text.count(EVIL) >= 14
+    plain, escaped = Read(day_page(FACTS)), Read(day_page(evil))
+    assert [tag for tag, _ in escaped.tags] == [tag for tag, _ in plain.tags]
+    assert [set(attributes) for _, attributes in escaped.tags] == [set(attributes) for _, attributes in plain.tags]
+    assert escaped.text.count(EVIL) >= 14
     assert Read(el("p", title=EVIL)).tags == [("p", {"title": EVIL})]
 
 
-def test_the_page_needs_nothing_else() -> None:
-    """No script, no address, nothing to load: one file is the whole page, and it forbids the rest."""
+def test_the_page_is_self_contained() -> None:
+    """The page is one file without scripts, addresses or external resources, and its policy forbids them."""
     page = day_page(FACTS)
     assert not {tag for tag, _ in Read(page).tags} & {"script", "link", "img", "iframe", "object", "a"}
     assert "Content-Security-Policy" in page
@@ -153,26 +162,26 @@ def test_the_page_needs_nothing_else() -> None:
     assert len(page) < 30_000
 
 
-def test_a_quiet_day_is_a_page_too() -> None:
-    """Before anything was collected the page says so, in words, without empty charts."""
+def test_a_day_without_data_has_a_page() -> None:
+    """Before anything is collected, the page states it as text, without empty charts."""
     quiet = DayFacts(FACTS.day, NOW, {"acme": None}, [], [], [], [], [], [], [])
-    found = Read(day_page(quiet))
-    assert "svg" not in {tag for tag, _ in found.tags}
-    for said in (
-        "Nobody was connected.",
-        "No session began",
+    page = Read(day_page(quiet))
+    assert "svg" not in {tag for tag, _ in page.tags}
+    for expected in (
+        "No connections.",
+        "No session started",
         "0 rows",
         "EnableX listed no files",
-        "were not audited yet",
+        "are not audited yet",
     ):
-        assert said in found.text
+        assert expected in page.text
 
 
-@pytest.mark.parametrize(("most", "top"), [(0, "2"), (2, "2"), (3, "4"), (7, "10"), (11, "20"), (399, "400")])
-def test_a_scale_ends_on_a_round_number(most: int, top: str) -> None:
-    """The scale reaches past the highest column, to a number whose half is whole."""
-    found = Read(columns("title", [most], ["00"]))
-    assert found.text.split()[1:4] == ["0", number_text(float(top) / 2), top]
+@pytest.mark.parametrize(("highest", "top"), [(0, "2"), (2, "2"), (3, "4"), (7, "10"), (11, "20"), (399, "400")])
+def test_a_scale_ends_on_a_round_number(highest: int, top: str) -> None:
+    """The scale ends at or above the highest column, at a number whose half is whole."""
+    chart = Read(columns("title", [highest], ["00"]))
+    assert chart.text.split()[1:4] == ["0", number_text(float(top) / 2), top]
 
 
 def luminance(colour: str) -> float:
@@ -182,17 +191,17 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_everything_can_be_read() -> None:
-    """By day, by night and on paper, words have a contrast of 4.5 to what is behind them, shapes one of 3 (WCAG AA)."""
+def test_colours_have_enough_contrast() -> None:
+    """In light, dark and print styles, text has a contrast of 4.5 to its background, and shapes of 3 (WCAG AA)."""
     schemes = re.findall(r":root \{([^}]*)\}", CSS)
     assert len(schemes) == 3
     for scheme in schemes:
         colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", scheme))
         for name in ("ink", "soft", "good", "soon", "bad", "odd", "bar", "quiet"):
-            for behind in ("paper", "card"):
-                dark, light = sorted((luminance(colours[name]), luminance(colours[behind])))
-                assert (light + 0.05) / (dark + 0.05) >= (3 if name in {"bar", "quiet"} else 4.5), (name, behind)
+            for background in ("paper", "card"):
+                dark, light = sorted((luminance(colours[name]), luminance(colours[background])))
+                assert (light + 0.05) / (dark + 0.05) >= (3 if name in {"bar", "quiet"} else 4.5), (name, background)
 
 
 if __name__ == "__main__":
-    EXPECTED.write_text(day_page(FACTS), encoding="utf-8")
+    EXPECTED.write_text(without_style(day_page(FACTS)), encoding="utf-8")

@@ -84,32 +84,32 @@ def test_nothing_changes_on_the_way_out(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_empty_answer_still_says_its_columns(form: str) -> None:
-    """No rows are an empty list, or a table of the right columns."""
-    told = written(pa.table({"a": pa.array([], pa.int64())}), form)
+def test_an_empty_result_has_its_columns(form: str) -> None:
+    """No rows are an empty list, or a table with the columns of the query."""
+    content = written(pa.table({"a": pa.array([], pa.int64())}), form)
     if form == "parquet":
-        assert pq.read_table(io.BytesIO(told)).schema.names == ["a"]
+        assert pq.read_table(io.BytesIO(content)).schema.names == ["a"]
     else:
-        assert told == {"csv": b'"a"\n', "json": b"[]\n"}[form]
+        assert content == {"csv": b'"a"\n', "json": b"[]\n"}[form]
 
 
 @pytest.mark.parametrize("form", ["json", "parquet"])
-def test_no_column_is_lost_to_another_of_its_name(form: str) -> None:
-    """Two columns of one name are refused where one would hide the other."""
-    twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
-    with pytest.raises(ConfigError, match="more than one column is called a; name them apart with AS"):
-        written(twice, form)
-    assert written(twice, "csv") == b'"a","a"\n1,2\n'
+def test_repeated_column_names_are_refused(form: str) -> None:
+    """Two columns with the same name are refused by formats in which one would replace the other."""
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    with pytest.raises(ConfigError, match="repeated column names: a; rename columns with AS"):
+        written(table, form)
+    assert written(table, "csv") == b'"a","a"\n1,2\n'
 
 
 def test_csv_has_no_lists() -> None:
-    """What a form cannot hold is said in one line."""
-    with pytest.raises(ConfigError, match=r"csv cannot hold these rows: .*list.*; choose another --format"):
+    """Values that a format cannot represent are an error of one line."""
+    with pytest.raises(ConfigError, match=r"csv cannot represent these rows: .*list.*; use another --format"):
         written(pa.table({"a": [[1, 2]]}), "csv")
 
 
-def test_a_screen_is_for_the_first_rows() -> None:
-    """At most so many rows are taken, and no more batches than that needs."""
+def test_first_rows_reads_no_further_batch() -> None:
+    """At most `limit` rows are returned, and only the batches that contain them are read."""
     table = pa.table({"a": range(10)})
     assert first_rows(reader(table), 10) == (table, False)
     rows = reader(table)
@@ -117,8 +117,8 @@ def test_a_screen_is_for_the_first_rows() -> None:
     assert rows.read_all().num_rows == 4, "two batches of three were enough"
 
 
-def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
-    """A file that is being written is not there yet; when writing fails, the earlier one stays, and nothing else."""
+def test_a_file_is_complete_or_unchanged(tmp_path: Path) -> None:
+    """A file appears when it is complete; if writing fails, the old file is unchanged and no other file is left."""
     path = tmp_path / "usage.csv"
     with whole_file(path) as stream:
         stream.write(b"first")
@@ -128,38 +128,38 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert path.read_bytes() == b"first"
     nowhere = tmp_path / "nowhere" / "usage.csv"
-    said = r"--output .*/nowhere/usage.csv: cannot be written: No such file or directory"
-    with pytest.raises(ConfigError, match=said), whole_file(nowhere):
+    message = r"--output .*/nowhere/usage.csv: cannot be written: No such file or directory"
+    with pytest.raises(ConfigError, match=message), whole_file(nowhere):
         pass
-    assert [found.name for found in tmp_path.iterdir()] == ["usage.csv"]
+    assert [path.name for path in tmp_path.iterdir()] == ["usage.csv"]
 
 
 def test_the_command_writes_files_and_streams(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """`query` prints a table, CSV or JSON; `--output` writes by its ending; what makes no sense is one line, code 2."""
+    """`query` prints a table, CSV or JSON; `--output` uses the file's extension; a usage error is one line, code 2."""
     monkeypatch.setenv("POSTROOM_LAKE__URL", f"file:{tmp_path}/lake")
     monkeypatch.setenv("POSTROOM_RUN_STORE__URL", f"sqlite:///{tmp_path}/ledger.db")
 
-    def said(*arguments: str) -> tuple[int, str]:
+    def run(*arguments: str) -> tuple[int, str]:
         code = run_command([*arguments])
-        told = capfd.readouterr()
-        return code, told.out + told.err
+        output = capfd.readouterr()
+        return code, output.out + output.err
 
-    asked = "SELECT 'tenant-1' AS owner_ref, 1.50 AS minutes"
-    assert said("query", asked, "--format", "csv") == (0, '"owner_ref","minutes"\n"tenant-1",1.50\n')
-    assert said("query", asked, "--format", "json") == (0, '[\n{"owner_ref":"tenant-1","minutes":"1.50"}\n]\n')
-    assert "tenant-1" in said("query", asked)[1]
-    assert "the first 1,000 rows; there are more" in said("query", "FROM range(1001)")[1]
+    sql = "SELECT 'tenant-1' AS owner_ref, 1.50 AS minutes"
+    assert run("query", sql, "--format", "csv") == (0, '"owner_ref","minutes"\n"tenant-1",1.50\n')
+    assert run("query", sql, "--format", "json") == (0, '[\n{"owner_ref":"tenant-1","minutes":"1.50"}\n]\n')
+    assert "tenant-1" in run("query", sql)[1]
+    assert "first 1,000 rows; use LIMIT" in run("query", "FROM range(1001)")[1]
     file = tmp_path / "usage.parquet"
-    assert said("query", asked, "--output", str(file)) == (0, f"1 rows in {file}\n")
+    assert run("query", sql, "--output", str(file)) == (0, f"1 rows written to {file}\n")
     assert pq.read_table(file).to_pylist() == [{"owner_ref": "tenant-1", "minutes": Decimal("1.50")}]
-    outcome = json.loads(said("--json", "query", asked, "--output", str(file))[1])
+    outcome = json.loads(run("--json", "query", sql, "--output", str(file))[1])
     assert (outcome["counts"], outcome["output"]) == ({"rows": 1}, str(file))
-    for arguments, refusal in (
-        (["--output", "usage.xls"], "--format xls: unknown; there are csv, json, parquet"),
-        (["--format", "parquet"], "--format parquet: not for a screen; add --output FILE"),
+    for arguments, error in (
+        (["--output", "usage.xls"], "--format xls: unknown; use one of csv, json, parquet"),
+        (["--format", "parquet"], "--format parquet: requires --output FILE"),
         (["--output", f"{tmp_path}/none/a.csv"], f"--output {tmp_path}/none/a.csv: cannot be written: No such file"),
     ):
-        code, told = said("query", asked, *arguments)
-        assert (code, told.startswith(f"postroom: {refusal}"), told.count("\n")) == (2, True, 1), told
+        code, text = run("query", sql, *arguments)
+        assert (code, text.startswith(f"postroom: {error}"), text.count("\n")) == (2, True, 1), text

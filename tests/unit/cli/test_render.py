@@ -1,6 +1,6 @@
-"""What people read, literally: each case below is compared with its file in tests/golden/show/.
+"""Text output of commands: each case below is compared with its file in tests/golden/show/.
 
-After a change that is wanted, `python -m tests.unit.cli.test_render` writes the files anew; look at the difference.
+After an intended change, `python -m tests.unit.cli.test_render` writes the files again; review the difference.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WIDTH = 100
 
 
 def plain_console(width: int = WIDTH, **settings: Any) -> Console:
-    """A console of a known width that no terminal, pipe or variable of this machine changes."""
+    """A console of fixed width, independent of terminal, pipe and environment variables."""
     settings = {"force_terminal": False, "color_system": None, **settings}
     return Console(file=io.StringIO(), width=width, highlight=False, legacy_windows=False, _environ={}, **settings)
 
@@ -154,14 +154,14 @@ def status_fresh(console: Console) -> None:
 
 
 def doctor_bad(console: Console) -> None:
-    found = [
+    checks = [
         Check("time zones", True, "598 zones, tzdata 2026.1; billing in UTC"),
-        Check("temp disk", True, "9.1 GiB free in /tmp", "that is little for [recordings]: free space soon"),
+        Check("temp disk", True, "9.1 GiB free in /tmp", "low for [recordings]: free disk space soon"),
         Check("acme API", False, "GET /archive/period: credentials refused", "copy App ID and App Key"),
-        Check("acme files", None, "without the API no file is known to try"),
+        Check("acme files", None, "no file to test: the API did not list any"),
     ]
-    lines = ["[projects.acme]", "# is to_date inclusive? yes (9 of the 9 CDRs came)"]
-    outcome = RunResult("doctor", details=DoctorReport(found, toml=lines))
+    lines = ["[projects.acme]", "# is to_date inclusive? yes (9 of the 9 CDRs were returned)"]
+    outcome = RunResult("doctor", details=DoctorReport(checks, toml=lines))
     outcome.add_failure("acme API", "credentials refused")
     render.show_doctor(console, outcome)
 
@@ -273,21 +273,21 @@ def rendered(case: str) -> str:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_people_read_this(case: str) -> None:
-    """What a command prints is, character by character, what was agreed."""
+def test_output_is_the_expected_one(case: str) -> None:
+    """The output of a command equals its golden file."""
     assert rendered(case) == (EXPECTED / f"{case}.txt").read_text(encoding="utf-8")
 
 
-def test_nothing_is_expected_that_nobody_shows() -> None:
-    """Every file among the expected ones belongs to a case."""
+def test_every_golden_file_has_a_case() -> None:
+    """Every file in tests/golden/show belongs to a case."""
     assert {path.name for path in EXPECTED.iterdir()} == {f"{case}.txt" for case in CASES}
 
 
-# --- properties of what is shown ---
+# --- properties of the output ---
 
 
-def test_urgent_things_are_loud_and_last() -> None:
-    """On a terminal failures and losses are bold red, files at risk bold yellow, after everything else."""
+def test_urgent_items_are_highlighted_and_last() -> None:
+    """On a terminal, failures and lost files are bold red, and files at risk bold yellow, after all other lines."""
     console = plain_console(force_terminal=True, color_system="standard")
     outcome_bad(console)
     lines = text_of(console).splitlines()
@@ -295,8 +295,8 @@ def test_urgent_things_are_loud_and_last() -> None:
     assert lines[1].startswith("\x1b[1;31mfailed ")
 
 
-def test_a_file_gets_whole_lines() -> None:
-    """Output into a file is not wrapped: a long name with its hash stays in one piece, for grep."""
+def test_output_into_a_file_is_not_wrapped() -> None:
+    """In output into a file, a long name with its hash stays on one line, for grep."""
     stream = io.StringIO()
     console = render.console_for(stream)
     outcome = RunResult("media copy")
@@ -308,7 +308,7 @@ def test_a_file_gets_whole_lines() -> None:
 
 @pytest.mark.parametrize("width", range(16, 64, 4))
 def test_no_cell_is_cut(width: int) -> None:
-    """However narrow the terminal, every value is shown whole, wide characters too: as a table or as records."""
+    """At any terminal width, every value is shown completely, including wide characters: as a table or as records."""
     console = plain_console(width, soft_wrap=True)
     value, key = "日本語の部屋の名前", "0123456789abcdef"
     render.show_table(console, pa.table({"room_name": [value], "sha": [key]}))
@@ -333,7 +333,7 @@ def test_no_cell_is_cut(width: int) -> None:
     ],
 )
 def test_sizes_are_rounded_into_their_unit(size_bytes: int, text: str) -> None:
-    """Decimal units, one place, and never a thousand of the smaller one."""
+    """Sizes have decimal units and one decimal place, and are below 1000 of their unit (except TB)."""
     assert render.bytes_text(size_bytes) == text
 
 
@@ -344,11 +344,11 @@ def test_sizes_are_rounded_into_their_unit(size_bytes: int, text: str) -> None:
         (2.0, "2 h left"),
         (0.0, "0 h left"),
         (-0.0, "0 h left"),
-        (-1.5, "its deadline passed 1.5 h ago; still tried"),
+        (-1.5, "deadline passed 1.5 h ago; copy is still attempted"),
     ],
 )
-def test_a_deadline_is_told_in_hours(hours_left: float, text: str) -> None:
-    """Before the deadline hours are left; after it, it says so, and that the file is still tried."""
+def test_a_deadline_is_shown_in_hours(hours_left: float, text: str) -> None:
+    """Before the deadline, the hours left are shown; after it, the hours since, and that the copy is retried."""
     assert render.hours_text(hours_left) == text
 
 
