@@ -1,4 +1,4 @@
-"""What docs/deploy holds is right by its own verifier."""
+"""Files of docs/deploy are valid, as checked by systemd and Kubernetes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ DEPLOY = ROOT / "docs" / "deploy"
 UNITS = sorted(DEPLOY.glob("postroom*.*"))
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not there")
-def test_the_units_are_right() -> None:
-    """systemd finds nothing to say about any of the services and timers."""
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_the_units_are_valid() -> None:
+    """`systemd-analyze verify` reports no problem in any service or timer."""
     assert len(UNITS) == 5
     done = subprocess.run(
         ["systemd-analyze", "verify", *map(str, UNITS)], capture_output=True, text=True, timeout=60, check=False
@@ -39,8 +39,8 @@ PODS = [
 ]
 
 
-def test_the_manifests_are_right() -> None:
-    """Every object is one that Kubernetes takes, field by field; jobs of a cron never run beside themselves."""
+def test_the_manifests_are_valid() -> None:
+    """Every object matches the schema of Kubernetes; a CronJob never runs concurrently with itself."""
     kinds = [made["kind"] for made in OBJECTS]
     assert sorted(kinds) == ["ConfigMap", "CronJob", "CronJob", "CronJob", "Deployment"]
     for made in OBJECTS:
@@ -49,8 +49,8 @@ def test_the_manifests_are_right() -> None:
 
 
 @pytest.mark.parametrize("pod", PODS, ids=lambda pod: pod["containers"][0]["command"][-1])
-def test_a_pod_may_do_no_more_than_it_must(pod: dict[str, Any]) -> None:
-    """Pods are nobody, write to their scratch only, have secrets in the environment, and run a command of ours."""
+def test_a_pod_has_least_privileges(pod: dict[str, Any]) -> None:
+    """Pods run as non-root, write only to /tmp, get secrets by environment variables, and run a `postroom` command."""
     [container] = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"]
     assert not pod["automountServiceAccountToken"]
@@ -65,8 +65,8 @@ def test_a_pod_may_do_no_more_than_it_must(pod: dict[str, Any]) -> None:
     assert (program, run_command([*arguments, "--help"])) == ("postroom", 0)
 
 
-def test_the_settings_of_the_manifests_are_right(tmp_path: Path) -> None:
-    """With the secrets that its comment names, the ConfigMap is what `postroom` takes; probes ask where metrics are."""
+def test_the_settings_of_the_manifests_are_valid(tmp_path: Path) -> None:
+    """With the secrets named in its comment, the ConfigMap is valid; probes use the port of the metrics."""
     [path] = [path for path in MANIFESTS if path.name == "settings.yaml"]
     settings = yaml.safe_load(path.read_text())["data"]["postroom.toml"]
     secrets = dict.fromkeys(re.findall(r"POSTROOM_\w+", path.read_text()), "postgresql+psycopg://u:p@h/d")

@@ -1,4 +1,4 @@
-"""What the documents say is true."""
+"""Statements of the documentation are true."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 
 
 def test_the_readme_names_every_table_and_command() -> None:
-    """Every table that exists is in the README's table of tables, and every command it shows exists."""
+    """The README lists every table, and every command it shows exists."""
     readme = (ROOT / "README.md").read_text()
     commands = {info.name or getattr(info.callback, "__name__", "") for info in cli.registered_commands}
     commands |= {str(group.typer_instance.info.name) for group in cli.registered_groups if group.typer_instance}
@@ -29,7 +29,7 @@ def test_the_readme_names_every_table_and_command() -> None:
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--help` of every command ends with an example that starts as one would type it."""
+    """`--help` of every command ends with an example of that command."""
     for info in cli.registered_commands:
         name = info.name or getattr(info.callback, "__name__", "")
         assert run_command([name, "--help"]) == 0
@@ -50,7 +50,7 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
 def test_every_command_of_a_group_has_help_with_an_example(
     group: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--help` of every `postroom GROUP COMMAND` ends with an example of just that."""
+    """`--help` of every `postroom GROUP COMMAND` ends with an example of that command."""
     assert run_command([group, name, "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert re.search(rf"Example: postroom (--json )?{group} {name}\b[^:]*$", text), text
@@ -58,7 +58,7 @@ def test_every_command_of_a_group_has_help_with_an_example(
 
 @pytest.mark.integration
 def test_the_tour_runs_as_written(tmp_path: Path) -> None:
-    """The README's five minutes with the demo: every shell block runs, the query finds tenants, the rescue rescues."""
+    """Every shell block of the README's tour runs: the query returns tenants, the last block copies the file."""
     readme = (ROOT / "README.md").read_text()
     tour = readme.partition("## Five minutes")[2].partition("\n## ")[0]
     blocks = re.findall(r"```sh\n(.*?)```", tour, re.DOTALL)
@@ -84,21 +84,21 @@ def test_the_tour_runs_as_written(tmp_path: Path) -> None:
     assert run(corrected).returncode == 0
     before = run(status)
     assert before.returncode == 4
-    # The README starts the simulator in the background of an interactive shell; a script has to wait for its port.
-    patient = rescue.replace(
+    # The README starts the simulator in the background of an interactive shell; a script must wait for its port.
+    script = rescue.replace(
         "postroom simulate &",
         "postroom simulate & for i in $(seq 100); do "
         "(exec 3<>/dev/tcp/127.0.0.1/8640) 2>/dev/null && break; read -t 0.1 <> <(:); done",
     )
-    done = run(f"set -m\n{patient}")
+    done = run(f"set -m\n{script}")
     assert "1 files copied" in done.stdout or "files copied" in done.stdout, done.stdout + done.stderr
     assert run(status).returncode == 0
     shown = run(f".venv/bin/python - <<'END'\n{python[0]}\nEND")
     assert "tenant-" in shown.stdout, shown.stderr
 
 
-def test_the_way_of_a_cdr_is_short() -> None:
-    """architecture.md follows one CDR through at most 18 modules, and each of them exists."""
+def test_a_cdr_passes_few_modules() -> None:
+    """architecture.md lists at most 18 modules that a CDR passes, and each of them exists."""
     text = (ROOT / "docs/contributing/architecture.md").read_text().split("## One CDR")[1].split("\n## ")[0]
     modules = re.findall(r"^\| \d+ \| `([^`]+)`", text, re.MULTILINE)
     assert 10 < len(modules) <= 18

@@ -1,4 +1,4 @@
-"""The tree of house rules: how many rooms there are, and how long a module may be."""
+"""Limits of the source tree: number of rooms, length of modules."""
 
 from __future__ import annotations
 

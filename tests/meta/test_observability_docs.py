@@ -1,4 +1,4 @@
-"""What operators are given is about the metrics that there are."""
+"""Table of metrics, dashboard and alert rules match the metrics of the code."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ def metrics_in(text: str) -> set[str]:
 
 
 def test_the_table_of_metrics_is_the_code() -> None:
-    """docs/guide/observability.md has the table that `python -m jobs.monitoring.metrics` prints."""
+    """docs/guide/observability.md contains the table that `python -m jobs.monitoring.metrics` prints."""
     assert metrics_table() in (ROOT / "docs/guide/observability.md").read_text()
 
 
 def test_the_dashboard_shows_every_metric_and_no_other() -> None:
-    """Each metric is in some panel, and no panel asks for one that does not exist; panels do not overlap."""
+    """Each metric is in a panel, no panel queries an unknown metric, and panels do not overlap."""
     dashboard = json.loads(DASHBOARD.read_text())
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    assert metrics_in("\n".join(asked)) == NAMES
-    taken = [
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert metrics_in("\n".join(queries)) == NAMES
+    cells = [
         (x, y)
         for at in (panel["gridPos"] for panel in dashboard["panels"])
         for x in range(at["x"], at["x"] + at["w"])
         for y in range(at["y"], at["y"] + at["h"])
     ]
-    assert len(taken) == len(set(taken))
+    assert len(cells) == len(set(cells))
 
 
-def test_alert_rules_are_about_metrics_that_exist() -> None:
-    """Each rule asks for known metrics only, and says what to do next."""
+def test_alert_rules_use_existing_metrics() -> None:
+    """Each rule queries existing metrics only, and has a next step."""
     (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
     for rule in group["rules"]:
-        found = metrics_in(rule["expr"])
-        assert found, rule["alert"]
-        assert found <= NAMES, rule["alert"]
+        metrics = metrics_in(rule["expr"])
+        assert metrics, rule["alert"]
+        assert metrics <= NAMES, rule["alert"]
         assert set(rule["annotations"]) == {"summary", "next_step"}
     assert len({rule["alert"] for rule in group["rules"]}) == len(group["rules"]) > 5
 
 
-def test_prometheus_takes_rules_and_queries(tmp_path: Path) -> None:
-    """Prometheus's own checker accepts the alert rules, and each query of the dashboard as a rule."""
+def test_prometheus_accepts_rules_and_queries(tmp_path: Path) -> None:
+    """promtool accepts the alert rules, and each query of the dashboard as a rule."""
     promtool("check", "rules", str(ALERTS))
     panels = json.loads(DASHBOARD.read_text())["panels"]
     queries = [target["expr"].replace("$project", ".*") for panel in panels for target in panel["targets"]]

@@ -1,4 +1,4 @@
-"""Pure modules do no I/O and read no clock; only the entry points read the environment. Imports are import-linter's."""
+"""Pure modules do no I/O and read no clock; only entry points read the environment. import-linter checks imports."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_pure_module_does_no_io(path: Path) -> None:
 
 
 def test_every_pattern_names_a_module() -> None:
-    """A pure module that moves or goes does not leave the list without a trace."""
+    """A pure module that is moved or deleted must be changed in the list too."""
     assert [pattern for pattern in PURE if not list(ROOT.glob(pattern))] == []
 
 

@@ -1,4 +1,4 @@
-"""docs/reference is written from the code: commands, settings, tables."""
+"""Pages of docs/reference are generated from the code: commands, settings, tables."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.support.reference_pages import PAGES, settings_page
 
 @pytest.mark.parametrize(("place", "page"), PAGES.items(), ids=PAGES)
 def test_the_page_is_up_to_date(place: str, page: Callable[[], str]) -> None:
-    """The page is what `python -m tests.support.reference_pages` writes."""
+    """The page equals the output of `python -m tests.support.reference_pages`."""
     assert (ROOT / place).read_text(encoding="utf-8") == page()
 
 
 def test_every_setting_has_a_meaning() -> None:
-    """No row of the settings page ends without a text."""
+    """Every row of the settings page has a meaning."""
     assert [line for line in settings_page().splitlines() if line.endswith("|  |")] == []

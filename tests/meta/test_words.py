@@ -14,7 +14,7 @@ from tests.support.words import banned_in, banned_phrases, banned_words_of, chec
 
 @pytest.mark.parametrize("path", checked_files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_banned_word(path: Path) -> None:
-    """Docs, messages, docstrings, comments and names keep to the glossary."""
+    """Docs, messages, docstrings, comments and names contain no banned word."""
     assert banned_words_of(path) == []
 
 
@@ -33,14 +33,14 @@ def help_texts() -> dict[str, str]:
 
 
 def test_no_banned_word_in_help() -> None:
-    """`--help` of every command keeps to the glossary."""
+    """`--help` of every command contains no banned word."""
     texts = help_texts()
     assert len(texts) > 25
     assert {name: banned_in(text) for name, text in texts.items() if banned_in(text)} == {}
 
 
 def test_golden_texts_have_no_banned_word() -> None:
-    """What commands print, as kept in tests/golden/show, keeps to the glossary."""
+    """Output of commands, as in tests/golden/show, contains no banned word."""
     for path in (ROOT / "tests/golden/show").iterdir():
         assert banned_in(path.read_text()) == [], path.name
 

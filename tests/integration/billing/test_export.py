@@ -449,7 +449,7 @@ def test_an_invoice_is_explained_to_the_last_line(nights: Nights) -> None:
     assert doubled in found["different"]
     shown = site.run(*command, "--output", str(site.folder / "lines.csv"), now=SETTLED)
     assert shown.returncode == 3
-    assert "unexplained, the largest first" in shown.stdout
+    assert "unexplained, largest first" in shown.stdout
     assert {row["cdr_id"] for row in read_csv(site.folder / "lines.csv")} == lines.keys() | whole.keys()
 
 

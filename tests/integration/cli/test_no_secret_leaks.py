@@ -1,6 +1,6 @@
-"""No secret and no credential in anything that is said or kept, whatever goes wrong; secrets in any spelling.
+"""No output and no stored object contains a secret in any spelling, also under faults.
 
-Which settings are secrets is read off the settings themselves, so a new one is looked for without a word here.
+The secrets are found by the types of the settings, so new ones are covered automatically.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def secret_settings(model: type[BaseModel] = Settings, at: str = "") -> Iterator
 
 
 def spellings(secret: str) -> set[bytes]:
-    """A secret as it is, URL-quoted, and in base64."""
+    """A secret in plain text, URL-quoted and in base64."""
     texts = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}
     return {text.encode() for text in texts} | {base64.b64encode(secret.encode())}
 
@@ -73,50 +73,50 @@ def basic(user: str, password: str) -> bytes:
 
 @pytest.fixture
 def site(make_site: Callable[..., Site]) -> Site:
-    """With so many sessions some users have tokens in their CDRs."""
+    """With 10 sessions per day, some users have tokens in their CDRs."""
     return make_site(World(projects=("acme",), sessions_per_day=10, begin=(NOW - timedelta(days=2)).date()))
 
 
 @pytest.fixture
-def told(site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A site whose secrets all come from the environment, each of its own kind: the secrets by setting."""
+def secrets(site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Set every secret of the site by an environment variable; returns the secrets by setting, all different."""
     project = site.world.project("acme")
-    known = {"projects.acme.app_key": project.app_key, "projects.acme.files_password": project.files_password}
-    told = {}
+    valid = {"projects.acme.app_key": project.app_key, "projects.acme.files_password": project.files_password}
+    secrets = {}
     for number, setting in enumerate(secret_settings()):
         is_url = setting.endswith("_url")
-        made = f"http://127.0.0.1:9/hooks/hush-{number}-of-{setting}" if is_url else f"hush {number}/{setting}&+?"
-        told[setting] = known.get(setting, made)
-        monkeypatch.setenv(f"POSTROOM_{setting.replace('.', '__').upper()}", told[setting])
+        text = f"http://127.0.0.1:9/hooks/hush-{number}-of-{setting}" if is_url else f"hush {number}/{setting}&+?"
+        secrets[setting] = valid.get(setting, text)
+        monkeypatch.setenv(f"POSTROOM_{setting.replace('.', '__').upper()}", secrets[setting])
     lines = site.config.read_text().splitlines()
-    site.config.write_text("\n".join(line for line in lines if not any(secret in line for secret in known.values())))
+    site.config.write_text("\n".join(line for line in lines if not any(secret in line for secret in valid.values())))
     monkeypatch.setenv("POSTROOM_PRIVACY__PSEUDONYMISE", '["user_name", "user_ip"]')
     monkeypatch.setenv("POSTROOM_MEDIA__RECHECK_AFTER_HOURS", "[0.1]")
     if "metrics" in Settings.model_fields:
         monkeypatch.setenv("POSTROOM_METRICS__TEXTFILE", str(site.folder / "postroom.prom"))
-    return told
+    return secrets
 
 
 @pytest.fixture
-def say(site: Site, capfd: pytest.CaptureFixture[str]) -> Callable[..., bytes]:
-    """Run commands with everything logged; all that they say, on both streams, and with what they break off."""
+def output_of(site: Site, capfd: pytest.CaptureFixture[str]) -> Callable[..., bytes]:
+    """Run commands with --verbose; returns their output on both streams, and tracebacks."""
 
-    def say(*commands: str, hours: float = 0) -> bytes:
+    def output_of(*commands: str, hours: float = 0) -> bytes:
         now = (NOW + timedelta(hours=hours)).isoformat()
-        broken_off = ""
+        tracebacks = ""
         for command in commands:
             try:
                 run_command(["--config", str(site.config), "--now", now, "--verbose", *command.split()])
-            except PipelineError:  # with --verbose Python shows where it comes from
-                broken_off += traceback.format_exc()
+            except PipelineError:  # with --verbose Python prints the traceback
+                tracebacks += traceback.format_exc()
         out, err = capfd.readouterr()
-        return (out + err + broken_off).encode()
+        return (out + err + tracebacks).encode()
 
-    return say
+    return output_of
 
 
-def kept(folder: Path) -> bytes:
-    """Everything in a folder, as it is and unpacked: zstd pages, and each cell of Parquet."""
+def content_of(folder: Path) -> bytes:
+    """The bytes of all files in a folder, also decompressed (zstd), and each cell of Parquet."""
     texts = []
     for path in folder.rglob("*"):
         if path.is_file():
@@ -128,77 +128,86 @@ def kept(folder: Path) -> bytes:
     return b"\n".join(texts)
 
 
-def test_every_secret_is_masked_in_logs(site: Site, told: dict[str, str]) -> None:
-    """What is masked in logs, outcomes and the ledger are all settings that are secrets."""
-    assert {"projects.acme.app_key", "projects.acme.files_password", "privacy.key"} <= set(told)
+def test_every_secret_is_masked_in_logs(site: Site, secrets: dict[str, str]) -> None:
+    """All settings that are secrets are masked in logs, results and the run store."""
+    assert {"projects.acme.app_key", "projects.acme.files_password", "privacy.key"} <= set(secrets)
     masked = set(load(site.config, os.environ).settings.secrets())
-    assert set(told.values()) <= masked
+    assert set(secrets.values()) <= masked
 
 
-def test_a_chaotic_run_tells_no_secret(site: Site, told: dict[str, str], say: Callable[..., bytes]) -> None:
-    """Logs, errors, JSON, tables, manifests, metrics, ledger, report, billing: no secret in any spelling, with many
-    faults on.
+def test_no_secret_with_many_faults(site: Site, secrets: dict[str, str], output_of: Callable[..., bytes]) -> None:
+    """With many faults, logs, errors, JSON, tables, manifests, metrics, run store, report and billing contain no secret
+    in any spelling.
 
-    Users' tokens are as EnableX said them in the vault's raw replies, and nowhere else.
+    Users' tokens are in the vault's raw responses as received, and nowhere else.
     """
     for fault in CHAOS:
         site.simulator.faults.on(fault)
-    said = say("nightly", "--json nightly", "--json doctor --probe")
+    output = output_of("nightly", "--json nightly", "--json doctor --probe")
     site.simulator.faults.clear()
     site.simulator.clock.advance(timedelta(hours=5))
-    said += say("nightly", "--json media audit --sample 100", "settings", "status", "--json status", hours=5)
     page, invoice, lines = (site.folder / name for name in ("report.html", "invoice.csv", "lines.csv"))
     invoice.write_text("day,minutes\n2026-11-22,17\n")
-    said += say(f"report --day 2026-11-22 --output {page}", "billing export --month 2026-11 --provisional", hours=5)
-    said += say(f"billing compare {invoice} --month 2026-11 --output {lines}", hours=5)
-    said += say("--json billing export --month 2026-11", f"--json billing compare {invoice} --month 2026-11", hours=5)
+    output += output_of(
+        "nightly",
+        "--json media audit --sample 100",
+        "settings",
+        "status",
+        "--json status",
+        f"report --day 2026-11-22 --output {page}",
+        "billing export --month 2026-11 --provisional",
+        f"billing compare {invoice} --month 2026-11 --output {lines}",
+        "--json billing export --month 2026-11",
+        f"--json billing compare {invoice} --month 2026-11",
+        hours=5,
+    )
     assert page.exists()
     assert lines.exists()
     assert list(site.folder.glob("lake/reports/billing/*/*/controls.json"))
     site.simulator.faults.on("key_rotated")
-    said += say("collect", "--json rooms list", "doctor", hours=6)
-    assert b"response.landed" in said
-    vault, others = kept(site.folder / "vault"), said + kept(site.folder / "lake")
+    output += output_of("collect", "--json rooms list", "doctor", hours=6)
+    assert b"response.landed" in output
+    vault, others = content_of(site.folder / "vault"), output + content_of(site.folder / "lake")
     assert SECRET_MARK.encode() in vault
     assert SECRET_MARK.encode() not in others
     everything = vault + others + b"".join(path.read_bytes() for path in site.folder.glob("*") if path.is_file())
     project = site.world.project("acme")
-    forbidden = {spelling for secret in told.values() for spelling in spellings(secret)}
+    forbidden = {spelling for secret in secrets.values() for spelling in spellings(secret)}
     forbidden |= {basic(project.app_id, project.app_key), basic(project.files_user, project.files_password)}
     assert not [spelling for spelling in forbidden if spelling in everything]
 
 
-def test_the_password_of_the_ledger_is_not_told(
-    site: Site, told: dict[str, str], say: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+def test_the_password_of_the_run_store_is_not_shown(
+    site: Site, secrets: dict[str, str], output_of: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A ledger that cannot be reached is named without its password, as a process of its own tells it too."""
-    del told
+    """An unreachable run store is named without its password, also by a separate process."""
+    del secrets
     monkeypatch.setenv(
         "POSTROOM_RUN_STORE__URL", f"postgresql+psycopg://post:{quote_plus(PASSWORD_IN_URL)}@127.0.0.1:9/x"
     )
-    said = say("status", "doctor", "settings")
+    output = output_of("status", "doctor", "settings")
     command = [sys.executable, "-m", "pipeline", "--verbose", "--config", str(site.config), "status"]
     done = subprocess.run(command, capture_output=True, check=False, timeout=60)
     assert done.returncode != 0
-    everything = said + done.stdout + done.stderr
+    everything = output + done.stdout + done.stderr
     assert b"run store" in everything
     assert not [spelling for spelling in spellings(PASSWORD_IN_URL) if spelling in everything]
 
 
-def test_keys_of_a_bucket_are_not_told(
+def test_keys_of_a_bucket_are_not_shown(
     make_site: Callable[..., Site], ceph: S3Server, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Copies into a bucket, a bucket that is missing, a key that is wrong: neither said nor kept."""
+    """After copies into a bucket, with a missing bucket and a wrong key, output and objects contain no key."""
     site = make_site(World(projects=("acme",), sessions_per_day=2, begin=(NOW - timedelta(days=1)).date()))
     vault = in_buckets(site, ceph)
     command = ["--config", str(site.config), "--now", NOW.isoformat(), "--verbose"]
     assert run_command([*command, "nightly"]) in {0, 4}
     run_command([*command, "doctor"])
     objects = ceph.client.list_objects_v2(Bucket=vault)["Contents"]
-    stored = [ceph.client.get_object(Bucket=vault, Key=one["Key"])["Body"].read() for one in objects]
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody-knows-this")
+    stored = [ceph.client.get_object(Bucket=vault, Key=entry["Key"])["Body"].read() for entry in objects]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "unknown")
     run_command([*command, "doctor"])
     out, err = capfd.readouterr()
     assert ACCESS_KEY.encode() not in b"".join(stored)
-    everything = b"\n".join([out.encode(), err.encode(), *stored, kept(site.folder)])
+    everything = b"\n".join([out.encode(), err.encode(), *stored, content_of(site.folder)])
     assert not [spelling for spelling in spellings(SECRET_KEY) if spelling in everything]

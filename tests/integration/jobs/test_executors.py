@@ -1,4 +1,4 @@
-"""Where items run changes nothing about what comes of them."""
+"""Results do not depend on the executor."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from tests.support.servers.s3 import S3Server
 WORLD = World(projects=("acme",), sessions_per_day=2, begin=(NOW - timedelta(days=1)).date())
 
 
-def beside(site: Site, name: str, engine: str) -> Site:
-    """Another company's folder at the same simulator, with another engine."""
+def site_with_executor(site: Site, name: str, executor: str) -> Site:
+    """Another site at the same simulator, with another executor."""
     folder = site.folder / name
     folder.mkdir()
     other = Site(site.simulator, folder)
-    other.config.write_text(site.simulator.settings_toml(str(folder)) + f"\n[executor]\n{engine}\n")
+    other.config.write_text(site.simulator.settings_toml(str(folder)) + f"\n[executor]\n{executor}\n")
     return other
 
 
 def nightly(site: Site) -> dict[str, object]:
-    """A night's work: the SHA-256 of every table and every stored file, by key, and the rows of `media`.
+    """Run a night; returns the SHA-256 of every table and every stored file by key, and the rows of `media`.
 
-    Where a file is stored says how it was proved: these rows go without that, and are compared instead of their bytes.
+    `verified_by` and `etag` depend on the store, so the rows of `media` are compared without them instead of the bytes.
     """
     with site.app() as app:
         assert run_nightly(app).failed == []
@@ -64,51 +64,51 @@ def by_threads(make_site: Callable[..., Site]) -> tuple[Site, dict[str, object]]
     return site, objects
 
 
-def test_every_engine_makes_the_same_even_when_a_worker_is_killed(
+def test_all_executors_give_the_same_result_even_if_a_worker_is_killed(
     by_threads: tuple[Site, dict[str, object]], tmp_path: Path, ceph: S3Server
 ) -> None:
-    """Processes, and a Dask cluster with both roots in buckets, whose only worker is killed with -9 while it copies a
-    file and replaced by another one, make the same tables and files, byte for byte, as the threads of one process.
+    """Processes give the same tables and files, byte for byte, as threads. So does a Dask cluster with both roots in
+    buckets, whose only worker is killed with SIGKILL while it copies a file, and replaced.
     """
     site, expected = by_threads
-    assert nightly(beside(site, "processes", 'backend = "processes"\nworkers = 1')) == expected
+    assert nightly(site_with_executor(site, "processes", 'backend = "processes"\nworkers = 1')) == expected
     with dask_cluster(tmp_path) as cluster:
         first = cluster.add_worker()
 
-        def replace_worker(seen: object) -> None:
-            if seen.host != "api" and first.poll() is None:
+        def replace_worker(request: object) -> None:
+            if request.host != "api" and first.poll() is None:
                 first.kill()
                 first.wait()
                 cluster.add_worker()
 
-        on_dask = beside(site, "dask", f'backend = "dask"\ndask_address = "{cluster.url}"')
+        on_dask = site_with_executor(site, "dask", f'backend = "dask"\ndask_address = "{cluster.url}"')
         in_buckets(on_dask, ceph)
         site.simulator.on_request = replace_worker
         assert nightly(on_dask) == expected
         assert first.returncode == -9
 
 
-def test_what_workers_are_told_shows_no_secret_and_has_no_api_key(site: Site) -> None:
-    """Workers get neither API keys nor the ledger, and full paths; the text of what they get names no secret."""
+def test_the_configuration_of_workers_has_no_api_key(site: Site) -> None:
+    """Workers receive absolute paths, no API keys and no run store; the repr of their configuration has no secret."""
     settings = settings_for_workers(site.settings(), 2)
-    kit = WorkerConfig(settings, None)
+    config = WorkerConfig(settings, None)
     project = settings.projects["acme"]
     assert project.app_key.get_secret_value() == ""
     assert project.files_password.get_secret_value()
     assert settings.run_store.url == "sqlite://"
-    assert all(secret not in repr(kit) for secret in site.settings().secrets())
-    assert pickle.loads(pickle.dumps(kit)) == kit
+    assert all(secret not in repr(config) for secret in site.settings().secrets())
+    assert pickle.loads(pickle.dumps(config)) == config
 
 
 @pytest.mark.parametrize("error", [DigestDiffers("key", "a", "b"), RecordError("why", path="a.b", value=1)])
-def test_errors_survive_the_way_from_a_worker(error: PipelineError) -> None:
-    """An error from another process says and holds the same."""
-    back = pickle.loads(pickle.dumps(error))
-    assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))
+def test_errors_can_be_pickled(error: PipelineError) -> None:
+    """An error from another process has the same type, message and fields."""
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
 
 
-def test_an_engine_that_cannot_be_is_said_in_one_line(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    """Dask without a scheduler's address is refused by name, with what would be valid."""
+def test_an_invalid_executor_is_one_line(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """Dask without an address is refused; the message names the setting and a valid value."""
     site.config.write_text(site.config.read_text() + '\n[executor]\nbackend = "dask"\n')
     assert run_command(["--config", str(site.config), "build"]) == 2
     assert 'needs dask_address = "tcp://HOST:8786"' in capsys.readouterr().err
@@ -118,16 +118,16 @@ _PARENT = """
 import os, signal, time
 from pipeline.core.executor import WorkerPool
 if __name__ == "__main__":
-    engine = WorkerPool("processes", workers=1)
-    worker = engine.run(os.getpid)
+    pool = WorkerPool("processes", workers=1)
+    worker = pool.run(os.getpid)
     os.kill(worker, signal.SIGINT)
-    print(worker, engine.run(os.getpid), flush=True)
+    print(worker, pool.run(os.getpid), flush=True)
     time.sleep(600)
 """
 
 
-def test_workers_end_with_the_process_they_work_for(tmp_path: Path) -> None:
-    """A worker whose process is killed with -9 does not stay behind; Ctrl-C, which both hear, is not for the worker."""
+def test_workers_end_with_their_parent_process(tmp_path: Path) -> None:
+    """A worker ends when its parent is killed with SIGKILL. It ignores SIGINT, which Ctrl-C sends to both."""
     script = tmp_path / "parent.py"
     script.write_text(_PARENT)
     environ = {**clean_environ(), "PYTHONPATH": str(ROOT)}

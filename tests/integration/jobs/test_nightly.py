@@ -1,4 +1,4 @@
-"""A night's work against the simulator, whole."""
+"""Complete nightly runs against the simulator."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def rows(site: Site, table: str, **options: object) -> list[dict]:
     return parquet.read_arrow(table, lake=LocalStore(site.folder / "lake"), **options).to_pylist()
 
 
-def landed_pages(site: Site, source: str) -> list[bytes]:
-    """The bodies of all landed pages, as received."""
+def raw_bodies(site: Site, source: str) -> list[bytes]:
+    """The bodies of all raw responses, as received."""
     paths = sorted((site.folder / f"vault/raw/source={source}").rglob("*.json.zst"))
     return [zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes()) for path in paths]
 
@@ -34,7 +34,7 @@ def two_projects(make_site: Callable[..., Site]) -> Site:
 
 
 def test_every_visible_cdr_is_exactly_one_row(make_site: Callable[..., Site]) -> None:
-    """With faults off, the rows of `cdr` are the visible CDRs of every project, each once; only chats are odd."""
+    """Without faults, `cdr` contains every visible CDR of every project once; only chats are rejected."""
     site = two_projects(make_site)
     outcome = site.outcome("nightly")
     assert outcome["ok"], outcome
@@ -46,7 +46,7 @@ def test_every_visible_cdr_is_exactly_one_row(make_site: Callable[..., Site]) ->
 
 
 def test_every_visible_file_is_in_the_vault_with_its_digest(make_site: Callable[..., Site]) -> None:
-    """Every downloadable file is stored, and its manifest names the source's own SHA-256 and size."""
+    """Every downloadable file is stored, and its manifest contains the SHA-256 and size of the source."""
     site = two_projects(make_site)
     site.outcome("nightly")
     vault = LocalStore(site.folder / "vault")
@@ -64,7 +64,7 @@ def test_every_visible_file_is_in_the_vault_with_its_digest(make_site: Callable[
 
 
 def test_the_second_run_changes_no_byte_and_downloads_nothing(site: Site) -> None:
-    """Running nightly again at the same moment leaves every object as it is and fetches no file."""
+    """A second nightly run at the same time changes no object and downloads no file."""
     site.outcome("nightly")
     before, downloads = site.objects(), site.downloads()
     again = site.outcome("nightly")
@@ -74,7 +74,7 @@ def test_the_second_run_changes_no_byte_and_downloads_nothing(site: Site) -> Non
 
 
 def test_a_while_later_only_receipts_are_new(site: Site) -> None:
-    """When EnableX has nothing new to say, a later run adds receipts and changes no page, table, manifest or file."""
+    """If nothing changed at EnableX, a later run adds receipts and changes no raw response, table, manifest or file."""
     site.outcome("nightly")
     before = site.objects()
     later = site.outcome("nightly", now=NOW + timedelta(minutes=50))  # the simulator's own clock stands still
@@ -87,7 +87,7 @@ def test_a_while_later_only_receipts_are_new(site: Site) -> None:
 
 
 def test_sessions_and_usage_add_up(make_site: Callable[..., Site]) -> None:
-    """Minutes and connections are the same sum in `cdr`, `sessions` and `usage_daily`, and each session counts once."""
+    """Sums of minutes and connections are equal in `cdr`, `sessions` and `usage_daily`; each session counts once."""
     site = two_projects(make_site)
     site.outcome("nightly")
     connections, sessions, usage = rows(site, "cdr"), rows(site, "sessions"), rows(site, "usage_daily")
@@ -98,8 +98,8 @@ def test_sessions_and_usage_add_up(make_site: Callable[..., Site]) -> None:
     assert sum(row["media_bytes"] for row in usage) == sum(row["size_bytes"] or 0 for row in rows(site, "media"))
 
 
-def test_a_session_over_midnight_counts_on_the_day_it_began(make_site: Callable[..., Site]) -> None:
-    """A session whose connections end on the next day is one row, whole, under the day of its first connection."""
+def test_a_session_over_midnight_counts_on_its_first_day(make_site: Callable[..., Site]) -> None:
+    """A session that ends on the next day is one complete row under the day of its first connection."""
     site = two_projects(make_site)
     site.outcome("nightly")
     crossing = [row for row in rows(site, "sessions") if row["last_disconnected_at"].date() > row["day"]]
@@ -112,7 +112,7 @@ def test_a_session_over_midnight_counts_on_the_day_it_began(make_site: Callable[
 
 
 def test_late_and_corrected_rows_arrive_by_lookback(make_site: Callable[..., Site]) -> None:
-    """Rows that appear or change later are in the tables after later nights, with revision and the moment of change."""
+    """Rows that appear or change later are in the tables after later nights, with revision and time of change."""
     site = make_site(World(projects=("acme",), sessions_per_day=40, begin=(NOW - timedelta(days=1)).date()))
     for days in range(4):
         moment = NOW + timedelta(days=days)
@@ -120,47 +120,47 @@ def test_late_and_corrected_rows_arrive_by_lookback(make_site: Callable[..., Sit
         site.outcome("collect")
         site.outcome("build")
     truth = site.truth_cdr_ids(NOW - timedelta(days=2), site.simulator.clock.now())
-    found = rows(site, "cdr")
-    assert sorted(row["cdr_id"] for row in found) == truth["acme"]
-    corrected = [row for row in found if row["revision"] > 1]
+    cdrs = rows(site, "cdr")
+    assert sorted(row["cdr_id"] for row in cdrs) == truth["acme"]
+    corrected = [row for row in cdrs if row["revision"] > 1]
     assert corrected
     assert all(row["changed_at"] > row["first_seen_at"] for row in corrected)
-    assert any(row["first_seen_at"] - row["trans_at"] > timedelta(hours=12) for row in found)
+    assert any(row["first_seen_at"] - row["trans_at"] > timedelta(hours=12) for row in cdrs)
 
 
 def test_documents_are_rows_rejects_or_duplicates(make_site: Callable[..., Site]) -> None:
-    """No document disappears: broken ones are rejects, doubled ones are one row, and the sum is what was received."""
+    """Every received document is a row, a reject (malformed) or a duplicate of a row."""
     site = make_site(faults=("broken_document", "duplicate_rows", "unknown_field", "shuffle_rows"))
     assert site.outcome("collect", "--source", "cdr")["ok"]
     site.outcome("build")
-    received = [document for page in landed_pages(site, "cdr") for document in json.loads(page)["cdr"]]
-    sound = [document for document in received if isinstance(document, dict) and document.get("cdr_id")]
-    keys = {document["cdr_id"] for document in sound if document.get("conf_num") and document.get("trans_date")}
+    received = [document for body in raw_bodies(site, "cdr") for document in json.loads(body)["cdr"]]
+    with_id = [document for document in received if isinstance(document, dict) and document.get("cdr_id")]
+    keys = {document["cdr_id"] for document in with_id if document.get("conf_num") and document.get("trans_date")}
     rejected = rows(site, "rejects")
-    assert len(keys) < len(sound)
+    assert len(keys) < len(with_id)
     assert rejected
     assert {row["cdr_id"] for row in rows(site, "cdr")} == keys
-    duplicates = sum(document.get("cdr_id") in keys for document in sound) - len(keys)
+    duplicates = sum(document.get("cdr_id") in keys for document in with_id) - len(keys)
     assert len(keys) + len(rejected) + duplicates == len(received)
     assert all("extra" in row for row in rows(site, "cdr"))
 
 
-def test_page_order_and_spread_do_not_matter(make_site: Callable[..., Site]) -> None:
-    """Days collected singly, backwards and twice give the same rows as days collected in order."""
+def test_the_order_of_responses_does_not_matter(make_site: Callable[..., Site]) -> None:
+    """Days collected singly, in reverse order and twice give the same rows as days collected in order."""
     world = World(projects=("acme",), sessions_per_day=4, begin=(NOW - timedelta(days=2)).date())
-    plain, odd = make_site(world), make_site(world)
-    plain.outcome("collect")
+    ordered, unordered = make_site(world), make_site(world)
+    ordered.outcome("collect")
     for days in (0, 2, 1, 3, 2):
         day = str((NOW - timedelta(days=days)).date())
-        odd.outcome("collect", "--from", day, "--to", day)
-    for site in (plain, odd):
+        unordered.outcome("collect", "--from", day, "--to", day)
+    for site in (ordered, unordered):
         site.outcome("build")
     for table in ("cdr", "sessions", "usage_daily"):
-        assert rows(plain, table) == rows(odd, table) != []
+        assert rows(ordered, table) == rows(unordered, table) != []
 
 
-def test_building_again_from_nothing_gives_the_same_bytes(site: Site) -> None:
-    """The lake is a function of the vault: deleted and built again, every object has the same bytes."""
+def test_rebuilding_an_empty_lake_gives_the_same_bytes(site: Site) -> None:
+    """The lake is a function of the vault: after deletion and a new build, every object has the same bytes."""
     site.outcome("nightly")
     before = site.objects("lake/")
     for name in before:
@@ -169,9 +169,9 @@ def test_building_again_from_nothing_gives_the_same_bytes(site: Site) -> None:
     assert site.objects("lake/") == before
 
 
-def test_deleting_the_ledger_forgets_no_fact(site: Site) -> None:
-    """Every step finds its facts in the stores: without the ledger `status` says the same but for runs; collect, copy,
-    build and night download nothing again and change no byte; the audit reads the same files and finds the same."""
+def test_deleting_the_run_store_loses_no_fact(site: Site) -> None:
+    """All steps compute their work from the stores. Without the run store, `status` differs only in the last successes;
+    collect, copy, build and nightly download no file and change no byte; the audit has the same result."""
     steps, audit = ("collect", "media copy", "build", "nightly"), ("media", "audit", "--sample", "100")
     for step in steps:
         assert site.outcome(*step.split())["ok"]
@@ -189,14 +189,14 @@ def test_deleting_the_ledger_forgets_no_fact(site: Site) -> None:
 
 
 def without_runs(status: dict[str, Any]) -> dict[str, Any]:
-    """`status` without what the ledger alone knows: when which job last ran well."""
-    for known in (status, *status["projects"].values()):
-        del known["last_good_runs"]
+    """`status` without the last successes, which only the run store contains."""
+    for section in (status, *status["projects"].values()):
+        del section["last_good_runs"]
     return status
 
 
 def test_after_an_outage_every_missed_day_is_collected(make_site: Callable[..., Site]) -> None:
-    """Six nights without a run leave no gap: the next nightly collects every day that had not settled."""
+    """After six nights without a run, the next nightly run collects every day that was not settled."""
     world = World(projects=("acme",), sessions_per_day=3, begin=(NOW - timedelta(days=2)).date())
     site = make_site(world)
     site.outcome("nightly")
@@ -208,8 +208,8 @@ def test_after_an_outage_every_missed_day_is_collected(make_site: Callable[..., 
     assert state["missing"] == []
 
 
-def test_manifests_chain_and_only_grow(site: Site) -> None:
-    """Each manifest of a session names the digest of the one before it and drops no file."""
+def test_manifests_form_a_chain_and_only_grow(site: Site) -> None:
+    """Each manifest of a session contains the digest of the previous one and all of its files."""
     site.outcome("nightly")
     by_session: dict[str, list[bytes]] = {}
     for path in sorted((site.folder / "vault/manifests").rglob("*.json")):
@@ -218,6 +218,6 @@ def test_manifests_chain_and_only_grow(site: Site) -> None:
     for chain in by_session.values():
         manifests = [read_manifest(content, "test") for content in chain]
         assert [manifest.revision for manifest in manifests] == list(range(1, len(chain) + 1))
-        for before, content, after in zip(manifests, chain, manifests[1:], strict=False):
-            assert after.previous_sha256 == hashlib.sha256(content).hexdigest()
-            assert {entry.identity for entry in before.files} <= {entry.identity for entry in after.files}
+        for previous, content, following in zip(manifests, chain, manifests[1:], strict=False):
+            assert following.previous_sha256 == hashlib.sha256(content).hexdigest()
+            assert {entry.identity for entry in previous.files} <= {entry.identity for entry in following.files}

@@ -1,4 +1,4 @@
-"""A run, and who hears of it: real processes, a real webhook on a socket, prometheus-client's own parser."""
+"""Recording and announcing a run, with real processes, a webhook on a socket, and prometheus-client's parser."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def samples(text: str) -> Samples:
     }
 
 
-def test_a_night_is_in_the_log_the_ledger_and_the_textfile(make_site: Callable[..., Site]) -> None:
-    """Every line of a run has the ledger's run id, and project and day where it is about an item, also from threads;
-    the text file says what `status` and the ledger say, and names every metric that there is."""
+def test_a_night_is_in_the_log_the_run_store_and_the_textfile(make_site: Callable[..., Site]) -> None:
+    """Every log line of a run has the run id of the run store, and lines about an item its project and day, also from
+    threads; the text file contains all metrics, with the values of `status` and the run store."""
     site = make_site(faults=("api_500=3",))
     textfile = site.folder / "node/postroom.prom"
     site.configure("[collect]\n", f'[metrics]\ntextfile = "{textfile}"\n\n[collect]\n')
@@ -69,29 +69,29 @@ def test_a_night_is_in_the_log_the_ledger_and_the_textfile(make_site: Callable[.
             assert line["item"]
     assert counts["retries"] == sum(line["event"] == "request.retried" for line in lines) > 0
 
-    found = samples(textfile.read_text())
+    values = samples(textfile.read_text())
     with site.app() as app:
         current = status(app)
     acme = current.details.projects["acme"]
-    assert found["postroom_media_files", (("project", "acme"), ("state", "stored"))] == acme.media["stored"].files
-    assert found["postroom_media_at_risk_files", (("project", "acme"),)] == len(current.at_risk)
-    assert found["postroom_days", (("project", "acme"), ("state", "settled"))] == acme.days.settled
-    assert found["postroom_status_timestamp_seconds", ()] == NOW.timestamp()
-    assert found["postroom_last_success_timestamp_seconds", (("command", "nightly"),)] == NOW.timestamp()
+    assert values["postroom_media_files", (("project", "acme"), ("state", "stored"))] == acme.media["stored"].files
+    assert values["postroom_media_at_risk_files", (("project", "acme"),)] == len(current.at_risk)
+    assert values["postroom_days", (("project", "acme"), ("state", "settled"))] == acme.days.settled
+    assert values["postroom_status_timestamp_seconds", ()] == NOW.timestamp()
+    assert values["postroom_last_success_timestamp_seconds", (("command", "nightly"),)] == NOW.timestamp()
     for metric, count in {"retries": "retries", "rows_built": "rows", "copied_bytes": "bytes_copied"}.items():
-        assert found[f"postroom_{metric}_total", (("command", "nightly"),)] == counts[count] > 0
+        assert values[f"postroom_{metric}_total", (("command", "nightly"),)] == counts[count] > 0
     assert list(textfile.parent.iterdir()) == [textfile]
     check_metrics(textfile.read_text())
 
     with site.app() as app:
-        record_run(app, "nightly", good, is_unattended=False)
+        record_run(app, "nightly", succeeding, is_unattended=False)
     again = samples(textfile.read_text())
     assert again["postroom_runs_total", (("command", "nightly"), ("exit_code", "0"))] == 2
     assert again["postroom_retries_total", (("command", "nightly"),)] == counts["retries"]
 
 
 def test_the_scheduler_serves_metrics_on_loopback(site: Site) -> None:
-    """With a port `python -m jobs` answers Prometheus from the start, on loopback; a taken port is named."""
+    """With `metrics.port`, `python -m jobs` serves metrics from the start, on loopback; a port in use is named."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -104,7 +104,7 @@ def test_the_scheduler_serves_metrics_on_loopback(site: Site) -> None:
     assert f"metrics.port {port} at 127.0.0.1: " in refused.stderr
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None
-        process.stderr.readline()  # planned: metrics are served before
+        process.stderr.readline()  # job.scheduled; metrics are served before it
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
             text = response.read().decode()
         process.send_signal(signal.SIGTERM)
@@ -116,7 +116,7 @@ def test_the_scheduler_serves_metrics_on_loopback(site: Site) -> None:
 
 
 class Receiver(HTTPServer):
-    """What a webhook and a heartbeat were sent; answers with `status`."""
+    """Receives webhook messages and heartbeats; returns `status`."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -128,11 +128,11 @@ class Receiver(HTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def heard(self) -> tuple[list[str], int]:
-        """The lines and pings since the last time."""
-        heard = [line for text in self.texts for line in text.splitlines()], self.pings
+    def received(self) -> tuple[list[str], int]:
+        """The lines and pings since the last call."""
+        received = [line for text in self.texts for line in text.splitlines()], self.pings
         self.texts, self.pings = [], 0
-        return heard
+        return received
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -176,13 +176,13 @@ def failing(item: str = "acme/cdr/2026-11-22") -> Callable[[object], RunResult]:
     return flow
 
 
-def good(_app: object) -> RunResult:
+def succeeding(_app: object) -> RunResult:
     return RunResult("nightly")
 
 
-def test_news_is_told_once_per_change(site: Site, receiver: Receiver) -> None:
-    """A webhook hears of each change once, however many runs there are; the heartbeat of good runs only, and of none
-    while another job is failed; deleting the ledger repeats one message; a run that somebody watches tells nobody."""
+def test_each_change_is_sent_once(site: Site, receiver: Receiver) -> None:
+    """A webhook receives each change once, for any number of runs. The heartbeat is sent after successful runs, and not
+    while another job is failing. Deleting the run store repeats one message. An attended run sends nothing."""
     secrets = f'webhook_url = "{receiver.url}/services/T0/sEcReT"\nheartbeat_url = "{receiver.url}/ping/sEcReT"\n'
     site.configure("[collect]\n", f"[notify]\n{secrets}\n[collect]\n")
 
@@ -190,28 +190,28 @@ def test_news_is_told_once_per_change(site: Site, receiver: Receiver) -> None:
         with site.app() as app:
             record_run(app, command, flow, is_unattended=unattended)
 
-    broken = ["acme: nightly failed: acme/cdr/2026-11-22: it broke"]
-    run(good)
-    assert receiver.heard() == ([], 1)
+    failure = ["acme: nightly failed: acme/cdr/2026-11-22: it broke"]
+    run(succeeding)
+    assert receiver.received() == ([], 1)
     run(failing())
-    assert receiver.heard() == (broken, 0)
+    assert receiver.received() == (failure, 0)
     run(failing("another"))
-    run(good, "media copy")
-    assert receiver.heard() == ([], 0)
-    run(good, unattended=False)
-    assert receiver.heard() == ([], 0)
+    run(succeeding, "media copy")
+    assert receiver.received() == ([], 0)
+    run(succeeding, unattended=False)
+    assert receiver.received() == ([], 0)
     (site.folder / "ledger.db").unlink()
     run(failing())
     run(failing())
-    assert receiver.heard() == (broken, 0)
-    run(good)
-    run(good)
-    assert receiver.heard() == (["acme: nightly works again"], 2)
+    assert receiver.received() == (failure, 0)
+    run(succeeding)
+    run(succeeding)
+    assert receiver.received() == (["acme: nightly works again"], 2)
 
 
 def test_a_webhook_that_fails_is_one_line(site: Site, receiver: Receiver) -> None:
-    """What cannot be told fails no run, is one line without the secret, and is told after the next run; a run that
-    breaks off is told too, and its error comes out."""
+    """A message that cannot be sent fails no run, is one log line without the secret, and is sent after the next run;
+    an interrupted run is announced too, and its error is raised."""
     site.configure("[collect]\n", f'[notify]\nwebhook_url = "{receiver.url}/services/T0/sEcReT"\n\n[collect]\n')
 
     def breaking(_app: object) -> RunResult:
@@ -228,11 +228,11 @@ def test_a_webhook_that_fails_is_one_line(site: Site, receiver: Receiver) -> Non
         receiver.status = 200
         with pytest.raises(StoreUnavailable):
             record_run(app, "nightly", breaking, is_unattended=True)
-        assert receiver.heard() == ([f"acme: nightly failed: nightly: no disk; see {MASK}"], 0)
+        assert receiver.received() == ([f"acme: nightly failed: nightly: no disk; see {MASK}"], 0)
 
 
-def test_a_textfile_that_cannot_be_written_stops_no_news(site: Site, receiver: Receiver, tmp_path: Path) -> None:
-    """Without a place for the text file there is one line, and people are told all the same."""
+def test_notifications_do_not_need_the_textfile(site: Site, receiver: Receiver, tmp_path: Path) -> None:
+    """If the text file cannot be written, one warning is logged and notifications are still sent."""
     (tmp_path / "file").write_text("")
     textfile = tmp_path / "file/postroom.prom"
     more = f'[metrics]\ntextfile = "{textfile}"\n\n[notify]\nwebhook_url = "{receiver.url}/hook"\n\n[collect]\n'
@@ -240,11 +240,11 @@ def test_a_textfile_that_cannot_be_written_stops_no_news(site: Site, receiver: R
     with site.app() as app, capture_logs() as lines:
         record_run(app, "nightly", failing(), is_unattended=True, collector=MetricsCollector())
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["metrics.not_written"]
-    assert len(receiver.heard()[0]) == 1
+    assert len(receiver.received()[0]) == 1
 
 
-def test_runs_that_end_together_tell_once(site: Site, receiver: Receiver) -> None:
-    """What several hosts see at the same moment is told by one of them."""
+def test_runs_that_end_together_send_once(site: Site, receiver: Receiver) -> None:
+    """A change that several hosts observe concurrently is sent by one of them."""
     site.configure("[collect]\n", f'[notify]\nwebhook_url = "{receiver.url}/"\n\n[collect]\n')
     together = threading.Barrier(4)
 
@@ -258,5 +258,5 @@ def test_runs_that_end_together_tell_once(site: Site, receiver: Receiver) -> Non
 
     with ThreadPoolExecutor(4) as hosts:
         list(hosts.map(run, range(4)))
-    ((line,), _) = receiver.heard()
+    ((line,), _) = receiver.received()
     assert line.startswith("acme: days overdue for collection: 2026-11-21, ")

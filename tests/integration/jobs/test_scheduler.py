@@ -1,4 +1,4 @@
-"""The scheduler: an alarm clock around the flows, shared by several hosts, stopped at any time."""
+"""The scheduler: runs jobs on time, shares them between hosts, and can be stopped at any time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def start(command: list[str], site: Site, **environ: str) -> subprocess.Popen[st
 
 
 def wait_for(process: subprocess.Popen[str], event: str) -> list[dict[str, Any]]:
-    """Everything that is logged, up to and with this event."""
+    """The logged events up to and including this one."""
     assert process.stderr is not None
     events: list[dict[str, Any]] = []
     while not events or events[-1]["event"] != event:
@@ -53,56 +53,56 @@ def wait_for(process: subprocess.Popen[str], event: str) -> list[dict[str, Any]]
 
 
 def test_every_job_runs_once_when_it_is_due(site: Site) -> None:
-    """Each job of the timetable does its work against a live API and leaves its last good run in the ledger; asked
-    again at the same moment it is not due any more."""
-    for each in job_schedules(site.settings()):
-        assert run_if_due(each, site.settings(), now=NOW) is JobStatus.COMPLETED
-        assert run_if_due(each, site.settings(), now=NOW) is JobStatus.NOT_DUE
-    assert {each.job for each in job_schedules(site.settings())} == set(JOBS)
+    """Each scheduled job completes against a live API and records its last success in the run store; at the same time
+    it is no longer due."""
+    for schedule in job_schedules(site.settings()):
+        assert run_if_due(schedule, site.settings(), now=NOW) is JobStatus.COMPLETED
+        assert run_if_due(schedule, site.settings(), now=NOW) is JobStatus.NOT_DUE
+    assert {schedule.job for schedule in job_schedules(site.settings())} == set(JOBS)
     run_store = RunStore(site.settings().run_store.url)
     assert set(run_store.last_successes_by_command()) == set(JOBS)
     run_store.close()
 
 
-def test_a_turn_that_is_not_due_costs_nothing(site: Site) -> None:
-    """It asks the ledger and leaves its bytes as they are; no store is opened: not even one that is out of order."""
+def test_a_job_that_is_not_due_opens_no_store(site: Site) -> None:
+    """It reads the run store without changing its bytes, and opens no store: an unusable store does not matter."""
     snapshot = job(site, "rooms snapshot")
     assert run_if_due(snapshot, site.settings(), now=NOW) is JobStatus.COMPLETED
-    run_store = (site.folder / "ledger.db").read_bytes()
+    before = (site.folder / "ledger.db").read_bytes()
     (site.folder / "vault").rename(site.folder / "away")
     (site.folder / "vault").symlink_to(site.folder / "vault")
     assert run_if_due(snapshot, site.settings(), now=NOW) is JobStatus.NOT_DUE
-    assert (site.folder / "ledger.db").read_bytes() == run_store
+    assert (site.folder / "ledger.db").read_bytes() == before
     assert run_if_due(snapshot, site.settings(), now=NOW + timedelta(days=1)) is JobStatus.FAILED
 
 
 def test_schedulers_share_the_work(make_site: Callable[..., Site], postgres: PostgresServer) -> None:
-    """Four schedulers whose alarm rings at once, on one PostgreSQL: one does the job, the others leave it."""
+    """Of four schedulers that start a job concurrently on one PostgreSQL, one runs it and the others skip it."""
     site = make_site(WORLD)
     site.configure(f"sqlite:///{site.folder}/ledger.db", postgres.new_database())
     with ThreadPoolExecutor(4) as hosts:
-        turns = list(
+        statuses = list(
             hosts.map(lambda _: run_if_due(job(site, "media copy"), site.settings(), now=NOW), range(4)),
         )
-    assert turns.count(JobStatus.COMPLETED) == 1
-    assert set(turns) <= {JobStatus.COMPLETED, JobStatus.LOCKED, JobStatus.NOT_DUE}
+    assert statuses.count(JobStatus.COMPLETED) == 1
+    assert set(statuses) <= {JobStatus.COMPLETED, JobStatus.LOCKED, JobStatus.NOT_DUE}
     assert site.downloads() == len({request.path for request in site.simulator.requests if request.host != "api"})
 
 
 def test_two_schedulers_start_together(make_site: Callable[..., Site]) -> None:
-    """Two real processes on one ledger do at their start what is due: between them each job once, and every file."""
+    """Two processes on one run store run the due jobs at start: each job once, and every file is stored."""
     today = datetime.now(UTC)
     world = World(projects=("acme",), sessions_per_day=4, begin=today.date() - timedelta(days=1))
     site = make_site(world, now=today)
     site.configure("[collect]\n", f"[schedule]\n{ONCE_A_YEAR}\n[collect]\n")
-    with site.app() as app, start(["-m", "jobs"], site) as one, start(["-m", "jobs"], site) as other:
+    with site.app() as app, start(["-m", "jobs"], site) as first, start(["-m", "jobs"], site) as second:
         while set(app.run_store.last_successes_by_command()) != set(JOBS):
-            assert (one.poll(), other.poll()) == (None, None)
+            assert (first.poll(), second.poll()) == (None, None)
             time.sleep(0.05)
-        for process in (one, other):
+        for process in (first, second):
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=30)
-        assert (one.returncode, other.returncode) == (0, 0)
+        assert (first.returncode, second.returncode) == (0, 0)
         assert app.run_store.run_ends() == {(job, 0): 1 for job in JOBS}
     assert stored_digests(site) == sorted(file.sha256 for file in site.truth_files().values()) != []
 
@@ -112,8 +112,8 @@ ONCE_A_YEAR = "\n".join(
 )
 
 
-def test_a_project_has_a_night_of_its_own(make_site: Callable[..., Site]) -> None:
-    """A project with its own time is left out of the others' nightly, and its own takes nobody else's days."""
+def test_a_project_with_its_own_nightly(make_site: Callable[..., Site]) -> None:
+    """A project with its own time is not part of the shared nightly job, and its own job contains only that project."""
     site = make_site(World(projects=("acme", "globex"), sessions_per_day=1, begin=NOW.date()))
     site.configure("[projects.globex]\n", '[projects.globex]\nnightly = "45 20 * * *"\n')
     assert run_if_due(job(site, "nightly globex"), site.settings(), now=NOW) is JobStatus.COMPLETED
@@ -122,8 +122,8 @@ def test_a_project_has_a_night_of_its_own(make_site: Callable[..., Site]) -> Non
     assert {key.split("project=")[1].split("/")[0] for key in site.objects("vault/raw/")} == {"globex", "acme"}
 
 
-def test_what_broke_off_is_still_due(site: Site) -> None:
-    """A turn in which nothing worked, or that was stopped, is not counted as done; the next one makes up for it."""
+def test_an_interrupted_job_is_still_due(site: Site) -> None:
+    """A run in which all items failed, or that was stopped, does not count as done; the next run does its work."""
     site.simulator.faults.on("api_500")
     assert run_if_due(job(site, "nightly"), site.settings(), now=NOW) is JobStatus.FAILED
     site.simulator.faults.clear()
@@ -131,8 +131,8 @@ def test_what_broke_off_is_still_due(site: Site) -> None:
     assert run_if_due(job(site, "nightly"), site.settings(), now=NOW) is JobStatus.COMPLETED
 
 
-def test_a_job_that_breaks_off_is_one_error(site: Site) -> None:
-    """A run that cannot go on is one line among the errors, with its job; so is a job that does not come to its run."""
+def test_an_interrupted_job_is_one_error(site: Site) -> None:
+    """A run that cannot continue is one error line with its job; so is a job that cannot start its run."""
     (site.folder / "vault").write_text("a file where the vault should be")
     with capture_logs() as lines:
         assert run_if_due(job(site, "nightly"), site.settings(), now=NOW) is JobStatus.FAILED
@@ -145,9 +145,9 @@ def test_a_job_that_breaks_off_is_one_error(site: Site) -> None:
     assert [(line["event"], line["job"]) for line in errors] == [("job.failed", "nightly")]
 
 
-def test_what_did_nothing_is_still_due_while_files_are_at_risk(site: Site) -> None:
-    """Files at risk make the exit code 4; a night in which nothing worked is tried again soon all the same, and is no
-    good run."""
+def test_a_total_failure_is_still_due_while_files_are_at_risk(site: Site) -> None:
+    """Files at risk make the exit code 4; a nightly run in which all items failed is still retried soon, and does not
+    count as successful."""
     nightly, clock, faults = job(site, "nightly"), site.simulator.clock, site.simulator.faults
     faults.on("files_down")
     assert run_if_due(nightly, site.settings(), now=NOW) is JobStatus.COMPLETED
@@ -161,32 +161,32 @@ def test_what_did_nothing_is_still_due_while_files_are_at_risk(site: Site) -> No
     assert run_if_due(nightly, site.settings(), now=clock.now()) is JobStatus.COMPLETED
 
 
-def test_after_days_off_the_nearest_to_deletion_comes_first(make_site: Callable[..., Site]) -> None:
-    """After three days off, one turn of each job in the timetable's order: files that still live are fetched first
-    (by deadline, as media copy does), then every missed day has its CDRs."""
+def test_after_an_outage_files_are_copied_first(make_site: Callable[..., Site]) -> None:
+    """After three days without runs, one run of each job in the order of the schedule first copies the files that are
+    still available, by deadline, then collects the CDRs of every missed day."""
     site = make_site(World(projects=("acme",), sessions_per_day=2, begin=NOW.date() - timedelta(days=1)))
-    for each in job_schedules(site.settings()):
-        run_if_due(each, site.settings(), now=NOW)
-    seen = len(site.simulator.requests)
+    for schedule in job_schedules(site.settings()):
+        run_if_due(schedule, site.settings(), now=NOW)
+    before = len(site.simulator.requests)
     site.simulator.clock.advance(timedelta(days=3))
     now = site.simulator.clock.now()
-    for each in job_schedules(site.settings()):
-        assert run_if_due(each, site.settings(), now=now) in {JobStatus.COMPLETED, JobStatus.NOT_DUE}
-    asked = ["cdr" if "/cdr/" in request.path else request.host for request in site.simulator.requests[seen:]]
-    assert asked.index("files") < asked.index("cdr")
+    for schedule in job_schedules(site.settings()):
+        assert run_if_due(schedule, site.settings(), now=now) in {JobStatus.COMPLETED, JobStatus.NOT_DUE}
+    targets = ["cdr" if "/cdr/" in request.path else request.host for request in site.simulator.requests[before:]]
+    assert targets.index("files") < targets.index("cdr")
     assert {file.sha256 for file in site.truth_files().values()} <= set(stored_digests(site))
     with site.app() as app:
         table = parquet.read_arrow("cdr", columns=["cdr_id"], project="acme", lake=app.lake)
     assert sorted(table["cdr_id"].to_pylist()) == site.truth_cdr_ids(NOW - timedelta(days=5), now)["acme"]
 
 
-def test_missed_alarms_are_run_late_and_once() -> None:
-    """No alarm is dropped for being late, several missed ones are one, and no job runs beside itself."""
+def test_missed_fire_times_run_late_and_once() -> None:
+    """A late fire time is not dropped, several missed ones run once, and no job runs concurrently with itself."""
     assert APSCHEDULER_DEFAULTS == {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
 
 
-def test_stopping_finishes_what_is_under_way(site: Site) -> None:
-    """Asked to stop, a flow finishes the items that it has begun, begins no other, and says how many are left."""
+def test_stopping_finishes_running_items(site: Site) -> None:
+    """After a stop request, a flow finishes running items, starts no other, and reports how many are left."""
     stop = threading.Event()
     done = []
 
@@ -204,8 +204,8 @@ def test_stopping_finishes_what_is_under_way(site: Site) -> None:
 
 
 def test_the_scheduler_stops_cleanly_on_sigterm(site: Site, tmp_path: Path) -> None:
-    """`postroom schedule` does at once what is due, tells systemd that it is ready, alive and stopping, and
-    ends by itself with exit code 0."""
+    """`postroom schedule` runs due jobs immediately, notifies systemd that it is ready, alive and stopping, and ends
+    with exit code 0."""
     site.simulator.clock.set(datetime.now(UTC))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
@@ -215,19 +215,19 @@ def test_the_scheduler_stops_cleanly_on_sigterm(site: Site, tmp_path: Path) -> N
         events = wait_for(process, "run.finished")
         assert [event["job"] for event in events if event["event"] == "job.scheduled"] == list(JOBS)
         assert events[-1]["command"] == "media copy"
-        heard = [systemd.recv(100) for _ in range(2)]
+        messages = [systemd.recv(100) for _ in range(2)]
         process.send_signal(signal.SIGTERM)
         wait_for(process, "scheduler.stopping")
         _, rest = process.communicate(timeout=30)
-        while heard[-1] == b"WATCHDOG=1":
-            heard.append(systemd.recv(100))
+        while messages[-1] == b"WATCHDOG=1":
+            messages.append(systemd.recv(100))
     assert process.returncode == 0, rest
-    assert heard[:2] == [b"READY=1", b"WATCHDOG=1"]
-    assert heard[-1] == b"STOPPING=1"
+    assert messages[:2] == [b"READY=1", b"WATCHDOG=1"]
+    assert messages[-1] == b"STOPPING=1"
 
 
-def test_what_takes_too_long_is_parked(site: Site) -> None:
-    """An item that does not end in time is left where it is, and the exit code is 0 all the same."""
+def test_an_item_that_takes_too_long_is_interrupted(site: Site) -> None:
+    """An item that does not end in time is interrupted, and the exit code is still 0."""
     site.simulator.faults.on("slow=60")
     process = start(["-c", "import sys, jobs.scheduler as m; m._GRACE_S = 0.2; sys.exit(m.main())"], site)
     wait_for(process, "job.scheduled")
@@ -240,13 +240,13 @@ def test_what_takes_too_long_is_parked(site: Site) -> None:
     assert process.returncode == 0
 
 
-def test_the_scheduler_goes_by_the_clock(site: Site) -> None:
+def test_the_scheduler_refuses_now(site: Site) -> None:
     """`postroom schedule` refuses --now, in one line."""
     refused = site.run("schedule")
     assert (refused.returncode, "does not support --now" in refused.stderr) == (2, True)
 
 
-def test_a_missing_project_is_said_at_once(tmp_path: Path) -> None:
+def test_without_a_project_the_scheduler_does_not_start(tmp_path: Path) -> None:
     """Without a project the scheduler does not start: exit code 2 and one line."""
     config = tmp_path / "empty.toml"
     config.write_text("")

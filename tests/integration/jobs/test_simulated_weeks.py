@@ -1,7 +1,7 @@
-"""Weeks of two schedulers on a virtual clock while everything goes wrong once: in the end all is there, once.
+"""Two weeks of two schedulers on a virtual clock, with an outage of every part: at the end, all data is stored once.
 
-The suite lives through one fortnight with turns every twelve hours. SOAK_TIMES=N (`make soak`) has turns every quarter
-of an hour for N / 4 seeds in folders, and every hour for N / 20 on a real S3 server whose line is cut.
+The suite runs one seed with job runs every 12 hours. SOAK_TIMES=N (`make soak`) runs jobs every 15 minutes for N / 4
+seeds in folders, and every hour for N / 20 seeds on a real S3 server whose connection is cut.
 """
 
 from __future__ import annotations
@@ -38,20 +38,21 @@ from tests.support.simulated_weeks import HOUR, Weather, Weeks, folders_out_of_o
 SOAK_TIMES = int(os.environ.get("SOAK_TIMES", "0"))
 STEP = HOUR / 4 if SOAK_TIMES else 12 * HOUR
 SEEDS = range(SOAK_TIMES // 4) if SOAK_TIMES else [77]
-"""Weather 77: nothing overlaps, rows are corrected, and some files never have a chance."""
+"""With seed 77, outages do not overlap, rows are corrected, and some files expire before they can be copied."""
 
 
 def new_site(make_site: Callable[..., Site], receiver: Receiver, seed: int) -> Site:
     site = make_site(World(seed=seed, projects=("acme",), sessions_per_day=3 if SOAK_TIMES else 2, begin=NOW.date()))
-    told_and_when = f'[notify]\nwebhook_url = "{receiver.url}/"\n[schedule]\nrooms_apply = "5 0 * * *"\n'
-    site.configure("[collect]\n", f"{told_and_when}[collect]\n")
+    sections = f'[notify]\nwebhook_url = "{receiver.url}/"\n[schedule]\nrooms_apply = "5 0 * * *"\n'
+    site.configure("[collect]\n", f"{sections}[collect]\n")
     return site
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_in_the_end_all_is_there_once(make_site: Callable[..., Site], receiver: Receiver, seed: int) -> None:
-    """A day off, an API that is down for 60 hours, a file host for 7, stores for 9, a ledger that is deleted in the
-    middle of a turn: every visible CDR is there once, as it reads now; every file that had a chance is stored, once."""
+def test_at_the_end_all_data_is_stored_once(make_site: Callable[..., Site], receiver: Receiver, seed: int) -> None:
+    """The schedulers are off for a day, the API is down for 60 hours, the file host for 7, the stores for 9, and the
+    run store is deleted during a run. At the end, every visible CDR is stored once in its current version, and every
+    file that could be copied is stored once."""
     site = new_site(make_site, receiver, seed)
     weather = Weather.drawn(seed, NOW, days=14, step=STEP)
     live_through(Weeks(site, weather, *folders_out_of_order(site)), receiver)
@@ -60,11 +61,11 @@ def test_in_the_end_all_is_there_once(make_site: Callable[..., Site], receiver: 
 @pytest.mark.soak
 @pytest.mark.skipif(not SOAK_TIMES, reason="minutes on a real S3 server: make soak")
 @pytest.mark.parametrize("seed", range(100, 100 + max(SOAK_TIMES // 20, 1)))
-def test_in_the_end_all_is_there_once_in_buckets(
+def test_at_the_end_all_data_is_stored_once_in_buckets(
     make_site: Callable[..., Site], receiver: Receiver, ceph: S3Server, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """The same with stores on a real S3 server, to which the line is cut in the middle of a turn, for nine hours."""
-    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.0)  # time is not to pass while it is down
+    """The same with stores on a real S3 server, whose connection is cut during a run, for 9 hours."""
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.0)  # retries take no real time
     site = new_site(make_site, receiver, seed)
     with line_to(urlsplit(ceph.endpoint_url).port or 80) as line:
         vault = in_buckets(site, S3Server(ceph.name, f"http://127.0.0.1:{line.port}"))
@@ -78,27 +79,27 @@ def live_through(weeks: Weeks, receiver: Receiver) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     deleted_after: list[int] = []
     weeks.on_ledger_deleted = lambda: deleted_after.append(len(receiver.texts))
-    began_s, began_cpu_s = time.perf_counter(), time.process_time()
+    start_s, start_cpu_s = time.perf_counter(), time.process_time()
     weeks.run()
-    took_s, took_cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
-    turns = ", ".join(f"{count} {turn.name}" for turn, count in sorted(by_end(weeks).items(), key=str))
-    print(f"{len(weeks.seen)} moments, {turns}; {took_s:.0f} s, {took_cpu_s:.0f} s CPU")
+    took_s, took_cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s
+    statuses = ", ".join(f"{count} {status.name}" for status, count in sorted(by_status(weeks).items(), key=str))
+    print(f"{len(weeks.seen)} moments, {statuses}; {took_s:.0f} s, {took_cpu_s:.0f} s CPU")
     check_cdrs(weeks)
     check_files(weeks)
-    check_nothing_else(weeks)
+    check_vault(weeks)
     check_tables(weeks)
-    check_news(receiver, deleted_after)
+    check_notifications(receiver, deleted_after)
 
 
-def by_end(weeks: Weeks) -> Counter[JobStatus]:
+def by_status(weeks: Weeks) -> Counter[JobStatus]:
     counts: Counter[JobStatus] = Counter()
-    for (_, turn), count in weeks.turns.items():
-        counts[turn] += count
+    for (_, status), count in weeks.turns.items():
+        counts[status] += count
     return counts
 
 
 def check_cdrs(weeks: Weeks) -> None:
-    """Every CDR that is visible now is there once, with what EnableX last said of it."""
+    """Every CDR that is visible now is stored once, in its last version."""
     site, begin, now = weeks.site, weeks.weather.begin, weeks.seen[-1].at
     documents = site.world.cdr_documents("acme", now, begin.date(), now.date())
     truth = sorted((document["cdr_id"], float(document["room"]["duration"])) for document in documents)
@@ -111,7 +112,7 @@ def check_cdrs(weeks: Weeks) -> None:
 
 
 def check_files(weeks: Weeks) -> None:
-    """Every file that had a chance is stored with its bytes; what is said to be lost had none."""
+    """Every file that could be copied is stored with its bytes; a file recorded as lost has expired."""
     site, weather = weeks.site, weeks.weather
     days = Period(weather.begin.date(), weeks.seen[-1].at.date())
     with site.app() as app:
@@ -129,43 +130,43 @@ def check_files(weeks: Weeks) -> None:
         assert files[identity].expires_at <= weeks.seen[-1].at, identity
 
 
-def check_nothing_else(weeks: Weeks) -> None:
-    """Nothing in the vault is missing, altered, left over or half there; every file was read again for that."""
+def check_vault(weeks: Weeks) -> None:
+    """No object of the vault is missing, altered, orphaned or incomplete; all files are read completely."""
     with weeks.site.app() as app:
         audit = audit_media(app, sample_percent=100)
         assert (audit.failed, audit.notices.get("orphan", [])) == ([], [])
-        names = [stored.key for stored in app.vault.list("raw/")]
-    stems = {
-        suffix: {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
+        keys = [stored.key for stored in app.vault.list("raw/")]
+    responses = {
+        suffix: {key.removesuffix(suffix) for key in keys if key.endswith(suffix)}
         for suffix in (BODY_SUFFIX, RECEIPT_SUFFIX)
     }
-    assert stems[BODY_SUFFIX] <= stems[RECEIPT_SUFFIX]
+    assert responses[BODY_SUFFIX] <= responses[RECEIPT_SUFFIX]
 
 
 def check_tables(weeks: Weeks) -> None:
-    """A lake built of the same vault from nothing has the same tables, to the byte."""
+    """An empty lake built from the same vault has the same tables, byte for byte."""
     site = weeks.site
     with site.app() as app:
         assert build(app).failed == []
         clean = replace(app, lake=LocalStore(site.folder / "clean"))
         assert build(clean).failed == []
-        as_they_are, anew = (
+        existing, rebuilt = (
             {stored.key: read_bytes(store, stored.key) for stored in store.list("")} for store in (app.lake, clean.lake)
         )
-    assert as_they_are == anew
-    print(f"{len(anew)} objects of tables")
+    assert existing == rebuilt
+    print(f"{len(rebuilt)} objects of tables")
 
 
-def check_news(receiver: Receiver, deleted_after: list[int]) -> None:
-    """Nobody was told twice in a row that a subject stands as it does, but for what a deleted ledger had known."""
-    said: dict[str, str] = {}
+def check_notifications(receiver: Receiver, deleted_after: list[int]) -> None:
+    """No state of a subject was sent twice in a row, except after the deletion of the run store."""
+    last_sent: dict[str, str] = {}
     lines = 0
     for number, text in enumerate(receiver.texts):
         if number in deleted_after:
-            said = {}
+            last_sent = {}
         for line in text.splitlines():
             subject, state = state_told(line)
-            assert said.get(subject) != state, line
-            said[subject] = state
+            assert last_sent.get(subject) != state, line
+            last_sent[subject] = state
             lines += 1
-    print(f"{lines} pieces of news")
+    print(f"{lines} notifications")

@@ -1,4 +1,4 @@
-"""What `status` and `build` say about lateness and novelty."""
+"""`status` and `build`: lateness, unlisted sessions, undocumented fields, last successes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORLD = World(projects=("acme",), sessions_per_day=40, begin=(NOW - timedelta(da
 
 
 def nights(site: Site, count: int) -> None:
-    """Collect and build on so many nights in a row."""
+    """Collect and build on `count` consecutive nights."""
     for days in range(count):
         site.simulator.clock.set(NOW + timedelta(days=days))
         site.outcome("collect")
@@ -32,7 +32,7 @@ def nights(site: Site, count: int) -> None:
 
 
 def test_lateness_is_the_share_of_rows_known_in_time(make_site: Callable[..., Site]) -> None:
-    """`status` says for each project which share of rows was known after 1 h, 6 h, 1, 2 and 3 days: as in the table."""
+    """`status` shows, by project, the share of rows collected within 1 h, 6 h, 1, 2 and 3 days, as in table `cdr`."""
     site = make_site(WORLD)
     nights(site, 5)
     late = site.outcome("status")["projects"]["acme"]["lateness"]
@@ -45,8 +45,8 @@ def test_lateness_is_the_share_of_rows_known_in_time(make_site: Callable[..., Si
     assert 0 < late["known_after"]["1 day"] < late["known_after"]["3 days"] <= 1
 
 
-def test_a_short_lookback_is_hinted_at(make_site: Callable[..., Site]) -> None:
-    """Rows that still come or change in the last day of lookback are a hint; with more lookback there is none."""
+def test_a_short_lookback_gives_a_hint(make_site: Callable[..., Site]) -> None:
+    """Rows that arrive or change on the last day of the lookback give a hint; with a longer lookback there is none."""
     site = make_site(WORLD)
     nights(site, 5)
     hint = site.outcome("status")["projects"]["acme"]["lateness"]["hint"]
@@ -57,34 +57,34 @@ def test_a_short_lookback_is_hinted_at(make_site: Callable[..., Site]) -> None:
 
 
 def test_a_backfill_is_not_lateness(make_site: Callable[..., Site]) -> None:
-    """Days first asked for long after their end say nothing about EnableX: they do not count."""
+    """Days first collected long after their end do not count as late."""
     site = make_site(World(projects=("acme",), sessions_per_day=3, begin=(NOW - timedelta(days=20)).date()))
     site.outcome("collect", "--from", "2026-11-05", "--to", "2026-11-10")
     site.outcome("build")
     assert site.outcome("status")["projects"]["acme"]["lateness"] is None
 
 
-def test_status_says_how_everything_stands(site: Site) -> None:
-    """Files waiting and at risk with hours left, when EnableX last answered, what the stores hold; exit code 4."""
+def test_status_reports_files_and_stores(site: Site) -> None:
+    """Pending and at-risk files with hours left, the last response by source, store sizes; exit code 4."""
     with site.app() as app:
         collect(app)
         build(app)
     with site.app(NOW + timedelta(hours=26)) as app:
         outcome = status(app)
-    told = outcome.details.projects["acme"]
-    assert told.pending == len(site.truth_files()) > 0
-    assert told.hours_left == min(file["hours_left"] for file in outcome.at_risk) < 24
-    assert told.at_risk == len(outcome.at_risk) > 0
+    acme = outcome.details.projects["acme"]
+    assert acme.pending == len(site.truth_files()) > 0
+    assert acme.hours_left == min(file["hours_left"] for file in outcome.at_risk) < 24
+    assert acme.at_risk == len(outcome.at_risk) > 0
     assert outcome.exit_code == 4
-    assert told.last_done == dict.fromkeys(("cdr", "archive", "rooms"), NOW.isoformat())
+    assert acme.last_done == dict.fromkeys(("cdr", "archive", "rooms"), NOW.isoformat())
     for root, kinds in outcome.details.stores.items():
         files = [path for path in (site.folder / root).rglob("*") if path.is_file()]
         assert sum(kind.objects for kind in kinds.values()) == len(files)
         assert sum(kind.bytes for kind in kinds.values()) == sum(path.stat().st_size for path in files)
 
 
-def test_recordings_that_nobody_lists_are_named(site: Site) -> None:
-    """Sessions of rooms that record by themselves, over for a day and without a listed file, are named."""
+def test_unlisted_recordings_are_reported(site: Site) -> None:
+    """Sessions of rooms with automatic recording that ended 24 h ago and have no listed file are reported."""
     with site.app() as app:
         collect(app, sources=("cdr",))
         build(app)
@@ -99,8 +99,8 @@ def test_recordings_that_nobody_lists_are_named(site: Site) -> None:
         assert status(app).details.projects["acme"].unlisted == []
 
 
-def test_new_fields_are_named_once_a_build(make_site: Callable[..., Site]) -> None:
-    """A field that no documentation names is kept in `extra`, and the build says so once, with how often."""
+def test_undocumented_fields_are_reported_once_per_build(make_site: Callable[..., Site]) -> None:
+    """An undocumented field is stored in `extra`, and the build reports it once, with its count."""
     site = make_site(WORLD, faults=("unknown_field",))
     site.outcome("collect", "--source", "cdr")
     built = site.outcome("build")
@@ -111,20 +111,20 @@ def test_new_fields_are_named_once_a_build(make_site: Callable[..., Site]) -> No
     assert "unknown_fields" not in site.outcome("build")
 
 
-def test_history_md_asks_what_it_says(make_site: Callable[..., Site]) -> None:
-    """The queries of docs/guide/as-known-on.md run: as known on a day is what was in the table on that day."""
+def test_queries_of_as_known_on_md(make_site: Callable[..., Site]) -> None:
+    """The queries of docs/guide/as-known-on.md run, and return the rows that the table had on that day."""
     site = make_site(WORLD)
     nights(site, 2)
     lake = LocalStore(site.folder / "lake")
     day, moment = NOW.date(), NOW + timedelta(days=1, hours=1)
     columns = ["cdr_id", "revision", "participant_min"]
-    wanted = f"SELECT {', '.join(columns)} FROM cdr WHERE day = DATE '{day}' ORDER BY cdr_id"
-    then = run_query(lake, wanted).to_pylist()
+    sql = f"SELECT {', '.join(columns)} FROM cdr WHERE day = DATE '{day}' ORDER BY cdr_id"
+    then = run_query(lake, sql).to_pylist()
     for days in (2, 3, 4):
         site.simulator.clock.set(NOW + timedelta(days=days))
         site.outcome("collect")
         site.outcome("build")
-    assert run_query(lake, wanted).to_pylist() != then
+    assert run_query(lake, sql).to_pylist() != then
     text = (ROOT / "docs/guide/as-known-on.md").read_text()
     as_known, since = (
         query.replace("2026-11-20", str(day)).replace("2026-11-23 06:00:00Z", moment.isoformat())
@@ -136,8 +136,8 @@ def test_history_md_asks_what_it_says(make_site: Callable[..., Site]) -> None:
     assert all(row["changed_at"] > moment for row in changed)
 
 
-def test_usage_is_what_the_cdrs_say(make_site: Callable[..., Site]) -> None:
-    """`sessions` and `usage_daily` equal an independent computation in SQL over `cdr`, to the last connection."""
+def test_usage_equals_the_cdrs(make_site: Callable[..., Site]) -> None:
+    """`sessions` and `usage_daily` equal an independent computation in SQL over `cdr`, for every connection."""
     site = make_site(WORLD)
     nights(site, 3)
     lake = site.folder / "lake/tables"
@@ -167,8 +167,8 @@ def test_usage_is_what_the_cdrs_say(make_site: Callable[..., Site]) -> None:
     )
 
 
-def test_each_project_has_its_last_good_runs(make_site: Callable[..., Site]) -> None:
-    """When each job last did its work is told per project: not of one that failed, and not of one that was left out."""
+def test_each_project_has_its_last_successes(make_site: Callable[..., Site]) -> None:
+    """The last success of each job is reported by project, without runs in which the project failed or was not part."""
     site = make_site(World(projects=("acme", "umbrella"), sessions_per_day=1, begin=NOW.date()))
 
     def failing_for_acme(_app: object) -> RunResult:
@@ -185,11 +185,10 @@ def test_each_project_has_its_last_good_runs(make_site: Callable[..., Site]) -> 
         record_run(app, "media audit", lambda _app: RunResult("media audit"), is_unattended=False, projects=["acme"])
     with site.app(NOW + timedelta(days=2)) as app:
         record_run(app, "nightly", failing_for_acme, is_unattended=False)
-    said = site.outcome("build", "--project", "umbrella", now=NOW + timedelta(days=3))
-    assert said["ok"]
-    told = {name: project["last_good_runs"] for name, project in site.outcome("status")["projects"].items()}
+    assert site.outcome("build", "--project", "umbrella", now=NOW + timedelta(days=3))["ok"]
+    last = {name: project["last_good_runs"] for name, project in site.outcome("status")["projects"].items()}
     day = "2026-11-{}T02:15:00.000Z".format
-    assert told == {
+    assert last == {
         "acme": {"media audit": day(24), "nightly": day(24)},
         "umbrella": {"build": day(26), "nightly": day(25)},
     }

@@ -1,4 +1,4 @@
-"""OpenTelemetry: a real receiver of OTLP over HTTP, a real night, its spans."""
+"""OpenTelemetry: the spans of a nightly run, sent to a receiver of OTLP over HTTP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 class Collector(ThreadingHTTPServer):
-    """Takes spans as OTLP/HTTP sends them, in protobuf."""
+    """Receives spans by OTLP/HTTP in protobuf."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -38,19 +38,21 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         assert self.path == "/v1/traces"
         self.server.bodies.append(body)
-        for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            self.server.services.add(fields(of_resource.resource)["service.name"])
-            self.server.spans += [span for scope in of_resource.scope_spans for span in scope.spans]
+        for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
+            self.server.services.add(fields(resource_spans.resource)["service.name"])
+            self.server.spans += [span for scope in resource_spans.scope_spans for span in scope.spans]
         self.send_response(200)
         self.send_header("content-length", "0")
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Tests say enough."""
+        """No access log."""
 
 
-def fields(said: Any) -> dict[str, Any]:
-    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in said.attributes}
+def fields(message: Any) -> dict[str, Any]:
+    return {
+        attribute.key: getattr(attribute.value, attribute.value.WhichOneof("value")) for attribute in message.attributes
+    }
 
 
 @pytest.fixture
@@ -63,8 +65,8 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 
 
 def test_a_night_is_one_trace(make_site: Callable[..., Site], collector: Collector) -> None:
-    """Run, items, requests and writes are spans of one trace, each below what it is part of, also what other processes
-    do; the run's id is the ledger's, the trace's id is in the log, and no secret, path or query is told."""
+    """Run, items, requests and writes are spans of one trace, each a child of what it is part of, also from worker
+    processes. The run id is that of the run store, the trace id is in the log, and no span has a secret or a query."""
     site = make_site(faults=("api_500=1",))
     site.configure("[collect]\n", '[executor]\nbackend = "processes"\nworkers = 1\n\n[collect]\n')
     done = site.run("--verbose", "nightly")
@@ -77,7 +79,7 @@ def test_a_night_is_one_trace(make_site: Callable[..., Site], collector: Collect
         [(run_id,)] = run_store.execute("SELECT run_id FROM runs").fetchall()
     assert (root.name, about[root.span_id]["postroom.run_id"], collector.services) == ("nightly", run_id, {"postroom"})
     assert {span.trace_id for span in spans.values()} == {root.trace_id}
-    assert {one["postroom.run_id"] for one in about.values()} == {run_id}
+    assert {attributes["postroom.run_id"] for attributes in about.values()} == {run_id}
 
     parents = Counter((spans[span.parent_span_id].name, span.name) for span in spans.values() if span is not root)
     assert set(parents) >= {
@@ -88,11 +90,14 @@ def test_a_night_is_one_trace(make_site: Callable[..., Site], collector: Collect
         if span.name in {"collect", "copy media"}:
             assert about[span.span_id]["postroom.project"] == "acme"
             assert about[span.span_id]["postroom.day"].startswith("2026-11-")
-    asked = [(one["http.request.method"], one["http.response.status_code"]) for one in map(about.get, spans)
-             if one and "http.request.method" in one]  # fmt: skip
-    assert Counter(asked) == Counter((request.method, request.status) for request in site.simulator.requests)
-    failed = [about[span.span_id] for span in spans.values() if span.status.code == 2]
-    assert [(one["http.response.status_code"], one["error.type"]) for one in failed] == [(500, "Unreachable")]
+    requests = [
+        (attributes["http.request.method"], attributes["http.response.status_code"])
+        for attributes in about.values()
+        if "http.request.method" in attributes
+    ]
+    assert Counter(requests) == Counter((request.method, request.status) for request in site.simulator.requests)
+    [failed] = [about[span.span_id] for span in spans.values() if span.status.code == 2]
+    assert (failed["http.response.status_code"], failed["error.type"]) == (500, "Unreachable")
 
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     assert {line["trace_id"] for line in lines if line["event"].startswith("run.")} == {root.trace_id.hex()}
@@ -100,13 +105,13 @@ def test_a_night_is_one_trace(make_site: Callable[..., Site], collector: Collect
     pairs = [(project.app_id, project.app_key), (project.files_user, project.files_password)]
     secrets = {secret.encode() for pair in pairs for secret in pair[1:]}
     secrets |= {base64.b64encode(":".join(pair).encode()) for pair in pairs}
-    told = b"".join(collector.bodies)
-    assert not [secret for secret in (*secrets, b"from_date", b"Authorization") if secret in told]
-    assert not [text for one in about.values() for text in map(str, one.values()) if "?" in text]
+    sent = b"".join(collector.bodies)
+    assert not [secret for secret in (*secrets, b"from_date", b"Authorization") if secret in sent]
+    assert not [text for attributes in about.values() for text in map(str, attributes.values()) if "?" in text]
 
 
 def test_traces_need_their_extra(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traces that are asked for without OpenTelemetry: one line says what to install, and nothing is done."""
+    """If traces are enabled but OpenTelemetry is not installed, one line names the package, and nothing runs."""
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     done = site.run("status")
@@ -117,7 +122,7 @@ def test_traces_need_their_extra(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("environ", "wanted"),
+    ("environ", "enabled"),
     [
         ({}, False),
         ({ENDPOINT: ""}, False),
@@ -127,6 +132,6 @@ def test_traces_need_their_extra(site: Site, monkeypatch: pytest.MonkeyPatch) ->
         ({ENDPOINT: "http://h:4318", "OTEL_SDK_DISABLED": "true"}, False),
     ],
 )
-def test_traces_are_off_unless_asked_for(environ: dict[str, str], wanted: bool) -> None:
+def test_traces_are_off_by_default(environ: dict[str, str], enabled: bool) -> None:
     """Only an endpoint in the standard variables turns traces on, and the standard switches turn them off."""
-    assert is_enabled(environ) is wanted
+    assert is_enabled(environ) is enabled

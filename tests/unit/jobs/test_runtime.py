@@ -1,4 +1,4 @@
-"""What a run opens: settings are checked against the tables before anything is."""
+"""Settings of a run are checked against the schemas of the tables before anything is opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.core.errors import ConfigError
 
 
 def test_a_pseudonymised_column_must_be_a_personal_one(tmp_path: Path) -> None:
-    """The message names the key, the file it stands in, and the columns that would be right."""
+    """The message contains the key, its file, and the valid columns."""
     path = tmp_path / "postroom.toml"
     path.write_text('[privacy]\npseudonymise = ["user_name", "room_id"]\nkey = "k"\n', encoding="utf-8")
     with pytest.raises(ConfigError) as refused:

@@ -1,4 +1,4 @@
-"""When jobs are due: cron texts and moments."""
+"""When jobs are due: cron expressions and fire times."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def settings(folder: Path, text: str = "") -> Settings:
     return load(config, {}).settings
 
 
-def test_the_next_moment_of_each_alarm_is_known(tmp_path: Path) -> None:
-    """By default: media every 15 minutes, the night at 02:15, the audit on Sundays, all in UTC; this moment counts."""
+def test_each_job_has_a_next_fire_time(tmp_path: Path) -> None:
+    """Defaults: media every 15 minutes, nightly at 02:15, audit on Sundays, all in UTC. The current time counts."""
     assert {name: f"{moment:%a %H:%M}" for name, moment in next_runs(settings(tmp_path), NOW).items() if moment} == {
         "media copy": "Mon 02:15",
         "nightly": "Mon 02:15",
@@ -36,10 +36,10 @@ def test_the_next_moment_of_each_alarm_is_known(tmp_path: Path) -> None:
 
 
 def test_times_are_settings(tmp_path: Path) -> None:
-    """A job's and a project's time are cron texts; when every project has its own, there is no shared night."""
+    """Times of jobs and projects are cron expressions; if every project has its own, there is no shared nightly job."""
     text = 'nightly = "45 20 * * *"\n[schedule]\naudit_media = "0 4 1 * *"\n'
-    found = next_runs(settings(tmp_path, text), NOW)
-    assert list(found) == [
+    fire_times = next_runs(settings(tmp_path, text), NOW)
+    assert list(fire_times) == [
         "media copy",
         "nightly",
         "nightly acme",
@@ -47,7 +47,7 @@ def test_times_are_settings(tmp_path: Path) -> None:
         "rooms snapshot",
         "media audit",
     ]
-    assert (found["nightly acme"], found["media audit"]) == (
+    assert (fire_times["nightly acme"], fire_times["media audit"]) == (
         datetime(2026, 11, 23, 20, 45, tzinfo=UTC),
         datetime(2026, 12, 1, 4, 0, tzinfo=UTC),
     )
@@ -66,14 +66,14 @@ def test_times_are_settings(tmp_path: Path) -> None:
         ("0 2 * * 1", "written as names"),
     ],
 )
-def test_a_wrong_time_is_named(tmp_path: Path, text: str, why: str) -> None:
-    """What is no cron text, or numbers days of the week, is refused with the setting's name."""
+def test_an_invalid_time_is_refused(tmp_path: Path, text: str, why: str) -> None:
+    """An invalid cron expression, or one with numbers for days of the week, is refused with the name of the setting."""
     with pytest.raises(ConfigError, match=rf"schedule\.nightly .*{why}"):
         settings(tmp_path, f'[schedule]\nnightly = "{text}"\n')
 
 
-def test_a_job_is_due_once_a_moment() -> None:
-    """Due when a moment came since the last run began, however many; never run at all it is due at once."""
+def test_a_job_is_due_once_after_missed_fire_times() -> None:
+    """A job is due if one or more fire times passed since its last run started, and immediately if it never ran."""
     assert is_due("15 2 * * *", None, NOW)
     assert not is_due("15 2 * * *", NOW, NOW + 23 * 60 * MINUTE)
     assert is_due("15 2 * * *", NOW, NOW + 24 * 60 * MINUTE)

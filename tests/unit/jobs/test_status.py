@@ -1,4 +1,4 @@
-"""Summaries: which days are missing, may still change, or are settled; how many files stand how."""
+"""Summaries of `status`: missing, provisional and settled days; files by state; sizes of stores."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def asked(day: date, hour: int = 2) -> datetime:
         (1, 2, False),
     ],
 )
-def test_a_day_settles_once_asked_for_late_enough(asked_days_later: int, lookback_days: int, settled: bool) -> None:
-    """A day is settled when it was asked for a lookback after it; never on the day itself, which is not over."""
+def test_a_day_is_settled_after_the_lookback(asked_days_later: int, lookback_days: int, settled: bool) -> None:
+    """A day is settled if it was collected `lookback_days` after it, and never on the day itself."""
     day = date(2026, 11, 20)
     assert is_settled(day, asked(day + timedelta(days=asked_days_later)), lookback_days) is settled
 
 
-def test_a_day_never_asked_for_is_not_settled() -> None:
-    """Age alone settles nothing."""
+def test_a_day_never_collected_is_not_settled() -> None:
+    """Age alone does not settle a day."""
     assert is_settled(date(2020, 1, 1), None, 3) is False
 
 
-def test_days_are_told_apart() -> None:
-    """Missing days are named, so are those that may change, and the settled ones are counted."""
+def test_days_have_three_states() -> None:
+    """Missing and provisional days are listed, settled days are counted."""
     last_asked = {
         date(2026, 11, 18): asked(date(2026, 11, 22)),
         date(2026, 11, 19): asked(date(2026, 11, 22)),
@@ -61,18 +61,18 @@ def test_days_are_told_apart() -> None:
     )
 
 
-def test_without_a_beginning_there_is_nothing_missing() -> None:
-    """A project that was never collected and has no `start_date` has no days at all."""
+def test_without_a_first_day_nothing_is_missing() -> None:
+    """A project that was never collected and has no `start_date` has no days."""
     assert day_states({}, None, TODAY, 3) == DayStates(None, [], [], 0)
 
 
-def test_a_beginning_in_the_future_is_no_error() -> None:
-    """`start_date` after today is one missing day, not a period that runs backward."""
+def test_a_start_date_in_the_future_is_no_error() -> None:
+    """A `start_date` after today is one missing day, not an invalid period."""
     assert day_states({}, date(2026, 12, 1), TODAY, 3).missing == ["2026-12-01"]
 
 
-def test_a_store_is_told_by_kind() -> None:
-    """Objects and bytes count under the first part of their key, whatever it is."""
+def test_store_sizes_are_by_kind() -> None:
+    """Objects and bytes are counted by the first part of their key."""
     listing = [("raw/a", 3), ("media/project=x/b", 5), ("media/c", 7), ("odd.txt", 1)]
     assert store_sizes(listing) == {
         "media": ObjectTotals(2, 12),
@@ -83,7 +83,7 @@ def test_a_store_is_told_by_kind() -> None:
 
 @given(st.dictionaries(DAYS, DAYS), st.none() | DAYS, st.integers(0, 10))
 def test_every_day_has_one_state(asked_on: dict[date, date], since: date | None, lookback_days: int) -> None:
-    """From the first day to today, each day is missing, provisional or settled, and only one of them."""
+    """From the first day to today, each day is exactly one of missing, provisional and settled."""
     last_asked = {day: asked(on) for day, on in asked_on.items()}
     states = day_states(last_asked, since, TODAY, lookback_days)
     first = min([day for day in (since, *asked_on) if day], default=None)
@@ -95,7 +95,7 @@ def test_every_day_has_one_state(asked_on: dict[date, date], since: date | None,
 
 
 def test_files_are_counted_by_state() -> None:
-    """Files and bytes per state; a file without a size counts as a file of no bytes."""
+    """Files and bytes are counted by state; a file without a size counts as 0 bytes."""
     media = pa.table(
         {"state": ["stored", "pending", "stored", "lost"], "size_bytes": [5, None, 2**40, None]},
         schema=pa.schema([("state", TEXT), ("size_bytes", COUNT)]),
@@ -108,12 +108,12 @@ def test_files_are_counted_by_state() -> None:
 
 
 def test_no_files_are_no_states() -> None:
-    """An empty table is an empty summary."""
+    """An empty table has no states."""
     assert media_states(pa.schema([("state", TEXT), ("size_bytes", COUNT)]).empty_table()) == {}
 
 
-def test_a_session_is_unlisted_only_a_day_after_its_end() -> None:
-    """Sessions count as unlisted 24 hours after their end, not before: until then files may still be listed."""
+def test_a_session_is_unlisted_24_hours_after_its_end() -> None:
+    """A session counts as unlisted only 24 hours after its end; before, its files may still be listed."""
     now = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
     assert "ended_at < TIMESTAMPTZ '2026-11-22T02:15:00+00:00'" in unlisted_sql(now)
     assert "day >= DATE '2026-10-23'" in unlisted_sql(now)
