@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Generic, Literal, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, cast, runtime_checkable
 
 from typing_extensions import TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Row = dict[str, Any]
 """One table row by column name, in the order of its schema."""
@@ -176,6 +179,13 @@ class Failure:
     project: str | None = None
 
 
+@runtime_checkable
+class SupportsToDict(Protocol):
+    """A record with its own form in JSON."""
+
+    def to_dict(self) -> Mapping[str, object]: ...
+
+
 Details_co = TypeVar("Details_co", default=object, covariant=True)
 Other = TypeVar("Other")
 
@@ -197,12 +207,12 @@ class RunResult(Generic[Details_co]):
     lost: list[Row] = field(default_factory=list)
     unknown_fields: Counter[str] = field(default_factory=Counter)
     notices: dict[str, list[str]] = field(default_factory=dict)
-    details: Details_co = field(default=cast("Any", None))
+    details: Details_co = field(default=cast("Details_co", None))
     items_succeeded: int = 0
     is_staged: bool = False
 
     def with_details(self, details: Other) -> RunResult[Other]:
-        """The same result with what the command found."""
+        """The same result with other details."""
         return replace(cast("RunResult[Other]", self), details=details)
 
     def add_success(self, items: int = 1, **counts: int) -> None:
@@ -250,7 +260,8 @@ class RunResult(Generic[Details_co]):
             return 0
         return 1 if self.is_total_failure else 3
 
-    def to_dict(self) -> Mapping[str, Any]:
+    def to_dict(self) -> Mapping[str, object]:
+        """The result as JSON, with the fields of its details at the top level."""
         return {
             "command": self.command,
             "ok": self.ok,
@@ -260,17 +271,23 @@ class RunResult(Generic[Details_co]):
             "lost": self.lost,
             **({"unknown_fields": dict(self.unknown_fields)} if self.unknown_fields else {}),
             **self.notices,
-            **(_json(self.details) or {}),
+            **_json_fields(self.details),
         }
 
 
-def _json(value: Any) -> Any:
-    """A record as JSON has it: its fields in order, without optional ones (default None) that are None."""
-    if hasattr(value, "to_dict"):
+def _json_fields(record: object) -> dict[str, object]:
+    """The fields of a dataclass as JSON, in order, without optional fields (default None) that are None."""
+    if record is None:
+        return {}
+    named = [(field, getattr(record, field.name)) for field in fields(cast("DataclassInstance", record))]
+    return {field.name: _json(value) for field, value in named if value is not None or field.default is not None}
+
+
+def _json(value: object) -> object:
+    if isinstance(value, SupportsToDict):
         return value.to_dict()
     if is_dataclass(value):
-        named = [(field, getattr(value, field.name)) for field in fields(value)]
-        return {field.name: _json(item) for field, item in named if item is not None or field.default is not None}
+        return _json_fields(value)
     if isinstance(value, Mapping):
         return {key: _json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
