@@ -38,14 +38,14 @@ def checks(site: Site) -> dict[str, dict[str, Any]]:
     """Checks of `doctor` by name. Failed checks have a next step and are the failures of the result."""
     with site.app() as app:
         outcome = doctor(app)
-    found = {check.name: asdict(check) for check in outcome.details.checks}
-    assert {failure.item for failure in outcome.failed} == failed(found)
-    assert all(found[name]["next_step"] for name in failed(found))
-    return found
+    results = {check.name: asdict(check) for check in outcome.details.checks}
+    assert {failure.item for failure in outcome.failed} == failed(results)
+    assert all(results[name]["next_step"] for name in failed(results))
+    return results
 
 
-def failed(found: dict[str, dict[str, Any]]) -> set[str]:
-    return {name for name, check in found.items() if check["ok"] is False}
+def failed(results: dict[str, dict[str, Any]]) -> set[str]:
+    return {name for name, check in results.items() if check["ok"] is False}
 
 
 def answers(site: Site) -> dict[str, str]:
@@ -63,10 +63,10 @@ def test_a_working_installation_passes(site: Site) -> None:
     assert set(before) == {
         f"{root}/doctor/{name}.txt" for root in ("lake", "vault") for name in ("probe", "conditions")
     }
-    found = checks(site)
-    assert failed(found) == set()
-    assert {"run store", "lake writable", "vault writable", "acme API", "acme clock", "acme files"} <= set(found)
-    assert {"time zones", "CDR reader", "temp disk", "lake disk", "vault disk", "run store disk"} <= set(found)
+    results = checks(site)
+    assert failed(results) == set()
+    assert {"run store", "lake writable", "vault writable", "acme API", "acme clock", "acme files"} <= set(results)
+    assert {"time zones", "CDR reader", "temp disk", "lake disk", "vault disk", "run store disk"} <= set(results)
     assert site.objects() == before
 
 
@@ -102,9 +102,9 @@ def test_a_failure_is_exit_code_1_and_in_json(site: Site) -> None:
 def test_each_fault_of_enablex_is_reported(site: Site, fault: str, broken: str, step: str) -> None:
     """Each fault of the API or the file host fails only its own check, with the next step."""
     site.simulator.faults.on(fault)
-    found = checks(site)
-    assert failed(found) == {broken}
-    assert step in found[broken]["next_step"]
+    results = checks(site)
+    assert failed(results) == {broken}
+    assert step in results[broken]["next_step"]
 
 
 def test_wrong_credentials_are_distinguished(site: Site) -> None:
@@ -122,27 +122,27 @@ def test_wrong_credentials_are_distinguished(site: Site) -> None:
 def test_without_a_file_the_check_is_skipped(make_site: Callable[..., Site]) -> None:
     """Before the first session there is no file to test: the check neither passes nor fails."""
     site = make_site(World(projects=("acme",), sessions_per_day=3, begin=NOON.date()), now=NOON - timedelta(days=2))
-    found = checks(site)
-    assert found["acme files"]["ok"] is None
-    assert failed(found) == set()
+    results = checks(site)
+    assert results["acme files"]["ok"] is None
+    assert failed(results) == set()
     assert set(answers(site).values()) == {"unknown"}
 
 
 def test_a_root_that_cannot_be_written_is_named(site: Site) -> None:
     """A file at the path of the vault's folder fails only the vault."""
     (site.folder / "vault").write_text("in the way")
-    found = checks(site)
-    assert failed(found) == {"vault writable"}
-    assert "vault.url" in found["vault writable"]["next_step"]
+    results = checks(site)
+    assert failed(results) == {"vault writable"}
+    assert "vault.url" in results["vault writable"]["next_step"]
 
 
 def test_an_unusable_run_store_is_named(site: Site) -> None:
     """A run store that is no database fails its own check; the other checks still run."""
     (site.folder / "ledger.db").write_text("this is not a database, and long enough to be taken for one" * 20)
-    found = checks(site)
-    assert failed(found) == {"run store"}
-    assert "run_store.url" in found["run store"]["next_step"]
-    assert found["acme API"]["ok"]
+    results = checks(site)
+    assert failed(results) == {"run store"}
+    assert "run_store.url" in results["run store"]["next_step"]
+    assert results["acme API"]["ok"]
 
 
 def test_buckets_are_tested(make_site: Callable[..., Site], s3: S3Server) -> None:
@@ -150,12 +150,12 @@ def test_buckets_are_tested(make_site: Callable[..., Site], s3: S3Server) -> Non
     site = make_site(WORLD, now=NOON)
     bucket = in_buckets(site, s3)
     for _ in range(2):
-        found = checks(site)
-        assert failed(found) == set()
+        results = checks(site)
+        assert failed(results) == set()
     states = "CRC64NVME of whole objects" if s3.name == "localstack" else "MD5 as ETag"
-    assert states in found["vault checksums"]["detail"]
+    assert states in results["vault checksums"]["detail"]
     support = "is supported for PUT and" if s3.name == "localstack" else "is not supported for multipart uploads"
-    assert support in found["vault conditions"]["detail"]
+    assert support in results["vault conditions"]["detail"]
     assert s3.unfinished(bucket) == []
 
 
@@ -166,11 +166,11 @@ def test_missing_buckets_and_wrong_keys_are_named(
     site = make_site(WORLD, now=NOON)
     vault = in_buckets(site, ceph)
     site.configure(f"s3://{vault}/", "s3://nobody-made-this/")
-    assert failed(found := checks(site)) == {"vault writable"}
-    assert "the bucket does not exist: create it" in found["vault writable"]["detail"]
+    assert failed(results := checks(site)) == {"vault writable"}
+    assert "the bucket does not exist: create it" in results["vault writable"]["detail"]
     monkeypatch.setitem(os.environ, "AWS_ACCESS_KEY_ID", "unknown")
-    assert failed(found := checks(site)) == {"lake writable", "vault writable"}
-    assert "AWS_ACCESS_KEY_ID" in found["lake writable"]["detail"]
+    assert failed(results := checks(site)) == {"lake writable", "vault writable"}
+    assert "AWS_ACCESS_KEY_ID" in results["lake writable"]["detail"]
 
 
 def test_object_lock_is_tested(make_site: Callable[..., Site], ceph: S3Server) -> None:
@@ -239,6 +239,6 @@ def test_to_date_is_inclusive_is_used_and_rechecked(site: Site) -> None:
     )
     assert checks(site)["acme to_date"]["ok"]
     site.simulator.faults.on("to_date_exclusive")
-    found = checks(site)
-    assert failed(found) == {"acme to_date"}
-    assert "remove to_date_is_inclusive from projects.acme" in found["acme to_date"]["next_step"]
+    results = checks(site)
+    assert failed(results) == {"acme to_date"}
+    assert "remove to_date_is_inclusive from projects.acme" in results["acme to_date"]["next_step"]

@@ -17,12 +17,12 @@ TODAY = date(2026, 11, 23)
 DAYS = st.integers(0, 20).map(lambda back: TODAY - timedelta(days=back))
 
 
-def asked(day: date, hour: int = 2) -> datetime:
+def collected(day: date, hour: int = 2) -> datetime:
     return datetime(day.year, day.month, day.day, hour, 15, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("asked_days_later", "lookback_days", "settled"),
+    ("days_later", "lookback_days", "settled"),
     [
         (0, 3, False),
         (2, 3, False),
@@ -34,10 +34,10 @@ def asked(day: date, hour: int = 2) -> datetime:
         (1, 2, False),
     ],
 )
-def test_a_day_is_settled_after_the_lookback(asked_days_later: int, lookback_days: int, settled: bool) -> None:
+def test_a_day_is_settled_after_the_lookback(days_later: int, lookback_days: int, settled: bool) -> None:
     """A day is settled if it was collected `lookback_days` after it, and never on the day itself."""
     day = date(2026, 11, 20)
-    assert is_settled(day, asked(day + timedelta(days=asked_days_later)), lookback_days) is settled
+    assert is_settled(day, collected(day + timedelta(days=days_later)), lookback_days) is settled
 
 
 def test_a_day_never_collected_is_not_settled() -> None:
@@ -47,13 +47,13 @@ def test_a_day_never_collected_is_not_settled() -> None:
 
 def test_days_have_three_states() -> None:
     """Missing and provisional days are listed, settled days are counted."""
-    last_asked = {
-        date(2026, 11, 18): asked(date(2026, 11, 22)),
-        date(2026, 11, 19): asked(date(2026, 11, 22)),
-        date(2026, 11, 21): asked(date(2026, 11, 22)),
-        TODAY: asked(TODAY),
+    last_collected = {
+        date(2026, 11, 18): collected(date(2026, 11, 22)),
+        date(2026, 11, 19): collected(date(2026, 11, 22)),
+        date(2026, 11, 21): collected(date(2026, 11, 22)),
+        TODAY: collected(TODAY),
     }
-    assert day_states(last_asked, date(2026, 11, 17), TODAY, 3) == DayStates(
+    assert day_states(last_collected, date(2026, 11, 17), TODAY, 3) == DayStates(
         first="2026-11-17",
         missing=["2026-11-17", "2026-11-20", "2026-11-22"],
         provisional=["2026-11-21", "2026-11-23"],
@@ -82,14 +82,14 @@ def test_store_sizes_are_by_kind() -> None:
 
 
 @given(st.dictionaries(DAYS, DAYS), st.none() | DAYS, st.integers(0, 10))
-def test_every_day_has_one_state(asked_on: dict[date, date], since: date | None, lookback_days: int) -> None:
+def test_every_day_has_one_state(collected_on: dict[date, date], since: date | None, lookback_days: int) -> None:
     """From the first day to today, each day is exactly one of missing, provisional and settled."""
-    last_asked = {day: asked(on) for day, on in asked_on.items()}
-    states = day_states(last_asked, since, TODAY, lookback_days)
-    first = min([day for day in (since, *asked_on) if day], default=None)
+    last_collected = {day: collected(on) for day, on in collected_on.items()}
+    states = day_states(last_collected, since, TODAY, lookback_days)
+    first = min([day for day in (since, *collected_on) if day], default=None)
     assert states.first == (str(first) if first else None)
     days = {str(first + timedelta(days=offset)) for offset in range((TODAY - first).days + 1)} if first else set()
-    assert set(states.missing) == days - {str(day) for day in asked_on}
+    assert set(states.missing) == days - {str(day) for day in collected_on}
     assert not set(states.missing) & set(states.provisional)
     assert len(states.missing) + len(states.provisional) + states.settled == len(days)
 
