@@ -18,7 +18,7 @@ from pipeline.media.content import ErrorPage, Inspector, Verdict
 from pipeline.media.delivery import Delivery
 from pipeline.media.probe import is_media, probe
 from pipeline.storage import keys
-from pipeline.storage.base import Checksums, ObjectStore, Retention, Upload, UploadResult, verify_object
+from pipeline.storage.base import Checksums, ObjectStore, Retention, Upload, UploadOptions, UploadResult, verify_object
 from pipeline.storage.manifests import Entry
 
 
@@ -155,15 +155,14 @@ class _Transfer:
         return delivered.url
 
     def _stream(self, body: Body, opened: ExitStack) -> UploadResult:
-        upload = self.archiver.vault.upload(
-            self.key,
+        options = UploadOptions(
             resume_token=body.version_token,
             on_chunk=self.inspector.feed,
             size_bytes=body.total_bytes,
             content_type=body.content_type,
             retention=self.archiver.retention,
         )
-        with upload:
+        with self.archiver.vault.upload(self.key, options) as upload:
             chunks = self._rest(body, upload, opened).chunks if upload.size_bytes else body.chunks
             for chunk in chunks:
                 upload.write(chunk)
