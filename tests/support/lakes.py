@@ -10,15 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.models import ListedFile, Period, Source, StoredMedia
+from pipeline.core.models import ListedFile, Period, Source
 from pipeline.enablex.protocol import ReplyHead, ReplyReader, Request, period_request, rooms_request
 from pipeline.storage import LocalStore, raw
-from pipeline.storage.manifests import append_entry, stored_entry
+from pipeline.storage.manifests import append_entry
 from pipeline.tables import parquet
 from pipeline.tables.build import Builder, plan_sequences
 from pipeline.tables.document_days import document_days
 from pipeline.tables.schemas import TABLES
 from tests.support.cdrs import BEGIN
+from tests.support.records import stored_entry
 
 PROJECT = "acme"
 DAY = BEGIN.date()
@@ -82,7 +83,7 @@ class Lake:
         """Put a media file into the vault, with its manifest, as media copy does."""
         key = f"media/{file.conf_num}/{file.name}"
         self.vault.put_if_absent(key, content)
-        stored = StoredMedia(key, len(content), "0" * 64, "application/json", None, is_readable=True)
+        stored = {"key": key, "size_bytes": len(content), "sha256": "0" * 64, "content_type": "application/json"}
         append_entry(self.vault, file, stored_entry(file, stored, file.first_listed_at))
 
     def build(self, period: Period | None = None) -> list[str]:
