@@ -152,6 +152,15 @@ def test_after_its_deadline_a_file_is_not_rechecked() -> None:
     assert plan_rechecks([file], entries, {}, RETENTION, AGES, deadline) == []
 
 
+def test_rechecks_are_sorted_by_deadline() -> None:
+    """The file whose deadline is nearest is rechecked first, each with its own manifest entry."""
+    files = [listed_file(name=f"{hours}.mkv", ended_at=ENDED_AT + hours * HOUR) for hours in (2, 0, 1)]
+    entries = {file.identity: stored_entry(file, STORED, AT) for file in files}
+    rechecks = plan_rechecks(files, entries, {}, 99 * HOUR, AGES, AT + 5 * HOUR)
+    assert [recheck.item.file.name for recheck in rechecks] == ["0.mkv", "1.mkv", "2.mkv"]
+    assert [recheck.entry for recheck in rechecks] == [entries[recheck.item.file.identity] for recheck in rechecks]
+
+
 # --- rows ---
 
 
