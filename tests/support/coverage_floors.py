@@ -19,7 +19,7 @@ FLOORS = {
     "pipeline/storage": 0,
     "pipeline/tables": 0,
 }
-"""Percent of lines and branches, in processes of the tests themselves: what it was when measured, rounded down."""
+"""Percent of lines and branches in the processes of the tests, as measured, rounded down."""
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Small records to build tests on."""
+"""Small records for tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DAY = date(2026, 11, 22)
 ENDED_AT = datetime(2026, 11, 22, 14, 33, 5, 120_000, UTC)
 
 
-# hypothesis wants its limits without a zone
+# Hypothesis requires limits without a time zone
 LOCAL_TIMES = st.datetimes(datetime(1970, 1, 1), datetime(2099, 12, 31))  # noqa: DTZ001
 
 

@@ -33,28 +33,28 @@ from tests.integration.jobs.test_run import receiver as receiver  # noqa: PLC041
 from tests.support.buckets import in_buckets
 from tests.support.servers.line import line_to
 from tests.support.servers.s3 import S3Server
-from tests.support.simulated_weeks import HOUR, Weather, Weeks, folders_out_of_order, state_told
+from tests.support.simulated_weeks import HOUR, Outages, Weeks, failing_folders, notified_state
 
 SOAK_TIMES = int(os.environ.get("SOAK_TIMES", "0"))
 STEP = HOUR / 4 if SOAK_TIMES else 12 * HOUR
 SEEDS = range(SOAK_TIMES // 4) if SOAK_TIMES else [77]
-"""Weather 77: nothing overlaps, rows are corrected, and some files never have a chance."""
+"""Seed 77: nothing overlaps, rows are corrected, and some files never have a chance."""
 
 
 def new_site(make_site: Callable[..., Site], receiver: Receiver, seed: int) -> Site:
     site = make_site(World(seed=seed, projects=("acme",), sessions_per_day=3 if SOAK_TIMES else 2, begin=NOW.date()))
-    told_and_when = f'[notify]\nwebhook_url = "{receiver.url}/"\n[schedule]\nrooms_apply = "5 0 * * *"\n'
-    site.configure("[collect]\n", f"{told_and_when}[collect]\n")
+    sections = f'[notify]\nwebhook_url = "{receiver.url}/"\n[schedule]\nrooms_apply = "5 0 * * *"\n'
+    site.configure("[collect]\n", f"{sections}[collect]\n")
     return site
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_in_the_end_all_is_there_once(make_site: Callable[..., Site], receiver: Receiver, seed: int) -> None:
-    """A day off, an API that is down for 60 hours, a file host for 7, stores for 9, a ledger that is deleted in the
+    """A day off, an API that is down for 60 hours, a file host for 7, stores for 9, a run store that is deleted in the
     middle of a turn: every visible CDR is there once, as it reads now; every file that had a chance is stored, once."""
     site = new_site(make_site, receiver, seed)
-    weather = Weather.drawn(seed, NOW, days=14, step=STEP)
-    live_through(Weeks(site, weather, *folders_out_of_order(site)), receiver)
+    outages = Outages.drawn(seed, NOW, days=14, step=STEP)
+    live_through(Weeks(site, outages, *failing_folders(site)), receiver)
 
 
 @pytest.mark.soak
@@ -68,21 +68,21 @@ def test_in_the_end_all_is_there_once_in_buckets(
     site = new_site(make_site, receiver, seed)
     with line_to(urlsplit(ceph.endpoint_url).port or 80) as line:
         vault = in_buckets(site, S3Server(ceph.name, f"http://127.0.0.1:{line.port}"))
-        weather = Weather.drawn(seed, NOW, days=14, step=HOUR)
-        live_through(Weeks(site, weather, line.cut, line.mend), receiver)
+        outages = Outages.drawn(seed, NOW, days=14, step=HOUR)
+        live_through(Weeks(site, outages, line.cut, line.restore), receiver)
     assert ceph.unfinished(vault) == []
 
 
 def live_through(weeks: Weeks, receiver: Receiver) -> None:
-    print(weeks.weather)
+    print(weeks.outages)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     deleted_after: list[int] = []
-    weeks.on_ledger_deleted = lambda: deleted_after.append(len(receiver.texts))
+    weeks.on_run_store_deleted = lambda: deleted_after.append(len(receiver.texts))
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
     weeks.run()
     took_s, took_cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
     turns = ", ".join(f"{count} {turn.name}" for turn, count in sorted(by_end(weeks).items(), key=str))
-    print(f"{len(weeks.seen)} moments, {turns}; {took_s:.0f} s, {took_cpu_s:.0f} s CPU")
+    print(f"{len(weeks.moments)} moments, {turns}; {took_s:.0f} s, {took_cpu_s:.0f} s CPU")
     check_cdrs(weeks)
     check_files(weeks)
     check_nothing_else(weeks)
@@ -92,14 +92,14 @@ def live_through(weeks: Weeks, receiver: Receiver) -> None:
 
 def by_end(weeks: Weeks) -> Counter[JobStatus]:
     counts: Counter[JobStatus] = Counter()
-    for (_, turn), count in weeks.turns.items():
+    for (_, turn), count in weeks.statuses.items():
         counts[turn] += count
     return counts
 
 
 def check_cdrs(weeks: Weeks) -> None:
-    """Every CDR that is visible now is there once, with what EnableX last said of it."""
-    site, begin, now = weeks.site, weeks.weather.begin, weeks.seen[-1].at
+    """Every visible CDR has one row, with the values that EnableX reported last."""
+    site, begin, now = weeks.site, weeks.outages.begin, weeks.moments[-1].at
     documents = site.world.cdr_documents("acme", now, begin.date(), now.date())
     truth = sorted((document["cdr_id"], float(document["room"]["duration"])) for document in documents)
     with site.app() as app:
@@ -111,14 +111,14 @@ def check_cdrs(weeks: Weeks) -> None:
 
 
 def check_files(weeks: Weeks) -> None:
-    """Every file that had a chance is stored with its bytes; what is said to be lost had none."""
-    site, weather = weeks.site, weeks.weather
-    days = Period(weather.begin.date(), weeks.seen[-1].at.date())
+    """Every file that could be archived is stored with its bytes. Lost files could not be archived."""
+    site, outages = weeks.site, weeks.outages
+    days = Period(outages.begin.date(), weeks.moments[-1].at.date())
     with site.app() as app:
         entries = read_entries(app.vault, "acme", days)
     files = {(file.conf_num, file.kind, file.path.rpartition("/")[2]): file for file in weeks.files()}
     assert entries.keys() <= files.keys()
-    with_chance = {identity for identity, file in files.items() if weeks.had_a_chance(file)}
+    with_chance = {identity for identity, file in files.items() if weeks.could_be_archived(file)}
     stored = {identity for identity, entry in entries.items() if entry.key}
     print(f"{len(files)} files, {len(with_chance)} had a chance, {len(stored)} are stored")
     assert with_chance - stored == set()
@@ -126,7 +126,7 @@ def check_files(weeks: Weeks) -> None:
         identity: files[identity].sha256 for identity in stored
     }
     for identity in entries.keys() - stored:
-        assert files[identity].expires_at <= weeks.seen[-1].at, identity
+        assert files[identity].expires_at <= weeks.moments[-1].at, identity
 
 
 def check_nothing_else(weeks: Weeks) -> None:
@@ -157,15 +157,15 @@ def check_tables(weeks: Weeks) -> None:
 
 
 def check_news(receiver: Receiver, deleted_after: list[int]) -> None:
-    """Nobody was told twice in a row that a subject stands as it does, but for what a deleted ledger had known."""
-    said: dict[str, str] = {}
+    """The state of a subject is notified only when it has changed, or after the run store was deleted."""
+    states: dict[str, str] = {}
     lines = 0
     for number, text in enumerate(receiver.texts):
         if number in deleted_after:
-            said = {}
+            states = {}
         for line in text.splitlines():
-            subject, state = state_told(line)
-            assert said.get(subject) != state, line
-            said[subject] = state
+            subject, state = notified_state(line)
+            assert states.get(subject) != state, line
+            states[subject] = state
             lines += 1
     print(f"{lines} pieces of news")
