@@ -1,4 +1,4 @@
-"""What tests share: the simulator on free ports, a site (settings, folders) beside it, the command line, S3 servers."""
+"""Fixtures of all tests: a simulator on free ports with a site (settings, folders), the command line, servers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.support.servers.postgres import PostgresServer, postgres_server
 from tests.support.servers.s3 import ENVIRON, S3Server
 
 NOW = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
-NO_SERVER = "no real server to test with: `make servers` says why (tests/support/servers/README.md)"
+NO_SERVER = "server not installed: run `make servers` (tests/support/servers/README.md)"
 
 
 settings.register_profile("suite", max_examples=60, deadline=None, derandomize=True, database=None)
@@ -49,7 +49,7 @@ SERVER_FIXTURES = {"ceph", "localstack", "s3", "postgres", "validate_focus", "cl
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their folder, or as `servers` when a fixture of theirs starts a real server."""
+    """Mark tests by their folder, or as `servers` if one of their fixtures starts a real server."""
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         if {"integration", "servers", "soak"} & {mark.name for mark in item.iter_markers()}:
@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass
 class Site:
-    """One company: a simulator, a settings file, and the stores it names."""
+    """One installation: a simulator, a settings file, and its stores."""
 
     simulator: Simulator
     folder: Path
@@ -86,7 +86,7 @@ class Site:
             yield app
 
     def configure(self, old: str, new: str) -> None:
-        """Change the settings file; `old` must be there."""
+        """Replace a text in the settings file, which must contain `old`."""
         text = self.config.read_text()
         assert old in text
         self.config.write_text(text.replace(old, new))
@@ -94,38 +94,38 @@ class Site:
     def postroom(
         self, *arguments: str, now: datetime | None = None, **environ: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command in a process of its own, at the simulator's time."""
+        """Run the command in a new process, at the simulator's time."""
         moment = (now or self.simulator.clock.now()).isoformat()
         command = [sys.executable, "-m", "pipeline", "--config", str(self.config), "--now", moment, *arguments]
         environment = {**clean_environ(), **environ}
         return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
 
     def run(self, *arguments: str, now: datetime | None = None) -> subprocess.CompletedProcess[str]:
-        """The same within this process: a new one takes longer to start than most commands do."""
+        """Run the command in this process, which is faster than starting a new one."""
         moment = (now or self.simulator.clock.now()).isoformat()
         command = ["--config", str(self.config), "--now", moment, *arguments]
-        with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(io.StringIO()) as errors:
+        with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(io.StringIO()) as errors:
             code = run_command(command)
-        return subprocess.CompletedProcess(command, code, said.getvalue(), errors.getvalue())
+        return subprocess.CompletedProcess(command, code, output.getvalue(), errors.getvalue())
 
     def outcome(self, *arguments: str, now: datetime | None = None) -> dict[str, Any]:
-        """The JSON outcome of a command that is expected to run."""
+        """The JSON result of a command, which must print one."""
         done = self.run("--json", *arguments, now=now)
         assert done.stdout, done.stderr
         return json.loads(done.stdout)
 
     def objects(self, *under: str) -> dict[str, str]:
-        """Every object of the site's stores (below `under`), with its SHA-256; temporary files left out."""
-        found = {}
+        """SHA-256 of every object of the site's stores (below `under`) by path, without temporary files."""
+        digests = {}
         for root in ("lake", "vault"):
             for path in sorted((self.folder / root).rglob("*")):
                 name = path.relative_to(self.folder).as_posix()
                 if path.is_file() and ".tmp" not in path.parts and (not under or name.startswith(under)):
-                    found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        return found
+                    digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return digests
 
     def truth_cdr_ids(self, first: datetime, last: datetime) -> dict[str, list[str]]:
-        """`cdr_id` of every CDR visible now with `trans_date` on these days, by project; straight from the world."""
+        """`cdr_id` of every CDR of the world visible now with `trans_date` on these days, by project."""
         now = self.simulator.clock.now()
         return {
             project: sorted(
@@ -135,7 +135,7 @@ class Site:
         }
 
     def truth_files(self) -> dict[tuple[str, str, str], SimFile]:
-        """Every file that can be downloaded now, by project, session and path."""
+        """Every file of the world that can be downloaded now, by project, session and path."""
         now = self.simulator.clock.now()
         return {
             (project, file.conf_num, file.path): file
@@ -173,7 +173,7 @@ def site(make_site: Callable[..., Site]) -> Site:
 
 @pytest.fixture(scope="session", autouse=True)
 def environ() -> None:
-    """No test sees the machine's own settings: in this process and in those it starts the S3 servers' keys hold."""
+    """Remove the machine's settings from the environment of this process, and set the keys of the S3 servers."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "POSTROOM_"))]:
         del os.environ[name]
     os.environ.update(ENVIRON)
@@ -183,11 +183,11 @@ Server = TypeVar("Server")
 
 
 @pytest.fixture(autouse=True)
-def no_log_of_before() -> Iterator[None]:
-    """A command that ran in this process leaves no log behind that goes to its own standard error."""
+def reset_logging() -> Iterator[None]:
+    """Remove logging to the standard error of a command that ran in this process."""
     yield
     structlog.reset_defaults()
-    for handler in [one for one in logging.getLogger().handlers if type(one) is logging.StreamHandler]:
+    for handler in [each for each in logging.getLogger().handlers if type(each) is logging.StreamHandler]:
         logging.getLogger().removeHandler(handler)
 
 
@@ -195,7 +195,7 @@ def no_log_of_before() -> Iterator[None]:
 def running(
     server: Callable[[Path], contextlib.AbstractContextManager[Server]], folders: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """One server for the tests of this worker; without its programs they are skipped, or fail where it is required."""
+    """One server for the tests of this worker. If it is not installed, they are skipped, or fail if it is required."""
     with contextlib.ExitStack() as stack:
         folder = folders.mktemp(server.__name__)
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -210,7 +210,7 @@ def running(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """However many tests wanted a server that is not there: pytest says so in one line."""
+    """Report all tests skipped for lack of a server in one line."""
     report = yield
     if isinstance(report.longrepr, tuple) and NO_SERVER in report.longrepr[2]:
         report.longrepr = (__file__, 0, NO_SERVER)
@@ -219,14 +219,14 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(scope="session")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A real S3 server: signatures, MD5 and Object Lock are checked; no CRC64NVME."""
+    """An S3 server that checks signatures, MD5 and Object Lock; without CRC64NVME."""
     with running(ceph_server, tmp_path_factory) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def localstack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """An S3 server that states CRC64NVME as AWS does; it believes any key."""
+    """An S3 server with CRC64NVME as on AWS; it accepts any key."""
     with running(localstack_server, tmp_path_factory) as server:
         yield server
 
@@ -240,7 +240,7 @@ def s3(request: pytest.FixtureRequest) -> S3Server:
 
 @pytest.fixture(scope="session")
 def validate_focus(tmp_path_factory: pytest.TempPathFactory) -> Validate:
-    """What the FinOps Foundation's own validator has against a FOCUS file."""
+    """The FinOps Foundation's validator: the violated rules of a FOCUS file."""
     try:
         return focus_validator(tmp_path_factory.mktemp("focus"))
     except NotInstalled:
@@ -249,6 +249,6 @@ def validate_focus(tmp_path_factory: pytest.TempPathFactory) -> Validate:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A real PostgreSQL, for ledgers that several hosts share."""
+    """A real PostgreSQL, for a run store that several hosts share."""
     with running(postgres_server, tmp_path_factory) as server:
         yield server

@@ -144,29 +144,6 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class StoredMedia:
-    """Properties of a file whose bytes are all in the vault.
-
-    `etag` and `last_modified` come from the file host, `store_etag` from the vault. `proof` is the method by which the
-    stored bytes were verified (pipeline/storage/base.py).
-    """
-
-    key: str
-    size_bytes: int
-    sha256: str
-    content_type: str | None
-    etag: str | None
-    is_readable: bool
-    crc64nvme: str | None = None
-    proof: str | None = None
-    store_etag: str | None = None
-    last_modified: str | None = None
-    locked_until: datetime | None = None
-    adopted_from: str | None = None
-    probe: Probe | None = None
-
-
-@dataclass(frozen=True)
 class Failure:
     """One failed item and its error, in one line.
 

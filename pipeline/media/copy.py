@@ -25,7 +25,6 @@ from pipeline.storage.manifests import (
     deleted_at_source_entry,
     lost_entry,
     read_entries,
-    stored_entry,
 )
 from pipeline.tables import parquet
 from pipeline.tables.normalize.values import timestamp
@@ -128,7 +127,7 @@ def archive_file(app: App, item: MediaItem) -> Entry | FileError:
         if now < item.expires_at or (isinstance(error, FileRefused) and error.status is None):
             raise
         return error
-    return _record(app, item, stored_entry(item.file, stored, now))
+    return _record(app, item, stored)
 
 
 def resolve_refusal(
@@ -150,7 +149,7 @@ def recheck_file(app: App, recheck: Recheck) -> Entry:
     try:
         if retrying(_FILE_ATTEMPTS)(archiver.has_changed, item, entry):
             stored = retrying(_FILE_ATTEMPTS)(archiver.copy, item, entry)
-            return _record(app, item, stored_entry(item.file, stored, now))
+            return _record(app, item, stored)
     except FileGone:
         return _record(app, item, deleted_at_source_entry(entry, now))
     return _record(app, item, checked_entry(entry, now))

@@ -12,13 +12,14 @@ from datetime import datetime
 from itertools import count
 
 from pipeline.core.errors import FileError, FileUnavailable, ObjectDiffers
-from pipeline.core.models import AT_RISK, ListedFile, MediaItem, StoredMedia
+from pipeline.core.models import AT_RISK, ListedFile, MediaItem, utc_text
+from pipeline.core.urls import public_url
 from pipeline.enablex.file_host import Body, FileHost, RangeMismatchError
 from pipeline.media.content import ErrorPage, Inspector, Verdict
 from pipeline.media.delivery import Delivery
 from pipeline.media.probe import is_media, probe
 from pipeline.storage import keys
-from pipeline.storage.base import Checksums, ObjectStore, Retention, Upload, UploadResult, verify_object
+from pipeline.storage.base import Checksums, ObjectStore, Retention, Upload, UploadOptions, UploadResult, verify_object
 from pipeline.storage.manifests import Entry
 
 
@@ -44,7 +45,7 @@ class FileArchiver:
     retention: Retention | None = None
     delivery: Delivery | None = None
 
-    def copy(self, item: MediaItem, archived: Entry | None = None) -> StoredMedia:
+    def copy(self, item: MediaItem, archived: Entry | None = None) -> Entry:
         """Copy one file to the vault. Memory: 2 parts for a bucket, 1 chunk for a folder.
 
         A body with a declared length is stored unchanged; if it cannot be opened, it is marked malformed. A body
@@ -83,7 +84,7 @@ class FileArchiver:
                 checksums.feed(chunk)
             return checksums.sha256 != entry.sha256
 
-    def _copy_to(self, key: str, item: MediaItem) -> StoredMedia:
+    def _copy_to(self, key: str, item: MediaItem) -> Entry:
         try:
             try:
                 return _Transfer(self, key, item).run()
@@ -113,7 +114,7 @@ class _Transfer:
     def __post_init__(self) -> None:
         self.inspector = Inspector(self.item.file.kind)
 
-    def run(self) -> StoredMedia:
+    def run(self) -> Entry:
         with ExitStack() as opened:
             body = opened.enter_context(self.archiver.host.open(self.item.file.url))
             is_completed = self._is_completed(body)
@@ -126,7 +127,7 @@ class _Transfer:
                 written = verify_object(self.archiver.vault, self.key, self.inspector.feed)
             else:
                 written = self._stream(body, opened)
-        return self._stored(body, written, adopted_from)
+        return self._entry(body, written, adopted_from)
 
     def _is_completed(self, body: Body) -> bool:
         """Whether an earlier run stored the same file but was interrupted before it wrote the manifest.
@@ -155,15 +156,14 @@ class _Transfer:
         return delivered.url
 
     def _stream(self, body: Body, opened: ExitStack) -> UploadResult:
-        upload = self.archiver.vault.upload(
-            self.key,
+        options = UploadOptions(
             resume_token=body.version_token,
             on_chunk=self.inspector.feed,
             size_bytes=body.total_bytes,
             content_type=body.content_type,
             retention=self.archiver.retention,
         )
-        with upload:
+        with self.archiver.vault.upload(self.key, options) as upload:
             chunks = self._rest(body, upload, opened).chunks if upload.size_bytes else body.chunks
             for chunk in chunks:
                 upload.write(chunk)
@@ -200,13 +200,18 @@ class _Transfer:
         if self.expected_sha256 != sha256:
             raise FileUnavailable("two downloads without a declared length returned different bytes")
 
-    def _stored(self, body: Body, written: UploadResult, adopted_from: str | None) -> StoredMedia:
+    def _entry(self, body: Body, written: UploadResult, adopted_from: str | None) -> Entry:
         file, vault, retention = self.item.file, self.archiver.vault, self.archiver.retention
         is_readable, seen = self.inspector.verdict() is not Verdict.BROKEN, None
         if is_media(file.kind, file.name):
             seen = probe(vault, self.key)
             is_readable = is_readable and seen is not None
-        return StoredMedia(
+        return Entry(
+            kind=file.kind,
+            name=file.name,
+            state="stored" if is_readable else "unreadable",
+            at=utc_text(self.archiver.now),
+            url=public_url(file.url),
             key=self.key,
             size_bytes=written.size_bytes,
             sha256=written.sha256,
@@ -216,8 +221,7 @@ class _Transfer:
             content_type=body.content_type,
             etag=body.etag,
             last_modified=body.last_modified,
-            locked_until=retention.until if retention else None,
+            locked_until=utc_text(retention.until) if retention else None,
             adopted_from=adopted_from,
-            is_readable=is_readable,
             probe=seen,
         )

@@ -70,6 +70,28 @@ class Retention:
 
 
 @dataclass(frozen=True)
+class UploadOptions:
+    """Options of one upload; a folder uses `on_chunk` only, and refuses `retention`."""
+
+    resume_token: str = ""
+    """Identifies the bytes (file and version): an interrupted upload with the same token is resumed, on any host;
+    without a token it is not."""
+
+    on_chunk: Callable[[bytes], None] = lambda _chunk: None
+    """Receives every byte once, in order: when it is written, or, after a resume, when the finished object is read
+    back."""
+
+    size_bytes: int | None = None
+    """If known in advance."""
+
+    content_type: str | None = None
+    retention: Retention | None = None
+
+
+DEFAULT_OPTIONS = UploadOptions()
+
+
+@dataclass(frozen=True)
 class ConditionalWriteSupport:
     """Whether a store refuses to overwrite an existing object: by a single PUT, and by a multipart upload."""
 
@@ -171,22 +193,8 @@ class ObjectStore(Protocol):
     def overwrite(self, key: str, content: bytes | Iterable[bytes]) -> None:
         """Write an object atomically, replacing an existing one. Memory as in `put_if_absent`."""
 
-    def upload(
-        self,
-        key: str,
-        *,
-        resume_token: str = "",
-        on_chunk: Callable[[bytes], None] = lambda _chunk: None,
-        size_bytes: int | None = None,
-        content_type: str | None = None,
-        retention: Retention | None = None,
-    ) -> Upload:
-        """Start an object that must not exist yet, or resume an upload with the same key and token.
-
-        `resume_token` identifies the bytes (file and version): an interrupted upload with the same token is resumed,
-        on any host; without a token it is not. `on_chunk` receives every byte once, in order: when it is written, or,
-        after a resume, when the finished object is read back. `size_bytes` if it is known in advance.
-        """
+    def upload(self, key: str, options: UploadOptions = DEFAULT_OPTIONS) -> Upload:
+        """Start an object that must not exist yet, or resume an upload with the same key and resume token."""
 
     def find_completed(self, key: str, resume_token: str) -> StoredObject | None:
         """The object under the key if an upload with this token completed it; None also if the store has no tokens."""

@@ -17,12 +17,12 @@ from pipeline.enablex.envelope import Envelope
 class Documents(Sequence[msgspec.Raw]):
     """Documents in one buffer: `places` has the start and end of each, in bytes (n rows, int64).
 
-    `found` is the result of the field scanner that split them, if one did.
+    `scanned` is the result of the field scanner that split them, if one did.
     """
 
     text: bytes
     places: np.ndarray
-    found: Any = None
+    scanned: Any = None
 
     @classmethod
     def of(cls, documents: Sequence[msgspec.Raw | bytes]) -> Documents:
@@ -54,22 +54,22 @@ class Documents(Sequence[msgspec.Raw]):
         return msgspec.Raw(self.text[start:end])
 
 
-Cut = Callable[[bytearray], Documents | None]
+Split = Callable[[bytearray], Documents | None]
 """Splits complete documents off the start of a text, each followed by a comma; None if it cannot."""
 
 
 class LandedEnvelope(Envelope):
-    """An envelope that was parsed when it landed: `cut` returns where its documents end, without parsing them as JSON.
+    """An envelope that was parsed when it landed: `split` finds its documents without parsing them.
 
     The caller must check that the bytes are unchanged, at the latest after the last one.
     """
 
-    def __init__(self, payload: str, cut: Cut) -> None:
+    def __init__(self, payload: str, split: Split) -> None:
         super().__init__(payload)
-        self._cut = cut
+        self._split = split
 
     def _take(self) -> tuple[int, Sequence[msgspec.Raw]]:
-        documents = self._cut(self._buffer)
+        documents = self._split(self._buffer)
         if documents is None:
             return super()._take()
         return len(documents.text), documents

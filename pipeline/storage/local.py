@@ -26,11 +26,13 @@ from pipeline.core.errors import ConfigError, ObjectDiffers, ObjectMissing, Stor
 from pipeline.core.tempfiles import is_alive
 from pipeline.core.tracing import span
 from pipeline.storage.base import (
+    DEFAULT_OPTIONS,
     Checksums,
     ConditionalWriteSupport,
     ObjectAttributes,
     Retention,
     StoredObject,
+    UploadOptions,
     UploadResult,
     validate_key,
 )
@@ -61,7 +63,7 @@ class LocalStore:
         return f"file:{self._root}"
 
     def put_if_absent(self, key: str, content: bytes | Iterable[bytes], *, retention: Retention | None = None) -> int:
-        with self.upload(key, retention=retention) as upload:
+        with self.upload(key, UploadOptions(retention=retention)) as upload:
             for chunk in (content,) if isinstance(content, bytes) else content:
                 upload.write(chunk)
             return upload.finish().size_bytes
@@ -72,19 +74,10 @@ class LocalStore:
                 upload.write(chunk)
             upload.finish(overwrite=True)
 
-    def upload(
-        self,
-        key: str,
-        *,
-        resume_token: str = "",  # noqa: ARG002 - an interrupted file is written again from the start
-        on_chunk: Callable[[bytes], None] = lambda _chunk: None,
-        size_bytes: int | None = None,  # noqa: ARG002
-        content_type: str | None = None,  # noqa: ARG002
-        retention: Retention | None = None,
-    ) -> LocalUpload:
-        if retention is not None:
+    def upload(self, key: str, options: UploadOptions = DEFAULT_OPTIONS) -> LocalUpload:
+        if options.retention is not None:
             self.require_lock()
-        return LocalUpload(self._root, key, on_chunk)
+        return LocalUpload(self._root, key, options.on_chunk)
 
     def find_completed(self, key: str, resume_token: str) -> StoredObject | None:  # noqa: ARG002
         return None

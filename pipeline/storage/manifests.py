@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from pipeline.core.concurrency import map_concurrent
 from pipeline.core.errors import FixityError, ObjectDiffers
-from pipeline.core.models import ListedFile, Period, Probe, StoredMedia, utc_text
+from pipeline.core.models import ListedFile, Period, Probe, utc_text
 from pipeline.core.urls import public_url
 from pipeline.storage.base import ObjectStore, Retention, list_prefixes, read_bytes
 from pipeline.storage.keys import manifest_key, manifest_prefix, parse_manifest_key
@@ -30,8 +30,9 @@ State = Literal["stored", "unreadable", "lost"]
 class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     """One file: stored (completely), unreadable (stored completely, but it cannot be opened), or lost.
 
-    `etag` and `last_modified` come from the file host, `store_etag` from the vault. `checked_at`: last time the host
-    still had the same file; `gone_at`: first time it returned no file. `earlier`: previous versions with other bytes.
+    `proof`: how the vault's bytes were verified (`Verification` in base.py). `etag` and `last_modified` come from the
+    file host, `store_etag` from the vault. `checked_at`: last time the host still had the same file; `gone_at`: first
+    time it returned no file. `earlier`: previous versions with other bytes.
     """
 
     kind: str
@@ -82,28 +83,6 @@ class Manifest(msgspec.Struct, kw_only=True):
 
 _MANIFEST = msgspec.json.Decoder(Manifest)
 """Created at import: msgspec crashes if two threads create a decoder of one dataclass concurrently (observed)."""
-
-
-def stored_entry(file: ListedFile, stored: StoredMedia, at: datetime) -> Entry:
-    return Entry(
-        kind=file.kind,
-        name=file.name,
-        state="stored" if stored.is_readable else "unreadable",
-        at=utc_text(at),
-        url=public_url(file.url),
-        key=stored.key,
-        size_bytes=stored.size_bytes,
-        sha256=stored.sha256,
-        crc64nvme=stored.crc64nvme,
-        proof=stored.proof,
-        store_etag=stored.store_etag,
-        content_type=stored.content_type,
-        etag=stored.etag,
-        last_modified=stored.last_modified,
-        locked_until=utc_text(stored.locked_until) if stored.locked_until else None,
-        adopted_from=stored.adopted_from,
-        probe=stored.probe,
-    )
 
 
 def checked_entry(entry: Entry, at: datetime) -> Entry:

@@ -29,7 +29,7 @@ from pipeline.core.tempfiles import disk_errors
 from pipeline.enablex.envelope import BLOCK_BYTES, Envelope, EnvelopeError
 from pipeline.enablex.protocol import ReplyHead, Request
 from pipeline.storage.base import ObjectStore, list_prefixes, read_bytes
-from pipeline.storage.documents import Cut, LandedEnvelope
+from pipeline.storage.documents import LandedEnvelope, Split
 from pipeline.storage.keys import (
     BODY_SUFFIX,
     PART_SUFFIX,
@@ -227,20 +227,20 @@ def read_receipt(vault: ObjectStore, source: Source, project: str, day: date, re
 
 
 def read_documents(
-    vault: ObjectStore, response: RawResponse, cut: Cut | None = None
+    vault: ObjectStore, response: RawResponse, split: Split | None = None
 ) -> Iterator[Sequence[msgspec.Raw]]:
-    """The documents of a raw response in the order received, one block at a time; split by `cut`, or parsed as JSON.
+    """The documents of a raw response in the order received, one block at a time; split by `split`, or parsed as JSON.
 
     Raises:
         FixityError: the body differs from its receipt; raised after the last document at the latest.
     """
     if response.documents:
         # A separate thread starts with a shallow stack: a nesting depth that could be landed can also be read.
-        yield from prefetch(_documents(vault, response, cut))
+        yield from prefetch(_documents(vault, response, split))
 
 
-def _documents(vault: ObjectStore, response: RawResponse, cut: Cut | None) -> Iterator[Sequence[msgspec.Raw]]:
-    envelope = LandedEnvelope(response.source, cut) if cut else Envelope(response.source)
+def _documents(vault: ObjectStore, response: RawResponse, split: Split | None) -> Iterator[Sequence[msgspec.Raw]]:
+    envelope = LandedEnvelope(response.source, split) if split else Envelope(response.source)
     count = 0
     try:
         for chunk in prefetch(_body(vault, response), _PREFETCH_CHUNKS):
@@ -251,7 +251,7 @@ def _documents(vault: ObjectStore, response: RawResponse, cut: Cut | None) -> It
     except (zstandard.ZstdError, EnvelopeError) as error:
         raise FixityError(response.body_key, response.sha256, f"malformed content ({error})") from None
     count += len(documents)
-    if cut and count != response.documents:  # the bytes are unchanged: `cut` and the parser at landing disagree
+    if split and count != response.documents:  # the bytes are unchanged: `split` and the parser at landing disagree
         raise FixityError(response.body_key, f"{response.documents} documents", f"{count}")
     yield documents
 

@@ -12,7 +12,7 @@ upload to its source without other state. The marker is removed when the upload 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -24,10 +24,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.core.errors import ConfigError, ObjectDiffers, StoreError
 from pipeline.storage.base import (
+    DEFAULT_OPTIONS,
     MIB,
     ConditionalWriteSupport,
     Retention,
     StoredObject,
+    UploadOptions,
 )
 from pipeline.storage.s3_client import CHANGED, MISSING, S3Client, error_code, lock_options, token_digest
 from pipeline.storage.s3_conditions import probe_conditional_writes
@@ -46,7 +48,7 @@ class S3Store(S3Client):
     # --- writing ---
 
     def put_if_absent(self, key: str, content: bytes | Iterable[bytes], *, retention: Retention | None = None) -> int:
-        with self.upload(key, retention=retention) as upload:
+        with self.upload(key, UploadOptions(retention=retention)) as upload:
             for chunk in (content,) if isinstance(content, bytes) else content:
                 upload.write(chunk)
             return upload.finish().size_bytes
@@ -57,24 +59,10 @@ class S3Store(S3Client):
                 upload.write(chunk)
             upload.finish(overwrite=True)
 
-    def upload(
-        self,
-        key: str,
-        *,
-        resume_token: str = "",
-        on_chunk: Callable[[bytes], None] = lambda _chunk: None,
-        size_bytes: int | None = None,
-        content_type: str | None = None,
-        retention: Retention | None = None,
-    ) -> S3Upload:
-        options = lock_options(retention)
-        if content_type:
-            options["ContentType"] = content_type
-        if resume_token:
-            options["Metadata"] = {"postroom-label": token_digest(resume_token)}
-        is_small = size_bytes is not None and size_bytes <= self._part_bytes
-        resumable = self._find_resumable(key, resume_token) if resume_token and not is_small else None
-        return S3Upload(self, key, resume_token, resumable, on_chunk, options, self._part_bytes, size_bytes, retention)
+    def upload(self, key: str, options: UploadOptions = DEFAULT_OPTIONS) -> S3Upload:
+        is_small = options.size_bytes is not None and options.size_bytes <= self._part_bytes
+        resumable = self._find_resumable(key, options.resume_token) if options.resume_token and not is_small else None
+        return S3Upload(self, key, options, self._part_bytes, resumable)
 
     def copy_from(
         self, source: str, key: str, *, resume_token: str, etag: str, retention: Retention | None = None

@@ -10,7 +10,7 @@ import base64
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ from pipeline.storage.base import (
     MIB,
     Checksums,
     ObjectAttributes,
-    Retention,
+    UploadOptions,
     UploadResult,
     Verification,
     checksum_object,
     crc_text,
 )
-from pipeline.storage.s3_client import S3Client, error_code, token_digest
+from pipeline.storage.s3_client import S3Client, error_code, lock_options, token_digest
 
 MAX_PARTS = 10_000
 MAX_PART_BYTES = 5 * 1024 * MIB
@@ -118,17 +118,17 @@ class S3Upload:
         self,
         store: S3Client,
         key: str,
-        resume_token: str,
-        resumable: Parts | None,
-        on_chunk: Callable[[bytes], None],
-        options: Mapping[str, Any],
+        options: UploadOptions,
         min_part_bytes: int,
-        total_bytes: int | None,
-        retention: Retention | None,
+        resumable: Parts | None,
     ) -> None:
-        self._store, self._key, self._resume_token, self._options = store, key, resume_token, options
-        self._on_chunk, self._min_part_bytes, self._total = on_chunk, min_part_bytes, total_bytes
-        self._retention = retention
+        self._store, self._key, self._options = store, key, options
+        self._object_headers = lock_options(options.retention)
+        if options.content_type:
+            self._object_headers["ContentType"] = options.content_type
+        if options.resume_token:
+            self._object_headers["Metadata"] = {"postroom-label": token_digest(options.resume_token)}
+        self._min_part_bytes, self._total = min_part_bytes, options.size_bytes
         self._location = store.location(key)
         self._parts = resumable
         self._set_start(resumable)
@@ -160,7 +160,7 @@ class S3Upload:
 
     def write(self, chunk: bytes) -> None:
         if not self._is_resumed:
-            self._on_chunk(chunk)
+            self._options.on_chunk(chunk)
             self._checksums.feed(chunk)
         view = memoryview(chunk)
         while view:
@@ -178,8 +178,8 @@ class S3Upload:
             parts = self._parts
             result = self._finish_parts(parts, overwrite=overwrite) if parts else self._finish_put(overwrite=overwrite)
             self._is_completed = True
-            if self._retention:
-                self._store.lock(self._key, self._retention)
+            if self._options.retention:
+                self._store.lock(self._key, self._options.retention)
             return result
 
     def __enter__(self) -> Self:
@@ -188,7 +188,7 @@ class S3Upload:
     def __exit__(self, *_: object) -> None:
         if self._sender:
             self._sender.shutdown(wait=True)
-        if self._parts and not self._is_completed and not self._resume_token:
+        if self._parts and not self._is_completed and not self._options.resume_token:
             self._abort()
 
     # --- single PUT ---
@@ -213,7 +213,7 @@ class S3Upload:
         md5 = md5_of(body)
         try:
             response = client.put_object(
-                **self._location, Body=body, ContentMD5=content_md5(md5), **self._options, **headers
+                **self._location, Body=body, ContentMD5=content_md5(md5), **self._object_headers, **headers
             )
         except BotoCoreError as error:
             raise self._store.store_error(error, self._key) from None
@@ -285,14 +285,14 @@ class S3Upload:
         checksum = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"}
         with self._store.errors(self._key):
             try:
-                created = client.create_multipart_upload(**self._location, **self._options, **checksum)
+                created = client.create_multipart_upload(**self._location, **self._object_headers, **checksum)
             except ClientError as error:
                 if error_code(error) not in UNKNOWN_OPTION:
                     raise
-                created = client.create_multipart_upload(**self._location, **self._options)
+                created = client.create_multipart_upload(**self._location, **self._object_headers)
             parts = Parts(created["UploadId"], [], created.get("ChecksumAlgorithm") == "CRC64NVME")
-            if self._resume_token:
-                key = marker_key(self._key, self._resume_token, parts.upload_id)
+            if self._options.resume_token:
+                key = marker_key(self._key, self._options.resume_token, parts.upload_id)
                 parts.marker = Marker(key, client.create_multipart_upload(**self._store.location(key))["UploadId"])
         return parts
 
@@ -378,7 +378,7 @@ class S3Upload:
     def _read_back(self, stated: ObjectAttributes) -> UploadResult:
         """Read the object and compare it with the bytes sent; after a resume, compute its first full digests."""
         downloaded = checksum_object(
-            self._store, self._key, self._on_chunk if self._is_resumed else lambda _chunk: None
+            self._store, self._key, self._options.on_chunk if self._is_resumed else lambda _chunk: None
         )
         expected = downloaded if self._is_resumed else self._checksums
         total = self._parts.size_bytes if self._parts else expected.size_bytes
@@ -403,11 +403,11 @@ class S3Upload:
                 f"{self._store.url}/{self._key}: another process is writing it; run again", key=self._key
             )
         if self._is_resumed:  # the first bytes are no longer available: compare the token
-            if self._store.find_completed(self._key, self._resume_token) is None:
+            if self._store.find_completed(self._key, self._options.resume_token) is None:
                 raise ObjectDiffers(
                     f"{self._store.url}/{self._key}: exists with other content; not overwritten", key=self._key
                 )
-            return checksum_object(self._store, self._key, self._on_chunk).result("read-back", stated.etag)
+            return checksum_object(self._store, self._key, self._options.on_chunk).result("read-back", stated.etag)
         if self._store.is_same(self._key, self._checksums.size_bytes, self._checksums.sha256):
             return self._checksums.result("read-back", stated.etag)
         raise ObjectDiffers(f"{self._store.url}/{self._key}: exists with other content; not overwritten", key=self._key)

@@ -29,9 +29,9 @@ from pipeline.tables.normalize.cdr_batch import (
     OBSERVATION,
     Batch,
     RoomDetailsCache,
-    cut_documents,
     decoded,
     read_batch,
+    split_documents,
 )
 from pipeline.tables.schemas import AUDITS
 
@@ -70,7 +70,7 @@ class ArchiveReadings:
 def read_cdr(vault: ObjectStore, response: RawResponse, room_cache: RoomDetailsCache) -> Iterator[CdrReadings]:
     """Observations from one response, in batches of up to 8,000 documents; `room_cache` is shared between responses."""
     ordinal = 0
-    for documents in raw.read_documents(vault, response, cut_documents):
+    for documents in raw.read_documents(vault, response, split_documents):
         for start in range(0, len(documents), BATCH_DOCUMENTS):
             piece = documents[start : start + BATCH_DOCUMENTS]
             batch = read_batch(piece, ordinal, room_cache)

@@ -28,7 +28,7 @@ from pipeline.core.errors import (
 )
 from pipeline.storage import MIB, LocalStore, ObjectStore, Retention, StoredObject, open_store, read_bytes
 from pipeline.storage import s3 as s3_module
-from pipeline.storage.base import ObjectAttributes
+from pipeline.storage.base import ObjectAttributes, UploadOptions
 from pipeline.storage.s3 import S3Store
 from tests.support.servers.children import free_port
 from tests.support.servers.proxy import Exchange, between
@@ -46,7 +46,7 @@ def bucket(s3: S3Server) -> str:
 
 def begin(store: S3Store, key: str, resume_token: str = "label") -> None:
     """Start an upload, store one part, and leave it unfinished."""
-    with suppress(ZeroDivisionError), store.upload(key, resume_token=resume_token) as upload:
+    with suppress(ZeroDivisionError), store.upload(key, UploadOptions(resume_token=resume_token)) as upload:
         upload.write(CONTENT)
         raise ZeroDivisionError
 
@@ -60,7 +60,7 @@ def test_unusual_keys_in_every_call(s3: S3Server, bucket: str) -> None:
     for key in ODD_KEYS:
         store.put_if_absent(f"put/{key}", b"x")
         begin(store, f"up/{key}")
-        with store.upload(f"up/{key}", resume_token="label", size_bytes=len(CONTENT)) as upload:
+        with store.upload(f"up/{key}", UploadOptions(resume_token="label", size_bytes=len(CONTENT))) as upload:
             upload.write(CONTENT)
             etag = upload.finish().etag
         assert store.find_completed(f"up/{key}", "label") == store.head(f"up/{key}")
@@ -109,7 +109,9 @@ def test_the_verification_the_server_supports(ceph: S3Server, localstack: S3Serv
     """CRC64NVME of the full object if supported, else MD5; content type and token are stored with the object."""
     for server, proof in ((ceph, "md5"), (localstack, "crc64nvme")):
         bucket = server.new_bucket()
-        with server.store(bucket).upload(KEY, resume_token="label", content_type="video/x-matroska") as upload:
+        with server.store(bucket).upload(
+            KEY, UploadOptions(resume_token="label", content_type="video/x-matroska")
+        ) as upload:
             upload.write(content)
             written = upload.finish()
         head = server.client.head_object(Bucket=bucket, Key=KEY)
@@ -306,7 +308,7 @@ def test_a_locked_object_cannot_be_lost(ceph: S3Server, mode: str, content: byte
     bucket = ceph.new_bucket(lock=True)
     until = datetime.now(UTC).replace(microsecond=0) + timedelta(days=30)
     store, client = ceph.store(bucket), ceph.client
-    with store.upload(KEY, resume_token="label", retention=Retention(mode, until)) as upload:  # type: ignore[arg-type]
+    with store.upload(KEY, UploadOptions(resume_token="label", retention=Retention(mode, until))) as upload:  # type: ignore[arg-type]
         upload.write(content)
         upload.finish()
     [version] = client.list_object_versions(Bucket=bucket)["Versions"]
@@ -408,7 +410,7 @@ def test_a_folder_cannot_lock(tmp_path: Path) -> None:
         store.require_lock,
         lambda: store.lock(KEY, retention),
         lambda: store.put_if_absent(KEY, b"x", retention=retention),
-        lambda: store.upload(KEY, retention=retention),
+        lambda: store.upload(KEY, UploadOptions(retention=retention)),
     ):
         with pytest.raises(ConfigError, match=r"vault\.lock: .* is a folder"):
             call()
@@ -421,7 +423,7 @@ CALLS: dict[str, Callable[[ObjectStore], object]] = {
     "put": lambda store: store.put_if_absent(KEY, b"x"),
     "put in parts": lambda store: store.put_if_absent(KEY, CONTENT),
     "replace": lambda store: store.overwrite(KEY, b"x"),
-    "upload": lambda store: store.upload(KEY, resume_token="label"),
+    "upload": lambda store: store.upload(KEY, UploadOptions(resume_token="label")),
     "list": lambda store: list(store.list("")),
     "read": lambda store: read_bytes(store, KEY),
     "abort": lambda store: store.abort_uploads("", timedelta(0)),

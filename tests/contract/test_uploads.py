@@ -23,7 +23,7 @@ from pipeline.core.errors import (
     StoreUnavailable,
 )
 from pipeline.storage import MIB, ObjectStore, read_bytes
-from pipeline.storage.base import Checksums, ObjectAttributes, Upload, UploadResult, crc_text
+from pipeline.storage.base import Checksums, ObjectAttributes, Upload, UploadOptions, UploadResult, crc_text
 from pipeline.storage.s3 import S3Store
 from pipeline.storage.s3_multipart import MAX_PART_BYTES, MAX_PARTS, part_bytes
 from tests.support.servers.proxy import Exchange, between
@@ -47,7 +47,7 @@ def write(upload: Upload, content: bytes) -> None:
 
 def interrupt(store: ObjectStore, content: bytes = CONTENT, resume_token: str = TOKEN, **options: Any) -> None:
     """Write some bytes, then raise."""
-    with suppress(Interrupted), store.upload(KEY, resume_token=resume_token, **options) as upload:
+    with suppress(Interrupted), store.upload(KEY, UploadOptions(resume_token=resume_token, **options)) as upload:
         write(upload, content)
         raise Interrupted
 
@@ -56,7 +56,7 @@ def complete(
     store: ObjectStore, content: bytes = CONTENT, resume_token: str = TOKEN, **options: Any
 ) -> tuple[int, UploadResult]:
     """Upload the bytes that an earlier upload lacks; return its offset and the result."""
-    with store.upload(KEY, resume_token=resume_token, **options) as upload:
+    with store.upload(KEY, UploadOptions(resume_token=resume_token, **options)) as upload:
         began = upload.size_bytes
         write(upload, content[began:])
         return began, upload.finish()
@@ -81,7 +81,9 @@ def test_the_result_of_an_upload(opening: Callable[[], ObjectStore], size_bytes:
     """Size, SHA-256 and CRC64NVME match the bytes, the result is verified, and `on_chunk` received every byte."""
     content, seen = CONTENT[:size_bytes], bytearray()
     store = opening()
-    with store.upload(KEY, on_chunk=seen.extend, size_bytes=size_bytes if is_size_known else None) as upload:
+    with store.upload(
+        KEY, UploadOptions(on_chunk=seen.extend, size_bytes=size_bytes if is_size_known else None)
+    ) as upload:
         assert upload.size_bytes == 0
         write(upload, content)
         assert upload.sha256 == hashlib.sha256(content).hexdigest()
@@ -182,7 +184,7 @@ def test_an_upload_is_interrupted_repeatedly(s3: S3Server, bucket: str) -> None:
     """Each attempt keeps its complete parts; the last one completes the object with all of them."""
     began = []
     for min_bytes in range(0, len(CONTENT), PART_BYTES):
-        with suppress(Interrupted), s3.store(bucket).upload(KEY, resume_token=TOKEN) as upload:
+        with suppress(Interrupted), s3.store(bucket).upload(KEY, UploadOptions(resume_token=TOKEN)) as upload:
             began.append(upload.size_bytes)
             write(upload, CONTENT[upload.size_bytes : min_bytes + PART_BYTES + 1])
             raise Interrupted
@@ -213,13 +215,13 @@ def test_an_upload_of_another_key_is_not_resumed(s3: S3Server, bucket: str) -> N
     """The same token with a longer or shorter key is another upload."""
     interrupt(s3.store(bucket))
     for key in (f"{KEY}x", KEY[:-1]):
-        with s3.store(bucket).upload(key, resume_token=TOKEN) as upload:
+        with s3.store(bucket).upload(key, UploadOptions(resume_token=TOKEN)) as upload:
             assert upload.size_bytes == 0
 
 
 def test_the_largest_upload_is_resumed(s3: S3Server, bucket: str) -> None:
     """Of two interrupted uploads of one file, the one with more bytes is resumed."""
-    with suppress(Interrupted), s3.store(bucket).upload(KEY, resume_token=TOKEN) as late:
+    with suppress(Interrupted), s3.store(bucket).upload(KEY, UploadOptions(resume_token=TOKEN)) as late:
         interrupt(s3.store(bucket))
         write(late, CONTENT[: PART_BYTES + 1])
         raise Interrupted
@@ -261,7 +263,7 @@ def test_an_upload_can_restart(s3: S3Server, bucket: str) -> None:
     """After `restart` a resumed upload accepts all bytes, and is verified without reading them back."""
     interrupt(s3.store(bucket))
     seen = bytearray()
-    with s3.store(bucket).upload(KEY, resume_token=TOKEN, on_chunk=seen.extend) as upload:
+    with s3.store(bucket).upload(KEY, UploadOptions(resume_token=TOKEN, on_chunk=seen.extend)) as upload:
         assert upload.size_bytes == PART_BYTES
         upload.restart()
         assert upload.size_bytes == 0
@@ -291,7 +293,7 @@ def test_an_upload_without_parts_starts_from_zero(s3: S3Server, bucket: str, con
 @pytest.mark.parametrize("theirs", [b"small", bytes(PART_BYTES)])
 def test_parts_that_another_writer_changed_make_no_object(s3: S3Server, bucket: str, theirs: bytes) -> None:
     """If another process writes into an upload, it is aborted, and the next attempt succeeds."""
-    with s3.store(bucket).upload(KEY, resume_token=TOKEN) as upload:
+    with s3.store(bucket).upload(KEY, UploadOptions(resume_token=TOKEN)) as upload:
         write(upload, CONTENT)
         for uploaded in s3.client.list_multipart_uploads(Bucket=bucket)["Uploads"]:
             if uploaded["Key"] == KEY:
@@ -314,7 +316,7 @@ def test_an_interrupted_upload_leaves_no_thread(s3: S3Server, bucket: str) -> No
     """Parts in flight are awaited, so the next attempt finds them."""
     interrupt(s3.store(bucket))
     assert sending_threads() == []
-    with s3.store(bucket).upload(KEY, resume_token=TOKEN) as upload:
+    with s3.store(bucket).upload(KEY, UploadOptions(resume_token=TOKEN)) as upload:
         assert upload.size_bytes == PART_BYTES
 
 

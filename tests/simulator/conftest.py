@@ -1,4 +1,4 @@
-"""A simulator per test on free ports, its clock standing still, and clients with the right credentials."""
+"""Fixtures: a simulator per test on free ports with a frozen clock, and clients with valid credentials."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def simulator(world: World, now: datetime) -> Iterator[Simulator]:
 
 @pytest.fixture
 def api(simulator: Simulator) -> Iterator[httpx.Client]:
-    """The API as the first project sees it."""
+    """A client of the API with the first project's credentials."""
     project = simulator.world.project("acme")
     with httpx.Client(base_url=simulator.base_url, auth=(project.app_id, project.app_key)) as client:
         yield client
@@ -39,7 +39,7 @@ def api(simulator: Simulator) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def files(simulator: Simulator) -> Iterator[httpx.Client]:
-    """The file host with the first project's credentials."""
+    """A client of the file host with the first project's credentials."""
     project = simulator.world.project("acme")
     credentials = (project.files_user, project.files_password)
     with httpx.Client(base_url=simulator.files_url, auth=credentials) as client:

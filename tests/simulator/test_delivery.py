@@ -1,4 +1,4 @@
-"""Recording Delivery: each file of a session under the key that the service would give it."""
+"""Recording Delivery: the key of each file of a session."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ MONTH = (date(2026, 11, 1), date(2026, 11, 30))
 NAMES = r"individual_recording_[1-9][0-9]*\.(mov|mkv|webm)|transcoded(_[2-9])?\.mp4|chat\.json|metadata\.json"
 
 
-def test_every_file_has_a_key_of_its_own(world: World) -> None:
-    """All files of all sessions are delivered, each once, as `<room_id>/<conf_num>/<name>`."""
+def test_every_file_has_a_unique_key(world: World) -> None:
+    """Every file of every session is delivered once, as `<room_id>/<conf_num>/<name>`."""
     keys: list[str] = []
     for session in world.sessions_between("acme", *MONTH):
         pairs = list(delivered_files(world, "acme", session))
@@ -36,19 +36,19 @@ def test_every_file_has_a_key_of_its_own(world: World) -> None:
     }
 
 
-def test_recordings_are_counted_from_one(world: World) -> None:
+def test_recordings_are_numbered_from_one(world: World) -> None:
     """Recordings have numbers without gaps, in the order of the archive record; the first transcoded file has none."""
     sessions = world.sessions_between("acme", *MONTH)
     session = next(s for s in sessions if s.transcoded and len(s.segments) > 1)
     names = [key.rpartition("/")[2] for key, _ in delivered_files(world, "acme", session)]
-    numbers = [int(found[1]) for name in names if (found := re.match(r"individual_recording_([0-9]+)\.", name))]
+    numbers = [int(match[1]) for name in names if (match := re.match(r"individual_recording_([0-9]+)\.", name))]
     assert numbers == list(range(1, sum(segment.streams for segment in session.segments) + 1))
     transcoded = [name for name in names if name.startswith("transcoded")]
     assert transcoded == ["transcoded.mp4", *(f"transcoded_{n}.mp4" for n in range(2, len(session.segments) + 1))]
 
 
 def test_a_project_delivers_its_own_sessions_only(world: World) -> None:
-    """Another project's session is a mistake of the caller, and said so."""
+    """A session of another project raises KeyError."""
     session = next(world.sessions_between("globex", MONTH[0], MONTH[0] + timedelta(days=1)))
     with pytest.raises(KeyError, match=session.conf_num):
         list(delivered_files(world, "acme", session))

@@ -1,4 +1,4 @@
-"""Each fault is visible over HTTP, stops when it is switched off, and strikes the same requests in every run."""
+"""Each fault has its effect over HTTP, ends when it is switched off, and affects the same requests in every run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.enablex.simulator.faults import FAULTS
 
 @dataclass
 class Bench:
-    """A simulator with its clients, and questions whose usual answers are known."""
+    """A simulator with its clients, and requests that each have a fixed usual reply."""
 
     simulator: Simulator
     api: httpx.Client
@@ -43,8 +43,8 @@ class Bench:
         return self.api.get("/cdr/conf/1")
 
     def file(self) -> SimFile:
-        living = self.simulator.world.files("acme", self.simulator.clock.now())
-        return next(f for f in living if f.text is None)
+        available = self.simulator.world.files("acme", self.simulator.clock.now())
+        return next(f for f in available if f.text is None)
 
     def get(self, headers: dict[str, str] | None = None) -> httpx.Response:
         return self.files.get(self.file().path, headers=headers)
@@ -68,17 +68,17 @@ def case(test: Callable[[Bench], None]) -> Callable[[Bench], None]:
     return test
 
 
-# Faults that show in the answer to one request
+# Faults visible in the reply to one request
 
 HTML, BASIC = "<!DOCTYPE html>", 'Basic realm="Recordings"'
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a request while the fault is on, with the promise it keeps.
+    """The reply to a request while the fault is on, with the promise it checks.
 
-    `body`: items of a JSON object, the beginning of a text, or all bytes. A header that is None is absent. `error`: the
-    client's exception instead of an answer. The simulator logs a dropped connection with status 0.
+    `body`: items of a JSON object, the start of a text, or all bytes. A header that is None is absent. `error`: the
+    client's exception instead of a reply. The simulator records a dropped connection with status 0.
     """
 
     name: str
@@ -125,31 +125,35 @@ def make_hd_room(bench: Bench) -> httpx.Response:
 
 DROPPED, ENDLESS = httpx.RemoteProtocolError, httpx.TooManyRedirects
 ANSWERS = (
-    Answer("api_down", "the API closes the connection without an answer", 0, error=DROPPED),
+    Answer("api_down", "the API closes the connection without a reply", 0, error=DROPPED),
     Answer("api_500", "500 with result 50000", 500, {"result": 50000}),
     Answer("api_503_html", "503 with an HTML page", 503, HTML),
     Answer("api_502_text", "502 with one line of plain text", 502, b"Bad Gateway\n"),
     Answer("api_empty_body", "200 with an empty body", 200, b""),
     Answer("rate_limit", "429 with Retry-After", 429, {"error_code": "RATE_LIMITED"}, {"Retry-After": "1"}),
     Answer("rate_limit_bare", "429 without Retry-After", 429, headers={"Retry-After": None}),
-    Answer("unauthorized_a", "401 with result 10000 for the right credentials", 401, {"result": 10000}),
+    Answer("unauthorized_a", "401 with result 10000 for valid credentials", 401, {"result": 10000}),
     Answer("key_rotated", "401 with CREDENTIAL_EXPIRED", 401, {"error_code": "CREDENTIAL_EXPIRED"}),
     Answer("suspended", "403 with PROJECT_SUSPENDED", 403, {"error_code": "PROJECT_SUSPENDED"}),
     Answer("error_on_200", "200 with an error in the body", 200, {"result": 50000}),
-    Answer(
-        "errors_as_200", "an error in shape A comes with status 200", 200, {"result": 40001}, ask=get("/rooms/unknown")
-    ),
+    Answer("errors_as_200", "an error in shape A has status 200", 200, {"result": 40001}, ask=get("/rooms/unknown")),
     Answer("truncated_body", "the connection closes within the body", 200, ask=get_period, error=DROPPED),
     Answer("result_number", "`result` is a number", 200, {"result": 0}),
     Answer("result_missing", "there is no `result`", 200, b'{"cdr":[]}'),
-    Answer("empty_missing_key", "no records: no list either", 200, b'{"result":"0"}', ask=get("/archive/conf/1")),
+    Answer(
+        "empty_missing_key",
+        "no records: the payload key is missing",
+        200,
+        b'{"result":"0"}',
+        ask=get("/archive/conf/1"),
+    ),
     Answer("empty_404", "no records: 404 with result 40001", 404, {"result": 40001}),
     Answer("plan_quality_sd", "a room in HD is refused with 10021", 400, {"result": 10021}, ask=make_hd_room),
-    Answer("files_down", "the file host closes the connection without an answer", 0, ask=Bench.get, error=DROPPED),
+    Answer("files_down", "the file host closes the connection without a reply", 0, ask=Bench.get, error=DROPPED),
     Answer("files_500", "500 for a file", 500, ask=Bench.get),
     Answer("files_503", "503 with an HTML page for a file", 503, HTML, ask=Bench.get),
     Answer("files_429", "429 with Retry-After for a file", 429, headers={"Retry-After": "1"}, ask=Bench.get),
-    Answer("files_403", "403 for a file with the right credentials", 403, ask=Bench.get),
+    Answer("files_403", "403 for a file with valid credentials", 403, ask=Bench.get),
     Answer("files_401", "401 with a Basic challenge", 401, headers={"WWW-Authenticate": BASIC}, ask=Bench.get),
     Answer("redirect_loop", "a file redirects to its own URL", 302, ask=get_redirected, error=ENDLESS),
     Answer("expired_403", "403 for an expired file", 403, ask=Bench.get_expired),
@@ -166,16 +170,16 @@ ANSWERS = (
 @case
 def slow(bench: Bench) -> None:
     bench.on("slow=0.05")
-    begun = time.perf_counter()
+    started = time.perf_counter()
     assert bench.empty().status_code == 200
-    assert time.perf_counter() - begun >= 0.05
+    assert time.perf_counter() - started >= 0.05
 
 
 @case
 def date_skew(bench: Bench) -> None:
     bench.on("date_skew=600")
-    told = parsedate_to_datetime(bench.empty().headers["Date"])
-    assert told - bench.simulator.clock.now() == timedelta(minutes=10)
+    date = parsedate_to_datetime(bench.empty().headers["Date"])
+    assert date - bench.simulator.clock.now() == timedelta(minutes=10)
 
 
 @case
@@ -196,7 +200,7 @@ def truncated_json(bench: Bench) -> None:
         reply.json()
 
 
-# CDR and archive alike
+# CDR and archive
 
 
 @case
@@ -245,9 +249,9 @@ def row_limit(bench: Bench) -> None:
 def broken_document(bench: Bench) -> None:
     usual = bench.cdrs()
     bench.on("broken_document=0.2")
-    told = bench.cdrs()
-    broken = [d for d in told if not isinstance(d, dict) or "trans_date" not in d]
-    assert [d for d in told if d not in broken] == usual
+    faulty = bench.cdrs()
+    broken = [d for d in faulty if not isinstance(d, dict) or "trans_date" not in d]
+    assert [d for d in faulty if d not in broken] == usual
     assert 0.05 < len(broken) / len(usual) < 0.4
 
 
@@ -271,8 +275,8 @@ def unknown_field(bench: Bench) -> None:
 def filter_connect_dt(bench: Bench) -> None:
     bench.on("filter_connect_dt")
     day = (bench.simulator.clock.now() - timedelta(days=2)).date()
-    told = bench.api.get(bench.period(back=2, until=2)).json()["cdr"]
-    assert all(d["room"]["connect_dt"].startswith(str(day)) for d in told)
+    faulty = bench.api.get(bench.period(back=2, until=2)).json()["cdr"]
+    assert all(d["room"]["connect_dt"].startswith(str(day)) for d in faulty)
     two_days = bench.api.get(bench.period(back=3, until=2)).json()["cdr"]
     over_midnight = [d for d in two_days if d["room"]["connect_dt"][:10] != d["trans_date"][:10]]
     assert over_midnight
@@ -291,10 +295,10 @@ def all_late(bench: Bench) -> None:
 @case
 def no_cdr_id(bench: Bench) -> None:
     bench.on("no_cdr_id=0.3")
-    told = bench.cdrs()
-    without = [d for d in told if "cdr_id" not in d]
-    assert 0.1 < len(without) / len(told) < 0.5
-    assert bench.cdrs() == told
+    faulty = bench.cdrs()
+    without = [d for d in faulty if "cdr_id" not in d]
+    assert 0.1 < len(without) / len(faulty) < 0.5
+    assert bench.cdrs() == faulty
 
 
 @case
@@ -337,29 +341,29 @@ def url_changes(bench: Bench) -> None:
 def foreign_url(bench: Bench) -> None:
     usual = recordings(bench.archives())
     bench.on("foreign_url")
-    told = recordings(bench.archives())
-    assert told
-    assert all(url.startswith(bench.simulator.foreign_url) for url in told)
-    assert httpx.get(told[-1]).content == bench.files.get(usual[-1]).content
+    faulty = recordings(bench.archives())
+    assert faulty
+    assert all(url.startswith(bench.simulator.foreign_url) for url in faulty)
+    assert httpx.get(faulty[-1]).content == bench.files.get(usual[-1]).content
 
 
 @case
 def unknown_archive_key(bench: Bench) -> None:
     bench.on("unknown_archive_key")
-    told = bench.archives()
-    assert any(isinstance(d.get("session_log"), str) for d in told)
-    assert any(isinstance(d.get("live_recording", [None])[0], str) for d in told)
-    assert not any(d.get("metadata") for d in told)
+    faulty = bench.archives()
+    assert any(isinstance(d.get("session_log"), str) for d in faulty)
+    assert any(isinstance(d.get("live_recording", [None])[0], str) for d in faulty)
+    assert not any(d.get("metadata") for d in faulty)
 
 
 @case
 def same_basename(bench: Bench) -> None:
     usual = recordings(bench.archives())
     bench.on("same_basename")
-    told = recordings(bench.archives())
-    assert {url.rpartition("/")[2].partition(".")[0] for url in told} == {"a1"}
-    assert len(set(told)) == len(usual)
-    pairs = [(a, b) for a, b in zip(usual, told, strict=True) if "/a2." in a]
+    faulty = recordings(bench.archives())
+    assert {url.rpartition("/")[2].partition(".")[0] for url in faulty} == {"a1"}
+    assert len(set(faulty)) == len(usual)
+    pairs = [(a, b) for a, b in zip(usual, faulty, strict=True) if "/a2." in a]
     assert bench.files.get(pairs[-1][0]).content == bench.files.get(pairs[-1][1]).content
 
 
@@ -370,21 +374,21 @@ def empty_archive_entries(bench: Bench) -> None:
 
 
 def write_all(bench: Bench) -> list[str]:
-    """Make a room, change it, delete it: how each was answered, and the names of the rooms there were then."""
+    """Create, change and delete a room: the status of each reply, and the names of the new rooms after it."""
     before = {room["room_id"] for room in bench.api.get("/rooms").json()["rooms"]}
-    made: list[Any] = []
-    seen = []
+    created: list[Any] = []
+    results = []
     for method in ("POST", "PATCH", "DELETE"):
-        url = f"/rooms/{made[0]['room_id']}" if made else "/rooms"
+        url = f"/rooms/{created[0]['room_id']}" if created else "/rooms"
         try:
             reply = bench.api.request(method, url, json={"name": method, "owner_ref": "o"})
         except httpx.RemoteProtocolError:
-            seen.append("dropped")
+            results.append("dropped")
         else:
-            seen.append(str(reply.status_code))
-        made = [room for room in bench.api.get("/rooms").json()["rooms"] if room["room_id"] not in before]
-        seen.append(",".join(room["name"] for room in made))
-    return seen
+            results.append(str(reply.status_code))
+        created = [room for room in bench.api.get("/rooms").json()["rooms"] if room["room_id"] not in before]
+        results.append(",".join(room["name"] for room in created))
+    return results
 
 
 @case
@@ -417,8 +421,8 @@ def server_busy(bench: Bench) -> None:
 @case
 def room_failure(bench: Bench) -> None:
     bench.on("room_failure")
-    asked = [("POST", "/rooms"), ("GET", "/rooms"), ("GET", "/rooms/x"), ("DELETE", "/rooms/x"), ("PATCH", "/rooms/x")]
-    replies = [bench.api.request(method, route) for method, route in asked]
+    routes = [("POST", "/rooms"), ("GET", "/rooms"), ("GET", "/rooms/x"), ("DELETE", "/rooms/x"), ("PATCH", "/rooms/x")]
+    replies = [bench.api.request(method, route) for method, route in routes]
     assert {reply.status_code for reply in replies} == {500}
     assert [reply.json()["result"] for reply in replies] == [50001, 50002, 50003, 50004, 50000]
 
@@ -441,12 +445,12 @@ def no_room_data(bench: Bench) -> None:
 @case
 def late_listing(bench: Bench) -> None:
     bench.on("late_listing")
-    made = bench.api.post("/rooms", json={"name": "n", "owner_ref": "o"}).json()["room"]["room_id"]
+    room_id = bench.api.post("/rooms", json={"name": "n", "owner_ref": "o"}).json()["room"]["room_id"]
     listed = lambda: {room["room_id"] for room in bench.api.get("/rooms").json()["rooms"]}  # noqa: E731
-    assert made not in listed()
+    assert room_id not in listed()
     bench.simulator.clock.advance(timedelta(minutes=2))
-    assert made in listed()
-    bench.api.delete(f"/rooms/{made}")
+    assert room_id in listed()
+    bench.api.delete(f"/rooms/{room_id}")
 
 
 # File host
@@ -491,7 +495,7 @@ def no_range(bench: Bench) -> None:
 
 
 def read_until_cut(bench: Bench) -> tuple[dict[str, str], int, bool]:
-    """Headers, bytes that came, and whether the client could tell that more should have come."""
+    """Headers, number of bytes received, and whether the client detected the truncation."""
     count = 0
     with bench.files.stream("GET", bench.file().path) as reply:
         try:
@@ -540,7 +544,7 @@ def chunked(bench: Bench) -> None:
 
 @case
 def no_head(bench: Bench) -> None:
-    """HEAD is refused with 405, and GET works as ever; only HEAD uses the fault up."""
+    """HEAD is refused with 405, and GET is not affected; only HEAD decrements the count."""
     bench.on("no_head=1")
     assert bench.get().status_code == 200
     refused = bench.files.head(bench.file().path)
@@ -550,7 +554,7 @@ def no_head(bench: Bench) -> None:
 
 @case
 def redirect_to_http_other(bench: Bench) -> None:
-    """Whoever has the right credentials is led to plain http under a name that nobody can have."""
+    """With valid credentials a file redirects to plain http under a reserved name."""
     bench.on("redirect_to_http_other")
     reply = bench.get()
     assert (reply.status_code, reply.content) == (302, b"")
@@ -560,7 +564,7 @@ def redirect_to_http_other(bench: Bench) -> None:
 
 @case
 def gone_early(bench: Bench) -> None:
-    """A file that should be there for days answers 404; one that has expired does not use the fault up."""
+    """A file that has not expired returns 404; an expired file does not decrement the count."""
     bench.on("gone_early=1")
     assert bench.get_expired().status_code == 404
     bench.simulator.clock.advance(timedelta(hours=-1))
@@ -569,7 +573,7 @@ def gone_early(bench: Bench) -> None:
 
 @case
 def empty_file(bench: Bench) -> None:
-    """200 with the usual type, a Content-Length of 0, and nothing, also for a Range."""
+    """200 with the usual type, Content-Length 0 and no body, also for a Range."""
     usual = bench.get()
     bench.on("empty_file")
     for reply in (bench.get(), bench.get({"Range": "bytes=5-"})):
@@ -580,7 +584,7 @@ def empty_file(bench: Bench) -> None:
 
 @case
 def other_kind(bench: Bench) -> None:
-    """200 with what calls itself a PNG image and begins like one; the same bytes every time."""
+    """200 with Content-Type image/png and the signature of a PNG image; the same bytes each time."""
     bench.on("other_kind")
     reply = bench.get()
     assert (reply.status_code, reply.headers["Content-Type"]) == (200, "image/png")
@@ -591,15 +595,15 @@ def other_kind(bench: Bench) -> None:
 
 @case
 def growing(bench: Bench) -> None:
-    """Half a file until half an hour after its listing, consistent in itself; then the whole file as it is."""
+    """Until 30 minutes after its listing half of the file, with consistent headers; then the whole file."""
     file, usual = bench.file(), bench.get()
     half = file.size_bytes // 2
     bench.on("growing")
     bench.simulator.clock.set(file.listed_at + timedelta(minutes=29, seconds=59))
-    begun = bench.files.get(file.path)
-    assert (begun.status_code, begun.content) == (200, usual.content[:half])
-    assert int(begun.headers["Content-Length"]) == half
-    assert begun.headers["ETag"] != usual.headers["ETag"]
+    partial = bench.files.get(file.path)
+    assert (partial.status_code, partial.content) == (200, usual.content[:half])
+    assert int(partial.headers["Content-Length"]) == half
+    assert partial.headers["ETag"] != usual.headers["ETag"]
     some = bench.files.get(file.path, headers={"Range": f"bytes={half - 3}-"})
     assert (some.content, some.headers["Content-Range"]) == (
         usual.content[half - 3 : half],
@@ -610,14 +614,16 @@ def growing(bench: Bench) -> None:
     bench.simulator.clock.set(file.listed_at + timedelta(minutes=30))
     grown = bench.files.get(file.path)
     assert (grown.content, grown.headers["ETag"]) == (usual.content, usual.headers["ETag"])
-    assert parsedate_to_datetime(grown.headers["Last-Modified"]) > parsedate_to_datetime(begun.headers["Last-Modified"])
-    resumed = {"Range": f"bytes={half}-", "If-Range": begun.headers["ETag"]}
+    assert parsedate_to_datetime(grown.headers["Last-Modified"]) > parsedate_to_datetime(
+        partial.headers["Last-Modified"]
+    )
+    resumed = {"Range": f"bytes={half}-", "If-Range": partial.headers["ETag"]}
     assert bench.files.get(file.path, headers=resumed).status_code == 200
 
 
 @case
 def replaced(bench: Bench) -> None:
-    """From two hours after its listing another file of the same size is there, and all validators say so."""
+    """From 2 hours after its listing the file has other bytes of the same size, and other validators."""
     file, usual = bench.file(), bench.get()
     bench.on("replaced")
     bench.simulator.clock.set(file.listed_at + timedelta(hours=2) - timedelta(seconds=1))
@@ -635,7 +641,7 @@ def replaced(bench: Bench) -> None:
 
 @case
 def no_validators(bench: Bench) -> None:
-    """Neither ETag nor Last-Modified is told, and no condition is ever met."""
+    """Neither ETag nor Last-Modified is sent, and no condition is met."""
     etag = bench.get().headers["ETag"]
     bench.on("no_validators")
     reply = bench.get({"If-None-Match": etag})
@@ -646,7 +652,7 @@ def no_validators(bench: Bench) -> None:
 
 @case
 def weak_etag(bench: Bench) -> None:
-    """The ETag is weak: good enough to see that nothing has changed, not to resume by."""
+    """The weak ETag is valid for If-None-Match, not for If-Range."""
     strong = bench.get().headers["ETag"]
     bench.on("weak_etag")
     weak = bench.get().headers["ETag"]
@@ -657,16 +663,16 @@ def weak_etag(bench: Bench) -> None:
 
 @case
 def wrong_range(bench: Bench) -> None:
-    """206 with a part nobody asked for; Content-Range admits it, and the length alone would not show it."""
+    """206 with a part that was not requested. Content-Range names that part, and its length is the requested one."""
     whole, size = bench.get().content, bench.file().size_bytes
     bench.on("wrong_range")
-    for asked, first, last in (
+    for requested, first, last in (
         (f"bytes={size - 100}-", 0, 99),
         ("bytes=50-59", 0, 9),
         ("bytes=0-9", size - 10, size - 1),
         ("bytes=0-", 1, size - 1),
     ):
-        reply = bench.get({"Range": asked})
+        reply = bench.get({"Range": requested})
         assert (reply.status_code, reply.headers["Content-Range"]) == (206, f"bytes {first}-{last}/{size}")
         assert reply.content == whole[first : last + 1]
     assert bench.get().content == whole
@@ -674,7 +680,7 @@ def wrong_range(bench: Bench) -> None:
 
 @case
 def lying_range(bench: Bench) -> None:
-    """206 with every header right and the file's beginning as its body, as a broken proxy does it."""
+    """206 with correct headers and the start of the file as its body, as from a faulty proxy."""
     whole, size = bench.get().content, bench.file().size_bytes
     bench.on("lying_range=1")
     assert bench.get({"Range": "bytes=0-99"}).content == whole[:100]
@@ -686,68 +692,68 @@ def lying_range(bench: Bench) -> None:
 
 @case
 def cut_anywhere(bench: Bench) -> None:
-    """The connection closes at another byte each time, always too early, and never silently."""
+    """The connection closes at a different byte each time, always before the end, and the client detects it."""
     bench.on("cut_anywhere")
-    seen = [read_until_cut(bench) for _ in range(8)]
+    replies = [read_until_cut(bench) for _ in range(8)]
     size = bench.file().size_bytes
-    assert {int(headers["content-length"]) for headers, _, _ in seen} == {size}
-    assert all(noticed and count < size for _, count, noticed in seen)
-    assert len({count for _, count, _ in seen}) > 4
+    assert {int(headers["content-length"]) for headers, _, _ in replies} == {size}
+    assert all(noticed and count < size for _, count, noticed in replies)
+    assert len({count for _, count, _ in replies}) > 4
     assert bench.files.head(bench.file().path).status_code == 200
 
 
 @case
 def bad_length(bench: Bench) -> None:
-    """All of the file comes, but a little more was promised before the connection closes."""
+    """The whole file is sent, but Content-Length is 7 bytes larger."""
     bench.on("bad_length")
     headers, count, noticed = read_until_cut(bench)
     size = bench.file().size_bytes
     assert (int(headers["content-length"]) - size, count, noticed) == (7, size, True)
 
 
-# All of them
+# All faults
 
 
 CHECKS = CASES | {answer.name: answer.check for answer in ANSWERS}
 
 
-def test_every_fault_has_its_case() -> None:
-    """Each fault of the simulator has exactly one case, in the table or as a function; no case lacks its fault."""
+def test_every_fault_has_a_case() -> None:
+    """Each fault of the simulator has exactly one case, in the table or as a function, and each case a fault."""
     assert sorted([*CASES, *(answer.name for answer in ANSWERS)]) == sorted(FAULTS)
 
 
 @pytest.mark.parametrize("name", sorted(CHECKS))
-def test_a_fault_shows_and_heals(name: str, bench: Bench) -> None:
-    """Switched on, the fault is seen over the socket; switched off, everything is as before."""
-    asked = [bench.period(), bench.period("archive"), "/rooms", "/cdr/conf/1"]
-    usual = [bench.api.get(route).content for route in asked]
+def test_a_fault_has_its_effect_until_it_is_off(name: str, bench: Bench) -> None:
+    """Switched on, the fault has its effect over HTTP; switched off, all replies are as before."""
+    routes = [bench.period(), bench.period("archive"), "/rooms", "/cdr/conf/1"]
+    usual = [bench.api.get(route).content for route in routes]
     CHECKS[name](bench)
     bench.simulator.faults.off(name)
     assert bench.simulator.faults.active() == ()
     bench.simulator.clock.set(parsedate_to_datetime("Sun, 22 Nov 2026 12:00:00 GMT"))
-    assert [bench.api.get(route).content for route in asked] == usual
+    assert [bench.api.get(route).content for route in routes] == usual
     assert hashlib.sha256(bench.get().content).hexdigest() == bench.file().sha256
 
 
-# The language of faults
+# Texts of faults
 
 
-def test_a_count_heals_after_so_many_requests(bench: Bench) -> None:
-    """`name=3` strikes the first three matching requests, then is no longer active."""
+def test_a_fault_with_a_count_ends_after_that_number_of_requests(bench: Bench) -> None:
+    """`name=3` affects the first three matching requests, then it is inactive."""
     bench.on("api_500=3")
     assert [bench.empty().status_code for _ in range(5)] == [500, 500, 500, 200, 200]
     assert bench.simulator.faults.active() == ()
 
 
-def test_two_faults_take_turns(bench: Bench) -> None:
-    """A fault that waits behind another is not used up by requests that the other one struck."""
+def test_an_earlier_fault_hides_a_later_one(bench: Bench) -> None:
+    """Requests affected by one fault do not decrement the count of a fault after it."""
     bench.on("rate_limit=1")
     bench.on("api_500=2")
     assert [bench.empty().status_code for _ in range(4)] == [500, 500, 429, 200]
 
 
 def test_a_share_is_the_same_in_every_run() -> None:
-    """`name=0.3` strikes about that share of requests, and the same ones each time."""
+    """`name=0.3` affects about that share of requests, and the same ones in every run."""
     runs = [[f.hits("api_500", "/") for _ in range(1000)] for f in (Faults(7, ["api_500=0.3"]) for _ in range(2))]
     assert runs[0] == runs[1]
     assert 250 < sum(runs[0]) < 350
@@ -755,7 +761,7 @@ def test_a_share_is_the_same_in_every_run() -> None:
 
 
 def test_the_places_of_a_fault_depend_on_seed_path_and_turn() -> None:
-    """Where a body is cut is the same in every run, whatever is asked for in between; another seed cuts elsewhere."""
+    """A body is truncated at the same byte in every run, independent of other requests; another seed changes it."""
     alone = Faults(7, ["cut_anywhere"])
     expected = [alone.place("cut_anywhere", "/a") for _ in range(20)]
     busy = Faults(7, ["cut_anywhere"])
@@ -767,7 +773,7 @@ def test_the_places_of_a_fault_depend_on_seed_path_and_turn() -> None:
 
 
 def test_a_part_restricts_a_fault_to_paths(bench: Bench) -> None:
-    """`name@PART` strikes only paths that contain PART, and can be switched off alone."""
+    """`name@PART` affects only paths that contain PART, and can be switched off separately."""
     path = bench.file().path
     bench.on(f"html_200@{path}=1")
     bench.on("files_500@/other/")
@@ -778,8 +784,8 @@ def test_a_part_restricts_a_fault_to_paths(bench: Bench) -> None:
     assert bench.simulator.faults.active() == ()
 
 
-def test_words_switch_on_and_off() -> None:
-    """`on`, `off`, a new value, and clear do what they say."""
+def test_faults_are_switched_on_off_and_changed() -> None:
+    """`on` and `off` switch a fault, a new value replaces the earlier one, and clear removes all."""
     faults = Faults(0, ["api_500=on", "slow", "no_cdr_id=0.5", "html_200@/a"])
     assert faults.active() == ("api_500=on", "slow", "no_cdr_id=0.5", "html_200@/a")
     assert faults.amount("slow", "/") == 1.0
@@ -793,8 +799,8 @@ def test_words_switch_on_and_off() -> None:
     assert faults.amount("slow", "/") is None
 
 
-def test_an_unknown_fault_names_the_nearest() -> None:
-    """A misspelt name is refused with the name that was probably meant, wherever it is used."""
+def test_an_unknown_fault_gets_a_suggestion() -> None:
+    """An unknown name is refused with the nearest name, by on and off."""
     with pytest.raises(UnknownFaultError, match="'api_500'"):
         Faults().on("api_50")
     with pytest.raises(UnknownFaultError, match="'shuffle_rows'"):
@@ -802,8 +808,8 @@ def test_an_unknown_fault_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("text", ["api_500=often", "api_500=-1", "no_range=1.5", "slow=long", "slow=inf", ""])
-def test_a_value_that_means_nothing_is_refused(text: str) -> None:
-    """A value that is no count, share or amount is an error, and nothing is switched on."""
+def test_an_invalid_value_is_refused(text: str) -> None:
+    """A value that is not a count, share or amount is an error, and no fault is switched on."""
     faults = Faults()
     with pytest.raises(UnknownFaultError):
         faults.on(text)

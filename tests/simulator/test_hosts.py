@@ -1,4 +1,4 @@
-"""The hosts over real sockets: what is served is what the world says, to whom it belongs, in proper HTTP."""
+"""The hosts over real sockets: they serve the world's content, only to its project, in valid HTTP."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def period(now: datetime, days: int = 4) -> str:
 
 
 def media_file(simulator: Simulator) -> SimFile:
-    """A file of the first project that can be downloaded now and is long enough to be cut."""
+    """A media file of the first project that can be downloaded now."""
     return next(f for f in simulator.world.files("acme", simulator.clock.now()) if f.text is None)
 
 
-def test_cdrs_served_are_the_truth(simulator: Simulator, api: httpx.Client, now: datetime) -> None:
-    """Each CDR route tells exactly the world's documents for its question, in the same order."""
+def test_served_cdrs_are_those_of_the_world(simulator: Simulator, api: httpx.Client, now: datetime) -> None:
+    """Each CDR route returns exactly the world's documents of its query, in the same order."""
     first, last = now.date() - timedelta(days=3), now.date()
     world = simulator.world
     truth = world.cdr_documents("acme", now, first, last)
@@ -41,8 +41,8 @@ def test_cdrs_served_are_the_truth(simulator: Simulator, api: httpx.Client, now:
     assert by_both == [d for d in truth if d["room"]["room_id"] == room_id]
 
 
-def test_archives_served_are_the_truth(simulator: Simulator, api: httpx.Client, now: datetime) -> None:
-    """Each archive route tells exactly the world's records for its question."""
+def test_served_archives_are_those_of_the_world(simulator: Simulator, api: httpx.Client, now: datetime) -> None:
+    """Each archive route returns exactly the world's records of its query."""
     first, last = now.date() - timedelta(days=3), now.date()
     truth = simulator.world.archive_documents("acme", now, simulator.files_url, first, last)
     assert api.get(f"/archive/period/{first}/{last}/").json() == {"result": "0", "archive": truth}
@@ -52,14 +52,14 @@ def test_archives_served_are_the_truth(simulator: Simulator, api: httpx.Client, 
     assert record in api.get(f"/archive/room-period/{record['room_id']}/{first}/{last}").json()["archive"]
 
 
-def test_files_served_are_the_truth(
+def test_served_files_are_those_of_the_world(
     simulator: Simulator, api: httpx.Client, files: httpx.Client, now: datetime
 ) -> None:
-    """Every living file of the world is linked from an archive record, and downloads with its size and digest."""
-    living = simulator.world.files("acme", now)
+    """Every file that has not expired is linked from an archive record and has the world's size and digest."""
+    available = simulator.world.files("acme", now)
     linked = urls(api.get(f"/archive/{period(now)}").json()["archive"])
-    assert {simulator.files_url + f.path for f in living} <= linked
-    for file in living:
+    assert {simulator.files_url + f.path for f in available} <= linked
+    for file in available:
         reply = files.get(file.path)
         assert reply.status_code == 200
         assert int(reply.headers["Content-Length"]) == len(reply.content) == file.size_bytes
@@ -67,19 +67,19 @@ def test_files_served_are_the_truth(
 
 
 def urls(records: list[dict[str, object]]) -> set[str]:
-    found: set[str] = set()
+    texts_with_url: set[str] = set()
     for record in records:
         for value in record.values():
             entries = value if isinstance(value, list) else [value]
             texts = (entry.get("url") if isinstance(entry, dict) else entry for entry in entries)
-            found |= {str(text) for text in texts if str(text).startswith("http")}
-    return found
+            texts_with_url |= {str(text) for text in texts if str(text).startswith("http")}
+    return texts_with_url
 
 
-def test_expired_files_stay_listed_and_answer_404(
+def test_expired_files_stay_listed_and_return_404(
     simulator: Simulator, api: httpx.Client, files: httpx.Client, now: datetime
 ) -> None:
-    """72 h after its creation a file is gone, while its record still links to it."""
+    """72 h after its creation a file returns 404, while its record still links to it."""
     file = media_file(simulator)
     simulator.clock.set(file.expires_at - timedelta(seconds=1))
     assert files.get(file.path).status_code == 200
@@ -88,8 +88,8 @@ def test_expired_files_stay_listed_and_answer_404(
     assert simulator.files_url + file.path in urls(api.get(f"/archive/conf/{file.conf_num}").json()["archive"])
 
 
-def test_files_are_not_there_before_they_are_listed(simulator: Simulator, files: httpx.Client) -> None:
-    """A file answers 404 until its record links to it."""
+def test_files_do_not_exist_before_they_are_listed(simulator: Simulator, files: httpx.Client) -> None:
+    """A file returns 404 until its record links to it."""
     file = media_file(simulator)
     simulator.clock.set(file.listed_at - timedelta(seconds=1))
     assert files.get(file.path).status_code == 404
@@ -98,8 +98,8 @@ def test_files_are_not_there_before_they_are_listed(simulator: Simulator, files:
 @pytest.mark.parametrize(
     "route", ["/cdr/period/2026-11-21/2026-11-22", "/archive/conf/1", "/rooms", "/dialin/", "/rooms/x/users"]
 )
-def test_the_api_wants_the_projects_pair(simulator: Simulator, route: str) -> None:
-    """No pair, a wrong one and a stray blank are answered 401 UNAUTHORIZED; each project's own pair is let in."""
+def test_the_api_requires_the_projects_credentials(simulator: Simulator, route: str) -> None:
+    """No credentials, wrong ones and an extra space get 401 UNAUTHORIZED; those of the project are accepted."""
     project = simulator.world.project("globex")
     for auth in (
         None,
@@ -112,17 +112,17 @@ def test_the_api_wants_the_projects_pair(simulator: Simulator, route: str) -> No
     assert httpx.get(simulator.base_url + route, auth=(project.app_id, project.app_key)).status_code in (200, 404)
 
 
-def test_files_want_the_other_pair_and_answer_403(simulator: Simulator) -> None:
-    """Without credentials, with the API's pair or another project's pair a file is refused with 403, not 401."""
-    mine, other = simulator.world.project("acme"), simulator.world.project("globex")
+def test_files_require_the_portal_credentials(simulator: Simulator) -> None:
+    """Without credentials, with those of the API or of another project, a file is refused with 403, not 401."""
+    acme, other = simulator.world.project("acme"), simulator.world.project("globex")
     url = simulator.files_url + media_file(simulator).path
-    assert "@" in mine.files_user
-    for auth in (None, (mine.app_id, mine.app_key), (other.files_user, other.files_password)):
+    assert "@" in acme.files_user
+    for auth in (None, (acme.app_id, acme.app_key), (other.files_user, other.files_password)):
         assert httpx.get(url, auth=auth).status_code == 403
-    assert httpx.get(url, auth=(mine.files_user, mine.files_password)).status_code == 200
+    assert httpx.get(url, auth=(acme.files_user, acme.files_password)).status_code == 200
 
 
-def test_projects_see_only_their_own(simulator: Simulator, api: httpx.Client, now: datetime) -> None:
+def test_projects_see_only_their_own_records(simulator: Simulator, api: httpx.Client, now: datetime) -> None:
     """Another project's session or room gives an empty list."""
     other = simulator.world.cdr_documents("globex", now, now.date() - timedelta(days=1), now.date())[0]
     assert api.get(f"/cdr/conf/{other['conf_num']}").json()["cdr"] == []
@@ -145,44 +145,44 @@ def test_projects_see_only_their_own(simulator: Simulator, api: httpx.Client, no
         ("/cdr/room-period/x/period/2026-11-21/2026-11-22", 404, "NOT_FOUND"),
     ],
 )
-def test_bad_questions_are_refused(api: httpx.Client, route: str, status: int, code: object) -> None:
-    """Dates that are none, missing parts and unknown routes get JSON with a status and a code."""
+def test_invalid_queries_are_refused(api: httpx.Client, route: str, status: int, code: object) -> None:
+    """Invalid dates, missing parts and unknown routes get JSON with a status and a code."""
     reply = api.get(route)
     document = reply.json()
     assert (reply.status_code, document.get("error_code", document.get("result"))) == (status, code)
 
 
-def test_odd_dates_are_answered_quickly(api: httpx.Client) -> None:
-    """The ends of the calendar and endless spans are harmless, and reports know GET only."""
+def test_extreme_dates_are_accepted(api: httpx.Client) -> None:
+    """The first and last date and the longest period are accepted, and reports support GET only."""
     assert api.get("/cdr/period/0001-01-01/0001-01-02").json()["cdr"] == []
     assert api.get("/archive/period/9999-12-30/9999-12-31").json()["archive"] == []
     assert api.get("/cdr/period/0001-01-01/9999-12-31").status_code == 200
     assert api.post("/cdr/period/2026-11-21/2026-11-22").status_code == 405
 
 
-def test_ranges_are_cut_to_the_byte(simulator: Simulator, files: httpx.Client) -> None:
-    """Every form of a single range gives 206 with the right bytes; nonsense gives all, beyond the end 416."""
+def test_ranges_have_exact_bytes(simulator: Simulator, files: httpx.Client) -> None:
+    """Every form of a single range gives 206 with its bytes, an invalid one the file, one after the end 416."""
     file = media_file(simulator)
     whole, size = files.get(file.path).content, file.size_bytes
-    for asked, first, last in (
+    for requested, first, last in (
         ("bytes=0-0", 0, 0),
         ("bytes=100-199", 100, 199),
         (f"bytes={size - 7}-", size - 7, size - 1),
         ("bytes=-10", size - 10, size - 1),
         (f"bytes=6000-{size * 2}", 6000, size - 1),
     ):
-        reply = files.get(file.path, headers={"Range": asked})
+        reply = files.get(file.path, headers={"Range": requested})
         assert reply.status_code == 206
         assert reply.headers["Content-Range"] == f"bytes {first}-{last}/{size}"
         assert reply.content == whole[first : last + 1]
-    for asked in ("bytes=", "bytes=9-3", "lines=1-2", "bytes=1-2,4-5"):
-        assert files.get(file.path, headers={"Range": asked}).content == whole
+    for requested in ("bytes=", "bytes=9-3", "lines=1-2", "bytes=1-2,4-5"):
+        assert files.get(file.path, headers={"Range": requested}).content == whole
     beyond = files.get(file.path, headers={"Range": f"bytes={size}-"})
     assert (beyond.status_code, beyond.headers["Content-Range"]) == (416, f"bytes */{size}")
 
 
 def test_if_range_guards_a_resumed_download(simulator: Simulator, files: httpx.Client) -> None:
-    """A Range is honoured only while the ETag is the one the caller knows."""
+    """A Range applies only if the ETag of If-Range is the current one."""
     file = media_file(simulator)
     head = files.head(file.path)
     assert head.content == b""
@@ -194,20 +194,20 @@ def test_if_range_guards_a_resumed_download(simulator: Simulator, files: httpx.C
 
 
 def test_an_unchanged_file_is_not_sent_again(simulator: Simulator, files: httpx.Client) -> None:
-    """If-None-Match with the current ETag is answered 304 without a body; with another one the file comes."""
+    """If-None-Match with the current ETag gives 304 without a body, with another one the file."""
     file = media_file(simulator)
     etag = files.get(file.path).headers["ETag"]
-    for known in (etag, f'"other", {etag}', f"W/{etag}", "*"):
+    for matching in (etag, f'"other", {etag}', f"W/{etag}", "*"):
         for method in ("GET", "HEAD"):
-            reply = files.request(method, file.path, headers={"If-None-Match": known, "Range": "bytes=1-2"})
+            reply = files.request(method, file.path, headers={"If-None-Match": matching, "Range": "bytes=1-2"})
             assert (reply.status_code, reply.content, reply.headers["ETag"]) == (304, b"", etag)
-    for unknown in ('"other"', etag.strip('"'), ""):
-        assert len(files.get(file.path, headers={"If-None-Match": unknown}).content) == file.size_bytes
+    for other in ('"other"', etag.strip('"'), ""):
+        assert len(files.get(file.path, headers={"If-None-Match": other}).content) == file.size_bytes
     assert httpx.get(simulator.files_url + file.path, headers={"If-None-Match": etag}).status_code == 403
 
 
-def test_the_foreign_host_is_another_name_and_asks_nothing(simulator: Simulator) -> None:
-    """The same bytes are there without credentials, and whatever is sent along is noted."""
+def test_the_foreign_host_has_another_name_and_requires_no_credentials(simulator: Simulator) -> None:
+    """The file is served without credentials, and credentials that are sent are recorded."""
     file = media_file(simulator)
     assert simulator.foreign_url.startswith("http://localhost:")
     reply = httpx.get(simulator.foreign_url + file.path, auth=("leaked", "secret"))
@@ -217,7 +217,7 @@ def test_the_foreign_host_is_another_name_and_asks_nothing(simulator: Simulator)
 
 
 def test_the_date_header_follows_the_clock(simulator: Simulator, api: httpx.Client, now: datetime) -> None:
-    """Date tells the virtual time, and what is visible moves with it."""
+    """Date is the virtual time, and visibility follows it."""
     assert parsedate_to_datetime(api.get("/cdr/conf/1").headers["Date"]) == now
     today = f"/cdr/period/{now.date()}/{now.date()}"
     before = len(api.get(today).json()["cdr"])
@@ -226,8 +226,8 @@ def test_the_date_header_follows_the_clock(simulator: Simulator, api: httpx.Clie
     assert parsedate_to_datetime(api.get("/cdr/conf/1").headers["Date"]) == now + timedelta(hours=11)
 
 
-def test_without_a_moment_the_clock_follows_the_real_one() -> None:
-    """A clock that was given no time tells the real one, and can run ahead of it."""
+def test_by_default_the_clock_follows_the_real_one() -> None:
+    """Without a given time the clock has the real time, and can be advanced."""
     with Simulator() as simulator:
         real = datetime.now(UTC)
         assert abs(simulator.clock.now() - real) < timedelta(seconds=5)
@@ -235,69 +235,69 @@ def test_without_a_moment_the_clock_follows_the_real_one() -> None:
         assert abs(simulator.clock.now() - real - timedelta(days=3)) < timedelta(seconds=5)
 
 
-def test_small_replies_are_quick_on_one_connection(api: httpx.Client) -> None:
-    """A hundred small replies over one kept connection do not wait for delayed acknowledgements."""
-    begun = time.perf_counter()
+def test_small_replies_are_fast_on_one_connection(api: httpx.Client) -> None:
+    """100 small replies over one connection take less than 2 s: they do not wait for delayed acknowledgements."""
+    started = time.perf_counter()
     for _ in range(100):
         assert api.get("/cdr/conf/1").status_code == 200
-    assert time.perf_counter() - begun < 2.0
+    assert time.perf_counter() - started < 2.0
 
 
-def test_many_clients_at_once(simulator: Simulator, now: datetime) -> None:
-    """Requests in parallel get the same answers as one after the other."""
+def test_concurrent_clients(simulator: Simulator, now: datetime) -> None:
+    """8 concurrent clients get identical replies."""
     project = simulator.world.project("acme")
-    answers: list[bytes] = []
+    bodies: list[bytes] = []
 
-    def ask() -> None:
+    def request() -> None:
         with httpx.Client(auth=(project.app_id, project.app_key)) as client:
-            answers.extend(client.get(f"{simulator.base_url}/cdr/{period(now)}").content for _ in range(5))
+            bodies.extend(client.get(f"{simulator.base_url}/cdr/{period(now)}").content for _ in range(5))
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=request) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(answers) == 40
-    assert len(set(answers)) == 1
+    assert len(bodies) == 40
+    assert len(set(bodies)) == 1
 
 
-def test_it_stops_at_once_with_clients_connected(world: World) -> None:
-    """Leaving the context closes idle connections and frees the ports, also when a client stays."""
+def test_it_stops_within_a_second_with_clients_connected(world: World) -> None:
+    """Leaving the context closes idle connections of clients and frees the ports."""
     with httpx.Client() as client:
         with Simulator(world) as simulator:
             client.get(f"{simulator.base_url}/rooms")
             port = int(simulator.files_url.rpartition(":")[2])
-            begun = time.perf_counter()
-        assert time.perf_counter() - begun < 1.0
+            started = time.perf_counter()
+        assert time.perf_counter() - started < 1.0
         with pytest.raises(httpx.TransportError):
             client.get(f"{simulator.base_url}/rooms")
     with Simulator(world, files_port=port) as simulator:
         assert simulator.files_url == f"http://127.0.0.1:{port}"
 
 
-def test_a_taken_port_is_said_and_leaves_nothing_open(simulator: Simulator) -> None:
-    """A port in use raises OSError, and the ports bound before it are free again."""
+def test_a_port_in_use_is_an_error_and_leaves_nothing_open(simulator: Simulator) -> None:
+    """A port in use raises OSError, and the ports bound before it are released."""
     taken = int(simulator.foreign_url.rpartition(":")[2])
     with pytest.raises(OSError, match="in use"):
         Simulator(foreign_port=taken)
 
 
-def test_requests_are_noted_before_they_are_answered(simulator: Simulator, files: httpx.Client) -> None:
-    """`on_request` sees each request with its status and headers, before the client sees the reply."""
-    told: list[RequestSeen] = []
-    simulator.on_request = told.append
+def test_requests_are_recorded_before_the_reply(simulator: Simulator, files: httpx.Client) -> None:
+    """`on_request` receives each request with its status and headers before the reply is sent."""
+    records: list[RequestSeen] = []
+    simulator.on_request = records.append
     file = media_file(simulator)
     files.get(f"{file.path}?a=b", headers={"Range": "bytes=0-9"})
-    assert told == simulator.requests
-    (seen,) = told
+    assert records == simulator.requests
+    (seen,) = records
     assert (seen.host, seen.method, seen.path, seen.status) == ("files", "GET", file.path, 206)
     assert seen.range == "bytes=0-9"
     assert seen.authorization
     assert seen.authorization.startswith("Basic ")
 
 
-def test_settings_are_a_whole_configuration() -> None:
-    """The TOML has every project with credentials, one data folder, and `start_date` only if known."""
+def test_settings_are_a_complete_configuration() -> None:
+    """The TOML has every project with credentials, one data folder, and `start_date` only with `begin`."""
     with Simulator(World(begin=date(2026, 11, 1))) as simulator:
         settings = tomllib.loads(simulator.settings_toml("/data dir"))
         assert settings["lake"] == {"url": "file:/data dir/lake"}
@@ -311,7 +311,7 @@ def test_settings_are_a_whole_configuration() -> None:
 
 
 def test_fifty_thousand_rows_in_one_day_are_served() -> None:
-    """A reply of 50,000 documents arrives whole."""
+    """A reply of 50,000 documents is complete."""
     world = World(seed=33, sessions_per_day=11_400)
     with Simulator(world, now=datetime(2026, 11, 30, tzinfo=UTC)) as simulator:
         project = world.project("acme")
@@ -324,8 +324,8 @@ def test_fifty_thousand_rows_in_one_day_are_served() -> None:
         assert reply.content.endswith(b"}]}")
 
 
-def test_the_control_plane_turns_clock_faults_and_sessions(simulator: Simulator, api: httpx.Client) -> None:
-    """Clock and faults can be read, set and cleared over HTTP, without credentials and without being noted."""
+def test_the_control_plane_changes_clock_faults_and_sessions(simulator: Simulator, api: httpx.Client) -> None:
+    """Clock and faults are read, set and cleared over HTTP, without credentials and without being recorded."""
     port = simulator.base_url.removesuffix("/video/v2")
     with httpx.Client(base_url=f"{port}/_simulator") as control:
         overview = control.get("").json()
@@ -354,11 +354,13 @@ def test_the_control_plane_turns_clock_faults_and_sessions(simulator: Simulator,
         ("/clock", {"now": "tomorrow"}, 400),
         ("/clock", ["now"], 400),
         ("/sessions", {"room_id": "x"}, 400),
-        ("/weather", {}, 404),
+        ("/elsewhere", {}, 404),
     ],
 )
-def test_the_control_plane_refuses_nonsense(simulator: Simulator, route: str, body: object, status: int) -> None:
-    """What cannot be understood is refused with JSON that says why, and changes nothing."""
+def test_the_control_plane_refuses_invalid_requests(
+    simulator: Simulator, route: str, body: object, status: int
+) -> None:
+    """An invalid request is refused with JSON that contains the reason, and changes nothing."""
     url = simulator.base_url.removesuffix("/video/v2") + "/_simulator" + route
     before = simulator.clock.now()
     reply = httpx.put(url, json=body)

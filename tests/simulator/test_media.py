@@ -38,8 +38,8 @@ def test_files_play(ending: str, size_bytes: int) -> None:
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_padding_is_a_legal_block_of_its_container(ending: str) -> None:
-    """What follows the sample is exactly one EBML Void element or one `free` box, to the last byte."""
+def test_padding_is_a_valid_block_of_its_container(ending: str) -> None:
+    """After the sample there is exactly one EBML Void element or one `free` box, up to the last byte."""
     whole = b"".join(open_media(sample(ending, 100_000)))
     if ending in ("mkv", "webm"):
         end = 0
@@ -56,10 +56,10 @@ def test_padding_is_a_legal_block_of_its_container(ending: str) -> None:
         assert kinds[-1] == b"free"
 
 
-def end_of_element(data: bytes, at: int, wanted: bytes) -> int:
-    """Where the EBML element that must begin here ends; its size must be known."""
-    assert data.startswith(wanted, at)
-    at += len(wanted)
+def end_of_element(data: bytes, at: int, element_id: bytes) -> int:
+    """The end of the EBML element at `at`, which must have this id and a known size."""
+    assert data.startswith(element_id, at)
+    at += len(element_id)
     length = 9 - data[at].bit_length()
     size = int.from_bytes(data[at : at + length], "big") & ((1 << 7 * length) - 1)
     assert size != (1 << 7 * length) - 1
@@ -68,15 +68,15 @@ def end_of_element(data: bytes, at: int, wanted: bytes) -> int:
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_any_start_gives_the_rest_of_the_file(ending: str) -> None:
-    """Reading from byte n gives the whole without its first n bytes, wherever n lies."""
+    """Reading from byte n gives the file without its first n bytes, for any n."""
     file = sample(ending, 1_200_000)
     whole = b"".join(open_media(file))
     for start in (0, 1, 4_000, 5_400, CHUNK_BYTES, BLOCK_BYTES + 5_301, 1_199_999, 1_200_000, 1_300_000):
         assert b"".join(open_media(file, start)) == whole[start:]
 
 
-def test_every_file_is_unique_and_as_long_as_it_says(world: World) -> None:
-    """No two files of a day share bytes, and size and digest are true."""
+def test_every_file_is_unique_and_has_its_stated_size(world: World) -> None:
+    """No two media files of a day have equal bytes, and size and digest are those of the bytes."""
     digests = set()
     for file in world.files_of_day("acme", DAY):
         whole = b"".join(open_media(file))
@@ -89,7 +89,7 @@ def test_every_file_is_unique_and_as_long_as_it_says(world: World) -> None:
 
 
 def test_the_bytes_of_a_file_do_not_change() -> None:
-    """However quickly they are made, the bytes stay what they were: digests written down elsewhere hold."""
+    """The bytes of a file stay the same in later versions of the simulator: recorded digests remain valid."""
     digests = [sample(ending, size).sha256[:16] for ending in FORMATS for size in (20_000, 3_000_000)]
     assert digests == [
         "99e22e4dd7de35b0",
@@ -104,7 +104,7 @@ def test_the_bytes_of_a_file_do_not_change() -> None:
 
 
 def test_many_gigabytes_take_little_memory() -> None:
-    """The end of a 40 GiB file is there at once, and reading 64 MiB holds a few blocks at a time."""
+    """The end of a 40 GiB file is read without its start, and reading 64 MiB takes less than 4 blocks of memory."""
     file = replace(sample("mp4"), size_bytes=media_size("mp4", 40 * GIB))
     assert len(b"".join(open_media(file, 40 * GIB - 100))) == 100
     tracemalloc.start()
@@ -118,8 +118,8 @@ def test_many_gigabytes_take_little_memory() -> None:
     assert peak < 4 * BLOCK_BYTES
 
 
-def test_sizes_follow_the_wish() -> None:
-    """Media sizes spread around `file_bytes`; a wish below the sample's own size gives the smallest file."""
+def test_sizes_follow_file_bytes() -> None:
+    """Media sizes are 0.5 to 1.5 times `file_bytes`; values below the sample's size give the smallest file."""
     sizes = [f.size_bytes for f in World(file_bytes=100_000).files_of_day("acme", DAY) if f.text is None]
     assert all(50_000 <= size < 150_000 for size in sizes)
     assert all(f.size_bytes < 12_000 for f in World(file_bytes=0).files_of_day("acme", DAY))

@@ -1,4 +1,4 @@
-"""Rooms, tokens, users, dial-in: every documented refusal, and what a room lives through."""
+"""Rooms, tokens, users, dial-in: every documented result code, and the life cycle of rooms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Body = dict[str, Any]
 
 SOON = "2026-11-22 13:00:00"  # one hour after the fixture's now
 FAULTY = (50000, 50001, 50002, 50003, 10021, 10105)
-"""Codes that only a fault brings; they are tested with the faults."""
+"""Codes caused only by a fault; they are tested with the faults."""
 
 
 def body(**settings: Any) -> Body:
@@ -64,11 +64,11 @@ TOKEN: list[tuple[int, Body]] = [
 ]
 
 ELSEWHERE = {10000, 10001, 10030, 10106, 10111, 10112, 10113, 10114, 40001, 50004, 50005}
-"""Codes that have a test of their own below, or, for 10000, among the faults."""
+"""Codes with a separate test below, or for 10000 a test among the faults."""
 
 
-def make(api: httpx.Client, wanted: Body) -> Body:
-    reply = api.post("/rooms", json=wanted)
+def make(api: httpx.Client, request: Body) -> Body:
+    reply = api.post("/rooms", json=request)
     assert reply.status_code in (200, 201), reply.text
     room: Body = reply.json()["room"]
     return room
@@ -82,16 +82,16 @@ def ask_token(api: httpx.Client, room_id: str, **more: Any) -> httpx.Response:
     return api.post(f"/rooms/{room_id}/tokens", json={"name": "n", "role": "viewer", "user_ref": "u"} | more)
 
 
-def test_every_code_is_reached_by_some_test() -> None:
-    """Each result code of the simulator is provoked somewhere in these tests."""
+def test_every_code_has_a_test() -> None:
+    """Each result code of the simulator is returned in one of these tests."""
     assert {code for code, _ in CREATE + TOKEN} | ELSEWHERE | set(FAULTY) == set(CODES)
 
 
-@pytest.mark.parametrize(("code", "wanted"), CREATE, ids=lambda v: str(v) if isinstance(v, int) else "")
-def test_a_room_that_breaks_a_rule_is_refused(api: httpx.Client, code: int, wanted: Body) -> None:
-    """Each documented validation code answers its own mistake, and no room comes of it."""
+@pytest.mark.parametrize(("code", "request_body"), CREATE, ids=lambda v: str(v) if isinstance(v, int) else "")
+def test_an_invalid_room_is_refused(api: httpx.Client, code: int, request_body: Body) -> None:
+    """Each invalid request gets its documented code, and no room is created."""
     before = len(api.get("/rooms").json()["rooms"])
-    reply = api.post("/rooms", json=wanted)
+    reply = api.post("/rooms", json=request_body)
     assert (reply.status_code, reply.json()) == (
         400,
         {"result": code, "error": CODES[code], "desc": f"{CODES[code]}."},
@@ -99,18 +99,18 @@ def test_a_room_that_breaks_a_rule_is_refused(api: httpx.Client, code: int, want
     assert len(api.get("/rooms").json()["rooms"]) == before
 
 
-@pytest.mark.parametrize(("code", "wanted"), TOKEN, ids=lambda v: str(v) if isinstance(v, int) else "")
-def test_a_token_that_misses_something_is_refused(api: httpx.Client, code: int, wanted: Body) -> None:
-    """Each missing or wrong part of a token has its code."""
+@pytest.mark.parametrize(("code", "request_body"), TOKEN, ids=lambda v: str(v) if isinstance(v, int) else "")
+def test_an_incomplete_token_request_is_refused(api: httpx.Client, code: int, request_body: Body) -> None:
+    """Each missing or invalid field of a token request has its code."""
     room_id = api.get("/rooms").json()["rooms"][0]["room_id"]
-    reply = api.post(f"/rooms/{room_id}/tokens", json=wanted)
+    reply = api.post(f"/rooms/{room_id}/tokens", json=request_body)
     assert (reply.status_code, result(reply)) == (400, code)
 
 
-def test_a_room_is_made_shown_listed_changed_and_deleted(api: httpx.Client) -> None:
-    """The life of a room: what is made is found, a change merges deeply, and after deletion it is gone."""
-    wanted = scheduled(participants="4", billing_code=4711) | {"data": {"ours": "x1"}, "sip": {"enabled": False}}
-    room = make(api, wanted)
+def test_a_room_is_created_read_listed_changed_and_deleted(api: httpx.Client) -> None:
+    """A created room is read and listed, a change is merged deeply, and a deleted room does not exist."""
+    request = scheduled(participants="4", billing_code=4711) | {"data": {"ours": "x1"}, "sip": {"enabled": False}}
+    room = make(api, request)
     url = f"/rooms/{room['room_id']}"
     assert api.get(url).json() == {"result": 0, "room": room}
     assert room in api.get("/rooms/").json()["rooms"]
@@ -126,16 +126,16 @@ def test_a_room_is_made_shown_listed_changed_and_deleted(api: httpx.Client) -> N
         assert (reply.status_code, result(reply)) == (404, 40001)
 
 
-def test_types_drift_between_what_is_sent_and_told(api: httpx.Client) -> None:
-    """Numbers come back as text in one room and text as numbers in the next, with 201 or 200."""
+def test_types_differ_between_request_and_reply(api: httpx.Client) -> None:
+    """Numbers are returned as text in one room and text as numbers in the next, with 201 or 200."""
     replies = [api.post("/rooms", json=scheduled(participants=p)) for p in (4, "4")]
     assert sorted(reply.status_code for reply in replies) == [200, 201]
-    told = [reply.json()["room"]["settings"]["participants"] for reply in replies]
-    assert told == ["4", 4]
+    returned = [reply.json()["room"]["settings"]["participants"] for reply in replies]
+    assert returned == ["4", 4]
 
 
 def test_the_worlds_rooms_can_be_changed_and_deleted_too(simulator: Simulator, api: httpx.Client) -> None:
-    """A room nobody made here behaves like any other, and its reports survive it."""
+    """A room of the world behaves like one created by a client, and its CDRs remain after its deletion."""
     now = simulator.clock.now()
     busy = {s.room.room_id for s in simulator.world.sessions_between("acme", now.date(), now.date())}
     room = next(r for r in api.get("/rooms").json()["rooms"] if r["settings"]["description"] == "permanent")
@@ -157,8 +157,8 @@ def quiet_moment(simulator: Simulator, room_id: str) -> datetime:
     return moment
 
 
-def test_a_rooms_type_stays(api: httpx.Client) -> None:
-    """Mode, scheduled and adhoc cannot be changed; sending them unchanged is fine."""
+def test_the_type_of_a_room_cannot_be_changed(api: httpx.Client) -> None:
+    """Mode, scheduled and adhoc cannot be changed; unchanged values are accepted."""
     url = f"/rooms/{make(api, body(mode='group'))['room_id']}"
     for settings in ({"mode": "lecture"}, {"scheduled": True}, {"adhoc": True}):
         assert result(api.patch(url, json={"settings": settings})) == 10106
@@ -167,7 +167,7 @@ def test_a_rooms_type_stays(api: httpx.Client) -> None:
 
 
 def test_a_running_session_protects_its_room(simulator: Simulator, api: httpx.Client) -> None:
-    """While people are in a room it is neither changed nor deleted, and its users can be seen."""
+    """A room with users cannot be changed or deleted, and its users are listed."""
     codes = set()
     for number in range(6):
         room_id = make(api, body())["room_id"]
@@ -185,28 +185,28 @@ def test_a_running_session_protects_its_room(simulator: Simulator, api: httpx.Cl
 
 
 def test_the_worlds_sessions_fill_their_rooms(simulator: Simulator, api: httpx.Client) -> None:
-    """During a session of the world its room is listed, active, and shows who is connected."""
+    """During a session of the world its room exists, is active, and has the connected users."""
     now = simulator.clock.now()
     session = next(s for s in simulator.world.sessions("acme", now.date()) if s.room.kind == "adhoc")
     simulator.clock.set(session.began_at + (session.ended_at - session.began_at) / 2)
     url = f"/rooms/{session.room.room_id}"
     users = api.get(f"{url}/users").json()["users"]
-    inside = [c for c in session.connections if c.connected_at <= simulator.clock.now() < c.disconnected_at]
-    assert [u["user_ref"] for u in users] == [c.user_ref for c in inside]
+    connected = [c for c in session.connections if c.connected_at <= simulator.clock.now() < c.disconnected_at]
+    assert [u["user_ref"] for u in users] == [c.user_ref for c in connected]
     assert api.delete(url).status_code == 409
     simulator.clock.set(session.ended_at)
     assert result(api.get(url)) == 40001
 
 
-def test_users_of_a_quiet_room_come_in_every_empty_form(api: httpx.Client) -> None:
+def test_users_of_an_inactive_room_have_every_empty_form(api: httpx.Client) -> None:
     """`users` of a room that is not active is null, [] or missing."""
     room_ids = [make(api, body())["room_id"] for _ in range(3)]
-    told = [api.get(f"/rooms/{room_id}/users").json() for room_id in room_ids]
-    assert {repr(reply.get("users", "missing")) for reply in told} == {"None", "[]", "'missing'"}
+    replies = [api.get(f"/rooms/{room_id}/users").json() for room_id in room_ids]
+    assert {repr(reply.get("users", "missing")) for reply in replies} == {"None", "[]", "'missing'"}
 
 
-def test_an_adhoc_room_goes_with_its_session(simulator: Simulator, api: httpx.Client) -> None:
-    """Without a duration it is gone when everybody left; with one it lives until that long after its first start."""
+def test_an_adhoc_room_is_deleted_after_its_session(simulator: Simulator, api: httpx.Client) -> None:
+    """Without a duration it is deleted when all users have left; with one, that long after its first start."""
     once, timed = make(api, body(adhoc=True))["room_id"], make(api, body(adhoc=True, duration=60))["room_id"]
     for room_id in (once, timed):
         simulator.rooms.start_session("acme", room_id, simulator.clock.now())
@@ -218,8 +218,8 @@ def test_an_adhoc_room_goes_with_its_session(simulator: Simulator, api: httpx.Cl
     assert result(api.get(f"/rooms/{timed}")) == 40001
 
 
-def test_a_played_session_is_told_in_cdrs(simulator: Simulator, api: httpx.Client) -> None:
-    """A session that is played to its end has a CDR for each user, with the room as its caller made it."""
+def test_a_played_session_has_cdrs(simulator: Simulator, api: httpx.Client) -> None:
+    """A played session that has ended has one CDR per user, with the room as created."""
     room = make(api, body(billing_code="CC-1", participants=5))
     simulator.rooms.start_session("acme", room["room_id"], simulator.clock.now(), users=3)
     simulator.clock.advance(timedelta(minutes=7))
@@ -235,13 +235,13 @@ def test_a_played_session_is_told_in_cdrs(simulator: Simulator, api: httpx.Clien
     assert [cdr for cdr in api.get(f"/cdr/period/{day}/{day}").json()["cdr"] if cdr in cdrs] == cdrs
 
 
-def test_a_scheduled_room_keeps_its_hours(simulator: Simulator, api: httpx.Client) -> None:
-    """Changes until 15 minutes before, tokens from then on, none past the end unless somebody is in."""
+def test_a_scheduled_room_has_opening_times(simulator: Simulator, api: httpx.Client) -> None:
+    """Changes until 15 minutes before the start, tokens from then on, none after the end without users."""
     rooms = [make(api, scheduled())["room_id"] for _ in range(2)]
     begin = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
     assert result(ask_token(api, rooms[0])) == 10113
     simulator.clock.set(begin - timedelta(minutes=15))
-    assert result(api.patch(f"/rooms/{rooms[0]}", json={"name": "still fine"})) == 0
+    assert result(api.patch(f"/rooms/{rooms[0]}", json={"name": "in time"})) == 0
     assert result(ask_token(api, rooms[0])) == 0
     simulator.clock.set(begin - timedelta(minutes=14))
     assert result(api.patch(f"/rooms/{rooms[0]}", json={"name": "too late"})) == 10006
@@ -253,14 +253,14 @@ def test_a_scheduled_room_keeps_its_hours(simulator: Simulator, api: httpx.Clien
 
 
 def test_a_full_room_gives_no_token(simulator: Simulator, api: httpx.Client) -> None:
-    """Participants and moderators together are the seats; 0 participants means no limit."""
+    """The limit is participants plus moderators; 0 participants means no limit."""
     small, large = make(api, body(participants=2))["room_id"], make(api, body(participants=0))["room_id"]
     for room_id in (small, large):
         simulator.rooms.start_session("acme", room_id, simulator.clock.now(), users=3)
     assert [result(ask_token(api, room_id)) for room_id in (small, large)] == [10114, 0]
 
 
-def test_each_token_is_its_own(api: httpx.Client) -> None:
+def test_each_token_is_unique(api: httpx.Client) -> None:
     """Two tokens for the same user differ, and carry at most five data keys."""
     room_id = make(api, body())["room_id"]
     first, second = ask_token(api, room_id).json(), ask_token(api, room_id).json()
@@ -270,15 +270,15 @@ def test_each_token_is_its_own(api: httpx.Client) -> None:
     assert (refused.status_code, refused.json()["error_code"]) == (400, "INVALID_PARAM")
 
 
-def test_dial_in_is_bare_and_full_of_secrets(simulator: Simulator, api: httpx.Client) -> None:
-    """The dial-in answer has no `result`, and carries the project's key."""
-    told = api.get("/dialin/").json()
-    assert "result" not in told
-    assert told["app_key"] == simulator.world.project("acme").app_key
+def test_dial_in_has_no_envelope_and_contains_secrets(simulator: Simulator, api: httpx.Client) -> None:
+    """The dial-in reply has no `result`, and contains the project's key."""
+    reply = api.get("/dialin/").json()
+    assert "result" not in reply
+    assert reply["app_key"] == simulator.world.project("acme").app_key
 
 
-def test_what_is_no_room_question_is_refused(api: httpx.Client) -> None:
-    """No id, no JSON, an unsubscribed setting, a wrong method and an unknown route are told apart."""
+def test_invalid_requests_are_refused(api: httpx.Client) -> None:
+    """No id, no JSON, an unsubscribed setting, a wrong method and an unknown route have different errors."""
     assert result(api.patch("/rooms", json={})) == 10001
     assert result(api.delete("/rooms/")) == 10001
     for content in (b"{", b"[]", b"\xff"):
@@ -290,7 +290,7 @@ def test_what_is_no_room_question_is_refused(api: httpx.Client) -> None:
 
 
 def test_projects_do_not_share_rooms(simulator: Simulator, api: httpx.Client) -> None:
-    """A room made in one project is unknown in the other."""
+    """A room created in one project does not exist in the other."""
     room_id = make(api, body())["room_id"]
     other = simulator.world.project("globex")
     reply = httpx.get(f"{simulator.base_url}/rooms/{room_id}", auth=(other.app_id, other.app_key))

@@ -1,4 +1,4 @@
-"""Newest connections to sum up: as rows, as tables, and in exact arithmetic."""
+"""Newest connections as rows and tables, and a model of their sums in exact arithmetic."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MINUTES = st.none() | st.integers(0, 500) | st.decimals(0, 500, places=3).map(f
 
 @st.composite
 def calls(draw: Any) -> dict[str, Any]:
-    """One newest row of `cdr` with its `day`: either shape, anything unknown that may be."""
+    """One newest row of `cdr` with its `day`, in either shape, with any optional value absent."""
     old = draw(st.booleans())
     room = {} if old else {
         "room__room_details__owner_ref": draw(st.sampled_from(["", "t1", "t2"])),
@@ -66,8 +66,8 @@ KINDS = st.dictionaries(
 def session_files(kinds: dict[str, list[str]]) -> SessionFiles:
     return SessionFiles(
         listed_file(conf_num=conf_num, kind=kind, name=f"{at}.mkv")
-        for conf_num, some in kinds.items()
-        for at, kind in enumerate(some)
+        for conf_num, names in kinds.items()
+        for at, kind in enumerate(names)
     )
 
 
@@ -75,7 +75,7 @@ CALLS = st.lists(calls(), min_size=1, max_size=12, unique_by=lambda row: row["cd
 
 
 def connections(rows: list[dict[str, Any]]) -> pa.Table:
-    """As `session_table` takes them: sorted by session, day and key."""
+    """The input of `session_table`: sorted by session, day and key."""
     table = connection_table(pa.Table.from_pylist(rows, schema=WITH_DAY))
     return table.sort_by([(name, "ascending") for name in ("conf_num", "day", "cdr_id")])
 
@@ -89,23 +89,23 @@ def ms(moment: datetime) -> int:
 
 
 def sum_of(rows: list[dict[str, Any]], name: str) -> Fraction:
-    """Exact, of what each row says in decimal notation."""
+    """The exact sum of a column, whose values are read as decimals."""
     return sum((Fraction(Decimal(str(row[name]))) for row in rows if row[name] is not None), Fraction(0))
 
 
 def first_in(row: dict[str, Any]) -> datetime:
-    known = [row[name] for name in ("signal_connected_at", "room_connected_at") if row[name]]
-    return min(known) if known else last_out(row)
+    times = [row[name] for name in ("signal_connected_at", "room_connected_at") if row[name]]
+    return min(times) if times else last_out(row)
 
 
 def last_out(row: dict[str, Any]) -> datetime:
-    known = [row[name] for name in ("signal_disconnected_at", "room_disconnected_at") if row[name]]
-    other = [row[name] for name in ("trans_at", "signal_connected_at", "room_connected_at") if row[name]]
-    return max(known or other)
+    times = [row[name] for name in ("signal_disconnected_at", "room_disconnected_at") if row[name]]
+    others = [row[name] for name in ("trans_at", "signal_connected_at", "room_connected_at") if row[name]]
+    return max(times or others)
 
 
 def session_model(rows: list[dict[str, Any]], kinds: list[str]) -> dict[str, Any]:
-    """One session of its connections, in order of day and key, and the kinds of its listed files."""
+    """The session of connections, sorted by day and key, with the kinds of its listed files."""
     began, ended = min(map(first_in, rows)), max(map(last_out, rows))
     length_ms = max(0, ms(ended) - ms(began))
     participant_min = sum_of(rows, "participant_min")
@@ -142,7 +142,7 @@ def sessions_model(rows: list[dict[str, Any]], files: dict[str, list[str]]) -> l
 def usage_model(
     rows: list[dict[str, Any]], files: dict[str, list[str]], media: list[dict[str, Any]]
 ) -> dict[tuple[date, Any, Any, Any], dict[str, Any]]:
-    """By day, room, owner and billing code: connections on their own day, sessions where they began, stored files."""
+    """By day, room, owner and billing code: connections by their day, sessions by their start, and stored files."""
     sessions = {session["conf_num"]: session for session in sessions_model(rows, files)}
     names = ("room_id", "owner_ref", "billing_code")
     used: dict[tuple[date, Any, Any, Any], dict[str, Any]] = {}
@@ -153,15 +153,15 @@ def usage_model(
 
     for row in rows:
         session = sessions[row["conf_num"]]
-        known = [session[name] if row[name] is None else row[name] for name in names]
-        at(row["day"], *known)["calls"].append(row)
+        key = [session[name] if row[name] is None else row[name] for name in names]
+        at(row["day"], *key)["calls"].append(row)
     for session in sessions.values():
         at(session["day"], *(session[name] for name in names))["sessions"].append(session)
     for file in media:
         if file["state"] in {"stored", "malformed"}:
             session = sessions.get(file["conf_num"], dict.fromkeys(names))
-            known = [file["room_id"] or session["room_id"], session["owner_ref"], session["billing_code"]]
-            at(file["day"], *known)["media"].append(file)
+            key = [file["room_id"] or session["room_id"], session["owner_ref"], session["billing_code"]]
+            at(file["day"], *key)["media"].append(file)
     return {key: _usage_of(**parts) for key, parts in used.items()}
 
 

@@ -1,4 +1,4 @@
-"""Sites whose lake and vault are buckets."""
+"""Sites with buckets as lake and vault."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.support.servers.s3 import S3Server
 
 
 def in_buckets(site: Site, server: S3Server, *, lock: str = "", media: str = "") -> str:
-    """Give a site new buckets; returns the vault's. `lock`, `media`: more lines for [vault.lock] and [media]."""
+    """Move a site's stores to new buckets; returns the vault's. `lock`, `media`: lines of [vault.lock] and [media]."""
     return config_in_buckets(site.config, server, lock=lock, media=media)
 
 
 def config_in_buckets(config: Path, server: S3Server, *, lock: str = "", media: str = "") -> str:
-    """The same for a settings file whose stores are folders."""
+    """As `in_buckets`, for a settings file with folders as stores."""
     lake, vault = server.new_bucket(), server.new_bucket(lock=bool(lock))
     text = config.read_text()
     text = re.sub(r'(?m)^url = "file:.*/lake"$', f'url = "s3://{lake}/the/lake"', text)

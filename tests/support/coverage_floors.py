@@ -8,18 +8,18 @@ import sys
 from coverage import Coverage
 
 FLOORS = {
-    "jobs": 0,
-    "pipeline/billing": 0,
-    "pipeline/cli": 0,
-    "pipeline/core": 0,
-    "pipeline/enablex": 0,
-    "pipeline/ingest": 0,
-    "pipeline/media": 0,
-    "pipeline/rooms": 0,
-    "pipeline/storage": 0,
-    "pipeline/tables": 0,
+    "jobs": 81,
+    "pipeline/billing": 98,
+    "pipeline/cli": 86,
+    "pipeline/core": 95,
+    "pipeline/enablex": 98,
+    "pipeline/ingest": 97,
+    "pipeline/media": 95,
+    "pipeline/rooms": 98,
+    "pipeline/storage": 96,
+    "pipeline/tables": 98,
 }
-"""Percent of lines and branches, in processes of the tests themselves: what it was when measured, rounded down."""
+"""Percent of lines and branches in the processes of the tests, as measured, rounded down."""
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The environment of the processes that tests and benchmarks start."""
+"""The environment of processes started by tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def clean_environ() -> dict[str, str]:
-    """This process's environment without the machine's own settings of Postroom."""
+    """This process's environment without variables of Postroom."""
     return {name: value for name, value in os.environ.items() if not name.startswith("POSTROOM_")}

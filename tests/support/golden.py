@@ -1,9 +1,9 @@
-"""Golden rows: replies in `samples/`, the rows they must become in `expected/rows/`.
+"""Golden rows: replies in `tests/samples/`, expected rows in `tests/golden/rows/`.
 
-    python -m tests.support.golden            write every expected file anew; then read the difference before keeping it
-    python -m tests.support.golden CASE …     only these
+    python -m tests.support.golden            write every expected file again; review the diff before committing it
+    python -m tests.support.golden CASE …     write only these files
 
-tests/samples/README.md says what a case looks like.
+tests/samples/README.md documents the format of a case.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ def read_case(case: str) -> dict[str, Any]:
 
 
 def golden(case: str) -> str:
-    """What becomes of a case, as the text of its expected file: landed, built, read back."""
-    told = read_case(case)
+    """The text of a case's expected file: its replies are landed, its tables built and read."""
+    sample = read_case(case)
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(Path(folder))
-        refused = [error for reply in told.get("replies", []) if (error := _land(lake, case, reply))]
-        for file in told.get("files", []):
+        refused = [error for reply in sample.get("replies", []) if (error := _land(lake, case, reply))]
+        for file in sample.get("files", []):
             content = (SAMPLES / case / file["body"]).read_bytes()
             name, conf_num = file["name"], file["conf_num"]
             lake.store_file(listed_file(kind=file["kind"], name=name, conf_num=conf_num, day=file["day"]), content)
         lake.build()
-        built = {table: _rendered(parquet.read_arrow(table, lake=lake.lake)) for table in told["tables"]}
+        built = {table: _rendered(parquet.read_arrow(table, lake=lake.lake)) for table in sample["tables"]}
     return json.dumps({**({"refused": refused} if refused else {}), **built}, indent=1, ensure_ascii=False) + "\n"
 
 
 def _land(lake: Lake, case: str, reply: dict[str, Any]) -> str | None:
-    """Land one reply; what it was refused as, if it was."""
+    """Land one reply; the type of error if it is refused, else None."""
     source = reply.get("source", "cdr")
     request = Request("GET", reply["request"], source) if "request" in reply else None
     try:
-        lake.answer(
+        lake.land_reply(
             (SAMPLES / case / reply["body"]).read_bytes(),
             day=reply["day"],
             hour=reply.get("hour", 0),
@@ -77,7 +77,7 @@ def _land(lake: Lake, case: str, reply: dict[str, Any]) -> str | None:
 
 
 def _rendered(rows: pa.Table) -> list[dict[str, str | None]]:
-    """Every cell as text under its column's name and type, so that a change of either shows."""
+    """Every cell as text under its column's name and type, so that a change of either is visible."""
     types = {field.name: str(field.type) for field in rows.schema if field.name != "project"}
     return [{f"{name}: {kind}": _text(row[name]) for name, kind in types.items()} for row in rows.to_pylist()]
 
@@ -99,7 +99,7 @@ def main(chosen: list[str]) -> None:
     if not chosen:
         for path in EXPECTED.glob("*.json"):
             if path.stem not in cases():
-                print(f"{'orphan':8}{path.stem}: no such case; remove it by hand")
+                print(f"{'orphan':8}{path.stem}: no such case; remove it")
 
 
 if __name__ == "__main__":

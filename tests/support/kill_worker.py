@@ -1,7 +1,7 @@
-"""Run `postroom` and kill the process with SIGKILL at its n-th step on the disk; for test_killed.py.
+"""Run `postroom` and kill the process with SIGKILL at step N on the disk; for test_killed.py.
 
-Usage: killed.py N POSTROOM-ARGUMENTS. A step is one call of fsync, link, replace or unlink in a store. With N = 0
-nothing is killed and the number of steps is the last word on standard error.
+Usage: kill_worker.py N POSTROOM-ARGUMENTS. A step is one call of fsync, link, replace or unlink in a store. With N = 0
+the process is not killed, and prints the number of steps as the last line on standard error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ steps: list[str] = []
 
 def counted(call: Callable[..., Any]) -> Callable[..., Any]:
     def step(*args: Any, **options: Any) -> Any:
-        if "dir_fd" in options:  # shutil clearing temporary folders: no step of the stores
+        if "dir_fd" in options:  # shutil removes a temporary folder; not a step of a store
             return call(*args, **options)
         with lock:
             steps.append(call.__name__)

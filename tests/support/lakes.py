@@ -1,4 +1,4 @@
-"""A vault filled by hand and a lake built from it: what EnableX said, without asking anybody."""
+"""A vault with responses written by tests, and the lake built from it, without a server."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.models import ListedFile, Period, Source, StoredMedia
+from pipeline.core.models import ListedFile, Period, Source
 from pipeline.enablex.protocol import ReplyHead, ReplyReader, Request, period_request, rooms_request
 from pipeline.storage import LocalStore, raw
-from pipeline.storage.manifests import append_entry, stored_entry
+from pipeline.storage.manifests import append_entry
 from pipeline.tables import parquet
 from pipeline.tables.build import Builder, plan_sequences
 from pipeline.tables.document_days import document_days
 from pipeline.tables.schemas import TABLES
 from tests.support.cdrs import BEGIN
+from tests.support.records import stored_entry
 
 PROJECT = "acme"
 DAY = BEGIN.date()
-ASKED = datetime(2024, 3, 12, 2, 0, tzinfo=UTC)
-"""The moment that hours are counted from."""
+FIRST_REQUEST_AT = datetime(2024, 3, 12, 2, 0, tzinfo=UTC)
+"""Requests are sent N hours after this moment."""
 
 
 @dataclass
 class Lake:
-    """One project's two stores below a folder."""
+    """One project's lake and vault below a folder."""
 
     folder: Path
     private: tuple[str, ...] = ()
     key: bytes = b""
-    wanted: tuple[str, ...] = tuple(TABLES)
+    table_names: tuple[str, ...] = tuple(TABLES)
     _replies: int = field(default=0)
 
     @property
@@ -48,13 +49,15 @@ class Lake:
     def builder(self) -> Builder:
         return Builder(self.lake, self.vault, timedelta(hours=72), self.private, self.key)
 
-    def say(self, documents: Iterable[Any], *, day: date = DAY, hour: float = 0, source: Source = "cdr") -> None:
-        """EnableX answers with these documents; every answer differs, so that each is a page."""
+    def land_documents(
+        self, documents: Iterable[Any], *, day: date = DAY, hour: float = 0, source: Source = "cdr"
+    ) -> None:
+        """Land a response with these documents. Every response differs, so that each of them is stored."""
         self._replies += 1
         body = json.dumps({"result": "0", source: list(documents), "desc": f"reply {self._replies}"}).encode()
-        self.answer(body, day=day, hour=hour, source=source)
+        self.land_reply(body, day=day, hour=hour, source=source)
 
-    def answer(
+    def land_reply(
         self,
         body: bytes,
         *,
@@ -66,8 +69,8 @@ class Lake:
         request: Request | None = None,
         is_part: bool = False,
     ) -> bool:
-        """Land a reply as the client does: judged, spooled, landed; whether it was new. Raises as it does."""
-        asked_at = ASKED + timedelta(hours=hour)
+        """Land a reply as the client does, with its checks and errors; whether it was new."""
+        asked_at = FIRST_REQUEST_AT + timedelta(hours=hour)
         request = request or (rooms_request() if source == "rooms" else period_request(source, day))
         head = ReplyHead(request, status, headers or {"content-type": "application/json"})
         reader, spool = ReplyReader(head), raw.SpooledBody(partial(document_days, source, asked=day))
@@ -79,15 +82,15 @@ class Lake:
         return raw.land(self.vault, place, head, spool, is_part=is_part)
 
     def store_file(self, file: ListedFile, content: bytes) -> None:
-        """Put a media file into the vault, with its manifest, as media copy does."""
+        """Store a media file and its manifest in the vault, as `postroom media copy` does."""
         key = f"media/{file.conf_num}/{file.name}"
         self.vault.put_if_absent(key, content)
-        stored = StoredMedia(key, len(content), "0" * 64, "application/json", None, is_readable=True)
+        stored = {"key": key, "size_bytes": len(content), "sha256": "0" * 64, "content_type": "application/json"}
         append_entry(self.vault, file, stored_entry(file, stored, file.first_listed_at))
 
     def build(self, period: Period | None = None) -> list[str]:
         """Build what is stale; return the names of the batches."""
-        batches = self.builder.stale(PROJECT, period, self.wanted)
+        batches = self.builder.stale(PROJECT, period, self.table_names)
         results = [built for sequence in plan_sequences(batches, 1) for built in self.builder.build(sequence)]
         for built in results:
             if built.error:
@@ -98,11 +101,11 @@ class Lake:
         return parquet.read_arrow(table, lake=self.lake).to_pylist()
 
     def objects(self, under: str = "lake/tables", *, of: Callable[[Path], Any] = Path.read_bytes) -> dict[str, Any]:
-        """Every object below a folder; its bytes, or what `of` says of it."""
+        """Every object below a folder by its path, with its bytes or the result of `of`."""
         root = self.folder / under
         return {path.relative_to(root).as_posix(): of(path) for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def identity_on_disk(path: Path) -> tuple[int, int]:
-    """Changes whenever an object is written, whatever its bytes."""
+    """A value that changes with every write of an object, even of equal bytes."""
     return (path.stat().st_ino, path.stat().st_mtime_ns)

@@ -1,4 +1,4 @@
-"""Places of the checkout."""
+"""Paths of the checkout."""
 
 from __future__ import annotations
 

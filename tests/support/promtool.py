@@ -1,4 +1,4 @@
-"""Prometheus's own checker, where it is installed (`make servers`)."""
+"""Prometheus's checker promtool, if it is installed (`make servers`)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _INSTALLED = ROOT / ".venv/promtool/promtool"
 
 
 _ACCEPTED = ['postroom_days use base unit "seconds" instead of "days"']
-"""It is a number of days, not a duration in days."""
+"""Accepted: the metric is a number of days, not a duration in days."""
 
 
 def promtool(*arguments: str, given: str = "") -> None:
-    """Run promtool; whatever it says against its input fails the test. Nothing where there is none."""
+    """Run promtool on a text and fail the test on any message. Without promtool nothing is checked."""
     program = shutil.which("promtool") or (str(_INSTALLED) if _INSTALLED.exists() else None)
     if program:
         done = subprocess.run(

@@ -1,18 +1,22 @@
-"""Small records to build tests on."""
+"""Small records for tests."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
+from typing import Any
 
 from hypothesis import strategies as st
 
-from pipeline.core.models import ListedFile
+from pipeline.core.models import ListedFile, utc_text
+from pipeline.core.urls import public_url
+from pipeline.storage.manifests import Entry
 
 DAY = date(2026, 11, 22)
 ENDED_AT = datetime(2026, 11, 22, 14, 33, 5, 120_000, UTC)
 
 
-# hypothesis wants its limits without a zone
+# Hypothesis requires limits without a time zone
 LOCAL_TIMES = st.datetimes(datetime(1970, 1, 1), datetime(2099, 12, 31))  # noqa: DTZ001
 
 
@@ -30,3 +34,9 @@ def listed_file(**changes: object) -> ListedFile:
         "first_listed_at": datetime(2026, 11, 22, 15, 0, tzinfo=UTC),
     }
     return ListedFile(**{**fields, **changes})
+
+
+def stored_entry(file: ListedFile, fields: Mapping[str, Any], at: datetime) -> Entry:
+    """The entry of a file in the vault, with key, size and digest from `fields`."""
+    url = public_url(file.url)
+    return Entry(**{"kind": file.kind, "name": file.name, "state": "stored", "at": utc_text(at), "url": url, **fields})

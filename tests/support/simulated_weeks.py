@@ -1,7 +1,6 @@
-"""Weeks on the simulator's clock: what goes wrong when, drawn from a seed; two schedulers; what must come of it all.
+"""Weeks on the simulator's clock: outages drawn from a seed, two schedulers, and the expected result.
 
-What must come of it is computed from the simulated world and from what was up at which moment. It is not asked of
-receipts, manifests or the ledger.
+The expected result is computed from the simulated world and the outages, not from receipts, manifests or the run store.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from pipeline.storage.run_store import backoff
 from tests.conftest import Site
 
 HOUR = timedelta(hours=1)
-LONGEST_REST = backoff(99)
+LONGEST_BACKOFF = backoff(99)
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,10 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Weather:
-    """When nobody works, when which service is down, when the ledger is deleted, and how the two hosts' turns fall.
+class Outages:
+    """When no scheduler runs, when each service is down, and when the run store is deleted.
 
-    What strikes does so in the middle of a turn: after `strikes_after` requests.
+    Each of them starts during a run: after `starts_after_requests` requests of its first moment.
     """
 
     seed: int
@@ -58,25 +57,25 @@ class Weather:
     api_down: Span
     files_down: Span
     store_down: Span
-    ledger_deleted_at: datetime
-    strikes_after: int
+    run_store_deleted_at: datetime
+    starts_after_requests: int
 
     @classmethod
-    def drawn(cls, seed: int, begin: datetime, *, days: int, step: timedelta) -> Weather:
-        dice = random.Random(seed)
+    def drawn(cls, seed: int, begin: datetime, *, days: int, step: timedelta) -> Outages:
+        rng = random.Random(seed)
 
         def span(hours: int) -> Span:
-            at = begin + step * dice.randrange(int(timedelta(days=days - 1, hours=-hours) / step))
+            at = begin + step * rng.randrange(int(timedelta(days=days - 1, hours=-hours) / step))
             return Span(at, at + timedelta(hours=hours))
 
         spans = span(24), span(60), span(7), span(9)
-        return cls(seed, begin, days, step, *spans, span(1).begin, dice.randrange(12))
+        return cls(seed, begin, days, step, *spans, span(1).begin, rng.randrange(12))
 
     def __str__(self) -> str:
         return (
             f"seed {self.seed}: off {self.off}, API down {self.api_down}, files down {self.files_down}, stores down"
-            f" {self.store_down}, ledger deleted {self.ledger_deleted_at:%d.%H:%M}, each after"
-            f" {self.strikes_after} requests"
+            f" {self.store_down}, run store deleted {self.run_store_deleted_at:%d.%H:%M}, each after"
+            f" {self.starts_after_requests} requests"
         )
 
     def moments(self) -> Iterator[datetime]:
@@ -86,29 +85,31 @@ class Weather:
 
 @dataclass
 class Host:
-    """One scheduler: as APScheduler would, it rings each alarm at the moments of its cron text, and once at its start;
-    what was held or broke off rings again."""
+    """One scheduler. Like APScheduler it fires each job schedule at the times of its cron text, and once at its start.
+
+    Jobs that were locked or failed are run again at the next moment.
+    """
 
     settings: Settings
-    rung_at: datetime | None = None
-    again: set[str] = field(default_factory=set)
+    fired_at: datetime | None = None
+    retried: set[str] = field(default_factory=set)
 
-    def take_turns(self, now: datetime) -> list[tuple[str, JobStatus]]:
-        turns = []
+    def run_due_jobs(self, now: datetime) -> list[tuple[str, JobStatus]]:
+        statuses = []
         for job in job_schedules(self.settings):
-            since = self.rung_at and self.rung_at + timedelta(seconds=1)
-            rings_at = cron_trigger(job.cron).get_next_fire_time(None, since) if since else now
-            if job.name in self.again or (rings_at and rings_at <= now):
-                turn = run_if_due(job, self.settings, now=now)
-                turns.append((job.name, turn))
-                (self.again.add if turn in {JobStatus.LOCKED, JobStatus.FAILED} else self.again.discard)(job.name)
-        self.rung_at = now
-        return turns
+            since = self.fired_at and self.fired_at + timedelta(seconds=1)
+            fires_at = cron_trigger(job.cron).get_next_fire_time(None, since) if since else now
+            if job.name in self.retried or (fires_at and fires_at <= now):
+                status = run_if_due(job, self.settings, now=now)
+                statuses.append((job.name, status))
+                (self.retried.add if status in {JobStatus.LOCKED, JobStatus.FAILED} else self.retried.discard)(job.name)
+        self.fired_at = now
+        return statuses
 
 
 @dataclass
-class Seen:
-    """A moment at which somebody worked, and what was up during all of it."""
+class Moment:
+    """A moment at which schedulers ran, and whether each service was up during all of it."""
 
     at: datetime
     api: bool
@@ -118,152 +119,153 @@ class Seen:
 
 @dataclass
 class Weeks:
-    """A site, its weather, and what was seen. `cut_store`, `mend_store`: how its stores go down and come back."""
+    """A site, its outages, and the moments that were run. `stop_store`, `restore_store`: functions for its stores."""
 
     site: Site
-    weather: Weather
-    cut_store: Callable[[], None]
-    mend_store: Callable[[], None]
-    seen: list[Seen] = field(default_factory=list)
-    turns: Counter[tuple[str, JobStatus]] = field(default_factory=Counter)
-    on_ledger_deleted: Callable[[], None] = lambda: None
+    outages: Outages
+    stop_store: Callable[[], None]
+    restore_store: Callable[[], None]
+    moments: list[Moment] = field(default_factory=list)
+    statuses: Counter[tuple[str, JobStatus]] = field(default_factory=Counter)
+    on_run_store_deleted: Callable[[], None] = lambda: None
     _requests: int = 0
     _deleted_at: datetime | None = None
     _is_store_up: bool = True
-    _striking: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> None:
-        """Let two hosts work through the weeks at the same time; the last moment is a fair one."""
-        clock, weather = self.site.simulator.clock, self.weather
+        """Run two hosts concurrently through the weeks. No service is down at the last moment."""
+        clock, outages = self.site.simulator.clock, self.outages
         hosts = self._new_hosts()
-        self.site.simulator.on_request = self._strike
+        self.site.simulator.on_request = self._on_request
         with ThreadPoolExecutor(2) as threads, one_at_a_time(unless=lambda: clock.now() == self._deleted_at):
-            for now in weather.moments():
+            for now in outages.moments():
                 clock.set(now)
-                if now in weather.off:
+                if now in outages.off:
                     hosts = self._new_hosts()
                     continue
                 self._begin_moment(now)
-                done = [
-                    turn for turns in threads.map(lambda host, at=now: host.take_turns(at), hosts) for turn in turns
-                ]
-                counts = Counter(name for name, turn in done if turn is JobStatus.COMPLETED)
-                assert not counts or max(counts.values()) == 1, f"{now}: done twice: {counts}"
-                self.turns.update(done)
-                self.seen[-1].store &= self._is_store_up
+                results = threads.map(lambda host, at=now: host.run_due_jobs(at), hosts)
+                statuses = [status for result in results for status in result]
+                counts = Counter(name for name, status in statuses if status is JobStatus.COMPLETED)
+                assert not counts or max(counts.values()) == 1, f"{now}: completed twice: {counts}"
+                self.statuses.update(statuses)
+                self.moments[-1].store &= self._is_store_up
 
     def _new_hosts(self) -> list[Host]:
         return [Host(self.site.settings()), Host(self.site.settings())]
 
     def _begin_moment(self, now: datetime) -> None:
-        weather, faults = self.weather, self.site.simulator.faults
-        api, files, store = (now not in span for span in (weather.api_down, weather.files_down, weather.store_down))
+        outages, faults = self.outages, self.site.simulator.faults
+        api, files, store = (now not in span for span in (outages.api_down, outages.files_down, outages.store_down))
         faults.clear()
         for name in [*([] if api else ["api_down"]), *([] if files else ["files_down"])]:
             faults.on(name)
         if store and not self._is_store_up:
-            self.mend_store()
+            self.restore_store()
             self._is_store_up = True
-        has_begun = now - weather.step in weather.store_down or now - weather.step >= weather.ledger_deleted_at
-        self._requests = weather.strikes_after if has_begun else 0
-        self.seen.append(Seen(now, api, files, store))
-        self._strike()
+        has_begun = now - outages.step in outages.store_down or now - outages.step >= outages.run_store_deleted_at
+        self._requests = outages.starts_after_requests if has_begun else 0
+        self.moments.append(Moment(now, api, files, store))
+        self._on_request()
 
-    def _strike(self, _seen: RequestSeen | None = None) -> None:
-        """What begins at this moment does so after some requests of it."""
-        with self._striking:
+    def _on_request(self, _request: RequestSeen | None = None) -> None:
+        """Count the requests of a moment, and start its outages after the drawn number of them."""
+        with self._lock:
             self._requests += 1
-            if self._requests > self.weather.strikes_after:
-                self._let_begin(self.site.simulator.clock.now())
+            if self._requests > self.outages.starts_after_requests:
+                self._start_outages(self.site.simulator.clock.now())
 
-    def _let_begin(self, now: datetime) -> None:
-        if now in self.weather.store_down and self._is_store_up:
+    def _start_outages(self, now: datetime) -> None:
+        if now in self.outages.store_down and self._is_store_up:
             self._is_store_up = False
-            self.cut_store()
-        if now >= self.weather.ledger_deleted_at and self._deleted_at is None:
+            self.stop_store()
+        if now >= self.outages.run_store_deleted_at and self._deleted_at is None:
             self._deleted_at = now
-            self.on_ledger_deleted()
+            self.on_run_store_deleted()
             for path in self.site.folder.glob("ledger.db*"):
                 path.unlink()
 
-    # --- what must come of it ---
+    # --- the expected result ---
 
     def files(self) -> list[SimFile]:
-        """Every file that was ever listed while it lived."""
-        begin, end = self.weather.begin.date(), self.seen[-1].at
-        days = [begin + timedelta(days=day) for day in range(self.weather.days + 1)]
+        """Every file that was listed before the last moment."""
+        begin, end = self.outages.begin.date(), self.moments[-1].at
+        days = [begin + timedelta(days=day) for day in range(self.outages.days + 1)]
         files = [file for day in days for file in self.site.world.files_of_day("acme", day)]
         return [file for file in files if file.listed_at <= end]
 
-    def had_a_chance(self, file: SimFile) -> bool:
-        """Whether it could be heard of, and then be copied.
+    def could_be_archived(self, file: SimFile) -> bool:
+        """Whether the file could be discovered and then copied.
 
-        Heard of: somebody worked while API and stores were up and the file was listed. Copied: at that moment or later
-        file host and stores were up, the file lived, and nothing made it rest: it was at risk, or the file host had
-        been up for as long as the longest rest.
+        Discovered: a scheduler ran while API and stores were up and the file was listed. Copied: at that moment or
+        later, file host and stores were up, the file had not expired, and it was not backing off: it was at risk, or
+        the file host had been up for the longest backoff.
         """
-        heard_at = next((one.at for one in self.seen if one.api and one.store and one.at >= file.listed_at), None)
-        return heard_at is not None and any(
-            heard_at <= one.at < file.expires_at
-            and one.files
-            and one.store
-            and (file.expires_at - one.at < AT_RISK or not self._may_rest(one.at))
-            for one in self.seen
+        discovered_at = next(
+            (moment.at for moment in self.moments if moment.api and moment.store and moment.at >= file.listed_at), None
+        )
+        return discovered_at is not None and any(
+            discovered_at <= moment.at < file.expires_at
+            and moment.files
+            and moment.store
+            and (file.expires_at - moment.at < AT_RISK or not self._may_back_off(moment.at))
+            for moment in self.moments
         )
 
-    def _may_rest(self, at: datetime) -> bool:
-        return any(not one.files and at - LONGEST_REST < one.at <= at for one in self.seen)
+    def _may_back_off(self, at: datetime) -> bool:
+        return any(not moment.files and at - LONGEST_BACKOFF < moment.at <= at for moment in self.moments)
 
 
-_UNDER_WAY: Counter[str] = Counter()
+_RUNNING: Counter[str] = Counter()
 _COUNTING = threading.Lock()
 
 
 @contextmanager
 def one_at_a_time(unless: Callable[[], bool]) -> Iterator[None]:
-    """Whoever runs a job while another one runs it fails: seen where jobs do their work, not in the leases.
+    """Fail if a job runs twice at the same time. This is checked in the jobs, independent of leases.
 
     `unless`: the leases have just been deleted.
     """
     jobs = dict(JOBS)
 
-    def watched(name: str, job: Callable[[App], RunResult]) -> Callable[[App], RunResult]:
+    def checked(name: str, job: Callable[[App], RunResult]) -> Callable[[App], RunResult]:
         def run(app: App) -> RunResult:
             with _COUNTING:
-                _UNDER_WAY[name] += 1
-                assert _UNDER_WAY[name] == 1 or unless(), f"{name} runs twice at a time"
+                _RUNNING[name] += 1
+                assert _RUNNING[name] == 1 or unless(), f"{name} runs twice at a time"
             try:
                 return job(app)
             finally:
                 with _COUNTING:
-                    _UNDER_WAY[name] -= 1
+                    _RUNNING[name] -= 1
 
         return run
 
     assert isinstance(JOBS, dict)
-    JOBS.update({name: watched(name, job) for name, job in jobs.items()})
+    JOBS.update({name: checked(name, job) for name, job in jobs.items()})
     try:
         yield
     finally:
         JOBS.update(jobs)
 
 
-def folders_out_of_order(site: Site) -> tuple[Callable[[], None], Callable[[], None]]:
-    """How the stores of a site with folders go down, and come back: nothing in them can be reached."""
+def failing_folders(site: Site) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Functions that make the folders of a site's stores inaccessible, and restore them."""
     roots = [site.folder / name for name in ("lake", "vault")]
 
-    def cut() -> None:
+    def stop() -> None:
         for root in roots:
             root.mkdir(exist_ok=True)
             root.rename(root.with_suffix(".away"))
             root.symlink_to(root)
 
-    def mend() -> None:
+    def restore() -> None:
         for root in roots:
             Path(root).unlink()
             root.with_suffix(".away").rename(root)
 
-    return cut, mend
+    return stop, restore
 
 
 _SENTENCES = [
@@ -277,9 +279,9 @@ _SENTENCES = [
 ]
 
 
-def state_told(line: str) -> tuple[str, str]:
-    """Subject and state of a sentence that people were told."""
+def notified_state(line: str) -> tuple[str, str]:
+    """Subject and state of a sentence of a notification."""
     for pattern, subject, state in _SENTENCES:
         if match := re.fullmatch(pattern, line):
             return f"{match[1]} {subject}", state or match[2]
-    raise AssertionError(f"nobody knows what this says: {line}")
+    raise AssertionError(f"unknown sentence: {line}")

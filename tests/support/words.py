@@ -1,6 +1,6 @@
-"""The banned words of the glossary, and where they stand: in docs, in string literals and comments, in names.
+"""Finds the banned words of the glossary in docs, string literals, comments and names.
 
-python -m tests.support.words [PATH ...]    print every place, by default of the whole project
+python -m tests.support.words [PATH ...]    print every occurrence, by default of the whole project
 """
 
 from __future__ import annotations

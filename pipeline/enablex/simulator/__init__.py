@@ -1,8 +1,7 @@
-"""A look-alike of the EnableX Video API and its file host, over real HTTP, from a seed.
+"""A simulator of the EnableX Video API and its file host over HTTP, generated from a seed.
 
-`world` is what happened (pure), `documents` is how the API reports it, `media` makes the bytes of the files,
-`faults` names everything that can go wrong, `server` puts it on three loopback ports. Nothing here needs
-more than the standard library.
+`world` holds what happened (pure), `documents` how the API reports it, `media` the bytes of files, `faults` every
+fault by name, `server` the hosts on three loopback ports. Only the standard library is used; no other room is imported.
 """
 
 from pipeline.enablex.simulator.faults import Faults, UnknownFaultError

@@ -1,4 +1,4 @@
-"""The API host: who may ask, which route answers, and the faults that strike before or after."""
+"""The API host: authentication, routing, and the faults applied before and after a route."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _throttled(*headers: tuple[str, str]) -> Reply:
     return shape_b(429, "RATE_LIMITED", "Too many requests", headers)
 
 
-_STRIKES: dict[str, Callable[[datetime], Reply]] = {
+_REPLACEMENTS: dict[str, Callable[[datetime], Reply]] = {
     "api_down": lambda _: Reply(0, drop=True),
     "api_500": lambda _: shape_a(500, 50000, "Internal error"),
     "api_503_html": lambda _: html_reply(503, "Down for maintenance"),
@@ -37,11 +37,11 @@ _STRIKES: dict[str, Callable[[datetime], Reply]] = {
     "suspended": lambda _: shape_b(403, "PROJECT_SUSPENDED", "The project is suspended"),
     "error_on_200": lambda _: shape_a(200, 50000, "Internal error"),
 }
-"""Faults that replace the answer, in the order in which they strike."""
+"""Faults that replace the reply. The first active one in this order applies."""
 
 
 class Api:
-    """Answers everything below `BASE_PATH`."""
+    """Replies to requests below `BASE_PATH`."""
 
     def __init__(self, world: World, faults: Faults, reports: Reports, rooms: RoomBook) -> None:
         self._faults = faults
@@ -53,8 +53,8 @@ class Api:
         path = request.path
         delay_s = self._faults.amount("slow", path) or 0.0
         skew_s = self._faults.amount("date_skew", path) or 0.0
-        struck = next((make(now) for name, make in _STRIKES.items() if self._faults.hits(name, path)), None)
-        reply = struck or self._cut(self._lost(self._routed(request, now), request), path)
+        replacement = next((make(now) for name, make in _REPLACEMENTS.items() if self._faults.hits(name, path)), None)
+        reply = replacement or self._truncated(self._dropped(self._routed(request, now), request), path)
         return replace(reply, delay_s=delay_s, date_skew_s=skew_s)
 
     def _routed(self, request: Request, now: datetime) -> Reply:
@@ -62,24 +62,24 @@ class Api:
         if project is None:
             return shape_b(401, "UNAUTHORIZED", "APP_ID or APP_KEY is wrong or missing")
         route = request.path.removeprefix(BASE_PATH).rstrip("/")
-        found = re.fullmatch(r"/(cdr|archive|rooms|dialin)((?:/[^/]+)*)", route)
-        if found is None or not request.path.startswith(BASE_PATH):
+        match = re.fullmatch(r"/(cdr|archive|rooms|dialin)((?:/[^/]+)*)", route)
+        if match is None or not request.path.startswith(BASE_PATH):
             return shape_b(404, "NOT_FOUND", "No such route")
-        if found[1] in ("rooms", "dialin"):
+        if match[1] in ("rooms", "dialin"):
             return self._on_200(self._rooms.answer(route, request, project, now), request.path)
         if request.method not in ("GET", "HEAD"):
-            return shape_b(405, "METHOD_NOT_ALLOWED", "Only GET is known here")
-        answer = self._reports.answer(found[1], found[2], request.path, project, now)
-        return self._on_200(answer, request.path)
+            return shape_b(405, "METHOD_NOT_ALLOWED", "Only GET is supported")
+        reply = self._reports.answer(match[1], match[2], request.path, project, now)
+        return self._on_200(reply, request.path)
 
     def _on_200(self, reply: Reply, path: str) -> Reply:
-        """A refusal of shape A under a polite status."""
+        """Fault `errors_as_200`: an error of shape A is sent with HTTP status 200."""
         if reply.status >= 400 and b'"result"' in reply.body and self._faults.hits("errors_as_200", path):
             return replace(reply, status=200)
         return reply
 
-    def _lost(self, reply: Reply, request: Request) -> Reply:
-        """What becomes of the answer to a write that has been carried out."""
+    def _dropped(self, reply: Reply, request: Request) -> Reply:
+        """Faults `lost_reply…`: the write was performed, but its reply is lost."""
         if request.method not in ("POST", "PATCH", "DELETE"):
             return reply
         if self._faults.hits("lost_reply", request.path):
@@ -88,7 +88,7 @@ class Api:
             return text_reply(502, "Bad Gateway\n", "text/plain")
         return reply
 
-    def _cut(self, reply: Reply, path: str) -> Reply:
+    def _truncated(self, reply: Reply, path: str) -> Reply:
         half = len(reply.body) // 2
         if self._faults.hits("truncated_body", path):
             return replace(reply, stop_after=half)

@@ -1,7 +1,7 @@
-"""What the Recording Delivery service puts into a customer's bucket: keys and files (pure).
+"""Keys and files that the Recording Delivery service writes to a customer's bucket (pure).
 
-`<room_id>/<conf_num>/<name>`, below whatever path the bucket was given with. Names are those of the newest
-page where it gives any; the names of a second transcoded file and of recordings that are no .mov are guesses.
+Key: `<room_id>/<conf_num>/<name>`, below the configured prefix. Names are documented on the newest page. Those of a
+second transcoded file and of recordings other than .mov are assumptions.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pipeline.enablex.simulator.world import World
 
 
 def delivered_files(world: World, project: str, session: Session) -> Iterator[tuple[str, SimFile]]:
-    """Every file that a session of `project` will ever have, with its key, in the order of its archive record.
+    """Every file of a session of `project` with its key, in the order of its archive record.
 
-    When they are delivered is for the caller to say: the service works in batches, at any time after
-    `listed_at`. KeyError if the project has no such session.
+    The caller chooses the time of delivery: the service works in batches, at any time after `listed_at`. Raises
+    KeyError if the session belongs to another project.
     """
     if session.project != project:
         raise KeyError(session.conf_num)
@@ -29,7 +29,7 @@ def delivered_files(world: World, project: str, session: Session) -> Iterator[tu
 
 
 def _name(kind: str, number: int) -> str:
-    """Recordings are counted from 1; of the other kinds only the second and later ones."""
+    """Names of recordings are numbered from 1; names of other kinds have a number from the second file on."""
     if kind == "recording":
         return f"individual_recording_{number}"
     return kind if number == 1 else f"{kind}_{number}"

@@ -1,4 +1,4 @@
-"""The host that session files are downloaded from, and the foreign host that some links lead to."""
+"""The host of session files, and the foreign host of some links."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.enablex.simulator.versions import NONE, WEAK, Part, Version, other
 from pipeline.enablex.simulator.world import SimFile, World
 
 OTHER_HOST_URL = "http://files.example.invalid"
-"""Plain http under a reserved name: nothing may ever be sent there."""
+"""Plain http under a reserved name (RFC 2606). A client must never send a request to it."""
 
 _CHALLENGE = ("WWW-Authenticate", 'Basic realm="Recordings"')
 
@@ -23,11 +23,11 @@ _PNG_BEGINNING = bytes.fromhex("89504e470d0a1a0a 0000000d 49484452 00000280 0000
 """Signature and header of an image of 640 x 360."""
 
 _MISSING_BYTES = 7
-"""Under `bad_length`, this many more bytes are promised than sent."""
+"""With `bad_length`, Content-Length minus the bytes sent."""
 
 
-def _redirect(to: str) -> Reply:
-    return text_reply(302, "", "text/plain", (("Location", to),))
+def _redirect(target: str) -> Reply:
+    return text_reply(302, "", "text/plain", (("Location", target),))
 
 
 def _not_allowed(allowed: str) -> Reply:
@@ -35,12 +35,12 @@ def _not_allowed(allowed: str) -> Reply:
 
 
 def _picture(file: SimFile) -> Reply:
-    """What begins as a PNG image and goes on as noise."""
+    """The start of a PNG image, followed by random bytes."""
     body = _PNG_BEGINNING + hashlib.shake_256(file.path.encode()).digest(8192)
     return Reply(200, body, "image/png", length=len(body))
 
 
-_STRIKES: dict[str, Callable[[str], Reply]] = {
+_REFUSALS: dict[str, Callable[[str], Reply]] = {
     "files_down": lambda _: Reply(0, drop=True),
     "files_500": lambda _: html_reply(500, "Internal Server Error"),
     "files_503": lambda _: html_reply(503, "Down for maintenance"),
@@ -49,15 +49,15 @@ _STRIKES: dict[str, Callable[[str], Reply]] = {
     "files_401": lambda _: text_reply(401, "Unauthorized\n", "text/plain", (_CHALLENGE,)),
     "redirect_loop": _redirect,
 }
-"""Faults that strike whoever asks, in this order; each gets the path asked for."""
+"""Faults that apply with any credentials, in this order; each function receives the requested path."""
 
-_INSTEAD: dict[str, Callable[[SimFile], Reply]] = {
+_OTHER_CONTENT: dict[str, Callable[[SimFile], Reply]] = {
     "html_200": lambda _: html_reply(200, "Something went wrong"),
     "json_error_200": lambda _: json_reply({"result": 50000, "error": "Internal error", "desc": "Try again later"}),
     "empty_file": lambda file: Version(file, 0, file.created_at).whole(),
     "other_kind": _picture,
 }
-"""What can come with a polite 200 in place of the file, whatever part of it was asked for."""
+"""Faults that reply with status 200 and other content instead of the file, also to a Range request."""
 
 _FRAMINGS: dict[str, Callable[[Reply, int], Reply]] = {
     "short_body": lambda reply, length: replace(reply, stop_after=length // 2),
@@ -66,11 +66,11 @@ _FRAMINGS: dict[str, Callable[[Reply, int], Reply]] = {
     "no_length": lambda reply, _: replace(reply, length=None),
     "chunked": lambda reply, _: replace(reply, length=None, chunked=True),
 }
-"""Ways to send a body of this length that are not the usual one, in this order."""
+"""Faults of the framing of a body of this length, in this order."""
 
 
 class FileHost:
-    """Answers GET and HEAD for files. A foreign host asks for no credentials and has no faults of its own."""
+    """Replies to GET and HEAD of files. A foreign host requires no credentials and has no faults."""
 
     def __init__(self, world: World, faults: Faults, foreign_url: str, *, foreign: bool = False) -> None:
         self._world = world
@@ -90,11 +90,11 @@ class FileHost:
         return self._served(request, file, now) if file else html_reply(404, "Not Found")
 
     def _refusal(self, request: Request, file: SimFile | None, now: datetime) -> Reply | None:
-        """What keeps the file from this caller, if anything does."""
+        """The reply that refuses the file; None if the client may read it."""
         path = request.path
-        struck = next((make(path) for name, make in _STRIKES.items() if self._faults.hits(name, path)), None)
-        if struck is not None:
-            return struck
+        fault = next((make(path) for name, make in _REFUSALS.items() if self._faults.hits(name, path)), None)
+        if fault is not None:
+            return fault
         if not self._may_read(request, file):
             return html_reply(403, "Forbidden")
         for name, host_url in (("redirect_foreign", self._foreign_url), ("redirect_to_http_other", OTHER_HOST_URL)):
@@ -107,10 +107,10 @@ class FileHost:
         return html_reply(404, "Not Found") if self._faults.hits("gone_early", path) else None
 
     def _may_read(self, request: Request, file: SimFile | None) -> bool:
-        """A project's pair opens that project's files; where there is no file, anybody's pair will do."""
+        """Whether the credentials are those of the file's project, or without a file those of any project."""
         names = self._world.projects if file is None else (file.project,)
-        pairs = [(p.files_user, p.files_password) for p in map(self._world.project, names)]
-        return request.credentials in pairs
+        accepted = [(p.files_user, p.files_password) for p in map(self._world.project, names)]
+        return request.credentials in accepted
 
     def _expired(self, path: str) -> Reply:
         for name, status in (("expired_403", 403), ("expired_410", 410), ("expired_html", 200)):
@@ -119,13 +119,13 @@ class FileHost:
         return html_reply(404, "Not Found")
 
     def _served(self, request: Request, file: SimFile, now: datetime) -> Reply:
-        """The file as it is by now, all or some of it, or something else in its place."""
+        """The file as of `now`, or a part of it, or other content in its place."""
         path = request.path
-        instead = next((make(file) for name, make in _INSTEAD.items() if self._faults.hits(name, path)), None)
-        if instead is not None:
-            return instead
+        other = next((make(file) for name, make in _OTHER_CONTENT.items() if self._faults.hits(name, path)), None)
+        if other is not None:
+            return other
         version = self._version(file, path, now)
-        if version.known_to(request):
+        if version.matches_if_none_match(request):
             return version.unchanged()
         part = version.part_for(request)
         if part is None or self._faults.hits("no_range", path):
@@ -133,7 +133,7 @@ class FileHost:
         return self._framed(self._some(version, part, path), request)
 
     def _version(self, file: SimFile, path: str, now: datetime) -> Version:
-        """The content of this URL at `now`, and how far it can be distinguished from earlier content."""
+        """The content of this URL as of `now`, with its validators."""
         hits = self._faults.hits
         size = self._faults.amount("big_file", path) if file.text is None else None
         if size is not None:
@@ -148,7 +148,7 @@ class FileHost:
         return replace(version, validators=WEAK) if hits("weak_etag", path) else version
 
     def _aged(self, version: Version, path: str, now: datetime) -> Version:
-        """A media file that is still being written, or was recreated, some time after it was listed."""
+        """A media file that grows after its listing (`growing`), or is replaced after it (`replaced`)."""
         listed_at = version.file.listed_at
         age_min = (now - listed_at).total_seconds() / 60
         growing_min = self._faults.amount("growing", path)
@@ -162,7 +162,7 @@ class FileHost:
         return version
 
     def _some(self, version: Version, part: Part, path: str) -> Reply:
-        """The part asked for, another one in its place, or other bytes under its name."""
+        """The requested part, another part, or other bytes under the headers of the requested part."""
         if part.first >= version.size_bytes:
             return version.beyond_the_end()
         if self._faults.hits("wrong_range", path):
@@ -172,16 +172,16 @@ class FileHost:
         return version.some(part)
 
     def _framed(self, reply: Reply, request: Request) -> Reply:
-        """The reply, unless its body is to be framed badly, or to end too early."""
+        """The reply, or with a fault one whose body is truncated or framed differently."""
         path, length = request.path, reply.length or 0
-        where = self._faults.place("cut_anywhere", path) if request.method == "GET" else None
-        if where is not None:
-            return replace(reply, stop_after=int(where * length))
+        position = self._faults.place("cut_anywhere", path) if request.method == "GET" else None
+        if position is not None:
+            return replace(reply, stop_after=int(position * length))
         framings = (make(reply, length) for name, make in _FRAMINGS.items() if self._faults.hits(name, path))
         return next(framings, reply)
 
 
 def _plain_path(path: str) -> str:
-    """The path a file has in the world, whichever of its URLs was asked for."""
+    """The path of a file in the world, for each of its URLs."""
     path = re.sub(r"^/v[0-9]+(?=/)", "", path)
     return re.sub(r"/([0-9]{1,2})/a1(\.[a-z0-9]+)$", r"/a\1\2", path)

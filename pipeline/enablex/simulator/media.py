@@ -1,10 +1,9 @@
 """The bytes of a session's files: playable media of any size, chat and metadata as JSON.
 
-A media file is a shipped sample (about one second of video and sound) followed by one block that its
-container ignores: an EBML Void element for Matroska and WebM, which is legal there because the samples'
-Segments state their size, a `free` box for MP4 and MOV. The padding makes every file unique and as large
-as wanted, also many gigabytes, and every byte of it can be computed on its own, so a Range may start
-anywhere and memory stays flat.
+A media file is a sample (about one second of video and sound) followed by one block that its container ignores: an EBML
+Void element for Matroska and WebM, which is valid because the samples' Segments have a size, or a `free` box for MP4
+and MOV. The padding makes every file unique and gives it any size. Each byte of it can be computed independently, so a
+Range can start anywhere, and memory use is constant.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from importlib.resources import files
 from typing import Protocol
 
 CHUNK_BYTES = 64 * 1024
-"""Padding repeats in chunks of this size, each with its own number."""
+"""Padding consists of chunks of this size that differ in a number."""
 
 BLOCK_BYTES = 8 * CHUNK_BYTES
-"""Bytes are handed out in blocks of at most this size: one write each, and twice as quick as by the chunk."""
+"""Largest block returned: one write each, twice as fast as single chunks."""
 
 CONTENT_TYPES = {
     "mkv": "video/x-matroska",
@@ -28,14 +27,14 @@ CONTENT_TYPES = {
     "mp4": "video/mp4",
     "json": "application/json",
 }
-"""Per ending, as a file server that goes by the name would say."""
+"""Content type by file extension."""
 
 _VOID_HEADER_BYTES = 9
 _FREE_HEADER_BYTES = 16
 
 
 class MediaFile(Protocol):
-    """What the bytes of a file depend on. The path is the seed: other path, other padding."""
+    """What the bytes of a file depend on. The path is the seed of the padding."""
 
     @property
     def path(self) -> str: ...
@@ -47,16 +46,16 @@ class MediaFile(Protocol):
     def text(self) -> bytes | None: ...
 
 
-def media_size(ending: str, wanted: int) -> int:
-    """The size nearest to `wanted`, in bytes, that a padded sample of this ending can have."""
-    return max(wanted, len(_sample(ending)) + len(_padding_header(ending, 0)))
+def media_size(ending: str, target_bytes: int) -> int:
+    """The size in bytes nearest to `target_bytes` that a padded sample with this extension can have."""
+    return max(target_bytes, len(_sample(ending)) + len(_padding_header(ending, 0)))
 
 
 def open_media(file: MediaFile, start: int = 0, *, altered: bool = False) -> Iterator[bytes]:
     """The file's bytes from `start` to its end, in blocks of at most `BLOCK_BYTES`.
 
-    With `altered` other bytes of the same size come out: still a playable file, for a JSON file the same
-    text with its spaces changed. A JSON file is handed out as it is, whatever its stated size.
+    With `altered`, different bytes of the same size: still a playable file; for a JSON file the same text with tabs
+    instead of spaces. A JSON file is returned complete, regardless of `size_bytes`.
     """
     if file.text is not None:
         text = file.text.replace(b" ", b"\t") if altered else file.text
@@ -75,7 +74,7 @@ def open_media(file: MediaFile, start: int = 0, *, altered: bool = False) -> Ite
 
 
 def sha256(file: MediaFile) -> str:
-    """SHA-256 of the whole file, in hex; computed once per file, by reading it as a stream."""
+    """SHA-256 of the whole file, in hex. Computed once per file from its stream."""
     return _digest(file.path, file.format, file.size_bytes, file.text)
 
 
@@ -88,7 +87,7 @@ def _digest(path: str, ending: str, size_bytes: int, text: bytes | None) -> str:
 
 
 class _Parts:
-    """A MediaFile from its parts, so that a digest can be remembered without remembering the file."""
+    """A MediaFile made of its fields, so that the cache of digests keeps no files."""
 
     def __init__(self, path: str, ending: str, size_bytes: int, text: bytes | None) -> None:
         self.path, self.format, self.size_bytes, self.text = path, ending, size_bytes, text
@@ -100,23 +99,23 @@ def _sample(ending: str) -> bytes:
 
 
 def _padding_header(ending: str, space: int) -> bytes:
-    """Header of a padding block that takes `space` bytes, header included; both forms use a 64-bit size."""
+    """Header of a padding block of `space` bytes, including the header. Both forms use a 64-bit size."""
     if ending in ("mkv", "webm"):
         return b"\xec\x01" + max(0, space - _VOID_HEADER_BYTES).to_bytes(7, "big")
     return b"\x00\x00\x00\x01free" + max(_FREE_HEADER_BYTES, space).to_bytes(8, "big")
 
 
 def _padding(seed: str, start: int, end: int) -> Iterator[bytes]:
-    """Bytes `start` to `end` of an endless stream: one hashed chunk, repeated under a running number.
+    """Bytes `start` to `end` of an unlimited stream: one hashed chunk, repeated with a running number.
 
-    Hashing every chunk would be as random, but make a 5 GB file cost ten seconds instead of one.
+    Hashing every chunk would take 10 s instead of 1 s for a file of 5 GB.
     """
     if start >= end:
         return
     base = hashlib.shake_256(seed.encode()).digest(CHUNK_BYTES - 8)
-    beyond, step = -(-end // CHUNK_BYTES), BLOCK_BYTES // CHUNK_BYTES
-    for number in range(start // CHUNK_BYTES, beyond, step):
-        numbers = range(number, min(number + step, beyond))
+    stop, step = -(-end // CHUNK_BYTES), BLOCK_BYTES // CHUNK_BYTES
+    for number in range(start // CHUNK_BYTES, stop, step):
+        numbers = range(number, min(number + step, stop))
         block = b"".join([part for n in numbers for part in (n.to_bytes(8, "big"), base)])
         first = number * CHUNK_BYTES
         yield block[max(0, start - first) : end - first]

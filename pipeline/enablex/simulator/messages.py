@@ -1,4 +1,4 @@
-"""Request and reply as the simulator's hosts see them, and the error shapes they share (pure)."""
+"""HTTP requests and replies of the simulator's hosts, and their common error shapes (pure)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Request:
-    """One HTTP request. `path` is without the query; header names are in lower case."""
+    """One HTTP request. `path` has no query; header names are in lower case."""
 
     method: str
     path: str
@@ -22,7 +22,7 @@ class Request:
 
     @property
     def credentials(self) -> tuple[str, str] | None:
-        """User and password of a Basic Authorization header; None without one that can be read."""
+        """User and password of a Basic Authorization header; None if it is absent or malformed."""
         scheme, _, encoded = self.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "basic":
             return None
@@ -35,10 +35,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """One HTTP reply, with the ways in which it can break.
+    """One HTTP reply, including its faults.
 
-    `stream` replaces `body`; `length` is the Content-Length said, None for none: then the body ends with the
-    connection, or is `chunked`. `stop_after` cuts the body there and closes; `drop` closes without a word.
+    `stream` replaces `body`. `length` is the Content-Length header; with None the body is `chunked` or ends with the
+    connection. `stop_after`: bytes of the body after which the connection closes. `drop`: close without a reply.
     """
 
     status: int = 200
@@ -55,7 +55,7 @@ class Reply:
 
 
 def json_reply(document: Any, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
-    """Anything as JSON, written compactly, non-ASCII as it is."""
+    """A document as compact JSON, non-ASCII characters unescaped."""
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     return Reply(status, body, headers=headers, length=len(body))
 
@@ -76,7 +76,7 @@ def shape_a(status: int, result: int, error: str) -> Reply:
 
 
 def shape_b(status: int, code: str, message: str, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
-    """The newer error envelope; its request id depends on what is said, so that replies are reproducible."""
+    """The newer error envelope. Its request id is a hash of the message, so that replies are reproducible."""
     request_id = f"req_{binascii.crc32(message.encode()):016x}"
     document = {"status": "error", "error_code": code, "message": message, "request_id": request_id}
     return json_reply(document, status, headers)

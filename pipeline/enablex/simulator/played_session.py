@@ -1,4 +1,4 @@
-"""A session that a test played in a room that a caller made, in the world's own words (pure)."""
+"""A session that a test plays in a room created by a client, as records of the world (pure)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.enablex.simulator.traffic import Connection, Room, Session
 
 
 def played_session(project: str, room: Document, began: datetime, ended: datetime, users: int, number: int) -> Session:
-    """N users, all present from the first moment to the last. Its CDRs can be read immediately."""
+    """A session in which all `users` stay from start to end. Its CDRs are visible immediately."""
     conf_num = f"9{began:%y%j}{number:06d}"
     connections = tuple(
         Connection(
@@ -29,7 +29,7 @@ def played_session(project: str, room: Document, began: datetime, ended: datetim
             trans_at=ended,
             visible_at=ended,
             corrected_at=None,
-            dice=number * 100 + user,
+            entropy=number * 100 + user,
         )
         for user in range(1, users + 1)
     )

@@ -1,4 +1,4 @@
-"""What the rooms routes accept: the documented result codes, checked in a fixed order (pure)."""
+"""Validation of the rooms routes: documented result codes, checked in a fixed order (pure)."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ CODES = {
     50004: "Could not delete room",
     50005: "Could not delete room",
 }
-"""Result codes of rooms and tokens with their texts; 50004 and 50005 share one, as documented."""
+"""Result codes of rooms and tokens with their texts. 50004 and 50005 have the same text, as documented."""
 
-LEAD = timedelta(minutes=15)
-"""A scheduled room opens this long before its time, and cannot be changed any more from then on."""
+EDIT_CUTOFF = timedelta(minutes=15)
+"""Time before `scheduled_time` at which a scheduled room opens and can no longer be changed."""
 
 ROLES = ("moderator", "participant", "viewer", "audience")
 TYPE_KEYS = ("mode", "scheduled", "adhoc")
@@ -90,7 +90,7 @@ def _one_of(code: int, *values: str) -> Check:
 
 
 def _count(code: int, least: int) -> Check:
-    """A whole number, also as text."""
+    """An integer, as a number or text, of at least `least`."""
     return lambda value: None if (number := whole(value)) is not None and number >= least else code
 
 
@@ -134,11 +134,11 @@ _CHECKS: dict[str, Check] = {
     "knock": _flag(10025),
     "aor": _sip_uri,
 } | {key: lambda _: None for key in _UNCHECKED}
-"""Every key that `settings` may have, with what is wrong about a value."""
+"""Every valid key of `settings`, with the check of its value: a result code, or None for a valid value."""
 
 
 def create_fault(body: Document, now: datetime, *, plan_is_sd: bool) -> int | None:
-    """The code with which a new room is refused, or None when it is fine."""
+    """The code with which a new room is refused; None if it is valid."""
     if not body.get("name"):
         return 10002
     if not body.get("owner_ref"):
@@ -148,7 +148,7 @@ def create_fault(body: Document, now: datetime, *, plan_is_sd: bool) -> int | No
 
 
 def change_fault(room: Document, body: Document, now: datetime, *, plan_is_sd: bool) -> int | None:
-    """The code with which a change of a room is refused. Whether it is active has been looked at before."""
+    """The code with which a change of a room is refused. The caller has checked that the room is not active."""
     settings = body.get("settings", {})
     if "name" in body and not body["name"]:
         return 10002
@@ -161,13 +161,13 @@ def change_fault(room: Document, body: Document, now: datetime, *, plan_is_sd: b
     if not before.get("scheduled"):
         return 10018 if "scheduled_time" in settings else None
     begin = scheduled_time(before.get("scheduled_time"))
-    if begin is not None and begin - LEAD < now:
+    if begin is not None and begin - EDIT_CUTOFF < now:
         return 10006
     return _past(settings, now)
 
 
 def token_fault(body: Document) -> int | None:
-    """The code with which a request for a token is refused for its own sake, whatever the room."""
+    """The code with which a token request is refused for its own fields, for any room."""
     for key, code in (("name", 10101), ("user_ref", 10102), ("role", 10103)):
         if not body.get(key):
             return code
@@ -175,12 +175,12 @@ def token_fault(body: Document) -> int | None:
 
 
 def room_fault(room: Document, now: datetime, *, present: int | None, was_used: bool) -> int | None:
-    """The code with which a room refuses another user. `present` counts users; None when nobody is in."""
+    """The code with which a room refuses another user. `present`: users in the session; None without a session."""
     settings = room["settings"]
     begin = scheduled_time(settings.get("scheduled_time")) if settings.get("scheduled") else None
     if begin is not None:
         minutes = whole(settings.get("duration")) or 0
-        if now < begin - LEAD:
+        if now < begin - EDIT_CUTOFF:
             return 10113
         if minutes and present is None and now >= begin + timedelta(minutes=minutes):
             return 10111 if was_used else 10112
@@ -191,13 +191,13 @@ def room_fault(room: Document, now: datetime, *, present: int | None, was_used: 
 
 
 def needs_subscription(body: Document) -> str | None:
-    """The first setting that this project has not subscribed to; its code is not documented."""
+    """The first setting that requires a subscription. Its result code is not documented."""
     settings = body.get("settings")
     return next((key for key in _SUBSCRIPTION if key in settings), None) if isinstance(settings, dict) else None
 
 
 def scheduled_time(value: Any) -> datetime | None:
-    """`YYYY-MM-DD HH:MM:SS`, UTC without saying so."""
+    """Parse `YYYY-MM-DD HH:MM:SS`, in UTC; None for any other value."""
     try:
         return datetime.strptime(value, _TIME).replace(tzinfo=UTC)
     except (TypeError, ValueError):
@@ -205,7 +205,7 @@ def scheduled_time(value: Any) -> datetime | None:
 
 
 def whole(value: Any) -> int | None:
-    """A whole number, given as number or text; a boolean is none."""
+    """An integer, given as a number or text; None for other values, including booleans."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
     return int(value) if re.fullmatch(r"[0-9]+", str(value)) else None
@@ -222,7 +222,7 @@ def _settings_fault(settings: Any, *, plan_is_sd: bool) -> int | None:
 
 
 def _type_fault(settings: Document, now: datetime) -> int | None:
-    """Combinations that a new room cannot have; single values have been checked before."""
+    """The code for an invalid combination of a new room's settings. Single values have been checked before."""
     scheduled = settings.get("scheduled")
     if scheduled and settings.get("adhoc"):
         return 10017

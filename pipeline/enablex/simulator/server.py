@@ -1,7 +1,7 @@
-"""Three real HTTP hosts on loopback, one virtual clock, and a control plane.
+"""Three HTTP hosts on loopback, one virtual clock, and a control plane.
 
-The API and the file host answer as `127.0.0.1`, the foreign host as `localhost`, so that it is another
-host name. Everything runs in daemon threads of this process; leaving the context closes every connection.
+The API and the file host are at `127.0.0.1`, the foreign host is at `localhost`, a different host name. All of them run
+in daemon threads of this process. Leaving the context closes every connection.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from pipeline.enablex.simulator.world import World
 
 CONTROL_PATH = "/_simulator"
 _SEND_TOGETHER_BYTES = 64 * 1024
-"""A body up to this size leaves in one packet train with its headers."""
+"""A body up to this size is written together with its headers."""
 
 
 class Clock:
-    """The simulator's time, UTC. It stands still at a given moment, or follows the real clock."""
+    """The simulator's time, in UTC: frozen at a given moment, or following the real clock."""
 
     def __init__(self, now: datetime | None = None) -> None:
         self._lock = threading.Lock()
@@ -49,7 +49,7 @@ class Clock:
             return self._frozen or datetime.now(UTC) + self._ahead
 
     def set(self, now: datetime) -> None:
-        """Stop the clock at this moment; it may lie in the past."""
+        """Freeze the clock at this moment, which can be in the past."""
         with self._lock:
             self._frozen = _utc(now)
 
@@ -63,7 +63,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class RequestSeen:
-    """One request as it was answered. `status` 0: dropped without a reply. `path` is without the query."""
+    """One request and the status of its reply; 0: dropped without a reply. `path` has no query."""
 
     host: str
     method: str
@@ -74,9 +74,9 @@ class RequestSeen:
 
 
 class Simulator:
-    """The simulator. Use it as a context manager; the hosts are up inside.
+    """The simulator, a context manager; its hosts run inside the context.
 
-    Without `now` its clock follows the real one. Ports of 0 are chosen freely.
+    Without `now` its clock follows the real one. For port 0, a free port is chosen.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Simulator:
             raise
 
     def _open(self, api_port: int, files_port: int, foreign_port: int) -> None:
-        """Bind all three ports, so that the URLs are known; nothing is answered yet."""
+        """Bind all three ports, so that the URLs are defined. Requests are served from `__enter__` on."""
         api, files, foreign = (
             self._add_host(name, port)
             for name, port in (("api", api_port), ("files", files_port), ("foreign", foreign_port))
@@ -138,12 +138,12 @@ class Simulator:
             host.stop()
 
     def wait(self) -> None:
-        """Block until interrupted (KeyboardInterrupt comes out) or closed from another thread."""
+        """Block until interrupted (raises KeyboardInterrupt) or closed by another thread."""
         while not self._stopping.wait(3600.0):
             pass
 
     def settings_toml(self, data_dir: str) -> str:
-        """A Postroom configuration that reads this simulator and keeps everything under `data_dir`."""
+        """A Postroom settings file for this simulator, with all stores below `data_dir`."""
         lines = ["[lake]", f"url = {_quoted(f'file:{data_dir}/lake')}"]
         lines += ["[vault]", f"url = {_quoted(f'file:{data_dir}/vault')}"]
         lines += ["[run_store]", f"url = {_quoted(f'sqlite:///{data_dir}/ledger.db')}"]
@@ -164,11 +164,11 @@ class Simulator:
         return "\n".join(lines) + "\n"
 
     def answer(self, host: _Host, request: Request) -> Reply:
-        """Control plane or host; what a host answers is recorded, and passed to `on_request`, before it is sent."""
+        """The reply of the control plane or a host. Requests to hosts are first recorded and passed to `on_request`."""
         if host.name == "api" and f"{request.path}/".startswith(f"{CONTROL_PATH}/"):
             return self._control(request)
         reply = host.answer(request, self.clock.now())
-        seen = RequestSeen(
+        record = RequestSeen(
             host.name,
             request.method,
             request.path,
@@ -176,61 +176,61 @@ class Simulator:
             request.headers.get("authorization"),
             request.headers.get("range"),
         )
-        self.requests.append(seen)
+        self.requests.append(record)
         if self.on_request is not None:
-            self.on_request(seen)
+            self.on_request(record)
         if reply.delay_s:
             self._stopping.wait(reply.delay_s)
         return reply
 
     def _control(self, request: Request) -> Reply:
-        """`/_simulator` and below; faults do not strike here, and nothing is noted."""
+        """The reply to `/_simulator` and below. Faults do not apply, and requests are not recorded."""
         try:
-            wanted = json.loads(request.body) if request.method == "PUT" else {}
-            answer = self._controlled(request.method, request.path.removeprefix(CONTROL_PATH).strip("/"), wanted)
+            body = json.loads(request.body) if request.method == "PUT" else {}
+            answer = self._controlled(request.method, request.path.removeprefix(CONTROL_PATH).strip("/"), body)
         except (ValueError, TypeError, AttributeError, OverflowError) as error:
             return shape_b(400, "INVALID_PARAM", str(error))
         if answer is None:
-            return shape_b(404, "NOT_FOUND", "clock, faults, sessions and requests are known here")
+            return shape_b(404, "NOT_FOUND", "the routes are clock, faults, sessions and requests")
         return json_reply(answer)
 
-    def _controlled(self, method: str, what: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
-        """What is going on, after what is wanted has been done; None for an unknown route."""
+    def _controlled(self, method: str, route: str, body: dict[str, Any]) -> dict[str, Any] | None:
+        """Apply a change, and return the state after it; None for an unknown route."""
         answer: dict[str, Any] | None = None
-        match method, what:
+        match method, route:
             case "GET", "":
                 answer = self._overview()
             case "GET" | "PUT", "clock":
-                self._set_clock(wanted)
+                self._set_clock(body)
                 answer = {"now": timestamp(self.clock.now())}
             case "GET" | "PUT" | "DELETE", "faults":
-                self._set_faults(method, wanted)
+                self._set_faults(method, body)
                 answer = {"faults": self.faults.active()}
             case "PUT", "sessions":
-                self._play_session(**wanted)
-                answer = wanted
+                self._play_session(**body)
+                answer = body
             case "GET", "requests":
-                answer = {"requests": [asdict(seen) for seen in list(self.requests)]}
+                answer = {"requests": [asdict(record) for record in list(self.requests)]}
         return answer
 
-    def _set_clock(self, wanted: dict[str, Any]) -> None:
-        if "now" in wanted:
-            self.clock.set(datetime.fromisoformat(wanted["now"]))
-        if "advance_s" in wanted:
-            self.clock.advance(timedelta(seconds=wanted["advance_s"]))
+    def _set_clock(self, body: dict[str, Any]) -> None:
+        if "now" in body:
+            self.clock.set(datetime.fromisoformat(body["now"]))
+        if "advance_s" in body:
+            self.clock.advance(timedelta(seconds=body["advance_s"]))
 
     def _play_session(self, project: str, room_id: str, users: int) -> None:
-        """Put N users into a room; with none, its session is over."""
+        """Put `users` users into a room; 0 ends its session."""
         if users:
             self.rooms.start_session(project, room_id, self.clock.now(), users)
         else:
             self.rooms.end_session(project, room_id, self.clock.now())
 
-    def _set_faults(self, method: str, wanted: dict[str, Any]) -> None:
-        """PUT puts faults on over those that are; DELETE clears them all."""
+    def _set_faults(self, method: str, body: dict[str, Any]) -> None:
+        """PUT adds faults to the active ones; DELETE removes all faults."""
         if method == "DELETE":
             self.faults.clear()
-        for text in wanted.get("faults", ()):
+        for text in body.get("faults", ()):
             self.faults.on(text)
 
     def _overview(self) -> dict[str, Any]:
@@ -247,7 +247,7 @@ class Simulator:
 
 
 class _Host(ThreadingHTTPServer):
-    """One listener. It keeps a list of its open connections, so that stopping does not wait for idle clients."""
+    """One listener. It keeps its open connections, so that it can stop without waiting for idle clients."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -268,14 +268,14 @@ class _Host(ThreadingHTTPServer):
         self._thread.start()
 
     def _accept(self) -> None:
-        """Take connections until stopped; no polling, so an idle simulator costs nothing."""
+        """Accept connections until stopped, without polling."""
         while not self._stopped.is_set():
             self.handle_request()
 
     def stop(self) -> None:
         self._stopped.set()
         if self._thread is not None:
-            with suppress(OSError):  # one last connection, to wake the thread that waits for one
+            with suppress(OSError):  # a last connection, which unblocks the accepting thread
                 socket.create_connection(("127.0.0.1", self.port)).close()
             self._thread.join()
             self._thread = None
@@ -296,17 +296,17 @@ class _Host(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def server_bind(self) -> None:
-        """As TCPServer does it: HTTPServer would also ask the resolver for a name, which can take seconds."""
+        """Bind as TCPServer does: HTTPServer also resolves the host name, which can take seconds."""
         TCPServer.server_bind(self)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients may leave at any time; anything else is our own mistake and is printed."""
+        """Ignore clients that disconnect; print any other error, which is a bug of the simulator."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Reads requests and writes replies; what to say is decided elsewhere."""
+    """Reads requests and writes the replies of `Simulator.answer`."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -360,29 +360,29 @@ class _Handler(BaseHTTPRequestHandler):
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Say nothing: `Simulator.requests` is the log."""
+        """Log nothing: requests are in `Simulator.requests`."""
 
 
 def _body(reply: Reply) -> Iterator[bytes]:
-    """The bytes that go out after the head: all of them, or as many as a fault lets pass."""
-    left = reply.length if reply.stop_after is None else reply.stop_after
+    """The bytes sent after the headers: the whole body, or the part that a fault permits."""
+    remaining = reply.length if reply.stop_after is None else reply.stop_after
     for block in reply.stream or (reply.body,):
-        part = block if left is None else block[:left]
-        if left is not None:
-            left -= len(part)
+        part = block if remaining is None else block[:remaining]
+        if remaining is not None:
+            remaining -= len(part)
         if part:
             yield b"%x\r\n%b\r\n" % (len(part), part) if reply.chunked else part
-        if left == 0:
+        if remaining == 0:
             break
     if reply.chunked:
         yield b"0\r\n\r\n"
 
 
 def _utc(moment: datetime) -> datetime:
-    """An aware moment in UTC; a naive one is taken to be UTC already."""
+    """A moment in UTC; one without a time zone is in UTC already."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _quoted(text: str) -> str:
-    """A TOML basic string; JSON's escapes are all valid there."""
+    """A TOML basic string. JSON's escapes are all valid in it."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Files of a simulated session: recordings, transcoded video, chat and metadata, each with its size or text (pure)."""
+"""Files of a simulated session: recordings, transcoded video, chat and metadata, with size or text (pure)."""
 
 from __future__ import annotations
 
@@ -19,63 +19,63 @@ _CHAT = (
 
 
 def session_files(seed: int, session: Session, app_id: str, file_bytes: int) -> tuple[SimFile, ...]:
-    """Every file of a session, in the order in which its archive record names them.
+    """Every file of a session, in the order of its archive record.
 
-    A file is created when its recording starts (chat and metadata: when the session ends), and expires by
-    that. Listed: chat and metadata within minutes of the end, recordings after about ten, transcoded ones
-    2 to 8 h later.
+    Created: recordings and transcoded files when the recording starts, chat and metadata when the session ends. Listed
+    after the session's end: chat and metadata after 30 to 240 s, recordings after 8 to 13 min, transcoded files after
+    2 to 8 h.
     """
-    dice = random.Random(f"{seed}/{session.project}/{session.conf_num}")
+    rng = random.Random(f"{seed}/{session.project}/{session.conf_num}")
     folder = f"/path/{app_id}/{session.conf_num}"
-    recording = "webm" if session.room.single_file else dice.choice(("mkv", "mkv", "mov"))
+    recording = "webm" if session.room.single_file else rng.choice(("mkv", "mkv", "mov"))
     ended = session.ended_at
     files: list[SimFile] = []
 
     def add(kind: str, name: str, created_at: datetime, listed_at: datetime, text: bytes | None = None) -> None:
         ending = name.rpartition(".")[2]
-        size = len(text) if text is not None else media.media_size(ending, _size(dice, file_bytes))
+        size = len(text) if text is not None else media.media_size(ending, _size(rng, file_bytes))
         ids = session.project, session.conf_num, session.room.room_id
         files.append(SimFile(*ids, kind, f"{folder}/{name}", ending, size, created_at, listed_at, text))
 
-    listed = ended + timedelta(minutes=8, seconds=dice.randint(0, 300))
+    listed = ended + timedelta(minutes=8, seconds=rng.randint(0, 300))
     starts = [segment.started_at for segment in session.segments for _ in range(segment.streams)]
     for number, started in enumerate(starts, 1):
         add("recording", f"a{number}.{recording}", started, listed)
     for number, segment in enumerate(session.segments if session.transcoded else (), 1):
-        done = ended + timedelta(seconds=dice.randint(2 * 3600, 8 * 3600))
-        add("transcoded", f"t{number}.mp4", segment.started_at, done)
-    listed = ended + timedelta(seconds=dice.randint(30, 240))
+        transcoded_at = ended + timedelta(seconds=rng.randint(2 * 3600, 8 * 3600))
+        add("transcoded", f"t{number}.mp4", segment.started_at, transcoded_at)
+    listed = ended + timedelta(seconds=rng.randint(30, 240))
     if session.chat:
-        add("chat", "chatdata.json", ended, listed, _chat_text(dice, session))
+        add("chat", "chatdata.json", ended, listed, _chat_text(rng, session))
     if session.metadata:
-        add("metadata", "metadata.json", ended, listed, _metadata_text(dice, session))
+        add("metadata", "metadata.json", ended, listed, _metadata_text(rng, session))
     return tuple(files)
 
 
-def _size(dice: random.Random, typical: int) -> int:
-    """Half to one and a half times the typical size."""
-    return typical // 2 + dice.randrange(max(1, typical))
+def _size(rng: random.Random, typical: int) -> int:
+    """0.5 to 1.5 times the typical size, in bytes."""
+    return typical // 2 + rng.randrange(max(1, typical))
 
 
-def _chat_text(dice: random.Random, session: Session) -> bytes:
-    """A list of messages; in some sessions an object around it, nothing at all, or a truncated text."""
-    talkers = [c for c in session.connections if not c.sip]
+def _chat_text(rng: random.Random, session: Session) -> bytes:
+    """A list of messages; in some sessions an object that contains it, an empty text, or a truncated text."""
+    senders = [c for c in session.connections if not c.sip]
     messages = []
-    for number in range(dice.randint(1, 12)):
-        talker = dice.choice(talkers)
-        said_at = talker.connected_at + (talker.disconnected_at - talker.connected_at) * dice.random()
+    for number in range(rng.randint(1, 12)):
+        sender = rng.choice(senders)
+        sent_at = sender.connected_at + (sender.disconnected_at - sender.connected_at) * rng.random()
         message = {
-            "sender": talker.user_name,
-            "senderId": talker.user_ref,
+            "sender": sender.user_name,
+            "senderId": sender.user_ref,
             "message": _CHAT[number % len(_CHAT)],
-            "timestamp": timestamp(said_at),
+            "timestamp": timestamp(sent_at),
         }
         messages.append(message)
     messages.sort(key=lambda m: m["timestamp"])
-    return _odd_text(dice, json.dumps(messages, ensure_ascii=False), json.dumps({"messages": messages}))
+    return _varied_text(rng, json.dumps(messages, ensure_ascii=False), json.dumps({"messages": messages}))
 
 
-def _metadata_text(dice: random.Random, session: Session) -> bytes:
+def _metadata_text(rng: random.Random, session: Session) -> bytes:
     events = [
         {"type": kind, "ts": timestamp(at), "user": c.user_ref}
         for c in session.connections
@@ -83,16 +83,16 @@ def _metadata_text(dice: random.Random, session: Session) -> bytes:
     ]
     events.sort(key=lambda e: e["ts"])
     document = {"conf_num": session.conf_num, "events": events}
-    return _odd_text(dice, json.dumps(document, ensure_ascii=False), json.dumps([document]))
+    return _varied_text(rng, json.dumps(document, ensure_ascii=False), json.dumps([document]))
 
 
-def _odd_text(dice: random.Random, usual: str, other_form: str) -> bytes:
-    """Mostly the usual form; no schema is published, so nobody may come to depend on it."""
-    throw = dice.random()
-    if throw < 0.06:
+def _varied_text(rng: random.Random, usual: str, other_form: str) -> bytes:
+    """The usual form in 85 % of files, else another one: EnableX publishes no schema (enablex-api.md)."""
+    share = rng.random()
+    if share < 0.06:
         return other_form.encode()
-    if throw < 0.10:
+    if share < 0.10:
         return b""
-    if throw < 0.15:
+    if share < 0.15:
         return usual.encode()[: len(usual) * 2 // 3]
     return usual.encode()

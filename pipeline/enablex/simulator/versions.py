@@ -1,4 +1,4 @@
-"""What lies under a file's URL at some moment, and how HTTP describes it: validators, conditions, parts (pure)."""
+"""The version of a file at a moment, and its HTTP replies: validators, conditional requests, ranges (pure)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.enablex.simulator.messages import Reply, Request, text_reply
 from pipeline.enablex.simulator.traffic import SimFile
 
 STRONG, WEAK, NONE = "strong", "weak", "none"
-"""How well a version can be distinguished from another one: ETag and Last-Modified, a weak ETag, or neither."""
+"""Validators of a version: ETag and Last-Modified, a weak ETag and Last-Modified, or neither."""
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -33,7 +33,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Version:
-    """A file as it is now: its first `size_bytes`, or with `altered` other bytes in their place."""
+    """One version of a file: its first `size_bytes`, or with `altered` different bytes of that size."""
 
     file: SimFile
     size_bytes: int
@@ -43,27 +43,27 @@ class Version:
 
     @property
     def etag(self) -> str:
-        """As in the header, quotes included; other bytes, other ETag. Not sent if there are no validators."""
+        """The header value with its quotes, different for different bytes. Not sent without validators."""
         digest = hashlib.blake2b(f"{self.file.path}/{self.size_bytes}/{self.altered}".encode(), digest_size=8)
         weak = "W/" if self.validators == WEAK else ""
         return f'{weak}"{digest.hexdigest()}"'
 
     @property
     def headers(self) -> Headers:
-        told: Headers = (("Accept-Ranges", "bytes"),)
+        ranges: Headers = (("Accept-Ranges", "bytes"),)
         if self.validators == NONE:
-            return told
-        return ("ETag", self.etag), ("Last-Modified", format_datetime(self.modified_at, usegmt=True)), *told
+            return ranges
+        return ("ETag", self.etag), ("Last-Modified", format_datetime(self.modified_at, usegmt=True)), *ranges
 
-    def known_to(self, request: Request) -> bool:
-        """Whether If-None-Match names this version; weak ETags are good enough here."""
-        known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-        return self.validators != NONE and (self.etag.removeprefix("W/") in known or known == ["*"])
+    def matches_if_none_match(self, request: Request) -> bool:
+        """Whether If-None-Match names this version, by weak comparison (RFC 9110)."""
+        etags = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+        return self.validators != NONE and (self.etag.removeprefix("W/") in etags or etags == ["*"])
 
     def part_for(self, request: Request) -> Part | None:
-        """The part that Range asks for; None for the whole: no Range, or an If-Range that means another version."""
-        known = request.headers.get("if-range")
-        if known is not None and (self.validators != STRONG or known != self.etag):
+        """The requested range; None for the whole file: no Range header, or an If-Range with another version."""
+        condition = request.headers.get("if-range")
+        if condition is not None and (self.validators != STRONG or condition != self.etag):
             return None
         return _part(request.headers.get("range", ""), self.size_bytes)
 
@@ -71,16 +71,16 @@ class Version:
         return self._reply(200, self.headers, 0, self.size_bytes)
 
     def some(self, part: Part, start: int | None = None) -> Reply:
-        """206 with a part of the file. With `start` the bytes from there come under its name instead."""
-        told = ("Content-Range", f"bytes {part.first}-{part.last}/{self.size_bytes}")
-        return self._reply(206, (*self.headers, told), part.first if start is None else start, part.length)
+        """206 with a part of the file. With `start`, the body has the bytes from there, under the same headers."""
+        content_range = ("Content-Range", f"bytes {part.first}-{part.last}/{self.size_bytes}")
+        return self._reply(206, (*self.headers, content_range), part.first if start is None else start, part.length)
 
     def beyond_the_end(self) -> Reply:
-        told = ("Content-Range", f"bytes */{self.size_bytes}")
-        return text_reply(416, "", "text/plain", (*self.headers, told))
+        content_range = ("Content-Range", f"bytes */{self.size_bytes}")
+        return text_reply(416, "", "text/plain", (*self.headers, content_range))
 
     def unchanged(self) -> Reply:
-        """304: the length that a 200 would say, and no body."""
+        """304 without a body. Content-Length is that of a reply with status 200."""
         kind = media.CONTENT_TYPES[self.file.format]
         return Reply(304, content_type=kind, headers=self.headers, length=self.size_bytes)
 
@@ -91,7 +91,7 @@ class Version:
 
 
 def other_part(part: Part, size: int) -> Part:
-    """Another part of a file, of the same length if the file has one; of a single byte there is no other."""
+    """Another part of a file, of the same length where possible. A file of one byte has no other part."""
     length = min(part.length, size - 1) or 1
     first = 0 if part.first else size - length
     return Part(first, first + length - 1)
@@ -106,13 +106,13 @@ def _first(count: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
             return
 
 
-def _part(asked: str, size: int) -> Part | None:
-    """The one range a Range asks for; None for none, several or nonsense: the whole file is sent."""
-    found = re.fullmatch(r"bytes=([0-9]*)-([0-9]*)", asked.replace(" ", ""))
-    if found is None or found[1] + found[2] == "":
+def _part(header: str, size: int) -> Part | None:
+    """The single range of a Range header; None for none, several or malformed ones, which get the whole file."""
+    match = re.fullmatch(r"bytes=([0-9]*)-([0-9]*)", header.replace(" ", ""))
+    if match is None or match[1] + match[2] == "":
         return None
-    if found[1] == "":
-        return Part(max(0, size - int(found[2])), size - 1) if int(found[2]) else Part(size, size)
-    first = int(found[1])
-    last = min(int(found[2]), size - 1) if found[2] else size - 1
+    if match[1] == "":
+        return Part(max(0, size - int(match[2])), size - 1) if int(match[2]) else Part(size, size)
+    first = int(match[1])
+    last = min(int(match[2]), size - 1) if match[2] else size - 1
     return Part(first, last) if first <= last or first >= size else None

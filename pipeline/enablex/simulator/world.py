@@ -1,8 +1,7 @@
-"""The simulated world: endless, reproducible traffic, asked by day, id or moment (pure).
+"""The simulated world: unlimited, reproducible traffic, looked up by day, id or moment (pure).
 
-Everything is a function of (seed, project, UTC day): no clock, no I/O; `now` always comes in. `traffic`
-makes the days, `documents` puts them into the API's words, and this module finds things in them without
-ever walking through an unbounded past.
+Everything is a function of (seed, project, UTC day). No clock and no I/O: `now` is an argument. `traffic` generates
+the days, `documents` renders them as the API does, and this module searches a bounded number of days.
 """
 
 from __future__ import annotations
@@ -21,18 +20,17 @@ from pipeline.enablex.simulator.traffic import Connection, Project, Room, Sessio
 __all__ = ["Connection", "Project", "Room", "Session", "SimFile", "World"]
 
 HISTORY_DAYS = 92
-"""How far back the API remembers: questions without dates look no further, so their cost is bounded."""
+"""History of the API. Requests without dates cover this many days, which bounds their cost."""
 
 FILE_REACH_DAYS = 4
-"""A file that lives is of a session begun at most this many days ago: 72 h, and one for midnight."""
+"""A file that has not expired belongs to a session that began at most this many days ago: 72 h, plus midnight."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Endless, reproducible traffic. Equal worlds have equal traffic.
+    """Unlimited, reproducible traffic. Equal worlds have equal traffic.
 
-    Days are UTC dates and ranges inclusive. `now` decides what is already known: nothing appears before
-    its time.
+    Days are UTC dates, ranges are inclusive. Results contain only what is visible at `now`.
     """
 
     seed: int = 7
@@ -42,13 +40,13 @@ class World:
     begin: date | None = None
 
     def project(self, name: str) -> Project:
-        """The project's credentials; KeyError for a name that is not in `projects`."""
+        """The project's credentials. Raises KeyError for a name that is not in `projects`."""
         if name not in self.projects:
             raise KeyError(name)
         return traffic.make_project(self.seed, name)
 
     def sessions(self, project: str, day: date) -> tuple[Session, ...]:
-        """The sessions that began on `day`, in order of their beginning."""
+        """The sessions that began on `day`, sorted by start."""
         if project not in self.projects:
             raise KeyError(project)
         if day < self._first_day:
@@ -65,20 +63,20 @@ class World:
             yield from self.sessions(project, date.fromordinal(number))
 
     def session(self, project: str, conf_num: str) -> Session | None:
-        """The session with this `conf_num`, if there is one."""
+        """The session with this `conf_num`; None if there is none."""
         day = traffic.day_of_conf_num(conf_num)
         sessions = self.sessions(project, day) if day else ()
         return next((s for s in sessions if s.conf_num == conf_num), None)
 
     def room(self, project: str, room_id: str) -> Room | None:
-        """The room with this id, also when it no longer exists."""
+        """The room with this id, including rooms that no longer exist."""
         for room in traffic.permanent_rooms(self.seed, project):
             if room.room_id == room_id:
                 return room
         return next((s.room for s in self._around_creation(project, room_id) if s.room.room_id == room_id), None)
 
     def sessions_of_room(self, project: str, room_id: str, now: datetime) -> list[Session]:
-        """Every session of a room in the last `HISTORY_DAYS`, in order."""
+        """Every session of a room in the last `HISTORY_DAYS`, sorted by start."""
         if any(room.room_id == room_id for room in traffic.permanent_rooms(self.seed, project)):
             sessions = self.sessions_between(project, now.date() - timedelta(days=HISTORY_DAYS), now.date())
         else:
@@ -86,30 +84,30 @@ class World:
         return [s for s in sessions if s.room.room_id == room_id]
 
     def running(self, project: str, room_id: str, now: datetime) -> Session | None:
-        """The session that is going on in this room at `now`, if any."""
+        """The session that runs in this room at `now`; None if there is none."""
         for session in self.sessions_between(project, now.date() - timedelta(days=1), now.date()):
             if session.room.room_id == room_id and session.began_at <= now < session.ended_at:
                 return session
         return None
 
     def rooms(self, project: str, now: datetime) -> list[Room]:
-        """The rooms that exist at `now`: permanent, scheduled (to the day after), ad hoc while in use."""
+        """The rooms that exist at `now`: permanent, scheduled (until the following day), ad hoc while in use."""
         rooms = [room for room in traffic.permanent_rooms(self.seed, project) if room.created_at <= now]
         day = now.date()
         for session in self.sessions_between(project, day - timedelta(days=1), day + timedelta(days=1)):
             room = session.room
-            gone = room.kind == "adhoc" and session.ended_at <= now
-            if room.kind != "permanent" and room.created_at <= now and not gone:
+            is_deleted = room.kind == "adhoc" and session.ended_at <= now
+            if room.kind != "permanent" and room.created_at <= now and not is_deleted:
                 rooms.append(room)
         return rooms
 
     def session_files(self, session: Session) -> tuple[SimFile, ...]:
-        """Every file that this session will ever have, in the order in which its archive record names them."""
+        """Every file of this session, listed or not, in the order of its archive record."""
         app_id = self.project(session.project).app_id
         return session_files.session_files(self.seed, session, app_id, self.file_bytes)
 
     def files_of_day(self, project: str, day: date) -> tuple[SimFile, ...]:
-        """Every file that the sessions begun on `day` will ever have, listed or not, expired or not."""
+        """Every file of the sessions that began on `day`, listed or not, expired or not."""
         return tuple(file for session in self.sessions(project, day) for file in self.session_files(session))
 
     def files(self, project: str, now: datetime) -> tuple[SimFile, ...]:
@@ -159,7 +157,7 @@ class World:
         *,
         by: str = "trans_date",
     ) -> list[Document]:
-        """The CDRs of these sessions visible at `now` and on `first` to `last`, in order of time."""
+        """The CDRs of these sessions visible at `now` and on `first` to `last`, sorted by that time, then `cdr_id`."""
         owner = self.project(project)
         rows = []
         for session in sessions:
@@ -173,7 +171,7 @@ class World:
     def archive_documents(
         self, project: str, now: datetime, files_url: str, first: date | None = None, last: date | None = None
     ) -> list[Document]:
-        """The archive records, as they read at `now`, whose `trans_date` is on `first` to `last`."""
+        """The archive records as of `now` whose `trans_date` is on `first` to `last`."""
         first, last = _span(now, first, last)
         sessions = self.sessions_between(project, _day_before(first), last)
         return self.archive_records(project, sessions, now, files_url, first, last)
@@ -187,7 +185,7 @@ class World:
         first: date = date.min,
         last: date = date.max,
     ) -> list[Document]:
-        """The archive records of these sessions existing at `now`, on `first` to `last`, by their end."""
+        """The archive records of these sessions as of `now`, on `first` to `last`, sorted by the session's end."""
         owner = self.project(project)
         ended = [s for s in sessions if first <= s.ended_at.date() <= last]
         records = (
@@ -197,22 +195,22 @@ class World:
         return [record for record in records if record is not None]
 
     def room_documents(self, project: str, now: datetime) -> list[Document]:
-        """The rooms that exist at `now`, as `GET /rooms` returns them."""
+        """The rooms that exist at `now`, as in the reply of `GET /rooms`."""
         return [documents.room_document(self.project(project), room) for room in self.rooms(project, now)]
 
     def _around_creation(self, project: str, room_id: str) -> Iterator[Session]:
-        """Sessions of the days on which this room can have been used: its id contains when it was created."""
+        """Sessions of the days on which this room can have been used. Its id contains its time of creation."""
         if re.fullmatch(r"[0-9a-f]{24}", room_id):
-            made = datetime.fromtimestamp(int(room_id[:8], 16), UTC).date()
-            yield from self.sessions_between(project, made, made + timedelta(days=2))
+            created = datetime.fromtimestamp(int(room_id[:8], 16), UTC).date()
+            yield from self.sessions_between(project, created, created + timedelta(days=2))
 
 
 class _DayCache:
-    """The sessions of recently used days; bounded by connections, for days differ in size."""
+    """The sessions of recently used days. The limit is a number of connections, because days differ in size."""
 
     def __init__(self, max_connections: int) -> None:
-        self._max = max_connections
-        self._held = 0
+        self._max_connections = max_connections
+        self._connections = 0
         self._days: OrderedDict[tuple[World, str, date], tuple[Session, ...]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -222,17 +220,17 @@ class _DayCache:
             if key in self._days:
                 self._days.move_to_end(key)
                 return self._days[key]
-        made = traffic.make_day(world.seed, project, day, world.sessions_per_day)
+        sessions = traffic.make_day(world.seed, project, day, world.sessions_per_day)
         with self._lock:
             if key not in self._days:
-                self._days[key] = made
-                self._held += _weight(made)
-            while self._held > self._max and len(self._days) > 4:
-                self._held -= _weight(self._days.popitem(last=False)[1])
-        return made
+                self._days[key] = sessions
+                self._connections += _connection_count(sessions)
+            while self._connections > self._max_connections and len(self._days) > 4:
+                self._connections -= _connection_count(self._days.popitem(last=False)[1])
+        return sessions
 
 
-def _weight(sessions: tuple[Session, ...]) -> int:
+def _connection_count(sessions: tuple[Session, ...]) -> int:
     return sum(len(s.connections) for s in sessions)
 
 
@@ -240,10 +238,10 @@ _days = _DayCache(max_connections=200_000)
 
 
 def _span(now: datetime, first: date | None, last: date | None) -> tuple[date, date]:
-    """The days asked for, as far as anything can have happened on them yet."""
+    """The requested days, without days after `now`; by default the last `HISTORY_DAYS`."""
     return first or now.date() - timedelta(days=HISTORY_DAYS), min(last or now.date(), now.date())
 
 
 def _day_before(day: date) -> date:
-    """A session that ended on a day began on it or on the day before."""
+    """The day before: a session that ended on `day` began on `day` or one day earlier."""
     return date.fromordinal(max(1, day.toordinal() - 1))

@@ -11,7 +11,7 @@ class Scanner:
         starts: np.ndarray,
         lengths: np.ndarray,
         kinds: np.ndarray,
-        odd: np.ndarray,
+        irregular: np.ndarray,
     ) -> None: ...
     def cut(
         self,
@@ -20,7 +20,7 @@ class Scanner:
         starts: np.ndarray,
         lengths: np.ndarray,
         kinds: np.ndarray,
-        odd: np.ndarray,
+        irregular: np.ndarray,
     ) -> int: ...
 
 def is_plain(text: bytes) -> bool: ...

@@ -10,10 +10,10 @@ from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
 cdef enum:
-    NOTHING, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST  # as in normalize/json_cells.py
-    MOST_DEPTH = 64  # of a value; deeper ones are irregular
-    MOST_KEYS = 64  # of one object
-    DOCUMENTS_AT_ONCE = 64
+    EMPTY, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST  # as in normalize/json_cells.py
+    MAX_DEPTH = 64  # of a value; deeper ones are irregular
+    MAX_KEYS = 64  # of one object
+    DOCUMENTS_PER_PASS = 64
     SKIPPED = -1
 
 ctypedef const uint8_t* Place
@@ -35,8 +35,8 @@ cdef class Scanner:
     """Locates the values at the ends of the paths of a tree.
 
     `nodes` are the objects of the tree, outermost first: for each its keys with their targets: a row number, -1 for an
-    allowed key that is skipped, or -2 - n for node n. Other documents are irregular (`odd`): a key outside the tree, a
-    repeated key, a key with escapes, a plain value in place of an object, or a depth above MOST_DEPTH.
+    allowed key that is skipped, or -2 - n for node n. Other documents are irregular: a key outside the tree, a repeated
+    key, a key with escapes, a plain value in place of an object, or a depth above MAX_DEPTH.
     """
 
     cdef const uint8_t[::1] _names
@@ -44,16 +44,16 @@ cdef class Scanner:
 
     def __init__(self, list nodes):
         keys = [key for node in nodes for key in node]
-        if max(map(len, nodes)) > MOST_KEYS:
-            raise ValueError(f"more than {MOST_KEYS} keys in one object")
+        if max(map(len, nodes)) > MAX_KEYS:
+            raise ValueError(f"more than {MAX_KEYS} keys in one object")
         self._names = b"".join(name for name, _ in keys)
         self._name_ends = np.cumsum([0, *(len(name) for name, _ in keys)], dtype=np.int32)
         self._targets = np.array([target for _, target in keys], np.int32)
         self._firsts = np.cumsum([0, *map(len, nodes)], dtype=np.int32)
 
     def scan(self, const uint8_t[::1] text, const int64_t[:, ::1] documents, int64_t[:, ::1] starts,
-             int32_t[:, ::1] lengths, uint8_t[:, ::1] kinds, uint8_t[::1] odd):
-        """Fill `starts`, `lengths` and `kinds` (rows by documents), and `odd`, the irregular documents.
+             int32_t[:, ::1] lengths, uint8_t[:, ::1] kinds, uint8_t[::1] irregular):
+        """Fill `starts`, `lengths` and `kinds` (rows by documents), and `irregular` (by document).
 
         `documents` are their starts and ends in `text`. `kinds` stays zero for an absent value.
         """
@@ -68,10 +68,10 @@ cdef class Scanner:
                 walk.end = walk.base + documents[walk.document, 1]
                 at = walk.base + documents[walk.document, 0]
                 at = self._object(&walk, spaces(at, walk.end), 0, likely, starts, lengths, kinds)
-                odd[walk.document] = at == NULL or spaces(at, walk.end) != walk.end
+                irregular[walk.document] = at == NULL or spaces(at, walk.end) != walk.end
 
     def cut(self, const uint8_t[::1] text, int64_t[:, ::1] documents, int64_t[:, ::1] starts,
-            int32_t[:, ::1] lengths, uint8_t[:, ::1] kinds, uint8_t[::1] odd):
+            int32_t[:, ::1] lengths, uint8_t[:, ::1] kinds, uint8_t[::1] irregular):
         """Fill the same arrays and `documents` from comma-separated documents; return the number of documents.
 
         Counts only documents followed by a comma, at most the length of `documents`.
@@ -88,7 +88,7 @@ cdef class Scanner:
             start = spaces(walk.base, walk.end)
             while start < walk.end and walk.document < documents.shape[0]:
                 at = self._object(&walk, start, 0, likely, starts, lengths, kinds)
-                odd[walk.document] = at == NULL
+                irregular[walk.document] = at == NULL
                 if at == NULL:
                     at = skipped(start, walk.end)
                 if at == NULL:
@@ -174,7 +174,7 @@ cdef Place valued(Place at, Place end, Value* value) noexcept nogil:
     """One value of any kind, a plain string without quotes; return the position after it, or NULL if irregular."""
     cdef Place start = at
     value.start = value.end = at
-    value.kind = NOTHING
+    value.kind = EMPTY
     if at >= end:
         return NULL
     if at[0] == b'"':
@@ -182,11 +182,11 @@ cdef Place valued(Place at, Place end, Value* value) noexcept nogil:
         at = quoted(at, end, &value.kind)
         if at != NULL and value.kind == STRING:
             value.start, value.end = start + 1, at - 1
-            value.kind = NOTHING if value.start == value.end else STRING
+            value.kind = EMPTY if value.start == value.end else STRING
             return at
     elif at[0] == b"{" or at[0] == b"[":
         value.kind = OBJECT if at[0] == b"{" else LIST
-        at = nested(at, end, MOST_DEPTH)
+        at = nested(at, end, MAX_DEPTH)
     else:
         at = plain(at, end)
         if start[0] != b"n":
@@ -285,7 +285,7 @@ def gathered(const uint8_t[::1] text, const int64_t[:, ::1] starts, const int32_
         for row in range(rows):
             for document in range(count):
                 flat[cell] = kinds[row, document]
-                if flat[cell] != NOTHING:
+                if flat[cell] != EMPTY:
                     place += lengths[row, document]
                     is_there[cell >> 3] |= 1 << (cell & 7)
                 cell += 1
@@ -297,9 +297,9 @@ def gathered(const uint8_t[::1] text, const int64_t[:, ::1] starts, const int32_
         # 64 documents at a time, whose bytes stay in the CPU cache while the rows are copied.
         while first < count:
             for row in range(rows):
-                for document in range(first, min(first + DOCUMENTS_AT_ONCE, count)):
+                for document in range(first, min(first + DOCUMENTS_PER_PASS, count)):
                     cell = row * count + document
                     if ends[cell] != ends[cell + 1]:
                         memcpy(&into[ends[cell]], &text[starts[row, document]], ends[cell + 1] - ends[cell])
-            first += DOCUMENTS_AT_ONCE
+            first += DOCUMENTS_PER_PASS
     return np.asarray(flat), np.asarray(is_there), np.asarray(ends), np.asarray(into[:place])

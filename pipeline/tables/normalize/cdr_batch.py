@@ -25,7 +25,7 @@ from pipeline.storage.documents import Documents
 from pipeline.tables.normalize import cdr
 from pipeline.tables.normalize.arrow_ops import decimals, mask
 from pipeline.tables.normalize.field_scanner import MAX_SPLIT, FieldScanner, ScanResult
-from pipeline.tables.normalize.json_cells import LIST, NOTHING, OBJECT
+from pipeline.tables.normalize.json_cells import EMPTY, LIST, OBJECT
 from pipeline.tables.normalize.row_reader import (
     Path,
     RowReader,
@@ -84,10 +84,10 @@ def read_batch(
 
 def _read_batch(documents: Documents, first_ordinal: int, rooms: RoomDetailsCache) -> Batch:
     batch = Batch(OBSERVATION.empty_table())
-    batch.rows, odd = _plain_rows(documents, rooms, batch)
-    if odd.any():
-        batch.rows = batch.rows.filter(pa.array(~odd))
-        _add_odd(batch, documents, np.flatnonzero(odd).tolist())
+    batch.rows, irregular = _plain_rows(documents, rooms, batch)
+    if irregular.any():
+        batch.rows = batch.rows.filter(pa.array(~irregular))
+        _add_irregular(batch, documents, np.flatnonzero(irregular).tolist())
     ordinals = pc.add(batch.rows["ordinal"], first_ordinal)
     batch.rows = batch.rows.set_column(batch.rows.schema.get_field_index("ordinal"), "ordinal", ordinals)
     batch.rejects = {at + first_ordinal: error for at, error in batch.rejects.items()}
@@ -104,10 +104,10 @@ def decoded(document: msgspec.Raw) -> Any:
         raise RecordError(f"not JSON: {error}") from None
 
 
-def _add_odd(batch: Batch, documents: Documents, odd: list[int]) -> None:
+def _add_irregular(batch: Batch, documents: Documents, irregular: list[int]) -> None:
     """Read the irregular documents one by one."""
     rows = []
-    for at in odd:
+    for at in irregular:
         try:
             document = decoded(documents[at])
             row = cdr.cdr_row(document)
@@ -143,7 +143,7 @@ _SCANNER = FieldScanner(
     [*(path for _, path, _ in _FIELDS), _DETAILS, cdr.QUALITY, *_REST],
     others=[path for path in cdr.SECRETS if not _inside(path)],
 )
-cut_documents = _SCANNER.split
+split_documents = _SCANNER.split
 """Splits a response into documents and scans the fields for `read_batch` in the same pass."""
 
 _ROOM_FIELDS = _by_type((name, path[len(_DETAILS) :], kind) for name, path, kind in cdr.FIELDS if _inside(path))
@@ -155,16 +155,16 @@ _ROOM_SCANNER = FieldScanner([path for _, path, _ in _ROOM_FIELDS], others=[*_RO
 def _plain_rows(documents: Documents, rooms: RoomDetailsCache, batch: Batch) -> tuple[pa.Table, np.ndarray]:
     """One row per document, and a mask of the documents that `cdr_row` must read instead."""
     scanned = _SCANNER.scan(documents)
-    columns, odd = _columns(scanned, _FIELDS)
+    columns, irregular = _columns(scanned, _FIELDS)
     details = scanned.cells([_DETAILS])
-    odd |= ~np.isin(details.kinds, (NOTHING, OBJECT))
+    irregular |= ~np.isin(details.kinds, (EMPTY, OBJECT))
     places = rooms.places(details.only(OBJECT))
     details_rows = rooms.table.take(pa.array(places))
     columns |= {name: details_rows[name].combine_chunks() for name in _ROOM_NAMES}
     columns["extra"] = rooms.extras(places, scanned)
     moments = pc.coalesce(*(columns[name] for name in cdr.TIMES))
-    odd |= mask(pc.or_(pc.is_null(columns["conf_num"]), pc.is_null(moments)))
-    odd |= rooms.is_odd[places]
+    irregular |= mask(pc.or_(pc.is_null(columns["conf_num"]), pc.is_null(moments)))
+    irregular |= rooms.is_irregular[places]
     columns["cdr_id_is_derived"] = pc.is_null(columns["cdr_id"])
     columns["cdr_id"] = _with_derived_ids(columns)
     columns["is_sip"] = pc.fill_null(columns["is_sip"], False)
@@ -175,9 +175,9 @@ def _plain_rows(documents: Documents, rooms: RoomDetailsCache, batch: Batch) -> 
     columns["connect_min_looks_like_seconds"] = pc.greater(columns["connect_min"], limit_min)
     columns["day"] = pc.cast(moments, pa.date32())
     columns["stats_quality"] = _quality(scanned)
-    columns["ordinal"] = pa.array(np.arange(len(odd)), pa.int64())
-    rooms.count_unknown(places[~odd], batch.unknown)
-    return pa.table([columns[name] for name in OBSERVATION.names], names=OBSERVATION.names), odd
+    columns["ordinal"] = pa.array(np.arange(len(irregular)), pa.int64())
+    rooms.count_unknown(places[~irregular], batch.unknown)
+    return pa.table([columns[name] for name in OBSERVATION.names], names=OBSERVATION.names), irregular
 
 
 def _columns(
@@ -188,13 +188,13 @@ def _columns(
     All columns of one type are read together, as one long column.
     """
     columns: dict[str, pa.Array] = {}
-    odd, count = scanned.odd.copy(), len(scanned.odd)
+    irregular, count = scanned.irregular.copy(), len(scanned.irregular)
     for kind in dict.fromkeys(kind for _, _, kind in fields):
         alike = [(name, path) for name, path, field_kind in fields if field_kind == kind]
-        together, misfits = scanned.cells([path for _, path in alike]).column(kind)
-        odd |= misfits.reshape(len(alike), count).any(axis=0)
+        together, uncastable = scanned.cells([path for _, path in alike]).column(kind)
+        irregular |= uncastable.reshape(len(alike), count).any(axis=0)
         columns |= {name: together.slice(at * count, count) for at, (name, _) in enumerate(alike)}
-    return columns, odd
+    return columns, irregular
 
 
 def _quality(scanned: ScanResult) -> pa.Array:
@@ -247,22 +247,24 @@ class RoomDetailsCache:
         self._left: list[str | None] = []
         self._unknown: dict[int, tuple[str, ...]] = {}
         self.table = pa.schema([(name, kind) for name, _, kind in _ROOM_FIELDS]).empty_table()
-        self.is_odd = np.zeros(0, bool)
+        self.is_irregular = np.zeros(0, bool)
 
     def _read(self, texts: list[str | None]) -> None:
         contents = [b"{}" if text is None else text.encode() for text in texts]
-        columns, odd = _columns(_ROOM_SCANNER.scan(Documents.of(contents)), _ROOM_FIELDS)
+        columns, irregular = _columns(_ROOM_SCANNER.scan(Documents.of(contents)), _ROOM_FIELDS)
         fast = pa.table([columns[name] for name in _ROOM_NAMES], names=_ROOM_NAMES)
-        read = {at: _room_row(contents[at]) for at in np.flatnonzero(odd).tolist()}
+        read = {at: _room_row(contents[at]) for at in np.flatnonzero(irregular).tolist()}
         slow = pa.Table.from_pylist([row or {} for row, _ in read.values()], schema=self.table.schema)
         place = np.arange(len(texts))
-        place[odd] = len(texts) + np.arange(len(read))
+        place[irregular] = len(texts) + np.arange(len(read))
         rows = pa.concat_tables([fast, slow]).take(pa.array(place))
         left = [_left_of(read[at][0]) if at in read else _room_rest(content) for at, content in enumerate(contents)]
         # Nothing below can fail: a definition that cannot be read must not leave the cache half updated.
         first = len(self._place)
         self.table = pa.concat_tables([self.table, rows]).combine_chunks()
-        self.is_odd = np.append(self.is_odd, [at in read and read[at][0] is None for at in range(len(texts))])
+        self.is_irregular = np.append(
+            self.is_irregular, [at in read and read[at][0] is None for at in range(len(texts))]
+        )
         self._unknown |= {first + at: unknown for at, (_, unknown) in read.items() if unknown}
         self._left += left
         self._place |= {text: first + at for at, text in enumerate(texts)}
@@ -315,7 +317,7 @@ def _rests(scanned: ScanResult) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Fields without a column outside the room definition: the distinct sets, and the set number of each document."""
     cells = scanned.cells(_REST)
     texts = pc.fill_null(cells.texts.dictionary_encode().indices, 0).to_numpy().astype(np.int64)
-    spots = (texts * (LIST + 1) + cells.kinds).reshape(len(_REST), len(scanned.odd))
+    spots = (texts * (LIST + 1) + cells.kinds).reshape(len(_REST), len(scanned.irregular))
     together = np.ravel_multi_index(tuple(spots), tuple(spots.max(axis=1, initial=0) + 1))
     _, firsts, codes = np.unique(together, return_index=True, return_inverse=True)
     distinct = ([cells.value(at + path * len(codes)) for path in range(len(_REST))] for at in firsts.tolist())

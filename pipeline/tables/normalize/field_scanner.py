@@ -1,8 +1,8 @@
 """Extract the values at given paths from batches of JSON documents, path by path (pure).
 
-A document with other fields or another shape is irregular (`odd`): its cells are undefined, and the caller reads it
-whole. There are two implementations with the same results for documents that both accept: a compiled scanner, and a
-fallback of msgspec structs for installations without a compiler, which takes 3 times as long.
+A document with other fields or another shape is irregular: its cells are undefined, and the caller reads it whole.
+There are two implementations with the same results for documents that both accept: a compiled scanner, and a fallback
+of msgspec structs for installations without a compiler, which takes 3 times as long.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.core.arrow_types import TEXT
 from pipeline.enablex.envelope import UNREADABLE
 from pipeline.storage.documents import Documents
 from pipeline.tables.normalize.arrow_ops import mask
-from pipeline.tables.normalize.json_cells import ESCAPED, LIST, LITERAL, NOTHING, NUMBER, OBJECT, STRING, Cells
+from pipeline.tables.normalize.json_cells import EMPTY, ESCAPED, LIST, LITERAL, NUMBER, OBJECT, STRING, Cells
 from pipeline.tables.normalize.row_reader import Path, path_tree
 
 try:
@@ -42,9 +42,9 @@ def is_compiled() -> bool:
 
 
 class ScanResult(Protocol):
-    """Values of a batch of documents; `odd` is a mask of the irregular ones."""
+    """Values of a batch of documents; `irregular` is a mask."""
 
-    odd: np.ndarray
+    irregular: np.ndarray
 
     def cells(self, paths: Sequence[Path]) -> Cells:
         """The values at `paths` in all documents, path after path; empty for irregular documents."""
@@ -58,8 +58,8 @@ class FieldScanner:
         self._tree = path_tree([*self.rows, *others])
 
     def scan(self, documents: Documents) -> ScanResult:
-        if isinstance(documents.found, _Scanned) and documents.found.scanner is self:
-            return documents.found
+        if isinstance(documents.scanned, _Scanned) and documents.scanned.scanner is self:
+            return documents.scanned
         if not _scanner:
             return _Decoded(self._decoder, self._tree, documents)
         scanned = _Scanned(self, len(documents))
@@ -141,20 +141,20 @@ class _Scanned:
         self.buffers = (
             np.empty(shape, np.int64),  # starts
             np.empty(shape, np.int32),  # lengths
-            np.full(shape, NOTHING, np.uint8),  # kinds
+            np.full(shape, EMPTY, np.uint8),  # kinds
             np.zeros(size, np.uint8),  # whether the document is irregular
         )
 
     def finish(self, documents: Documents) -> None:
-        (starts, lengths, kinds, is_odd), count = self.buffers, len(documents)
-        self.odd = is_odd[:count].astype(bool) | _not_text(documents)
-        kinds[:, :count][:, self.odd] = NOTHING
+        (starts, lengths, kinds, is_irregular), count = self.buffers, len(documents)
+        self.irregular = is_irregular[:count].astype(bool) | _not_text(documents)
+        kinds[:, :count][:, self.irregular] = EMPTY
         self._kinds, *parts = _scanner.gathered(documents.text, starts, lengths, kinds, count)
         self._texts = pa.Array.from_buffers(TEXT, len(self._kinds), list(map(pa.py_buffer, parts)))
         del self.buffers
 
     def cells(self, paths: Sequence[Path]) -> Cells:
-        rows, count = [self.scanner.rows[path] for path in paths], len(self.odd)
+        rows, count = [self.scanner.rows[path] for path in paths], len(self.irregular)
         if rows == list(range(rows[0], rows[0] + len(rows))):
             start, length = rows[0] * count, len(rows) * count
             return Cells(self._kinds[start : start + length], self._texts.slice(start, length))
@@ -197,26 +197,26 @@ class _Decoded:
     def __init__(
         self, decoder: msgspec.json.Decoder[msgspec.Struct], tree: dict[str, Any], documents: Documents
     ) -> None:
-        self.odd = _not_text(documents)
+        self.irregular = _not_text(documents)
         empty = decoder.decode(b"{}")
         structs = [empty] * len(documents)
-        for at in np.flatnonzero(~self.odd).tolist():
+        for at in np.flatnonzero(~self.irregular).tolist():
             try:
                 structs[at] = decoder.decode(documents[at])
             except UNREADABLE:
-                self.odd[at] = True
+                self.irregular[at] = True
         self._values = dict(_values(structs, tree, empty, ()))
 
     def cells(self, paths: Sequence[Path]) -> Cells:
         raw = pa.array(map(bytes, chain.from_iterable(self._values[path] for path in paths)), pa.binary())
         firsts = b"".join(pc.binary_slice(raw, 0, 1).to_pylist())
         kinds = _KINDS[np.frombuffer(firsts, np.uint8)]
-        kinds[mask(pc.equal(raw, b'""'))] = NOTHING
+        kinds[mask(pc.equal(raw, b'""'))] = EMPTY
         kinds[(kinds == STRING) & mask(pc.match_substring(raw, "\\"))] = ESCAPED
         texts = pc.if_else(pa.array(kinds == STRING), pc.binary_slice(raw, 1, -1), raw)
-        return Cells(kinds, pc.cast(pc.if_else(pa.array(kinds == NOTHING), None, texts), TEXT))
+        return Cells(kinds, pc.cast(pc.if_else(pa.array(kinds == EMPTY), None, texts), TEXT))
 
 
 _KINDS = np.full(256, NUMBER, np.uint8)
-_KINDS[list(b'"{[ntf')] = (STRING, OBJECT, LIST, NOTHING, LITERAL, LITERAL)
+_KINDS[list(b'"{[ntf')] = (STRING, OBJECT, LIST, EMPTY, LITERAL, LITERAL)
 """The kind of a value by its first byte."""

@@ -20,8 +20,8 @@ from pipeline.enablex.envelope import UNREADABLE
 from pipeline.tables.normalize import values
 from pipeline.tables.normalize.arrow_ops import decimals, mask
 
-NOTHING, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST = range(7)
-"""Kinds of cells. NOTHING: absent, null or empty text. ESCAPED: text with backslashes. LITERAL: true or false."""
+EMPTY, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST = range(7)
+"""Kinds of cells. EMPTY: absent, null or empty text. ESCAPED: text with backslashes. LITERAL: true or false."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Cells:
     def column(self, column_type: pa.DataType) -> tuple[pa.Array, np.ndarray]:
         """All values as read by `values.reader`, and a mask of unreadable ones, which are null."""
         column = _FAST[column_type](self)
-        misfits = np.zeros(len(self.kinds), bool)
-        if column.null_count == np.count_nonzero(self.kinds == NOTHING):
-            return column, misfits
-        unread = (self.kinds != NOTHING) & ~mask(pc.is_valid(column))
+        uncastable = np.zeros(len(self.kinds), bool)
+        if column.null_count == np.count_nonzero(self.kinds == EMPTY):
+            return column, uncastable
+        unread = (self.kinds != EMPTY) & ~mask(pc.is_valid(column))
         read = values.reader(column_type)
         slow: list[Any] = []
         for at in np.flatnonzero(unread).tolist():
@@ -54,13 +54,13 @@ class Cells:
                 slow.append(read(self.value(at)))
             except (ValueError, *UNREADABLE):
                 slow.append(None)
-                misfits[at] = True
-        return pc.replace_with_mask(column, pa.array(unread), pa.array(slow, column_type)), misfits
+                uncastable[at] = True
+        return pc.replace_with_mask(column, pa.array(unread), pa.array(slow, column_type)), uncastable
 
     def only(self, *kinds: int) -> pa.Array:
         """The texts of `kinds`; null for others."""
         chosen = np.zeros(LIST + 1, bool)
-        chosen[[NOTHING, *kinds]] = True
+        chosen[[EMPTY, *kinds]] = True
         fits = chosen[self.kinds]
         return self.texts if fits.all() else pc.if_else(pa.array(fits), self.texts, None)
 

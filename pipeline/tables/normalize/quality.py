@@ -54,11 +54,11 @@ def quality_table(connections: pa.Table) -> pa.Table:
 def _quality_table(rows: pa.Table) -> pa.Table:
     identities = rows.drop_columns(["stats_quality"])
     stats = Documents.of_column(rows["stats_quality"].combine_chunks())
-    table, odd = _plain_table(stats, identities)
-    if not odd.any():
+    table, irregular = _plain_table(stats, identities)
+    if not irregular.any():
         return table
     odd_rows = []
-    for at in np.flatnonzero(odd).tolist():
+    for at in np.flatnonzero(irregular).tolist():
         (identity,) = identities.slice(at, 1).to_pylist()
         odd_rows += [{**identity, **row} for row in quality_rows(_decoded(stats[at]))]
     table = pa.concat_tables([table, pa.Table.from_pylist(odd_rows, schema=table.schema)])
@@ -98,14 +98,14 @@ def _plain_table(stats: Documents, identities: pa.Table) -> tuple[pa.Table, np.n
     out.
     """
     scanned = _SCANNER.scan(stats)
-    odd, shape = scanned.odd, (len(_PLACES), len(stats))
+    irregular, shape = scanned.irregular, (len(_PLACES), len(stats))
     has_value = np.zeros(shape, bool)
     columns = {}
     for measure, (name, kind) in _MEASURES.items():
-        columns[name], misfits = scanned.cells([(*place, measure) for place in _PLACES]).column(kind)
-        odd = odd | misfits.reshape(shape).any(axis=0)
+        columns[name], uncastable = scanned.cells([(*place, measure) for place in _PLACES]).column(kind)
+        irregular = irregular | uncastable.reshape(shape).any(axis=0)
         has_value |= mask(pc.is_valid(columns[name])).reshape(shape)
-    row, place = np.nonzero((has_value & ~odd).T)
+    row, place = np.nonzero((has_value & ~irregular).T)
     spots = pa.array(place * len(stats) + row)
     directions, mediums = (pa.array(words, TEXT) for words in zip(*_PLACES, strict=True))
     identity = identities.take(pa.array(row))
@@ -118,4 +118,4 @@ def _plain_table(stats: Documents, identities: pa.Table) -> tuple[pa.Table, np.n
             "extra": pa.nulls(len(row), TEXT),
         }
     )
-    return table, odd
+    return table, irregular

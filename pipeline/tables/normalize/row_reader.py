@@ -40,15 +40,15 @@ class RowReader:
     def row(self, document: Mapping[str, Any]) -> Row:
         """Every column by name, and `extra`: fields without a column and values that fit none, under their paths."""
         row: Row = {}
-        misfits: list[Path] = []
+        uncastable: list[Path] = []
         for name, path, read, is_personal in self._columns:
             try:
                 row[name] = read(get_path(document, path))
             except ValueError:
                 row[name] = None
-                misfits += [] if is_personal else [path]
+                uncastable += [] if is_personal else [path]
         rest = drop_empty(self._leftover(document, self._taken, ()))
-        for path in misfits:
+        for path in uncastable:
             set_path(rest, path, _without_secrets(get_path(document, path)))
         return {**row, "extra": extra_json(rest)}
 

@@ -30,7 +30,7 @@ from pipeline.enablex.simulator.world import Connection, World
 from pipeline.ingest.collect import collect
 from pipeline.tables.build import build
 from tests.conftest import Site
-from tests.support.billing_oracle import connection_sums, true_lines
+from tests.support.billing_oracle import connection_sums, expected_lines
 from tests.support.servers.focus import Validate
 
 MONTH = "2026-10"
@@ -120,7 +120,7 @@ def sums(row: dict[str, Any], names: list[str]) -> dict[str, Decimal]:
 
 
 def assert_true(site: Site, now: datetime, revision: int, month: str = MONTH, **how: str) -> None:
-    truth = true_lines(site.world, now, month, **how)
+    truth = expected_lines(site.world, now, month, **how)
     lines = usage(site, revision, month)
     counted = {key: sums(row, COUNTED) for key, row in lines.items() if row["connections"] or row["transcoding_min"]}
     assert counted == {key: {name: value for name, value in line.items() if value} for key, line in truth.items()}
@@ -331,7 +331,7 @@ def test_amounts_are_true_and_are_corrected(nights: Nights) -> None:
     assert any(row["cause"] == "late" and Decimal(row["participant_amount"]) for row in corrections)
     assert {row["cause"] for row in corrections if row["kind"] == "amount"} == {"apportioned"}
 
-    truth, lines = true_lines(site.world, SETTLED, MONTH), usage(site, 2)
+    truth, lines = expected_lines(site.world, SETTLED, MONTH), usage(site, 2)
     summary = read_csv(folder(site, 2) / "summary.csv")
     for project in site.world.projects:
         of_project = [line for key, line in truth.items() if key[0] == project]
@@ -435,7 +435,7 @@ def test_an_invoice_is_explained_to_the_last_line(nights: Nights) -> None:
     command = ["billing", "compare", str(made), "--month", MONTH, "--column", "minutes=billed"]
     outcome = site.outcome(*command, now=SETTLED)
     by_verdict = {row["verdict"]: row for row in outcome["explained"]}
-    ours = sum((line["participant_min"] for line in true_lines(site.world, SETTLED, MONTH).values()), Decimal(0))
+    ours = sum((line["participant_min"] for line in expected_lines(site.world, SETTLED, MONTH).values()), Decimal(0))
     difference = sum(minutes for _, minutes in lines.values()) - ours
     assert Decimal(by_verdict["total"]["explains"]) == difference
     assert sum(Decimal(row["explains"]) for row in outcome["explained"][:-1]) == difference
@@ -458,7 +458,7 @@ def test_an_invoice_by_owner_that_agrees_is_good(nights: Nights, unit: str) -> N
     """An invoice with the measured sums by day and owner is equal in every line, for any unit; exit code 0."""
     site = nights.site(SETTLED)
     sums: Counter[tuple[date, str | None]] = Counter()
-    for (_, day, owner, _, _), line in true_lines(site.world, SETTLED, MONTH).items():
+    for (_, day, owner, _, _), line in expected_lines(site.world, SETTLED, MONTH).items():
         sums[day, owner] += line.get(unit, Decimal(0))
     made = site.folder / "invoice.csv"
     text = "".join(f"{day},{owner or ''},{minutes}\n" for (day, owner), minutes in sums.items() if minutes)

@@ -21,7 +21,7 @@ from pipeline.tables import parquet
 from pipeline.tables.build import build as run_build
 from tests.conftest import NOW, Site
 from tests.support.cdrs import NEW, changed
-from tests.support.lakes import ASKED, DAY, PROJECT, Lake
+from tests.support.lakes import DAY, FIRST_REQUEST_AT, PROJECT, Lake
 
 WORLD = World(projects=("acme",), sessions_per_day=4, begin=(NOW - timedelta(days=2)).date())
 YESTERDAY = (NOW - timedelta(days=1)).date()
@@ -150,16 +150,16 @@ def test_killed_between_parts_the_day_is_uncollected(tmp_path: Path) -> None:
     ]
 
     for n in range(2):
-        assert lake.answer(bodies[n], request=requests[n], is_part=True)
+        assert lake.land_reply(bodies[n], request=requests[n], is_part=True)
     lake.build()
     assert [row["cdr_id"] for row in lake.rows("cdr")] == ["c0", "c1"]
     assert raw.last_collected(lake.vault, "cdr", PROJECT) == {}
-    new = [lake.answer(bodies[n], request=requests[n], is_part=True, hour=1) for n in range(3)]
+    new = [lake.land_reply(bodies[n], request=requests[n], is_part=True, hour=1) for n in range(3)]
     assert new == [False, False, True]
     lake.build()
     assert [(row["cdr_id"], row["revision"]) for row in lake.rows("cdr")] == [("c0", 1), ("c1", 1), ("c2", 1)]
-    lake.answer(b'{"result":"0","cdr":[]}', hour=2)
-    assert raw.last_collected(lake.vault, "cdr", PROJECT) == {DAY: ASKED + timedelta(hours=2)}
+    lake.land_reply(b'{"result":"0","cdr":[]}', hour=2)
+    assert raw.last_collected(lake.vault, "cdr", PROJECT) == {DAY: FIRST_REQUEST_AT + timedelta(hours=2)}
 
 
 def test_identical_replies_are_stored_once(make_site: Callable[..., Site]) -> None:

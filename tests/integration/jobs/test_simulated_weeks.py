@@ -33,7 +33,7 @@ from tests.integration.jobs.test_run import receiver as receiver  # noqa: PLC041
 from tests.support.buckets import in_buckets
 from tests.support.servers.line import line_to
 from tests.support.servers.s3 import S3Server
-from tests.support.simulated_weeks import HOUR, Weather, Weeks, folders_out_of_order, state_told
+from tests.support.simulated_weeks import HOUR, Outages, Weeks, failing_folders, notified_state
 
 SOAK_TIMES = int(os.environ.get("SOAK_TIMES", "0"))
 STEP = HOUR / 4 if SOAK_TIMES else 12 * HOUR
@@ -54,8 +54,8 @@ def test_at_the_end_all_data_is_stored_once(make_site: Callable[..., Site], rece
     run store is deleted during a run. At the end, every visible CDR is stored once in its current version, and every
     file that could be copied is stored once."""
     site = new_site(make_site, receiver, seed)
-    weather = Weather.drawn(seed, NOW, days=14, step=STEP)
-    live_through(Weeks(site, weather, *folders_out_of_order(site)), receiver)
+    outages = Outages.drawn(seed, NOW, days=14, step=STEP)
+    live_through(Weeks(site, outages, *failing_folders(site)), receiver)
 
 
 @pytest.mark.soak
@@ -69,21 +69,21 @@ def test_at_the_end_all_data_is_stored_once_in_buckets(
     site = new_site(make_site, receiver, seed)
     with line_to(urlsplit(ceph.endpoint_url).port or 80) as line:
         vault = in_buckets(site, S3Server(ceph.name, f"http://127.0.0.1:{line.port}"))
-        weather = Weather.drawn(seed, NOW, days=14, step=HOUR)
-        live_through(Weeks(site, weather, line.cut, line.mend), receiver)
+        outages = Outages.drawn(seed, NOW, days=14, step=HOUR)
+        live_through(Weeks(site, outages, line.cut, line.restore), receiver)
     assert ceph.unfinished(vault) == []
 
 
 def live_through(weeks: Weeks, receiver: Receiver) -> None:
-    print(weeks.weather)
+    print(weeks.outages)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     deleted_after: list[int] = []
-    weeks.on_ledger_deleted = lambda: deleted_after.append(len(receiver.texts))
+    weeks.on_run_store_deleted = lambda: deleted_after.append(len(receiver.texts))
     start_s, start_cpu_s = time.perf_counter(), time.process_time()
     weeks.run()
     took_s, took_cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s
     statuses = ", ".join(f"{count} {status.name}" for status, count in sorted(by_status(weeks).items(), key=str))
-    print(f"{len(weeks.seen)} moments, {statuses}; {took_s:.0f} s, {took_cpu_s:.0f} s CPU")
+    print(f"{len(weeks.moments)} moments, {statuses}; {took_s:.0f} s, {took_cpu_s:.0f} s CPU")
     check_cdrs(weeks)
     check_files(weeks)
     check_vault(weeks)
@@ -93,14 +93,14 @@ def live_through(weeks: Weeks, receiver: Receiver) -> None:
 
 def by_status(weeks: Weeks) -> Counter[JobStatus]:
     counts: Counter[JobStatus] = Counter()
-    for (_, status), count in weeks.turns.items():
+    for (_, status), count in weeks.statuses.items():
         counts[status] += count
     return counts
 
 
 def check_cdrs(weeks: Weeks) -> None:
     """Every CDR that is visible now is stored once, in its last version."""
-    site, begin, now = weeks.site, weeks.weather.begin, weeks.seen[-1].at
+    site, begin, now = weeks.site, weeks.outages.begin, weeks.moments[-1].at
     documents = site.world.cdr_documents("acme", now, begin.date(), now.date())
     truth = sorted((document["cdr_id"], float(document["room"]["duration"])) for document in documents)
     with site.app() as app:
@@ -113,13 +113,13 @@ def check_cdrs(weeks: Weeks) -> None:
 
 def check_files(weeks: Weeks) -> None:
     """Every file that could be copied is stored with its bytes; a file recorded as lost has expired."""
-    site, weather = weeks.site, weeks.weather
-    days = Period(weather.begin.date(), weeks.seen[-1].at.date())
+    site, outages = weeks.site, weeks.outages
+    days = Period(outages.begin.date(), weeks.moments[-1].at.date())
     with site.app() as app:
         entries = read_entries(app.vault, "acme", days)
     files = {(file.conf_num, file.kind, file.path.rpartition("/")[2]): file for file in weeks.files()}
     assert entries.keys() <= files.keys()
-    with_chance = {identity for identity, file in files.items() if weeks.had_a_chance(file)}
+    with_chance = {identity for identity, file in files.items() if weeks.could_be_archived(file)}
     stored = {identity for identity, entry in entries.items() if entry.key}
     print(f"{len(files)} files, {len(with_chance)} had a chance, {len(stored)} are stored")
     assert with_chance - stored == set()
@@ -127,7 +127,7 @@ def check_files(weeks: Weeks) -> None:
         identity: files[identity].sha256 for identity in stored
     }
     for identity in entries.keys() - stored:
-        assert files[identity].expires_at <= weeks.seen[-1].at, identity
+        assert files[identity].expires_at <= weeks.moments[-1].at, identity
 
 
 def check_vault(weeks: Weeks) -> None:
@@ -165,7 +165,7 @@ def check_notifications(receiver: Receiver, deleted_after: list[int]) -> None:
         if number in deleted_after:
             last_sent = {}
         for line in text.splitlines():
-            subject, state = state_told(line)
+            subject, state = notified_state(line)
             assert last_sent.get(subject) != state, line
             last_sent[subject] = state
             lines += 1

@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -57,6 +58,23 @@ def files() -> Iterator[SimFile]:
         day += timedelta(days=1)
 
 
+def test_the_entry_of_a_copied_file(tmp_path: Path) -> None:
+    """The entry has name, key, size and SHA-256, the headers of the host, and a URL without secrets."""
+    vault, file = LocalStore(tmp_path), next(files())
+    with Simulator(WORLD, now=NOW) as simulator, file_host(simulator) as host:
+        simulator.clock.set(file.listed_at + timedelta(minutes=1))
+        item = listed(file, simulator.files_url + file.path)
+        signed = replace(item.file, url=f"{item.file.url}?sig=s3cret#s3cret")
+        entry = FileArchiver(host, vault, NOW).copy(MediaItem(signed, item.expires_at))
+    assert (entry.kind, entry.name, entry.state, entry.url) == (file.kind, item.file.name, "stored", item.file.url)
+    assert (entry.at, entry.proof) == ("2026-11-23T02:15:00.000Z", "synced")
+    assert entry.etag
+    assert entry.content_type
+    content = read_bytes(vault, str(entry.key))
+    assert (entry.size_bytes, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert entry.sha256 == file.sha256
+
+
 def copy_under_faults(simulator: Simulator, vault: ObjectStore, transfers: int) -> dict[str, tuple[str, str]]:
     """Copy files, each under two random faults, until `transfers` requests were made; both SHA-256 by key."""
     lot = random.Random(14)
@@ -72,7 +90,7 @@ def copy_under_faults(simulator: Simulator, vault: ObjectStore, transfers: int) 
                     copied = copier.copy(listed(file, simulator.files_url + file.path))
                 except (FileError, StoreError):
                     continue
-                if copied.is_readable:
+                if copied.state == "stored":
                     stored[copied.key] = (copied.sha256, file.sha256)
                 break
             else:

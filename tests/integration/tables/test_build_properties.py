@@ -25,7 +25,7 @@ from pipeline.tables.normalize.cdr_batch import decoded
 from pipeline.tables.schemas import CDR_CONTENT, TABLES
 from pipeline.tables.sources import LATE_ARRIVAL_DAYS
 from tests.support.cdrs import NEW, OLD, changed, documents, raw
-from tests.support.lakes import ASKED, DAY, PROJECT, Lake, identity_on_disk
+from tests.support.lakes import DAY, FIRST_REQUEST_AT, PROJECT, Lake, identity_on_disk
 
 DAYS = [DAY + timedelta(days=n) for n in range(LATE_ARRIVAL_DAYS + 1)]
 """All of these are in reach of one another."""
@@ -75,7 +75,7 @@ IN_MEMORY = Path("/dev/shm")
 def new_lake() -> Iterator[Lake]:
     """On a file system that need not sync to a disk, where there is one: an example writes hundreds of objects."""
     with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as folder:
-        yield Lake(Path(folder), wanted=(*DERIVED, "rejects"))
+        yield Lake(Path(folder), table_names=(*DERIVED, "rejects"))
 
 
 def land(lake: Lake, said: list[Said]) -> None:
@@ -84,7 +84,7 @@ def land(lake: Lake, said: list[Said]) -> None:
     for one in said:
         pages.setdefault((one.hour, one.day), []).append(one.document)
     for (hour, day), found in pages.items():
-        lake.say(found, day=day, hour=hour)
+        lake.land_documents(found, day=day, hour=hour)
 
 
 def tables_of(lake: Lake) -> dict[str, bytes]:
@@ -190,7 +190,7 @@ def test_every_connection_is_in_one_session(said: list[Said]) -> None:
     with new_lake() as lake:
         land(lake, said)
         for day in DAYS:
-            lake.say([], day=day)
+            lake.land_documents([], day=day)
         lake.build()
         rows, sessions = lake.rows("cdr"), lake.rows("sessions")
         assert sorted(row["conf_num"] for row in sessions) == sorted({row["conf_num"] for row in rows})
@@ -212,7 +212,7 @@ def test_as_known_on_any_day(said: list[Said]) -> None:
             land(then, until)
             then.build()
             expected = then.rows("cdr")
-        moment = ASKED + timedelta(hours=hour)
+        moment = FIRST_REQUEST_AT + timedelta(hours=hour)
         known = [row for row in newest if row["changed_at"] <= moment]
         known += [row for row in earlier if row["known_from"] <= moment < row["known_to"]]
         compared = ("cdr_id", "day", "revision", *CONTENT)
@@ -242,10 +242,10 @@ def test_a_page_of_one_day_leaves_other_days_alone(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     days = [DAY + timedelta(days=n) for n in range(10)]
     for n, day in enumerate(days):
-        lake.say([call(f"c{n}-{k}", f"s{n}", day, room=None) for k in range(3)], day=day)
+        lake.land_documents([call(f"c{n}-{k}", f"s{n}", day, room=None) for k in range(3)], day=day)
     lake.build()
     before = lake.objects(of=identity_on_disk)
-    lake.say([call("late", "s4", days[4], room=None)], day=days[4], hour=5)
+    lake.land_documents([call("late", "s4", days[4], room=None)], day=days[4], hour=5)
     lake.build()
     after = lake.objects(of=identity_on_disk)
     touched = {name for name in after if after[name] != before.get(name)}
@@ -267,10 +267,10 @@ def call(key: str, conf_num: str, day: date, **changes: Any) -> Any:
 def test_new_inputs_that_change_nothing_write_no_table(tmp_path: Path) -> None:
     """A page that repeats what is known makes a day stale, and building it writes no table object."""
     lake = Lake(tmp_path)
-    lake.say([call("c1", "s1", DAY)])
+    lake.land_documents([call("c1", "s1", DAY)])
     lake.build()
     before = lake.objects(of=identity_on_disk)
-    lake.say([call("c1", "s1", DAY)], hour=3)
+    lake.land_documents([call("c1", "s1", DAY)], hour=3)
     assert lake.build() != []
     assert lake.objects(of=identity_on_disk) == before
     assert lake.build() == []
@@ -279,8 +279,8 @@ def test_new_inputs_that_change_nothing_write_no_table(tmp_path: Path) -> None:
 def test_what_enablex_drops_stays(tmp_path: Path) -> None:
     """A record that EnableX no longer returns stays a row."""
     lake = Lake(tmp_path)
-    lake.say([call("c1", "s1", DAY), call("c2", "s1", DAY)])
-    lake.say([call("c2", "s1", DAY)], hour=24)
+    lake.land_documents([call("c1", "s1", DAY), call("c2", "s1", DAY)])
+    lake.land_documents([call("c2", "s1", DAY)], hour=24)
     lake.build()
     assert [row["cdr_id"] for row in lake.rows("cdr")] == ["c1", "c2"]
 
@@ -288,10 +288,10 @@ def test_what_enablex_drops_stays(tmp_path: Path) -> None:
 def test_a_correction_that_moves_a_row_to_another_day(tmp_path: Path) -> None:
     """A row whose `trans_date` is corrected to the next day is one row there; its earlier version stays on its day."""
     lake = Lake(tmp_path)
-    lake.say([call("c1", "s1", DAY)])
+    lake.land_documents([call("c1", "s1", DAY)])
     lake.build()
     moved = call("c1", "s1", DAY, trans_date=f"{DAYS[1]}T00:05:00.000Z")
-    lake.say([moved], day=DAYS[1], hour=24)
+    lake.land_documents([moved], day=DAYS[1], hour=24)
     lake.build()
     assert [(row["day"], row["revision"]) for row in lake.rows("cdr")] == [(DAYS[1], 2)]
     assert [(row["day"], row["revision"]) for row in lake.rows("cdr_history")] == [(DAY, 1)]
@@ -305,9 +305,9 @@ def test_a_correction_a_week_later_is_the_same_row(tmp_path: Path) -> None:
     """A row written again a week later, under that day, is one row, whichever days are built together."""
     lake = Lake(tmp_path)
     later = DAY + timedelta(days=8)
-    lake.say([call("c1", "s1", DAY)])
+    lake.land_documents([call("c1", "s1", DAY)])
     lake.build()
-    lake.say([call("c1", "s1", DAY, trans_date=f"{later}T00:05:00.000Z")], day=later, hour=24 * 8)
+    lake.land_documents([call("c1", "s1", DAY, trans_date=f"{later}T00:05:00.000Z")], day=later, hour=24 * 8)
     lake.build()
     assert len(lake.rows("cdr")) == 1
 
@@ -319,9 +319,9 @@ def test_what_was_said_last_counts_also_when_it_was_said_before(tmp_path: Path) 
     """A row returned for one day, changed for another day, and returned again for the first has its last content."""
     lake = Lake(tmp_path)
     first = b'{"result":"0","cdr":[%s]}' % bytes(raw(call("c1", "s1", DAY, user__name="A")))
-    lake.answer(first, hour=0)
-    lake.say([call("c1", "s1", DAY, user__name="B")], day=DAYS[1], hour=1)
-    lake.answer(first, hour=2)
+    lake.land_reply(first, hour=0)
+    lake.land_documents([call("c1", "s1", DAY, user__name="B")], day=DAYS[1], hour=1)
+    lake.land_reply(first, hour=2)
     lake.build()
     assert [row["user_name"] for row in lake.rows("cdr")] == ["A"]
 
@@ -329,7 +329,9 @@ def test_what_was_said_last_counts_also_when_it_was_said_before(tmp_path: Path) 
 def test_a_session_that_began_before_the_first_day_asked_for(tmp_path: Path) -> None:
     """A session over midnight into the first day ever asked for is a session, on the day it began."""
     lake = Lake(tmp_path)
-    lake.say([call("c1", "s1", DAYS[1], sigserver__connect_dt=f"{DAY}T23:50:00.000Z", room=None)], day=DAYS[1])
+    lake.land_documents(
+        [call("c1", "s1", DAYS[1], sigserver__connect_dt=f"{DAY}T23:50:00.000Z", room=None)], day=DAYS[1]
+    )
     lake.build()
     assert [(row["conf_num"], row["day"]) for row in lake.rows("sessions")] == [("s1", DAY)]
 
@@ -338,7 +340,7 @@ def test_one_absurd_time_hides_no_session(tmp_path: Path) -> None:
     """A connection whose `connect_dt` is nonsense costs at most its own measures: its session is there."""
     lake = Lake(tmp_path)
     odd = call("c2", "s1", DAY, sigserver__connect_dt="0001-01-01T00:00:00.000Z", room=None)
-    lake.say([call("c1", "s1", DAY), odd])
+    lake.land_documents([call("c1", "s1", DAY), odd])
     lake.build()
     assert [row["conf_num"] for row in lake.rows("sessions")] == ["s1"]
 
@@ -353,7 +355,7 @@ def test_one_absurd_time_hides_no_session(tmp_path: Path) -> None:
 def test_absurd_numbers_cost_no_day(tmp_path: Path, broken: Any) -> None:
     """Connections with absurd numbers cost at most themselves: the day is built, and no sum is negative."""
     lake = Lake(tmp_path)
-    lake.say([call("c1", "s1", DAY), *(changed(broken, cdr_id=f"b{n:02}") for n in range(20))])
+    lake.land_documents([call("c1", "s1", DAY), *(changed(broken, cdr_id=f"b{n:02}") for n in range(20))])
     lake.build()
     assert "c1" in [row["cdr_id"] for row in lake.rows("cdr")]
     assert all(row["published_min"] >= 0 for row in lake.rows("sessions"))
@@ -364,7 +366,7 @@ def test_bytes_that_are_no_text_cost_no_day(tmp_path: Path, place: str) -> None:
     """A document with bytes that are no text is one reject; the others are rows."""
     lake = Lake(tmp_path)
     broken = bytes(raw(call("c2", "s1", DAY, **{place: "HERE"}))).replace(b"HERE", b"\xff")
-    lake.answer(b'{"result":"0","cdr":[%s,%s]}' % (bytes(raw(call("c1", "s1", DAY))), broken))
+    lake.land_reply(b'{"result":"0","cdr":[%s,%s]}' % (bytes(raw(call("c1", "s1", DAY))), broken))
     lake.build()
     assert [row["cdr_id"] for row in lake.rows("cdr")] == ["c1"]
     assert len(lake.rows("rejects")) == 1
@@ -373,7 +375,7 @@ def test_bytes_that_are_no_text_cost_no_day(tmp_path: Path, place: str) -> None:
 def test_every_day_has_every_table(tmp_path: Path) -> None:
     """A built day has one object for every table, empty ones too: a missing object means not built."""
     lake = Lake(tmp_path)
-    lake.say([])
+    lake.land_documents([])
     lake.build()
     assert set(lake.objects()) == {f"{name}/project={PROJECT}/day={DAY}/part-0.parquet" for name in TABLES}
 
@@ -387,7 +389,7 @@ def test_a_day_is_the_same_whichever_days_are_built_with_it(tmp_path: Path) -> N
             began, ended = f"{day}T10:00:00.000Z", f"{day}T11:00:00.000Z"
             times = {"trans_date": ended, "room__connect_dt": began, "room__disconnect_dt": ended}
             signal = {"sigserver__connect_dt": began, "sigserver__disconnect_dt": ended}
-            lake.say([call(f"c{day}", "s1", day, **times, **signal)], day=day, hour=24 * 30)
+            lake.land_documents([call(f"c{day}", "s1", day, **times, **signal)], day=day, hour=24 * 30)
     max_concurrency.build()
     for day in reversed(days):
         one_by_one.build(Period(day, day))
@@ -399,7 +401,7 @@ def calls_a_day(lake: Lake, days: int) -> list[date]:
     """One connection per day from a Monday on, each in its own response."""
     said = [week_of(DAY).first + timedelta(days=at) for at in range(days)]
     for day in said:
-        lake.say([call(f"c{day}", f"s{day}", day)], day=day, hour=24 * 60)
+        lake.land_documents([call(f"c{day}", f"s{day}", day)], day=day, hour=24 * 60)
     return said
 
 
@@ -435,7 +437,7 @@ def test_a_damaged_page_costs_only_the_weeks_that_see_it(tmp_path: Path) -> None
 def test_an_object_that_is_not_the_notes_is_built_again(tmp_path: Path) -> None:
     """An object whose size differs from its build record is stale: overwritten or truncated by another program."""
     lake = Lake(tmp_path)
-    lake.say([call("c1", "s1", DAY)])
+    lake.land_documents([call("c1", "s1", DAY)])
     lake.build()
     before = lake.objects()
     assert lake.build() == []
@@ -449,11 +451,11 @@ def test_nesting_without_end_costs_one_document(tmp_path: Path) -> None:
     """A document nested just as deeply as the parser allows is one reject; the others are rows."""
     lake = Lake(tmp_path)
     for depth in (600, 800, 900, 950, 970):
-        lake.say([call(f"d{depth}", "s1", DAY, beta="HERE"), call(f"c{depth}", "s1", DAY)])
+        lake.land_documents([call(f"d{depth}", "s1", DAY, beta="HERE"), call(f"c{depth}", "s1", DAY)])
         body = json.dumps({"result": "0", "cdr": [call(f"d{depth}", "s1", DAY, beta="HERE")]}).encode()
         text = b'{"a":' * depth + b"1" + b"}" * depth
         with suppress(UnreadableReply):  # deeper than the parser goes: not a reply at all
-            lake.answer(body.replace(b'"HERE"', text), hour=depth)
+            lake.land_reply(body.replace(b'"HERE"', text), hour=depth)
     lake.build()
     assert {row["cdr_id"] for row in lake.rows("cdr")} >= {"c600", "c800", "c900", "c950", "c970"}
     assert {row["reason"] for row in lake.rows("rejects")} <= {"nested too deeply"}

@@ -33,8 +33,8 @@ def full_lake(folder: Path, private: tuple[str, ...] = PERSONAL_COLUMNS) -> Lake
         "room__room_details__sip__password": "hush-password",
         "room__room_details__settings__live_recording__url": "https://live.example/hush-stream",
     }
-    lake.say([changed(NEW, **hidden), changed(OLD, user__token="hush-token", user__name="A. Patient")])
-    lake.say([changed(NEW, user__name="Dr. Changed", **hidden)], hour=5)
+    lake.land_documents([changed(NEW, **hidden), changed(OLD, user__token="hush-token", user__name="A. Patient")])
+    lake.land_documents([changed(NEW, user__name="Dr. Changed", **hidden)], hour=5)
     chat = [{"sender": "A. Patient", "senderId": "patient-9001", "message": "see you at noon", "token": "hush-token"}]
     file = listed_file(day=DAY, conf_num=NEW["conf_num"], kind="chat", name="c.json")
     lake.store_file(file, json.dumps(chat).encode())
@@ -108,7 +108,7 @@ def test_raw_is_untouched_and_tables_have_no_secret(tmp_path: Path) -> None:
 def test_a_person_in_an_odd_shape_is_no_name_either(tmp_path: Path, path: str, value: Any) -> None:
     """With all personal columns replaced, a name that came as a list or an object is in no cell."""
     lake = Lake(tmp_path, PERSONAL_COLUMNS, KEY)
-    lake.say([changed(NEW, **{**dict.fromkeys(("user__name", "user__ref"), ""), path: value})])
+    lake.land_documents([changed(NEW, **{**dict.fromkeys(("user__name", "user__ref"), ""), path: value})])
     lake.build()
     assert not [person for person in PEOPLE[:2] if person in cells(lake)]
 
@@ -117,7 +117,7 @@ def test_a_person_in_an_odd_shape_is_no_name_either(tmp_path: Path, path: str, v
 def test_a_reject_shows_no_secret(tmp_path: Path, document: Any) -> None:
     """What a reject shows of its document has no secret in it."""
     lake = Lake(tmp_path)
-    lake.say([document])
+    lake.land_documents([document])
     lake.build()
     assert len(lake.rows("rejects")) == 1
     assert not [secret for secret in SECRETS if secret in cells(lake)]

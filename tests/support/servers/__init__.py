@@ -1,1 +1,1 @@
-"""Real S3 servers for tests; README.md says how to use them."""
+"""Real servers and a browser for tests; see README.md."""

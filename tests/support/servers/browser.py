@@ -1,4 +1,4 @@
-"""Debian's Chromium without a window: what a page looks like in it, and what its console says."""
+"""Debian's headless Chromium: opens a page, returns its output and console messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OPTIONS = (
 
 
 def browse(page: Path, *options: str) -> tuple[str, list[str]]:
-    """Open a page in a browser that finds no network; what is printed, and every line of the console."""
+    """Open a page in a browser without network access; returns standard output and every console message."""
     command = [
         program("chromium"),
         *_OPTIONS,

@@ -1,7 +1,7 @@
-"""Ceph from Debian's packages as an S3 server: a monitor, an object daemon that keeps everything in memory, a gateway.
+"""Ceph from Debian's packages as an S3 server: a monitor, an object daemon with objects in memory, a gateway.
 
-Ceph 16 checks signatures, Content-MD5 and Object Lock for real, and knows If-None-Match on PUT. It has no
-`x-amz-checksum-…` and no conditional CompleteMultipartUpload. Starts in two seconds, takes 115 MB.
+Ceph 16 checks signatures, Content-MD5 and Object Lock, and supports If-None-Match on PUT. It does not support
+`x-amz-checksum-…` or a conditional CompleteMultipartUpload. It starts in 2 s and uses 115 MB.
 """
 
 from __future__ import annotations

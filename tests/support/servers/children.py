@@ -1,4 +1,4 @@
-"""Servers as children that never outlive the tests: the kernel ends them when their parent is gone."""
+"""Servers as child processes, which the kernel kills when their parent ends."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-_PATIENCE_S = 60
+_START_TIMEOUT_S = 60
 
 
 class NotInstalled(Exception):
-    """A program is missing; the message says which."""
+    """A program is missing; the message names it."""
 
 
 def program(name: str | Path) -> str:
     """The path of an installed program."""
-    found = shutil.which(name)
-    if found is None:
-        raise NotInstalled(f"{name} is not there")
-    return found
+    path = shutil.which(name)
+    if path is None:
+        raise NotInstalled(f"{name} is not installed")
+    return path
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses just now, and that no outgoing connection will be given meanwhile."""
+    """A free port of 127.0.0.1 below the range of ports for outgoing connections."""
     while True:
         port = secrets.choice(range(20_000, 32_000))
         with contextlib.suppress(OSError), socket.socket() as probe:
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def child(command: list[str], log: Path, environ: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server, out of reach of the terminal's Ctrl-C; kill it at the end. What it held is lost."""
+    """Run a server without the terminal's Ctrl-C; kill it at the end. Its data is not saved."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             [program("setpriv"), "--pdeathsig", "KILL", *command],
@@ -56,8 +56,8 @@ def child(command: list[str], log: Path, environ: Mapping[str, str] | None = Non
 
 
 def wait_until(is_ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    """Ask until it is so; RuntimeError with the end of the log when the process ends before, or never gets there."""
-    deadline = time.monotonic() + _PATIENCE_S
+    """Wait until a server is ready. Raises RuntimeError with the end of the log if it ends or is not ready in 60 s."""
+    deadline = time.monotonic() + _START_TIMEOUT_S
     while not is_ready():
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"{log.name} did not start:\n" + "\n".join(log.read_text().splitlines()[-20:]))
@@ -71,5 +71,5 @@ def listens(port: int) -> bool:
 
 
 def environ_of_child(**values: str) -> dict[str, str]:
-    """The environment of a server: where programs are, and what it is told; nothing else of this machine."""
+    """The environment of a server: PATH, LANG and the given values, no other variables of this machine."""
     return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **values}

@@ -1,4 +1,4 @@
-"""A Dask scheduler and workers, each a process of its own; a worker can be killed."""
+"""A Dask scheduler and workers, each in a process; workers can be killed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 
 
 class Cluster:
-    """One scheduler on loopback; workers have one thread and no nanny, so that what is killed stays dead."""
+    """One scheduler on loopback. Workers have one thread and no nanny, so that a killed worker is not restarted."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._scheduler, self.url = _started("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        self._scheduler, self.url = _start_dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
         self.workers: list[subprocess.Popen[str]] = []
 
     def add_worker(self) -> subprocess.Popen[str]:
         place = ("--local-directory", str(self._folder), "--no-dashboard", "--death-timeout", "60")
-        worker, _ = _started("worker", self.url, "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1", *place)
+        worker, _ = _start_dask("worker", self.url, "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1", *place)
         self.workers.append(worker)
         return worker
 
@@ -42,15 +42,15 @@ def dask_cluster(folder: Path) -> Iterator[Cluster]:
         cluster.close()
 
 
-def _started(*arguments: str) -> tuple[subprocess.Popen[str], str]:
-    """Start `dask ARGUMENTS` and wait until it says its address (a worker: that it is registered)."""
+def _start_dask(*arguments: str) -> tuple[subprocess.Popen[str], str]:
+    """Start `dask ARGUMENTS` and wait until it prints its address (a worker: until it is registered)."""
     command = [sys.executable, "-m", "dask", *arguments]
     environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environ)
     assert process.stderr
-    wanted = "Scheduler at:" if arguments[0] == "scheduler" else "Registered to:"
+    prefix = "Scheduler at:" if arguments[0] == "scheduler" else "Registered to:"
     for line in process.stderr:
-        if wanted in line:
-            threading.Thread(target=process.stderr.read, daemon=True).start()  # no pipe fills up
+        if prefix in line:
+            threading.Thread(target=process.stderr.read, daemon=True).start()  # keeps the pipe from filling up
             return process, line.split()[-1]
     raise RuntimeError(f"dask {arguments[0]} ended with {process.wait()}")

@@ -1,4 +1,4 @@
-"""A network line to a server, which can be cut: what is under way breaks off, and nobody is connected any more."""
+"""A TCP forwarder to a server that can be cut: it closes all connections and refuses new ones."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.support.servers.children import free_port
 
 @dataclass
 class Line:
-    """Passes bytes on between `port` and the server's, both ways, as they are; it knows no protocol."""
+    """Forwards bytes between `port` and the server's port in both directions, unchanged."""
 
     server_port: int
     port: int = field(default_factory=free_port)
     _listening: socket.socket | None = None
     _open: set[socket.socket] = field(default_factory=set)
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         if self._listening is None:
             self._listening = socket.create_server(("127.0.0.1", self.port), backlog=256)
             threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
@@ -34,15 +34,15 @@ class Line:
             listening.close()
 
     def _accept(self, listening: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # it was cut
+        with contextlib.suppress(OSError):  # the line was cut
             while True:
-                here, _ = listening.accept()
-                there = socket.create_connection(("127.0.0.1", self.server_port))
-                self._open |= {here, there}
-                for source, target in ((here, there), (there, here)):
-                    threading.Thread(target=self._pass_on, args=(source, target), daemon=True).start()
+                client, _ = listening.accept()
+                server = socket.create_connection(("127.0.0.1", self.server_port))
+                self._open |= {client, server}
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=self._forward, args=(source, target), daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while block := source.recv(1 << 16):
                 target.sendall(block)
@@ -55,9 +55,9 @@ class Line:
 
 @contextlib.contextmanager
 def line_to(server_port: int) -> Iterator[Line]:
-    """A line that works, until the end."""
+    """A line to a server, open until the block ends."""
     line = Line(server_port)
-    line.mend()
+    line.restore()
     try:
         yield line
     finally:

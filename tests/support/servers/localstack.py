@@ -1,6 +1,6 @@
-"""localstack as an S3 server: it knows what Ceph 16 does not, the CRC64NVME and conditional completion of AWS.
+"""localstack as an S3 server. Unlike Ceph 16 it supports CRC64NVME and conditional completion, as AWS does.
 
-It does not check who asks: any key and secret will do. Starts in three seconds.
+It does not check credentials: any key and secret are accepted. It starts in 3 s.
 """
 
 from __future__ import annotations

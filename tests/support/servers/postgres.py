@@ -1,6 +1,6 @@
-"""PostgreSQL from Debian's packages, for ledgers that several hosts share. Starts in two seconds.
+"""PostgreSQL from Debian's packages, for a run store that several hosts share. It starts in 2 s.
 
-It refuses to run as root: then it runs as `nobody`.
+It refuses to run as root; for root it is started as user `nobody`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _NOBODY = 65534
 
 @dataclass(frozen=True)
 class PostgresServer:
-    """A server on loopback; every test takes a database of its own."""
+    """A server on loopback; every test creates its own database."""
 
     port: int
     _numbers: count[int]
 
     def new_database(self) -> str:
-        """Make an empty database; its URL, as `run_store.url` has it."""
-        name = f"ledger_{next(self._numbers)}"
+        """Create an empty database; returns its URL, for `run_store.url`."""
+        name = f"run_store_{next(self._numbers)}"
         engine = sa.create_engine(self._url("postgres"), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.execute(sa.text(f"CREATE DATABASE {name}"))
@@ -47,10 +47,10 @@ class PostgresServer:
 def postgres_server(folder: Path) -> Iterator[PostgresServer]:
     """Start PostgreSQL with its files in a folder; stop it at the end. Raises NotInstalled."""
     initdb, postgres = _newest("initdb"), _newest("postgres")
-    with _as_nobody() as (as_whom, data):
+    with _as_nobody() as (as_user, data):
         environ, port = environ_of_child(TZ="UTC"), free_port()
-        made = subprocess.run(
-            [*as_whom, initdb, "-D", data, "-U", _USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+        done = subprocess.run(
+            [*as_user, initdb, "-D", data, "-U", _USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
             capture_output=True,
             text=True,
             timeout=60,
@@ -58,26 +58,26 @@ def postgres_server(folder: Path) -> Iterator[PostgresServer]:
             cwd="/",
             check=False,
         )
-        if made.returncode:
-            raise RuntimeError(f"initdb:\n{made.stdout}{made.stderr}")
+        if done.returncode:
+            raise RuntimeError(f"initdb:\n{done.stdout}{done.stderr}")
         settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         log = folder / "postgres.log"
-        with child([*as_whom, postgres, "-D", data, *options], log, environ) as process:
+        with child([*as_user, postgres, "-D", data, *options], log, environ) as process:
             server = PostgresServer(port, count())
-            wait_until(lambda: _answers(server), process, log)
+            wait_until(lambda: _accepts_connections(server), process, log)
             yield server
 
 
 def _newest(name: str) -> str:
-    """A program of the newest version that is installed; Debian keeps them off the path."""
+    """A program of the newest installed version; Debian installs them outside PATH."""
     installed = sorted(Path(_FOLDERS).glob(f"*/bin/{name}"), key=lambda path: float(path.parts[-3]))
     return str(installed[-1]) if installed else program(name)
 
 
 @contextlib.contextmanager
 def _as_nobody() -> Iterator[tuple[list[str], str]]:
-    """How to start as a user who is not root, and an empty folder that is theirs, where others may go as well."""
+    """A command prefix that runs a program as another user than root, and an empty folder owned by that user."""
     with tempfile.TemporaryDirectory(prefix="postgres-for-tests-", ignore_cleanup_errors=True) as folder:
         if os.geteuid() != 0:
             yield [], folder
@@ -86,7 +86,7 @@ def _as_nobody() -> Iterator[tuple[list[str], str]]:
             yield [program("setpriv"), f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"], folder
 
 
-def _answers(server: PostgresServer) -> bool:
+def _accepts_connections(server: PostgresServer) -> bool:
     engine = sa.create_engine(server._url("postgres"))
     try:
         with engine.connect():
@@ -94,6 +94,6 @@ def _answers(server: PostgresServer) -> bool:
     except sa.exc.OperationalError:
         return False
     except ModuleNotFoundError:
-        raise NotInstalled("psycopg is not there") from None
+        raise NotInstalled("psycopg is not installed") from None
     finally:
         engine.dispose()

@@ -1,4 +1,4 @@
-"""Stands between a test and a server, passes everything on as it is, and does harm where it is told to."""
+"""A proxy between a test and a server. It forwards everything unchanged, except for faults set by the test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.servers.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 
 @dataclass
 class Exchange:
-    """A request, and from `on_answer` on also its answer; what is changed here is what arrives."""
+    """A request, and from `on_answer` on also its reply. Changes to it are forwarded."""
 
     method: str
     target: str
@@ -32,21 +32,21 @@ class Exchange:
     answer_headers: list[tuple[str, str]] = field(default_factory=list)
     answer: bytes = b""
     is_lost: bool = False
-    """No answer is sent; the connection is closed."""
+    """No reply is sent; the connection is closed."""
     cut_at: int | None = None
-    """Of the answer's body only so many bytes are sent; then the connection is closed."""
+    """Number of bytes of the reply's body that are sent before the connection is closed."""
 
     @property
     def query(self) -> dict[str, list[str]]:
         return parse_qs(urlsplit(self.target).query, keep_blank_values=True)
 
     def fail(self, status: int, code: str) -> None:
-        """Let the answer be an S3 error instead."""
+        """Replace the reply by an S3 error."""
         self.status, self.answer_headers = status, []
-        self.answer = f"<Error><Code>{code}</Code><Message>as the test wants</Message></Error>".encode()
+        self.answer = f"<Error><Code>{code}</Code><Message>set by the test</Message></Error>".encode()
 
     def sign(self) -> None:
-        """Sign the request as it is now, without the checksums of what it was: the server has nothing to object to."""
+        """Sign the changed request again without its earlier checksums, so that the server accepts it."""
         host = next(value for name, value in self.headers if name.lower() == "host")
         dropped = re.compile("authorization|expect|content-(length|md5)|x-amz-(date|content-sha256|checksum-.*)", re.I)
         headers = {name: value for name, value in self.headers if not dropped.fullmatch(name)}
@@ -57,7 +57,7 @@ class Exchange:
 
 @dataclass
 class Proxy:
-    """`server` is the same server by way of this proxy; `seen` are the requests so far, in order of their answers."""
+    """`server`: the server through this proxy. `seen`: the requests so far, in order of their replies."""
 
     server: S3Server
     on_request: Callable[[Exchange], None] = lambda _exchange: None
@@ -93,20 +93,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def __getattr__(self, name: str) -> Callable[[], None]:
         if name.startswith("do_"):
-            return self._pass_on
+            return self._forward
         raise AttributeError(name)
 
-    def _pass_on(self) -> None:
+    def _forward(self) -> None:
         body, proxy = self.rfile.read(int(self.headers.get("Content-Length", 0))), self.server.proxy
         exchange = Exchange(self.command, self.path, list(self.headers.items()), body)
         proxy.on_request(exchange)
         if not exchange.status:
-            self._ask(exchange)
+            self._send_to_origin(exchange)
         proxy.on_answer(exchange)
         proxy.seen.append(exchange)
         self._reply(exchange)
 
-    def _ask(self, exchange: Exchange) -> None:
+    def _send_to_origin(self, exchange: Exchange) -> None:
         with contextlib.closing(http.client.HTTPConnection(self.server.origin, timeout=60)) as connection:
             connection.putrequest(exchange.method, exchange.target, skip_host=True, skip_accept_encoding=True)
             for name, value in exchange.headers:
@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, *_: Any) -> None:
-        """Quietly."""
+        """Log nothing."""
 
 
 _OF_THE_CONNECTION = frozenset({"transfer-encoding", "connection"})

@@ -1,4 +1,4 @@
-"""A running S3 server, as tests see it."""
+"""A running S3 server, for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.storage import MIB
 from pipeline.storage.s3 import S3Store
 
 PART_BYTES = 5 * MIB
-"""The least that S3 takes for a part that is not the last."""
+"""Smallest part that S3 accepts, except for the last one."""
 
 ACCESS_KEY = "postroom-test"
 SECRET_KEY = "secret-of-the-tests"
@@ -26,12 +26,12 @@ ENVIRON = {
     "AWS_CONFIG_FILE": "/dev/null",
     "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 }
-"""What every test has instead of the machine's own AWS settings; both servers take these keys."""
+"""Variables of every test instead of the machine's AWS settings. Both servers accept these keys."""
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """Ceph or localstack, by its endpoint."""
+    """Ceph or localstack."""
 
     name: str
     endpoint_url: str
@@ -39,7 +39,7 @@ class S3Server:
 
     @cached_property
     def client(self) -> Any:
-        """A plain boto3 client that tries once: what an outsider sees, and could do."""
+        """A plain boto3 client without retries, for access without the program."""
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint_url,
@@ -55,22 +55,22 @@ class S3Server:
         )
 
     def new_bucket(self, *, lock: bool = False) -> str:
-        """Make a bucket of its own for a test; with `lock`, one with Object Lock (and so with versions)."""
+        """Create a new bucket; with `lock`, one with Object Lock and therefore versioning."""
         bucket = f"test-{next(self._numbers)}{'-lock' if lock else ''}"
         self.client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=lock)
         return bucket
 
     def store(self, bucket: str, prefix: str = "", *, part_bytes: int = PART_BYTES) -> S3Store:
-        """Our own store in a bucket, opened anew, as another process would."""
+        """A new S3Store for a bucket, as another process would open it."""
         return S3Store(bucket, prefix, endpoint_url=self.endpoint_url, part_bytes=part_bytes)
 
     def unfinished(self, bucket: str) -> list[str]:
-        """Keys of all unfinished uploads in a bucket, also of those that only mark others."""
+        """Keys of all unfinished uploads in a bucket, including those without parts."""
         listed = self.client.list_multipart_uploads(Bucket=bucket)
         return [upload["Key"] for upload in listed.get("Uploads", ())]
 
     def unfinished_bytes(self, bucket: str) -> list[str]:
-        """Keys of unfinished uploads that have parts: without those that a kill left before their first one."""
+        """Keys of unfinished uploads that have parts."""
         uploads = self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", ())
         places = [{"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]} for upload in uploads]
         return [place["Key"] for place in places if self.client.list_parts(**place).get("Parts")]

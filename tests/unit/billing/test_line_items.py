@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -19,6 +19,7 @@ from pipeline.billing.line_items import (
     CDR_COLUMNS,
     MEDIA_COLUMNS,
     SESSION_COLUMNS,
+    _start_ms,
     byte_months,
     connection_items,
     file_items,
@@ -26,8 +27,8 @@ from pipeline.billing.line_items import (
     session_items,
     summed,
 )
-from pipeline.billing.month import BillingMonth, billing_month
-from pipeline.core.arrow_types import BILLED, COUNT, TEXT
+from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth, billing_month
+from pipeline.core.arrow_types import BILLED, COUNT, TEXT, TIME
 from pipeline.tables.schemas import TABLES
 from tests.support.paths import ROOT
 
@@ -197,3 +198,32 @@ def test_sums_of_more_keys_than_a_number_counts() -> None:
     added = {"minutes": pa.array([Decimal("0.001")] * 2000, BILLED), "connections": pa.array([1] * 2000, COUNT)}
     rows = pa.table({**keys, **added})
     assert_summed(pa.concat_tables([rows, rows]), list(_KEYS))
+
+
+REACH = timedelta(days=RECORD_REACH_DAYS)
+RECORDED = datetime(2026, 11, 10, 12, tzinfo=UTC)
+SIGNAL = {"signal_connected_at": RECORDED - timedelta(hours=2), "signal_disconnected_at": RECORDED}
+ROOM = {"room_connected_at": RECORDED - timedelta(hours=1)}
+
+
+@pytest.mark.parametrize(
+    ("times", "start"),
+    [
+        ({**SIGNAL, **ROOM}, RECORDED - timedelta(hours=2)),
+        ({**SIGNAL, **ROOM, "signal_disconnected_at": None}, RECORDED - timedelta(hours=1)),
+        ({"signal_connected_at": RECORDED - timedelta(hours=2)}, RECORDED - timedelta(hours=2)),
+        ({}, RECORDED),
+        ({"room_connected_at": RECORDED - REACH - timedelta(days=1)}, RECORDED),
+        ({"room_connected_at": RECORDED - REACH}, RECORDED - REACH),
+        ({"trans_at": None}, datetime(2026, 11, 10, tzinfo=UTC)),
+        ({"trans_at": RECORDED + REACH + timedelta(days=1)}, datetime(2026, 11, 10, tzinfo=UTC)),
+    ],
+    ids=["signal", "room", "half a signal", "record", "too early", "just near", "no time", "record too late"],
+)
+def test_a_connection_counts_from_its_beginning(times: dict[str, datetime | None], start: datetime) -> None:
+    """From the signalling times if both are there, else from the room's, else from the record; never from a time more
+    than RECORD_REACH_DAYS from the record's day."""
+    row = dict.fromkeys(("signal_connected_at", "signal_disconnected_at", "room_connected_at")) | {"trans_at": RECORDED}
+    rows = pa.Table.from_pylist([row | times], pa.schema([(name, TIME) for name in row]))
+    [found_ms] = _start_ms(rows, pa.chunked_array([pa.array([RECORDED.date()])]))
+    assert found_ms == start.timestamp() * 1000

@@ -12,14 +12,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from pipeline.core.models import Row, StoredMedia
+from pipeline.core.models import Row
 from pipeline.media import audit_checks
 from pipeline.media.audit_checks import ManifestedFile, PriorAudit, check_chain, choose_sample, file_row, reread_row
 from pipeline.storage.base import Checksums, ObjectAttributes
 from pipeline.storage.keys import media_key
-from pipeline.storage.manifests import Entry, Manifest, next_manifest, read_manifest, stored_entry, write_manifest
+from pipeline.storage.manifests import Entry, Manifest, next_manifest, read_manifest, write_manifest
 from pipeline.tables.schemas import AUDITS
-from tests.support.records import DAY, listed_file
+from tests.support.records import DAY, listed_file, stored_entry
 
 AT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
 CONF_NUM = listed_file().conf_num
@@ -32,10 +32,8 @@ def stored(name: str, content: bytes, *, store_etag: str | None = None) -> Entry
     checksums = Checksums()
     checksums.feed(content)
     key = media_key(file.project, file.day, file.room_id, file.conf_num, file.kind, name)
-    media = StoredMedia(
-        key, checksums.size_bytes, checksums.sha256, None, None, True, checksums.crc64nvme, "synced", store_etag
-    )
-    return stored_entry(file, media, AT)
+    digests = {"size_bytes": checksums.size_bytes, "sha256": checksums.sha256, "crc64nvme": checksums.crc64nvme}
+    return stored_entry(file, {"key": key, **digests, "proof": "synced", "store_etag": store_etag}, AT)
 
 
 def chain(*contents: bytes) -> dict[int, bytes]:

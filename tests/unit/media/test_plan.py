@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.models import ListedFile, Probe, StoredMedia
+from pipeline.core.models import ListedFile, Probe
 from pipeline.media.plan import plan_media, plan_rechecks
-from pipeline.storage.manifests import Entry, checked_entry, deleted_at_source_entry, lost_entry, stored_entry
+from pipeline.storage.manifests import Entry, checked_entry, deleted_at_source_entry, lost_entry
 from pipeline.tables.normalize.media import expires_at, media_rows
 from pipeline.tables.schemas import MEDIA
-from tests.support.records import ENDED_AT, listed_file
+from tests.support.records import ENDED_AT, listed_file, stored_entry
 
 RETENTION = timedelta(hours=72)
 HOUR = timedelta(hours=1)
 AT = datetime(2026, 11, 23, 2, 15, tzinfo=UTC)
-STORED = StoredMedia("media/a1.mkv", 5, "ab" * 32, "video/webm", '"e"', is_readable=True)
+STORED = {"key": "media/a1.mkv", "size_bytes": 5, "sha256": "ab" * 32, "content_type": "video/webm", "etag": '"e"'}
 
 FILES = st.lists(
     st.builds(
@@ -80,7 +79,7 @@ def test_what_a_manifest_names_is_not_copied_again(files: list[ListedFile], data
     "entry",
     [
         stored_entry(listed_file(), STORED, AT),
-        stored_entry(listed_file(), StoredMedia("k", 1, "ab", None, None, is_readable=False), AT),
+        stored_entry(listed_file(), STORED | {"state": "unreadable"}, AT),
         lost_entry(listed_file(), "gone", 410, AT),
     ],
     ids=["stored", "unreadable", "lost"],
@@ -153,6 +152,15 @@ def test_after_its_deadline_a_file_is_not_rechecked() -> None:
     assert plan_rechecks([file], entries, {}, RETENTION, AGES, deadline) == []
 
 
+def test_rechecks_are_sorted_by_deadline() -> None:
+    """The file whose deadline is nearest is rechecked first, each with its own manifest entry."""
+    files = [listed_file(name=f"{hours}.mkv", ended_at=ENDED_AT + hours * HOUR) for hours in (2, 0, 1)]
+    entries = {file.identity: stored_entry(file, STORED, AT) for file in files}
+    rechecks = plan_rechecks(files, entries, {}, 99 * HOUR, AGES, AT + 5 * HOUR)
+    assert [recheck.item.file.name for recheck in rechecks] == ["0.mkv", "1.mkv", "2.mkv"]
+    assert [recheck.entry for recheck in rechecks] == [entries[recheck.item.file.identity] for recheck in rechecks]
+
+
 # --- rows ---
 
 
@@ -197,7 +205,7 @@ def test_a_stored_file_has_the_facts_of_its_manifest() -> None:
 def test_a_probe_is_part_of_the_row() -> None:
     """The probe of a file is in its row, under the names of the columns."""
     seen = Probe("matroska,webm", 61.5, "vp8", "opus", 640, 480)
-    made = row(stored_entry(listed_file(), replace(STORED, probe=seen), AT))
+    made = row(stored_entry(listed_file(), STORED | {"probe": seen}, AT))
     assert (
         made.items()
         >= {

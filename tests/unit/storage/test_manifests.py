@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import threading
 from collections.abc import Iterable
@@ -10,14 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pipeline.core.errors import FixityError
-from pipeline.core.models import StoredMedia
 from pipeline.core.urls import public_url
 from pipeline.storage import LocalStore, Retention, read_bytes
 from pipeline.storage.keys import manifest_key, manifest_prefix
@@ -29,14 +26,13 @@ from pipeline.storage.manifests import (
     lost_entry,
     next_manifest,
     read_manifest,
-    stored_entry,
     write_manifest,
 )
-from tests.support.records import DAY, listed_file
+from tests.support.records import DAY, listed_file, stored_entry
 
 AT = datetime(2026, 11, 23, 2, 15, 0, 5_000, UTC)
 HOUR = timedelta(hours=1)
-STORED = StoredMedia("media/a1.mkv", 5, "ab" * 32, "video/x-matroska", '"e1"', is_readable=True)
+STORED = {"key": "media/a1.mkv", "size_bytes": 5, "sha256": "ab" * 32, "etag": '"e1"'}
 TEXTS = st.text(max_size=12)
 ENTRIES = st.builds(
     Entry,
@@ -94,7 +90,7 @@ def test_other_bytes_of_a_file_are_another_version() -> None:
     file = listed_file()
     content = None
     for number in (1, 2, 3):
-        stored = dataclasses.replace(STORED, key=f"media/a1-{number}.mkv", sha256=str(number) * 64)
+        stored = STORED | {"key": f"media/a1-{number}.mkv", "sha256": str(number) * 64}
         made = next_manifest(file, [stored_entry(file, stored, AT + number * HOUR)], content)
         content = write_manifest(made)
     (entry,) = made.files
@@ -118,25 +114,6 @@ def test_a_manifest_belongs_to_its_session() -> None:
     made = next_manifest(listed_file(), [], None)
     assert (made.format, made.project, made.day) == (1, "acme", DAY)
     assert (made.conf_num, made.room_id) == ("284170002063", "65ec60000c3a9e0012ab0001")
-
-
-@pytest.mark.parametrize(("is_readable", "state"), [(True, "stored"), (False, "unreadable")])
-def test_a_stored_file_is_named_with_size_and_digest(is_readable: bool, state: str) -> None:
-    """An entry contains key, size and SHA-256 of the file, and whether it can be opened."""
-    stored = msgspec.structs.asdict(
-        stored_entry(listed_file(), StoredMedia("k", 5, "ab", "video/webm", None, is_readable=is_readable), AT)
-    )
-    assert {name: value for name, value in stored.items() if value not in {None, ()}} == {
-        "kind": "recording",
-        "name": "a1.mkv",
-        "state": state,
-        "at": "2026-11-23T02:15:00.005Z",
-        "url": "https://portal.enablex.io/path/a1.mkv",
-        "key": "k",
-        "size_bytes": 5,
-        "sha256": "ab",
-        "content_type": "video/webm",
-    }
 
 
 def test_a_lost_file_has_reason_and_status() -> None:
@@ -212,10 +189,10 @@ def test_secrets_of_a_url_never_show(user: str, password: str, query: str, schem
 
 
 def test_entries_carry_public_urls_only() -> None:
-    """Entries of stored and lost files contain no signed URL."""
+    """The entry of a lost file contains no signed URL."""
     file = listed_file(url="https://ops:s3cret@portal.enablex.io/a1.mkv?sig=s3cret#s3cret")
-    entries = [stored_entry(file, STORED, AT), lost_entry(file, "gone", 404, AT)]
-    assert b"s3cret" not in write_manifest(next_manifest(file, entries, None))
+    lost = lost_entry(file, "gone", 404, AT)
+    assert b"s3cret" not in write_manifest(next_manifest(file, [lost], None))
 
 
 class _CountedStore(LocalStore):
@@ -235,7 +212,7 @@ def test_threads_share_a_session(tmp_path: Path) -> None:
         if number < barrier.parties:
             barrier.wait(10)
         file = listed_file(name=f"{number}.mkv")
-        append_entry(vault, file, stored_entry(file, dataclasses.replace(STORED, key=f"media/{number}.mkv"), AT))
+        append_entry(vault, file, stored_entry(file, STORED | {"key": f"media/{number}.mkv"}, AT))
 
     with ThreadPoolExecutor(barrier.parties) as threads:
         list(threads.map(settle, range(count)))

@@ -32,7 +32,7 @@ from pipeline.storage.raw import (
     read_documents,
     read_receipt,
 )
-from pipeline.tables.normalize.cdr_batch import cut_documents
+from pipeline.tables.normalize.cdr_batch import split_documents
 
 DAY = date(2024, 3, 9)
 ASKED = datetime(2024, 3, 10, 2, 15, 0, 123_000, UTC)
@@ -221,9 +221,9 @@ def test_an_altered_body_is_named(vault: LocalStore, tmp_path: Path, damage: Any
 def test_a_body_with_another_number_of_documents_is_refused(vault: LocalStore) -> None:
     """If splitting a body yields more or fewer documents than its receipt states, FixityError is raised."""
     stored = response(vault, landed(vault, reply()).response_id)
-    assert sum(len(batch) for batch in read_documents(vault, stored, cut_documents)) == len(DOCUMENTS)
+    assert sum(len(batch) for batch in read_documents(vault, stored, split_documents)) == len(DOCUMENTS)
     with pytest.raises(FixityError, match="expected 5 documents, found 4"):
-        list(read_documents(vault, replace(stored, documents=5), cut_documents))
+        list(read_documents(vault, replace(stored, documents=5), split_documents))
 
 
 def test_an_altered_receipt_is_named(vault: LocalStore, tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ def lake(tmp_path: Path) -> Lake:
         {"conf_num": str(number), "trans_date": f"{DAY}T0{number}:00:00.000Z", "chatdata": f"https://h/{number}/c.json"}
         for number in range(1, 5)
     ]
-    lake.say(sessions[:2], source="archive")
-    lake.say([*sessions[:3], "no record"], source="archive", hour=1)
-    lake.say(sessions, source="archive", hour=2, day=DAY - timedelta(days=1))
+    lake.land_documents(sessions[:2], source="archive")
+    lake.land_documents([*sessions[:3], "no record"], source="archive", hour=1)
+    lake.land_documents(sessions, source="archive", hour=2, day=DAY - timedelta(days=1))
     return lake
 
 
@@ -49,5 +49,5 @@ def test_a_page_is_read_once(lake: Lake) -> None:
     with pytest.raises(FixityError):
         read_archives(lake.vault, PROJECT, PERIOD)
     new = {"conf_num": "9", "trans_date": f"{DAY}T09:00:00.000Z", "chatdata": "https://h/9/c.json"}
-    lake.say([new], source="archive", hour=3)
+    lake.land_documents([new], source="archive", hour=3)
     assert len(read_archives(lake.vault, PROJECT, PERIOD, memory).files) == len(before.files) + 1

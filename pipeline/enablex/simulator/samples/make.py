@@ -1,9 +1,8 @@
 """Make the four sample media files that the simulator pads and serves.
 
-Run once manually, from the project's root, after a change here: `python -m
-pipeline.enablex.simulator.samples.make`. It needs PyAV (a development dependency); the simulator itself only
-reads the files. Each is one second of a moving grey ramp (64x48, 10 frames) and a square wave of about
-500 Hz: small, yet every player and probe accepts them.
+Run manually from the project's root after a change here: `python -m pipeline.enablex.simulator.samples.make`. It needs
+PyAV, a development dependency; the simulator itself only reads the files. Each file is one second of a moving grey ramp
+(64x48, 10 frames) and a square wave of about 500 Hz, and is accepted by players and probes.
 
 Matroska and WebM carry VP8 and Opus, as EnableX does; MP4 and MOV carry H.264 and AAC, which every reader
 of those containers has.

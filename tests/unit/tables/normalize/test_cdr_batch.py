@@ -75,7 +75,7 @@ def test_a_batch_is_what_its_documents_are(some: list[Any], first_ordinal: int) 
 
 @given(st.lists(documents(), min_size=1, max_size=6), st.randoms(use_true_random=False))
 def test_neighbours_do_not_matter(some: list[Any], dice: random.Random) -> None:
-    """A document becomes the same row whatever stands beside it: odd neighbours change no cell."""
+    """A document becomes the same row independent of its neighbours: irregular ones change no cell."""
     raws = [raw(document) for document in some]
     order = dice.sample(range(len(raws)), len(raws))
     alone = [read_batch([raws[at]]).rows.drop_columns(["ordinal"]).to_pylist() for at in order]
@@ -184,9 +184,9 @@ def test_a_definition_that_cannot_be_read_spoils_no_other() -> None:
     fine = [raw(changed(NEW, cdr_id=f"c{at}", room__room_details__owner_ref=f"tenant-{at}")) for at in range(6)]
     expected = {f"c{at}": f"tenant-{at}" for at in range(6)}
     for depth in range(800, 1000):  # how deep is too deep for one reader and not for the next depends on the caller
-        odd = msgspec.Raw(deep.replace(b'"HERE"', b'{"a":' * depth + b"1" + b"}" * depth))
+        irregular = msgspec.Raw(deep.replace(b'"HERE"', b'{"a":' * depth + b"1" + b"}" * depth))
         rooms = RoomDetailsCache()
-        first, later = read_batch([odd, *fine[:3]], 0, rooms), read_batch(fine, 0, rooms)
+        first, later = read_batch([irregular, *fine[:3]], 0, rooms), read_batch(fine, 0, rooms)
         told = {row["cdr_id"]: row["owner_ref"] for row in (*first.rows.to_pylist(), *later.rows.to_pylist())}
         assert first.rows.num_rows + len(first.rejects) == 4
         assert {key: owner for key, owner in told.items() if key != "deep"} == expected

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.storage.documents import Documents
 from pipeline.tables.normalize import cdr_batch, field_scanner
 from pipeline.tables.normalize.field_scanner import FieldScanner
-from pipeline.tables.normalize.json_cells import NOTHING
+from pipeline.tables.normalize.json_cells import EMPTY
 from pipeline.tables.normalize.row_reader import Path, get_path, unknown_paths
 from tests.support.cdrs import NEW, OLD
 
@@ -52,29 +52,28 @@ def test_it_is_compiled_where_there_is_a_compiler() -> None:
 def test_cells_are_what_stands_in_the_documents(some: list[Any], style: dict[str, Any]) -> None:
     """For any documents, spaced and spelled in any way: cells are the values at their places, in the same order."""
     texts = [json.dumps(document, **style).encode() for document in some]
-    found = FINDER.scan(Documents.of(texts))
-    cells = found.cells(PATHS)
+    scanned = FINDER.scan(Documents.of(texts))
+    cells = scanned.cells(PATHS)
     assert len(cells.texts) == len(cells.kinds) == len(PATHS) * len(some)
     for at, document in enumerate(some):
         values = [cells.value(row * len(some) + at) for row in range(len(PATHS))]
-        assert values == [None if found.odd[at] else plain(get_path(document, path)) for path in PATHS]
+        assert values == [None if scanned.irregular[at] else plain(get_path(document, path)) for path in PATHS]
 
 
 @pytest.mark.usefixtures("either_finder")
 @given(st.lists(DOCUMENTED | ANY, max_size=6), STYLES, st.sampled_from([b",", b" ,\n "]), st.integers(0, 9))
-def test_what_is_cut_is_what_is_found(some: list[Any], style: dict[str, Any], comma: bytes, short: int) -> None:
-    """Documents that stand behind each other are cut as they are, up to the last comma, and what was found on the way
-    is what is found in them."""
+def test_split_documents_are_scanned(some: list[Any], style: dict[str, Any], comma: bytes, short: int) -> None:
+    """Consecutive documents are split unchanged, up to the last comma; the scan of `split` equals a separate scan."""
     texts = [json.dumps(document, **style).encode() for document in some]
     together = comma.join([*texts, b"7"])
-    cut = FINDER.split(bytearray(together[: max(0, len(together) - short)]))
-    if cut is None:
-        return  # without a compiler whoever asked cuts as before
-    assert len(cut) == len(some) or short > 1
-    assert [bytes(one) for one in cut] == texts[: len(cut)]
-    on_the_way, later = FINDER.scan(cut), FINDER.scan(Documents.of(texts[: len(cut)]))
-    assert on_the_way is cut.found
-    assert on_the_way.odd.tolist() == later.odd.tolist()
+    split = FINDER.split(bytearray(together[: max(0, len(together) - short)]))
+    if split is None:
+        return  # without the compiled scanner the caller parses the text
+    assert len(split) == len(some) or short > 1
+    assert [bytes(one) for one in split] == texts[: len(split)]
+    on_the_way, later = FINDER.scan(split), FINDER.scan(Documents.of(texts[: len(split)]))
+    assert on_the_way is split.scanned
+    assert on_the_way.irregular.tolist() == later.irregular.tolist()
     assert on_the_way.cells(PATHS).kinds.tolist() == later.cells(PATHS).kinds.tolist()
     assert on_the_way.cells(PATHS).texts == later.cells(PATHS).texts
 
@@ -82,36 +81,36 @@ def test_what_is_cut_is_what_is_found(some: list[Any], style: dict[str, Any], co
 @pytest.mark.usefixtures("either_finder")
 def test_more_documents_than_one_split_returns() -> None:
     """A split returns at most 8,000 documents; the others remain for the next call."""
-    cut = FINDER.split(bytearray(b"{}," * (field_scanner.MAX_SPLIT + 9)))
-    assert cut is None or len(cut) == field_scanner.MAX_SPLIT
+    split = FINDER.split(bytearray(b"{}," * (field_scanner.MAX_SPLIT + 9)))
+    assert split is None or len(split) == field_scanner.MAX_SPLIT
 
 
 @pytest.mark.usefixtures("either_finder")
 @given(st.lists(DOCUMENTED | ANY, max_size=6), STYLES)
 def test_nothing_unknown_is_passed_over(some: list[Any], style: dict[str, Any]) -> None:
-    """A document with a key that no path names, or that is no object, is odd; one with nothing else is not."""
+    """A document with a key outside the paths, or that is no object, is irregular; any other is not."""
     known: dict[str, Any] = {"a": None, "b": {"a": None, "c": {"a": None, "é": None}, "z": None}, "d": None, "e": None}
-    found = FINDER.scan(Documents.of([json.dumps(document, **style).encode() for document in some]))
+    scanned = FINDER.scan(Documents.of([json.dumps(document, **style).encode() for document in some]))
     for at, document in enumerate(some):
         if not isinstance(document, dict) or any(unknown_paths(document, known)):
-            assert found.odd[at]
+            assert scanned.irregular[at]
     documented = [{"a": [1, {"x": "}"}], "b": {"z": {"y": 1}, "c": {"a": "1"}}}, {"e": "x", "d": True}, {}]
-    assert not FINDER.scan(Documents.of([json.dumps(one, **style).encode() for one in documented])).odd.any()
+    assert not FINDER.scan(Documents.of([json.dumps(one, **style).encode() for one in documented])).irregular.any()
 
 
 @pytest.mark.usefixtures("either_finder")
 @pytest.mark.parametrize("value", ["", "x", 5, True, [], [{}]])
-def test_a_plain_value_where_an_object_belongs_is_odd(value: Any) -> None:
+def test_a_plain_value_instead_of_an_object_is_irregular(value: Any) -> None:
     """Whoever reads the document whole keeps such a value; in cells it would be lost."""
-    found = FINDER.scan(Documents.of([json.dumps(one).encode() for one in ({"b": value}, {"b": {"c": value}}, {})]))
-    assert found.odd.tolist() == [True, True, False]
+    scanned = FINDER.scan(Documents.of([json.dumps(one).encode() for one in ({"b": value}, {"b": {"c": value}}, {})]))
+    assert scanned.irregular.tolist() == [True, True, False]
 
 
 @pytest.mark.usefixtures("either_finder")
-def test_both_documented_shapes_are_found() -> None:
-    """Neither documented shape is odd: else every build would read one by one, and be fifteen times as slow."""
-    found = cdr_batch._SCANNER.scan(Documents.of([json.dumps(one).encode() for one in (NEW, OLD)]))
-    assert found.odd.tolist() == [False, False]
+def test_both_documented_shapes_are_regular() -> None:
+    """Neither documented shape is irregular: reading documents one by one takes 15 times as long."""
+    scanned = cdr_batch._SCANNER.scan(Documents.of([json.dumps(one).encode() for one in (NEW, OLD)]))
+    assert scanned.irregular.tolist() == [False, False]
 
 
 @pytest.mark.usefixtures("either_finder")
@@ -122,13 +121,13 @@ def test_both_documented_shapes_are_found() -> None:
         b'{"a": "\xff"}', b'{"e": "\xff"}', b'{"a": "\\ud800"}', b'{"d": ' + b"[" * 900 + b"]" * 900 + b"}",
     ],
 )  # fmt: skip
-def test_what_is_not_as_documented_is_odd_or_the_same(text: bytes) -> None:
-    """A repeated key, one with escapes, a value where an object belongs, no text, absurd depth: odd or JSON."""
-    found = FINDER.scan(Documents.of([b'{"a": 7}', text, b'{"d": 8}']))
-    values = [found.cells(PATHS).value(3 * row + 1) for row in range(len(PATHS))]
-    assert found.odd.tolist() == [False, found.odd[1], False]
-    assert found.cells([("a",)]).value(0) == 7
-    assert found.odd[1] or values == [plain(get_path(json.loads(text), path)) for path in PATHS]
+def test_undocumented_input_is_irregular_or_equal(text: bytes) -> None:
+    """Repeated or escaped keys, a value instead of an object, no text, extreme depth: irregular, or read as JSON."""
+    scanned = FINDER.scan(Documents.of([b'{"a": 7}', text, b'{"d": 8}']))
+    values = [scanned.cells(PATHS).value(3 * row + 1) for row in range(len(PATHS))]
+    assert scanned.irregular.tolist() == [False, scanned.irregular[1], False]
+    assert scanned.cells([("a",)]).value(0) == 7
+    assert scanned.irregular[1] or values == [plain(get_path(json.loads(text), path)) for path in PATHS]
 
 
 @pytest.mark.usefixtures("either_finder")
@@ -137,12 +136,13 @@ def test_what_is_not_as_documented_is_odd_or_the_same(text: bytes) -> None:
     st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=2)), max_size=4),
 )
 def test_what_is_no_json_reaches_nowhere(some: list[Any], strokes: list[tuple[int, bytes]]) -> None:
-    """Bytes that are no JSON at all are odd or make cells of their own bytes: never of others, and nothing breaks."""
+    """Input that is no JSON is irregular or gives cells of its own bytes, never of others, without a crash."""
     broken = bytearray(b"".join(json.dumps(one).encode() for one in some))
     for at, stroke in strokes:
-        broken[at % len(broken) : at % len(broken) + 1] = stroke
-    found = FINDER.scan(Documents.of([b'{"a": "before"}', bytes(broken), bytes(broken[: len(broken) // 2]), b"{}"]))
-    cells = found.cells(PATHS)
-    assert (cells.kinds.reshape(len(PATHS), 4)[:, 3] == NOTHING).all()
+        place = at % max(1, len(broken))  # earlier strokes may have removed every byte
+        broken[place : place + 1] = stroke
+    scanned = FINDER.scan(Documents.of([b'{"a": "before"}', bytes(broken), bytes(broken[: len(broken) // 2]), b"{}"]))
+    cells = scanned.cells(PATHS)
+    assert (cells.kinds.reshape(len(PATHS), 4)[:, 3] == EMPTY).all()
     texts = [text.encode() for text in np.array(cells.texts.to_pylist()).reshape(len(PATHS), 4)[:, 1] if text]
     assert all(text in bytes(broken) for text in texts)
