@@ -69,9 +69,13 @@ class Course:
         return f"{project.files_user}:{project.files_password}"
 
 
+def postroom_command(course: Course, *arguments: str) -> list[str]:
+    config = str(course.folder / "postroom.toml")
+    return [sys.executable, "-m", "pipeline", "--config", config, "--now", _NOW.isoformat(), "--json", *arguments]
+
+
 def postroom(course: Course) -> list[list[str]]:
-    command = [sys.executable, "-m", "pipeline", "--config", str(course.folder / "postroom.toml")]
-    return [[*command, "--now", _NOW.isoformat(), "--json", "media", "copy", "--no-refresh"]]
+    return [postroom_command(course, "media", "copy", "--no-refresh")]
 
 
 def curl_and_aws(course: Course) -> list[list[str]]:
@@ -183,7 +187,7 @@ def prepared(size_bytes: int) -> Iterator[Course]:
             )
             config.write_text(f'{text}\n[s3]\nendpoint_url = "{server.endpoint_url}"\n')
             course = Course(Path(place), simulator, files, server, bucket)
-            run([[*postroom(course)[0][:-2], "collect", "--source", "archive"]])
+            run([postroom_command(course, "collect", "--source", "archive")])
             yield course
 
 
