@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, cast, runtime_checkable
 
@@ -158,7 +158,7 @@ class Failure:
 
 @runtime_checkable
 class SupportsToDict(Protocol):
-    """A record with its own form in JSON."""
+    """Details with their own form in JSON."""
 
     def to_dict(self) -> Mapping[str, object]: ...
 
@@ -248,28 +248,21 @@ class RunResult(Generic[Details_co]):
             "lost": self.lost,
             **({"unknown_fields": dict(self.unknown_fields)} if self.unknown_fields else {}),
             **self.notices,
-            **_json_fields(self.details),
+            **_top_level(self.details),
         }
 
 
-def _json_fields(record: object) -> dict[str, object]:
-    """The fields of a dataclass as JSON, in order, without optional fields (default None) that are None."""
-    if record is None:
+def _top_level(details: object) -> Mapping[str, object]:
+    """The fields of details as keys of the JSON, in order, without optional fields (default None) that are None.
+
+    Nested records stay as they are: the JSON encoder writes their fields.
+    """
+    if details is None:
         return {}
-    named = [(field, getattr(record, field.name)) for field in fields(cast("DataclassInstance", record))]
-    return {field.name: _json(value) for field, value in named if value is not None or field.default is not None}
-
-
-def _json(value: object) -> object:
-    if isinstance(value, SupportsToDict):
-        return value.to_dict()
-    if is_dataclass(value):
-        return _json_fields(value)
-    if isinstance(value, Mapping):
-        return {key: _json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json(item) for item in value]
-    return value
+    if isinstance(details, SupportsToDict):
+        return details.to_dict()
+    named = [(field, getattr(details, field.name)) for field in fields(cast("DataclassInstance", details))]
+    return {field.name: value for field, value in named if value is not None or field.default is not None}
 
 
 def utc_text(moment: datetime) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pipeline.core.models import Row
 from pipeline.rooms.fields import FIELDS, Document
 from pipeline.rooms.plan import RoomsFile, external_key_of, room_name
 from pipeline.tables.normalize import values
@@ -22,9 +21,6 @@ class Finding:
     room_id: str
     name: str
     why: str
-
-    def to_dict(self) -> Row:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)

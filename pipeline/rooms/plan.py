@@ -138,12 +138,18 @@ class RoomsDiff:
 
     changes: tuple[Change, ...]
 
+    def to_dict(self) -> Row:
+        return {"changes": [change.to_dict() for change in self.changes]}
+
 
 @dataclass(frozen=True)
 class RoomChanges:
     """A plan: every room of the file, and every room created from it earlier; sorted by project and key."""
 
     changes: tuple[Change, ...]
+
+    def to_dict(self) -> Row:
+        return {"changes": [change.to_dict() for change in self.changes]}
 
     @property
     def todo(self) -> tuple[Change, ...]:
