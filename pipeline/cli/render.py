@@ -30,7 +30,7 @@ MOST_ROWS = 1000
 
 _COUNT_LABELS = {
     "replies": "responses",
-    "new_pages": "changed",
+    "new_pages": "new",
     "documents": "documents",
     "requests": "requests",
     "days_built": "days built",
@@ -82,7 +82,7 @@ def show_outcome(console: Console, outcome: RunResult) -> None:
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
-    """`8 responses, 5 changed, …`, without zeros."""
+    """`8 responses, 5 new, …`, without zeros."""
     parts = [
         f"{bytes_text(number) if name.startswith('bytes_') else f'{number:,}'} {_COUNT_LABELS.get(name, name)}"
         for name, number in counts.items()
