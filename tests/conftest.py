@@ -45,7 +45,7 @@ settings.register_profile("suite", max_examples=60, deadline=None, derandomize=T
 settings.register_profile("explore", max_examples=2000, deadline=None, database=None)
 settings.load_profile("suite")
 
-SERVER_FIXTURES = {"ceph", "localstack", "s3", "postgres", "validate_focus", "cluster"}
+SERVER_FIXTURES = {"ceph", "localstack", "s3", "postgres", "validate_focus"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,6 @@
 """Schemas of all tables: type, meaning, source and privacy of each column.
 
-`python -m pipeline.tables.schemas > docs/reference/tables.md` writes the reference page; a test compares it.
+`python -m tests.support.reference_pages` writes docs/reference/tables.md from it; a test compares the page.
 Types are never inferred from data. Flags are booleans, times are UTC milliseconds, measured seconds and minutes are
 float64, billed values are decimal. `project` and `day` are partition columns: in the path, not in the file.
 """
@@ -355,7 +355,7 @@ def document_tables() -> str:
     lines = [
         "# Tables",
         "",
-        "Written by `python -m pipeline.tables.schemas > docs/reference/tables.md`; do not edit.",
+        "Written by `python -m tests.support.reference_pages`; do not edit.",
         "Every table has two more columns from its path: `project` (text) and `day` (date, UTC).",
     ]
     for spec in TABLES.values():
@@ -370,7 +370,3 @@ def document_tables() -> str:
             source = f"`{column.path}`" if column.path else ""
             lines.append(f"| `{column.name}` | {column.type} | {column.about} | {source} | {column.privacy} |")
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(document_tables(), end="")

@@ -21,8 +21,6 @@ _CODE = re.compile(r"```.*?```|``.*?``|`[^`\n]*`", re.S)
 _NO_PROSE = re.compile(r"[rbf]*[\"'](CREATE|ALTER|UPDATE|INSERT) ")
 _STORED_NAMES = {"hops"}
 """Field names of format 1 on disk."""
-_NAMES_OF_PYTHON = {"tell", "whence"}
-"""Methods and arguments of `io`."""
 _EXCEPT = ("tests/golden/", "tests/samples/", "docs/reference/enablex-api.md")
 
 
@@ -70,12 +68,8 @@ def banned_in_python(path: Path) -> list[tuple[int, str]]:
             comments.append((token.start[0], token.string.lstrip("# ")))
     for line, text in comments:
         found += [(line, phrase) for _, phrase in banned_in(text)]
-    found += [(line, f"name {name}") for line, name in _names(ast.parse(source)) if _is_banned(name)]
+    found += [(line, f"name {name}") for line, name in _names(ast.parse(source)) if banned_in(name.replace("_", " "))]
     return sorted(found)
-
-
-def _is_banned(name: str) -> bool:
-    return name not in _NAMES_OF_PYTHON and bool(banned_in(name.replace("_", " ")))
 
 
 def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:

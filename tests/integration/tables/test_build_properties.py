@@ -383,18 +383,18 @@ def test_every_day_has_every_table(tmp_path: Path) -> None:
 def test_a_day_is_the_same_whichever_days_are_built_with_it(tmp_path: Path) -> None:
     """A session of several weeks gives the same tables for days built together and one by one, in any order."""
     days = [DAY + timedelta(days=at) for at in range(0, 20, 2)]
-    max_concurrency, one_by_one = Lake(tmp_path / "a"), Lake(tmp_path / "b")
-    for lake in (max_concurrency, one_by_one):
+    together, one_by_one = Lake(tmp_path / "a"), Lake(tmp_path / "b")
+    for lake in (together, one_by_one):
         for day in days:
             began, ended = f"{day}T10:00:00.000Z", f"{day}T11:00:00.000Z"
             times = {"trans_date": ended, "room__connect_dt": began, "room__disconnect_dt": ended}
             signal = {"sigserver__connect_dt": began, "sigserver__disconnect_dt": ended}
             lake.land_documents([call(f"c{day}", "s1", day, **times, **signal)], day=day, hour=24 * 30)
-    max_concurrency.build()
+    together.build()
     for day in reversed(days):
         one_by_one.build(Period(day, day))
     one_by_one.build()
-    assert one_by_one.objects() == max_concurrency.objects()
+    assert one_by_one.objects() == together.objects()
 
 
 def calls_a_day(lake: Lake, days: int) -> list[date]:
