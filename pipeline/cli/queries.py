@@ -111,7 +111,7 @@ def report(
     if given.as_json:
         print_json(RunResult("report", details=ReportDetails(str(report_day), str(output))).to_dict())
     else:
-        print(f"report of {report_day} written to {output}")
+        print(f"{report_day} is in {output}")
     return 0
 
 

@@ -112,7 +112,7 @@ def show_backfill_plan(console: Console, outcome: RunResult[BackfillPlan]) -> No
     """Missing days by project and source, with the number, duration and size of the requests."""
     plan = outcome.details
     if not plan.requests:
-        console.print("backfill plan: no day is missing")
+        console.print("backfill plan: nothing is missing")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("project", "source", "from", "to", "missing days", "size"):
