@@ -259,14 +259,14 @@ def _in_month(month: BillingMonth, rows: pa.Table, start_ms: np.ndarray) -> tupl
 
 
 def _start_ms(rows: pa.Table, partition: Column) -> np.ndarray:
-    """Start of each connection, as counted by `participant_s`; if it is unknown or far from the partition day, the time
-    of the record; if that is far too, the partition day.
+    """Start of each connection, from the times that `participant_s` counts: the signalling times if both exist and the
+    end is not before the start, else the room's, else the start of signalling. If it is unknown or far from the
+    partition day, the time of the record; if that is far too, the partition day.
     """
     partition_ms = pc.cast(partition, pa.int32()).to_numpy().astype(np.int64) * _DAY_MS
-    by_signal = pc.and_(pc.is_valid(rows["signal_connected_at"]), pc.is_valid(rows["signal_disconnected_at"]))
-    started_at = pc.if_else(
-        by_signal, rows["signal_connected_at"], pc.coalesce(rows["room_connected_at"], rows["signal_connected_at"])
-    )
+    signal, room = rows["signal_connected_at"], rows["room_connected_at"]
+    by_signal = pc.fill_null(pc.greater_equal(rows["signal_disconnected_at"], signal), False)
+    started_at = pc.if_else(by_signal, signal, pc.coalesce(room, signal))
     result: np.ndarray = partition_ms
     for times in (rows["trans_at"], started_at):
         times_ms = pc.fill_null(pc.cast(times, COUNT), np.iinfo(np.int64).min // 2).to_numpy()

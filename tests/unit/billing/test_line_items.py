@@ -211,6 +211,9 @@ ROOM = {"room_connected_at": RECORDED - timedelta(hours=1)}
     [
         ({**SIGNAL, **ROOM}, RECORDED - timedelta(hours=2)),
         ({**SIGNAL, **ROOM, "signal_disconnected_at": None}, RECORDED - timedelta(hours=1)),
+        ({**SIGNAL, **ROOM, "signal_disconnected_at": RECORDED - timedelta(hours=3)}, RECORDED - timedelta(hours=1)),
+        ({**SIGNAL, **ROOM, "signal_disconnected_at": RECORDED - timedelta(hours=2)}, RECORDED - timedelta(hours=2)),
+        ({**SIGNAL, "signal_disconnected_at": RECORDED - timedelta(hours=3)}, RECORDED - timedelta(hours=2)),
         ({"signal_connected_at": RECORDED - timedelta(hours=2)}, RECORDED - timedelta(hours=2)),
         ({}, RECORDED),
         ({"room_connected_at": RECORDED - REACH - timedelta(days=1)}, RECORDED),
@@ -218,12 +221,36 @@ ROOM = {"room_connected_at": RECORDED - timedelta(hours=1)}
         ({"trans_at": None}, datetime(2026, 11, 10, tzinfo=UTC)),
         ({"trans_at": RECORDED + REACH + timedelta(days=1)}, datetime(2026, 11, 10, tzinfo=UTC)),
     ],
-    ids=["signal", "room", "half a signal", "record", "too early", "just near", "no time", "record too late"],
+    ids=[
+        *("signal", "room", "reversed signal", "signal of 0 s", "reversed signal alone", "half a signal"),
+        *("record", "too early", "just near", "no time", "record too late"),
+    ],
 )
 def test_a_connection_counts_from_its_beginning(times: dict[str, datetime | None], start: datetime) -> None:
-    """From the signalling times if both are there, else from the room's, else from the record; never from a time more
-    than RECORD_REACH_DAYS from the record's day."""
+    """From the signalling times if both are there and not reversed, else from the room's, else from the record; never
+    from a time more than RECORD_REACH_DAYS from the record's day."""
     row = dict.fromkeys(("signal_connected_at", "signal_disconnected_at", "room_connected_at")) | {"trans_at": RECORDED}
     rows = pa.Table.from_pylist([row | times], pa.schema([(name, TIME) for name in row]))
     [found_ms] = _start_ms(rows, pa.chunked_array([pa.array([RECORDED.date()])]))
     assert found_ms == start.timestamp() * 1000
+
+
+def test_a_clock_that_steps_back_moves_no_minute_to_another_month() -> None:
+    """A connection with reversed signalling times counts in the month in which its room times began, where its stay is
+    counted, and in no other month."""
+    times = {
+        "room_connected_at": "2026-11-30 23:50:00",
+        "signal_connected_at": "2026-12-01 00:00:10",
+        "signal_disconnected_at": "2026-12-01 00:00:05",
+        "trans_at": "2026-12-01 00:00:05",
+    }
+    record = {name: datetime.fromisoformat(text).replace(tzinfo=UTC) for name, text in times.items()}
+    rows = rows_of("cdr", CDR_COLUMNS, [{**record, "cdr_id": "1", "conf_num": "1", "participant_s": 605.0}])
+    days, sessions = pa.array([date(2026, 12, 1)]), rows_of("sessions", SESSION_COLUMNS, [])
+    november, december = (
+        connection_items(rows, days, sessions, "acme", billing_month(month, "UTC"), "ceil_per_connection")
+        for month in ("2026-11", "2026-12")
+    )
+    assert november["day"].to_pylist() == [date(2026, 11, 30)]
+    assert november["participant_min"].to_pylist() == [Decimal(11)]
+    assert december.num_rows == 0
