@@ -52,13 +52,17 @@ class WrittenFile(msgspec.Struct):
 
 
 class ControlTotals(msgspec.Struct, kw_only=True):
-    """`controls.json`: the inputs and sums of an export; times and decimals as text."""
+    """`controls.json`: the inputs and sums of an export; times and decimals as text.
+
+    `compared_revision`: the revision that `corrections.csv` starts from; controls of earlier releases have none.
+    """
 
     format: int = 1
     month: str
     projects: list[str]
     revision: int
     previous_revision: int | None
+    compared_revision: int | None = None
     is_provisional: bool
     unsettled: dict[str, dict[str, list[date]]]
     settings: dict[str, Any]
@@ -99,6 +103,19 @@ class ExportSeries:
             return _CONTROLS.decode(read_bytes(self.lake, key))
         except msgspec.DecodeError as error:
             raise FixityError(key, "the controls of a billing export", f"something else ({error})") from None
+
+    def history(self, newest: ControlTotals | None) -> Iterator[ControlTotals]:
+        """A revision and those before it, newest first."""
+        while newest is not None:
+            yield newest
+            earlier = newest.previous_revision
+            newest = None if earlier is None else self.controls(earlier)
+
+    def compared(self, previous: ControlTotals | None) -> ControlTotals | None:
+        """The revision that the one after `previous` is compared with: the last final one, because it was invoiced,
+        else `previous`.
+        """
+        return next((each for each in self.history(previous) if not each.is_provisional), previous)
 
     def lines(self, revision: int) -> pa.Table:
         """The exported lines of a revision."""
@@ -182,12 +199,14 @@ def export_month(
         if previous and usage.equals(numbered.lines(previous.revision)):
             return Export(previous, is_new=False)
         owners = line_items.summary(lines)
-        corrected = _corrections(numbered, previous, lines, [each.path for each in months], settings)
+        compared = numbered.compared(previous)
+        corrected = _corrections(numbered, compared, lines, [each.path for each in months], settings)
         controls = ControlTotals(
             month=str(month),
             projects=projects,
             revision=previous.revision + 1 if previous else 1,
             previous_revision=previous.revision if previous else None,
+            compared_revision=compared.revision if compared else None,
             is_provisional=is_provisional,
             unsettled=unsettled,
             settings=settings,
@@ -215,23 +234,17 @@ def export_month(
 def write_focus(numbered: ExportSeries, controls: ControlTotals) -> dict[str, int]:
     """Write a revision also as FOCUS, in Parquet and CSV; returns the number of rows: `usage` and `corrections`.
 
-    Source: the usage of the first final revision with amounts and of all later ones. Repeating it writes nothing.
+    Source: the usage of every final revision with amounts, and of this one. Other provisional revisions, and revisions
+    without amounts, were not invoiced: they neither end nor change the history. Repeating it writes nothing.
     """
-    revisions: list[tuple[int, pa.Table]] = []
-    current = controls
-    while True:
-        lines = numbered.lines(current.revision)
-        if revisions and (current.is_provisional or "amount" not in lines.schema.names):
-            break
-        revisions.insert(0, (current.revision, lines))
-        if current.previous_revision is None:
-            break
-        current = numbered.controls(current.previous_revision)
+    invoiced = [each.revision for each in numbered.history(controls) if not each.is_provisional]
+    usage = [(each, numbered.lines(each)) for each in sorted({*invoiced, controls.revision})]
+    revisions = [(each, lines) for each, lines in usage if "amount" in lines.schema.names]
     rows = focus.focus_rows(revisions, numbered.month, is_provisional=controls.is_provisional)
     for name, content in (("focus.parquet", _parquet(rows)), ("focus.csv", _csv(focus.as_text(rows)))):
         numbered.lake.put_if_absent(numbered.key(controls.revision, name), [content])
-    usage = rows["ChargeClass"].null_count
-    return {"usage": usage, "corrections": rows.num_rows - usage}
+    charges = rows["ChargeClass"].null_count
+    return {"usage": charges, "corrections": rows.num_rows - charges}
 
 
 @dataclass(frozen=True)
@@ -295,23 +308,23 @@ def _settings(app: App, projects: list[str], month: BillingMonth) -> dict[str, A
 
 
 def _corrections(
-    numbered: ExportSeries, previous: ControlTotals | None, lines: pa.Table, now: list[Path], settings: dict[str, Any]
+    numbered: ExportSeries, compared: ControlTotals | None, lines: pa.Table, now: list[Path], settings: dict[str, Any]
 ) -> pa.Table:
-    """Signed differences from the previous revision, by item and of amounts; empty without a previous revision."""
-    if previous is None:
+    """Signed differences from the compared revision, by item and of amounts; empty for the first revision."""
+    if compared is None:
         return corrections.with_amounts(corrections.CORRECTIONS.empty_table(), lines, lines, ())
-    lines_before = numbered.lines(previous.revision)
+    lines_before = numbered.lines(compared.revision)
     differing = line_items.key_text(corrections.line_differences(lines_before, lines))
-    before = [_of_lines(items, differing) for items in numbered.items(previous.revision)]
+    before = [_of_lines(items, differing) for items in numbered.items(compared.revision)]
     after = []
     for path in now:
         with path.open("rb") as stream:
             after += [_of_lines(items, differing) for items in _batches(stream, ITEMS.names)]
     empty = ITEMS.empty_table()
     corrected = corrections.item_corrections(
-        pa.concat_tables([empty, *before]), pa.concat_tables([empty, *after]), previous.known_until
+        pa.concat_tables([empty, *before]), pa.concat_tables([empty, *after]), compared.known_until
     )
-    repriced = prices_differ(previous.settings.get(PRICES, {}), settings.get(PRICES, {}))
+    repriced = prices_differ(compared.settings.get(PRICES, {}), settings.get(PRICES, {}))
     return corrections.with_amounts(corrected, lines_before, lines, repriced)
 
 

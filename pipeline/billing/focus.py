@@ -1,7 +1,8 @@
 """Priced lines in FOCUS 1.2, the FinOps Foundation's format for cost and usage (pure). Mapping: docs/guide/billing.md.
 
-The first final revision of a month with prices becomes charges; changes of later revisions are added as rows of class
-`Correction`. A provisional revision is all charges, because nothing was invoiced yet.
+The first final revision of a month with prices becomes charges; changes of later final revisions are added as rows of
+class `Correction`. Before it, a provisional revision is all charges, because nothing was invoiced yet; after it, its
+changes are corrections, and the next final revision replaces them.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def export(
         str | None, typer.Option("--format", help="focus: also write FOCUS 1.2 as Parquet and CSV; requires prices.")
     ] = None,
 ) -> int:
-    """Write a month's usage as CSV and Parquet, with control totals and corrections to the last export.
+    """Write a month's usage as CSV and Parquet, with control totals and corrections to the last final export.
 
     Writes nothing if nothing changed since the last export. With --project, the export contains only that project and
     is numbered separately.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -127,11 +128,13 @@ def assert_true(site: Site, now: datetime, revision: int, month: str = MONTH, **
     assert len(counted) > 20
 
 
-def assert_adds_up(site: Site, revision: int) -> list[dict[str, str]]:
-    """The previous revision plus corrections equals this revision in every line; returns the corrections."""
+def assert_adds_up(site: Site, revision: int, compared: int | None = None) -> list[dict[str, str]]:
+    """The compared revision (default: the previous one) plus corrections equals this revision in every line; returns
+    the corrections.
+    """
     changes: dict[Key, Counter[str]] = defaultdict(Counter)
     corrections = read_csv(folder(site, revision) / "corrections.csv")
-    before, after = usage(site, revision - 1), usage(site, revision)
+    before, after = usage(site, compared or revision - 1), usage(site, revision)
     names = [name for name in (*MEASURES, *AMOUNTS) if name in corrections[0]]
     for row in corrections:
         changes[as_key(row)].update(sums(row, names))
@@ -362,6 +365,47 @@ def test_amounts_are_true_and_are_corrected(nights: Nights) -> None:
     assert "billing.prices.sip_min: acme has no price on 19 days from 2026-10-01" in refused["failed"][0]["error"]
 
 
+def amount_of(site: Site, revision: int) -> Decimal:
+    return sum((row["amount"] or Decimal(0) for row in usage(site, revision).values()), Decimal(0))
+
+
+def test_a_provisional_revision_hides_no_invoice(nights: Nights) -> None:
+    """Final, provisional, final: corrections and FOCUS of both later revisions start from what the first one invoiced;
+    the provisional one, and a final one without prices, add nothing to the next.
+    """
+    site = nights.site(SETTLED, prices=PRICED)
+
+    def focus(price: str, *options: str) -> dict[str | None, dict[int, Decimal]]:
+        """Export at a price; costs by class and revision."""
+        site.config.write_text(
+            re.sub(r'(project = "globex"\nprice = )"[^"]*"', rf'\1"{price}"', site.config.read_text())
+        )
+        done = site.outcome("billing", "export", "--month", MONTH, "--format", "focus", *options, now=SETTLED)
+        assert done["ok"], done["failed"]
+        costs: dict[str | None, dict[int, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
+        for row in pq.read_table(site.folder / "lake" / done["path"] / "focus.parquet").to_pylist():
+            costs[row["ChargeClass"]][row["x_Revision"]] += row["BilledCost"]
+        return costs
+
+    assert focus("0.02").keys() == {None}
+    first = amount_of(site, 1)
+    (site.folder / f"lake/builds/project=acme/day={SPOILT}.json").unlink()
+    assert focus("0.05", "--provisional") == {None: {1: first}, "Correction": {2: amount_of(site, 2) - first}}
+    assert_adds_up(site, 2)
+    rebuild(site)
+    assert focus("0.03") == {None: {1: first}, "Correction": {3: amount_of(site, 3) - first}}
+    assert {row["cause"] for row in assert_adds_up(site, 3, compared=1)} == {"repriced"}
+    controls = json.loads((folder(site, 3) / "controls.json").read_bytes())
+    assert (controls["previous_revision"], controls["compared_revision"]) == (2, 1)
+
+    priced = site.config.read_text()
+    site.config.write_text(priced.replace(priced[priced.index("[billing.prices]") : priced.index("[collect]")], ""))
+    assert export(site, SETTLED).details.revision == 4
+    site.config.write_text(priced)
+    corrections = focus("0.04")["Correction"]
+    assert corrections == {3: amount_of(site, 3) - first, 5: amount_of(site, 5) - amount_of(site, 3)}
+
+
 CONTRADICTION = "InvoiceId-C-005-C"
 """The validator reports a failure of either of two rules, although only one of them must hold: InvoiceId is null,
 InvoiceId is not null. The rule above them, that one of them holds, passes."""
@@ -539,6 +583,6 @@ def spoil_one_record(paths: list[Path]) -> str:
 
 def rebuild(site: Site) -> None:
     """Build the day again without its build record, as after a repair."""
-    (site.folder / f"lake/builds/project=acme/day={SPOILT}.json").unlink()
+    (site.folder / f"lake/builds/project=acme/day={SPOILT}.json").unlink(missing_ok=True)
     with site.app(SETTLED) as app:
         assert build(app, Period(SPOILT, SPOILT), project="acme").ok
