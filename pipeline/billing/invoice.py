@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import BILLED, COUNT, TEXT, TIME
 from pipeline.core.errors import ConfigError
+from pipeline.core.settings.sections import Rounding
 from pipeline.tables.normalize.arrow_ops import Column, decimals, unscaled
 
 _SINGLE_KEYS = ("cdr_id", "conf_num")
@@ -36,12 +37,20 @@ collected the night after."""
 COLUMNS = (*_SINGLE_KEYS, *_GROUP_KEYS, *_QUANTITIES)
 """Valid names of columns; other columns are ignored."""
 
-_SUMS = ("here", "ours", "late", "elsewhere")
+RULES: dict[str, Rounding] = {"exact": "exact", "begun": "ceil_per_connection", "billed": "vendor"}
+"""How EnableX may count: exact minutes, begun minutes, or the minutes in its own record (without them: begun ones)."""
+
+_MINUTES = ("ours", *RULES)
+_LATE = tuple(f"late_{name}" for name in _MINUTES)
+_SUMS = ("here", "elsewhere", *_MINUTES, *_LATE)
 MEASURED = pa.schema([*_KEY_TYPES.items(), *((name, COUNT) for name in _SUMS)])
 """One connection: `here` is 1 if it counts in the month, `elsewhere` is 1 if it counts in the month before or after.
 
-`ours`: its thousandths of a minute. `late`: how many of them were collected only after the month and `GRACE`.
+`ours`: its thousandths of a minute, and the same by each of `RULES`. `late_*`: how many of them were collected only
+after the month and `GRACE`.
 """
+
+DecimalMark = Literal["comma", "point"]
 
 CAUSES = ("rounding", "late", "different", "missing_here", "missing_there")
 VERDICTS = ("equal", *CAUSES)
@@ -51,6 +60,11 @@ UNEXPLAINED = ("different", "missing_here", "missing_there")
 _TOO_MANY = 10**12
 """Upper limit for minutes: sums of thousandths stay below 2**63."""
 
+_AMBIGUOUS = re.compile(r"[+-]?\d+,\d{3}", re.A)
+_MARKED_NUMBERS = {
+    "comma": re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+)(,\d*)?", re.A),
+    "point": re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)(\.\d*)?", re.A),
+}
 _SPREADSHEET_NUMBER = re.compile(r"\d([.,]\d+)?E\+?\d+", re.I | re.A)
 
 
@@ -71,15 +85,18 @@ def came_late(first_seen_at: Column, month_ends_at: datetime) -> Column:
     return pc.fill_null(pc.greater(first_seen_at, pa.scalar(limit, TIME)), False)
 
 
-def read_invoice(content: bytes, name: str, headers: Mapping[str, str] | None = None) -> Invoice:
+def read_invoice(
+    content: bytes, name: str, headers: Mapping[str, str] | None = None, decimal: DecimalMark | None = None
+) -> Invoice:
     """Read a CSV file: separator comma, semicolon, tab or bar; UTF-8 with or without byte order mark, or UTF-16.
 
     Columns are matched by their names in `COLUMNS`, ignoring case, spaces and hyphens, or by `headers` (name in
     `COLUMNS` -> header in the file). A file with `cdr_id` is compared by connection, else one with `conf_num` by
-    session, else by those of project, day, room, owner and billing code that it has.
+    session, else by those of project, day, room, owner and billing code that it has. `decimal`: the decimal mark of the
+    file; the other mark separates thousands. Without it, a comma is a decimal mark if it is not the separator.
 
     Raises:
-        ConfigError: a required column is missing, or a line cannot be read, with the reason.
+        ConfigError: a required column is missing, or a line cannot be read or has two readings, with the reason.
     """
     text = _decoded(content, name)
     separator = max(",;\t|", key=text.partition("\n")[0].count)
@@ -95,12 +112,20 @@ def read_invoice(content: bytes, name: str, headers: Mapping[str, str] | None = 
             f" name one with --column {column}=HEADER"
         )
     columns: dict[str, list[Any]] = {key: [] for key in (*by, "theirs")}
+    marks: set[str] = set()
     for where, cells in rows:
         if len(cells) < len(header):
             raise ConfigError(f"{where} has {len(cells)} cells, the header {len(header)}")
         for key in by:
             columns[key].append(_key(key, cells[indexes[key]].strip(), where))
-        columns["theirs"].append(_thousandths(cells[indexes[quantity]], _QUANTITIES[quantity], separator, where))
+        number = cells[indexes[quantity]].strip()
+        marks.update({",", "."} & set(number))
+        if decimal is None and (len(marks) > 1 or (separator != "," and _AMBIGUOUS.fullmatch(number))):
+            raise ConfigError(
+                f"{where}: {number!r} has two readings; name the decimal mark of the file: --decimal comma or"
+                " --decimal point"
+            )
+        columns["theirs"].append(_thousandths(number, _QUANTITIES[quantity], separator, decimal, where))
     types = [(key, _KEY_TYPES.get(key, COUNT)) for key in columns]
     return Invoice(by, pa.table(list(columns.values()), schema=pa.schema(types)))
 
@@ -108,22 +133,31 @@ def read_invoice(content: bytes, name: str, headers: Mapping[str, str] | None = 
 def compare(ours: pa.Table, invoice: Invoice) -> pa.Table:
     """Compare the lines of an invoice with measured usage (rows of `MEASURED`); sorted by key.
 
-    Columns: minutes of both sides, the difference (theirs - ours), the part of it that each of `CAUSES` explains, and
-    the `verdict`, the first that applies: `missing_here`, `missing_there` (only the other side has the line),
-    `different` (both have it, and differ by more than rounding), `late` (the excess of ours was collected only after
-    the month and `GRACE`, or the line of theirs counts in the month before or after in ours), `rounding` (at most 1
-    minute per connection), `equal`.
+    Columns: minutes of both sides, the difference (theirs - ours), the expected range and how far theirs is outside of
+    it (negative: below), the part of the difference that each of `CAUSES` explains, and the `verdict`, the first that
+    applies: `missing_here`, `missing_there` (only the other side has the line), `different` (both have it, and theirs
+    is outside of the expected range), `late` (the excess of ours was collected only after the month and `GRACE`, or the
+    line of theirs counts in the month before or after in ours), `rounding` (theirs is in the expected range), `equal`.
+
+    The expected range is from the least to the greatest of the line's sums by `RULES`, with 0.001 minutes per
+    connection for rounded thousandths. Late minutes are not in it if they explain a part of the difference.
     """
     lines = _sides(ours, invoice)
     here, there, mine, theirs, late, elsewhere = (
-        lines[f"{name}_sum"].to_numpy() for name in ("here", "there", "ours", "theirs", "late", "elsewhere")
+        lines[f"{name}_sum"].to_numpy() for name in ("here", "there", "ours", "theirs", "late_ours", "elsewhere")
     )
     difference, only_here, only_there = theirs - mine, there == 0, here == 0
+    whole, early = _range(lines, with_late=True), _range(lines, with_late=False)
     is_closer = np.abs(difference + late) < np.abs(difference)
-    parts = {"late": np.where(only_here | is_closer, -late, 0)}
+    outside_whole, outside_early = (_outside(theirs, here, *limits) for limits in (whole, early))
+    nearer = np.abs(outside_whole) - np.abs(outside_early)
+    is_late = only_here | np.where(nearer == 0, is_closer, nearer > 0)
+    parts = {"late": np.where(is_late, -late, 0)}
     parts["late"] = np.where(only_there, np.where(elsewhere > 0, difference, 0), parts["late"])
     remainder = difference - parts["late"]
-    is_rounding = ~only_here & ~only_there & (np.abs(remainder) <= 1000 * here)
+    low, high = (np.where(is_late, *limits) for limits in zip(early, whole, strict=True))
+    outside = np.where(remainder == 0, 0, np.where(is_late, outside_early, outside_whole))
+    is_rounding = ~only_here & ~only_there & (outside == 0)
     kinds = {
         "rounding": is_rounding,
         "different": ~only_here & ~only_there & ~is_rounding,
@@ -140,7 +174,15 @@ def compare(ours: pa.Table, invoice: Invoice) -> pa.Table:
         ["missing_here", "missing_there", "different", "late", "rounding"],
         "equal",
     )
-    minutes = {"ours": mine, "theirs": theirs, "difference": difference, **{cause: parts[cause] for cause in CAUSES}}
+    minutes = {
+        "ours": mine,
+        "theirs": theirs,
+        "difference": difference,
+        "expected_low": low,
+        "expected_high": high,
+        "outside": outside,
+        **{cause: parts[cause] for cause in CAUSES},
+    }
     columns = {
         **{key: lines[key] for key in invoice.by},
         "connections_here": lines["here_sum"],
@@ -151,13 +193,29 @@ def compare(ours: pa.Table, invoice: Invoice) -> pa.Table:
     return pa.table(columns).sort_by([(key, "ascending") for key in invoice.by])
 
 
+def _range(lines: pa.Table, *, with_late: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest sum of each line by `RULES`, in thousandths."""
+    sums = [lines[f"{rule}_sum"].to_numpy() for rule in RULES]
+    if not with_late:
+        late = [lines[f"late_{rule}_sum"].to_numpy() for rule in RULES]
+        sums = [minutes - part for minutes, part in zip(sums, late, strict=True)]
+    return np.minimum.reduce(sums), np.maximum.reduce(sums)
+
+
+def _outside(theirs: np.ndarray, here: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """How far minutes are below (negative) or above a range; 0 if by at most 0.001 per connection."""
+    outside: np.ndarray = np.minimum(theirs - low, 0) + np.maximum(theirs - high, 0)
+    return np.where(np.abs(outside) <= here, 0, outside)
+
+
 def summarize_differences(lines: pa.Table) -> list[dict[str, Any]]:
-    """For each of `VERDICTS`: number of lines, minutes of both sides, and minutes of difference that it explains.
+    """For each of `VERDICTS`: number of lines, minutes of both sides, minutes of difference that it explains, and
+    minutes outside of the expected range.
 
     The last row, `total`, is the sum of the others; its `explains` is the whole difference.
     """
     verdicts = np.array(lines["verdict"].to_pylist(), object)
-    minutes = {name: unscaled(lines[f"{name}_min"]) for name in ("ours", "theirs", *CAUSES)}
+    minutes = {name: unscaled(lines[f"{name}_min"]) for name in ("ours", "theirs", "outside", *CAUSES)}
     rows = []
     for verdict in (*VERDICTS, "total"):
         selected = np.full(len(verdicts), True) if verdict == "total" else verdicts == verdict
@@ -166,6 +224,7 @@ def summarize_differences(lines: pa.Table) -> list[dict[str, Any]]:
             "ours": minutes["ours"][selected].sum(),
             "theirs": minutes["theirs"][selected].sum(),
             "explains": sum(minutes[cause].sum() for cause in causes),
+            "outside": minutes["outside"][selected].sum(),
         }
         decimal_sums = {name: Decimal(int(units)).scaleb(-3) for name, units in sums.items()}
         rows.append({"verdict": verdict, "lines": int(selected.sum()), **decimal_sums})
@@ -234,9 +293,16 @@ def _key(key: str, text: str, where: str) -> str | date | None:
     return text or None
 
 
-def _thousandths(text: str, per_minute: int, separator: str, where: str) -> int:
-    """Parse a number to the nearest thousandth of a minute; a decimal comma is allowed if it is not the separator."""
-    plain = text.strip().replace(",", ".") if separator != "," and "." not in text else text.strip()
+def _thousandths(text: str, per_minute: int, separator: str, decimal: DecimalMark | None, where: str) -> int:
+    """Parse a number to the nearest thousandth of a minute."""
+    if decimal and not _MARKED_NUMBERS[decimal].fullmatch(text):
+        plain = "NaN"
+    elif decimal == "point":
+        plain = text.replace(",", "")
+    elif decimal == "comma":
+        plain = text.replace(".", "").replace(",", ".")
+    else:
+        plain = text if separator == "," else text.replace(",", ".")
     try:
         number = Decimal(plain)
     except InvalidOperation:

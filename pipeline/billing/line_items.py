@@ -77,11 +77,10 @@ def connection_items(
     rows, days = _in_month(month, rows, _start_ms(rows, partition))
     at = _session_indexes(rows["conf_num"], sessions)
     stay_ms = participant_ms(rows)
-    billed = _thousandths(rows["connect_billed_min"])
+    is_believed, billed = _vendor_minutes(rows)
     minutes = billed_minutes(stay_ms, rounding)
     if rounding == "vendor":
-        has_billed = pc.is_valid(rows["connect_billed_min"]).to_numpy()
-        minutes = np.where(has_billed, billed, minutes)
+        minutes = np.where(is_believed, billed, minutes)
     is_sip = pc.fill_null(rows["is_sip"], False).to_numpy()
     is_recorded = mask(pc.fill_null(_session_values(sessions, "is_recorded", at), False))
     return _items(
@@ -302,8 +301,17 @@ def _session_indexes(conf_nums: Column, sessions: pa.Table) -> pa.Array:
     return pa.array(at, mask=at < 0)
 
 
-def _thousandths(minutes: Column) -> np.ndarray:
-    return np.where(mask(pc.is_valid(minutes)), unscaled(minutes), 0)
+def _vendor_minutes(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each row has minutes of EnableX that can be minutes of its stay, and their thousandths, else 0.
+
+    Not believed: negative ones, and those more than half above the stay and 2 minutes, if the stay is known (seconds in
+    the field of minutes, section 11.7 of enablex-api.md).
+    """
+    has_minutes = mask(pc.is_valid(rows["connect_billed_min"]))
+    thousandths = np.where(has_minutes, unscaled(rows["connect_billed_min"]), 0)
+    is_above = mask(pc.is_valid(rows["participant_s"])) & (thousandths > participant_ms(rows) // 40 + 2000)
+    is_believed = has_minutes & (thousandths >= 0) & ~is_above
+    return is_believed, np.where(is_believed, thousandths, 0)
 
 
 def _items(count: int, **columns: Any) -> pa.Table:

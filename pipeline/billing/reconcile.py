@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 from pipeline.billing.invoice import (
     GRACE,
     MEASURED,
+    RULES,
     UNEXPLAINED,
+    DecimalMark,
     came_late,
     compare,
     read_invoice,
@@ -36,8 +38,9 @@ from pipeline.tables.normalize.arrow_ops import mask, unscaled
 _SEEN = ("first_seen_at", "changed_at")
 _HISTORY_COLUMNS = (*(name for name in CDR_COLUMNS if name not in _SEEN), "known_from", "known_to")
 _ITEM_COLUMNS = [name for name in ITEMS.names if name in {*MEASURED.names, "item", "first_seen_at"}]
-_ITEM_MINUTES = pa.schema([*(ITEMS.field(name) for name in _ITEM_COLUMNS), pa.field("minutes", BILLED)])
-"""An item and its minutes of the compared unit."""
+_MINUTES = ("ours", *RULES)
+_ITEM_MINUTES = pa.schema([*(ITEMS.field(name) for name in _ITEM_COLUMNS), *((name, BILLED) for name in _MINUTES)])
+"""An item and its minutes of the compared unit: as billed, and by each of `RULES`."""
 
 UNITS = ("participant_min", "sip_min", "recording_min", "transcoding_min")
 """Measures of an item that an invoice can contain in minutes."""
@@ -53,7 +56,7 @@ def measured_usage(
     """Rows of `MEASURED` in minutes of one of `UNITS`: connections of the month, and those near its ends that count in
     the month before or after; for transcoding, sessions. Rows with 0 minutes are included only for participant minutes.
 
-    `late`: minutes that were collected more than 1 day after the month: of a connection first collected then, unless
+    `late_*`: minutes that were collected more than 1 day after the month: of a connection first collected then, unless
     its day was not collected before, or those that a correction added then (removed: negative). No table has the time
     when a session or its recording was first listed, so these are never late.
     """
@@ -84,10 +87,10 @@ def _used_sessions(lake: ObjectStore, project: str, month: BillingMonth, roundin
     sessions, adjacent, tables = Sessions(lake, project), _adjacent(month), [MEASURED.empty_table()]
     for day in month.partition_days:
         day_sessions = sessions.of(day)
-        items = _item_minutes(session_items(day_sessions, project, month, rounding), unit)
-        tables.append(_in_month(items, np.zeros(items.num_rows, np.int64)))
+        by_rule = partial(session_items, day_sessions, project)
+        tables.append(_in_month(_item_minutes(partial(by_rule, month), rounding, unit), {}))
         for other in adjacent if _is_near_end(month, day) else []:
-            tables.append(_elsewhere(_item_minutes(session_items(day_sessions, project, other, rounding), unit)))
+            tables.append(_elsewhere(_item_minutes(partial(by_rule, other), rounding, unit)))
     rows = pa.concat_tables(tables)
     return rows.set_column(0, "cdr_id", pa.nulls(rows.num_rows, TEXT))
 
@@ -110,14 +113,18 @@ def _items(
 ) -> pa.Table:
     """Items of the rows of one partition, as in an export."""
     partition = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
-    return _item_minutes(connection_items(rows, partition, sessions, project, month, rounding), unit)
+    return _item_minutes(partial(connection_items, rows, partition, sessions, project, month), rounding, unit)
 
 
-def _item_minutes(items: pa.Table, unit: str) -> pa.Table:
-    """Items as `_ITEM_MINUTES`; those with 0 minutes only for participant minutes."""
-    if unit != "participant_min":
-        items = items.filter(pc.greater(items[unit], 0))
-    return plain(items.select([*_ITEM_COLUMNS, unit])).rename_columns(_ITEM_MINUTES.names)
+def _item_minutes(by_rule: Callable[[Rounding], pa.Table], rounding: Rounding, unit: str) -> pa.Table:
+    """Items as `_ITEM_MINUTES`; those with 0 minutes only for participant minutes. `by_rule`: the same items by any
+    rounding, in the same order.
+    """
+    by_rounding = {rule: by_rule(rule) for rule in RULES.values()}
+    items = plain(by_rounding[rounding].select(_ITEM_COLUMNS))
+    for name, rule in {"ours": rounding, **RULES}.items():
+        items = items.append_column(name, by_rounding[rule][unit])
+    return items if unit == "participant_min" else items.filter(pc.greater(items["ours"], 0))
 
 
 def _with_late_times_only(items: pa.Table, month: BillingMonth) -> pa.Table:
@@ -137,20 +144,25 @@ def _versions_at(history: pa.Table, time: pa.Scalar) -> pa.Table:
     return rows.select(list(CDR_COLUMNS))
 
 
-def _late(items: pa.Table, then: pa.Table) -> np.ndarray:
-    """Late thousandths of a minute of each item; `then`: replaced versions that were current at the limit."""
-    minutes = unscaled(items["minutes"])
+def _late(items: pa.Table, then: pa.Table) -> dict[str, np.ndarray]:
+    """Late thousandths of a minute of each item, by each of `_MINUTES`; `then`: replaced versions that were current at
+    the limit.
+    """
     at = pc.index_in(items["item"].combine_chunks(), then["item"].combine_chunks())
-    has_changed = mask(pc.is_valid(at))
-    earlier = minutes.copy()
-    earlier[has_changed] = unscaled(then["minutes"])[at.drop_null().to_numpy()]
-    earlier[mask(pc.is_valid(items["first_seen_at"]))] = 0
-    late: np.ndarray = minutes - earlier
+    has_changed, is_new = mask(pc.is_valid(at)), mask(pc.is_valid(items["first_seen_at"]))
+    late = {}
+    for name in _MINUTES:
+        minutes = unscaled(items[name])
+        earlier = minutes.copy()
+        earlier[has_changed] = unscaled(then[name])[at.drop_null().to_numpy()]
+        earlier[is_new] = 0
+        late[f"late_{name}"] = minutes - earlier
     return late
 
 
-def _in_month(items: pa.Table, late: np.ndarray) -> pa.Table:
-    return _rows(items, here=np.ones(items.num_rows, np.int64), ours=unscaled(items["minutes"]), late=late)
+def _in_month(items: pa.Table, late: Mapping[str, np.ndarray]) -> pa.Table:
+    minutes = {name: unscaled(items[name]) for name in _MINUTES}
+    return _rows(items, here=np.ones(items.num_rows, np.int64), **minutes, **late)
 
 
 def _elsewhere(items: pa.Table) -> pa.Table:
@@ -159,7 +171,7 @@ def _elsewhere(items: pa.Table) -> pa.Table:
 
 def _rows(items: pa.Table, **sums: np.ndarray) -> pa.Table:
     none = np.zeros(items.num_rows, np.int64)
-    columns = {name: items[name] for name in items.schema.names}
+    columns = {name: items[name] for name in _ITEM_COLUMNS}
     columns |= {"cdr_id": items["item"], **{name: pa.array(units) for name, units in sums.items()}}
     return pa.table([columns.get(name, pa.array(none)) for name in MEASURED.names], schema=MEASURED)
 
@@ -182,6 +194,7 @@ def compare_invoice(
     month: BillingMonth,
     *,
     headers: Mapping[str, str],
+    decimal: DecimalMark | None = None,
     unit: str = "participant_min",
     project: str | None = None,
 ) -> tuple[RunResult[InvoiceComparison], pa.Table]:
@@ -193,7 +206,7 @@ def compare_invoice(
         content = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from None
-    invoice = read_invoice(content, file.name, headers)
+    invoice = read_invoice(content, file.name, headers, decimal)
     names = chosen_projects(app.settings, project)
     if unit == "transcoding_min" and invoice.by == ("cdr_id",):
         raise ConfigError(

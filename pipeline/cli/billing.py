@@ -19,6 +19,7 @@ from pipeline.cli.options import (
     load_options_settings,
     open_run,
     output_format,
+    parse_choice,
     print_json,
     run_flow,
 )
@@ -91,6 +92,9 @@ def compare(
         list[str] | None,
         typer.Option(metavar="NAME=HEADER", help="Header of minutes, cdr_id, day … in the file; repeatable."),
     ] = None,
+    decimal: Annotated[
+        str | None, typer.Option(help="Decimal mark of the file: comma or point; the other one separates thousands.")
+    ] = None,
     unit: Annotated[
         str, typer.Option(help="Unit: participant_min, sip_min, recording_min or transcoding_min.")
     ] = "participant_min",
@@ -100,7 +104,8 @@ def compare(
     """Compare an invoice with measured minutes, by cdr_id, else conf_num, else other columns such as day and room.
 
     Each line is equal, rounding, late, different, missing_here or missing_there; their sums add up to the difference
-    exactly. Exit code 3 if a line is explained neither by rounding nor by lateness.
+    exactly. Rounding has a range: the exact minutes, the begun ones and EnableX's own of each connection. Exit code 3
+    if a line is explained neither by rounding nor by lateness.
     """
     from pipeline.billing.reconcile import compare_invoice
     from pipeline.cli import render
@@ -109,8 +114,11 @@ def compare(
     given: Options = ctx.obj
     form = output_format(form, output, as_json=given.as_json)
     headers = dict(_named_header(text) for text in column or ())
+    mark = parse_choice("--decimal", decimal, ("comma", "point"))[0] if decimal else None
     with open_run(given, load_options_settings(given)) as app:
-        outcome, lines = compare_invoice(app, file, _month(app, month), headers=headers, unit=unit, project=project)
+        outcome, lines = compare_invoice(
+            app, file, _month(app, month), headers=headers, decimal=mark, unit=unit, project=project
+        )
     if output:
         outcome = outcome.with_details(replace(outcome.details, output=str(output)))
         with whole_file(output) as stream:
@@ -134,16 +142,17 @@ def show_comparison(console: Console, outcome: RunResult[InvoiceComparison], lin
     from pipeline.cli import render
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("verdict", "lines", "measured min", "invoiced min", "explains"):
+    for heading in ("verdict", "lines", "measured min", "invoiced min", "explains", "outside"):
         table.add_column(heading, justify="left" if heading == "verdict" else "right")
     for row in outcome.details.explained:
-        minutes = [f"{row['ours']:,}", f"{row['theirs']:,}", f"{row['explains']:+,}"]
+        minutes = [f"{row['ours']:,}", f"{row['theirs']:,}", f"{row['explains']:+,}", f"{row['outside']:+,}"]
         table.add_row(Text(row["verdict"].replace("_", " ")), f"{row['lines']:,}", *minutes)
     console.print(table)
     unexplained = lines.filter(pc.is_in(lines["verdict"], pa.array(UNEXPLAINED)))
     size = pc.abs(unexplained["difference_min"])
     unexplained = unexplained.append_column("size", size).sort_by([("size", "descending")])
-    names = [*outcome.details.by, "ours_min", "theirs_min", "difference_min", "verdict"]
+    sums = ("ours", "theirs", "difference", "expected_low", "expected_high", "outside")
+    names = [*outcome.details.by, *(f"{name}_min" for name in sums), "verdict"]
     if unexplained.num_rows:
         shown = unexplained.select(names).slice(0, _MAX_LINES)
         console.print(Text(f"\nunexplained, largest first, {shown.num_rows:,} of {unexplained.num_rows:,}:"))

@@ -512,13 +512,55 @@ def test_an_invoice_by_owner_that_agrees_is_good(nights: Nights, unit: str) -> N
     billed = [minutes for minutes in sums.values() if minutes]
     total = f"{sum(billed):,}.000"
     assert billed
-    assert shown.stdout.splitlines()[-1].split() == ["total", str(len(billed)), total, total, "+0.000"]
+    assert shown.stdout.splitlines()[-1].split() == ["total", str(len(billed)), total, total, "+0.000", "+0.000"]
+
+
+@pytest.mark.parametrize("rounding", ["ceil_per_connection", "vendor"])
+def test_rounding_has_an_exact_range(nights: Nights, rounding: str) -> None:
+    """By owner, an invoice by any rule is explained by rounding; a minute beyond the range of the rules is not, and the
+    result has the range and the minutes outside of it.
+    """
+    site = nights.site(SETTLED, rounding=rounding)
+    for store in ("lake", "vault"):
+        shutil.rmtree(site.folder / store)
+    with site.app(SETTLED) as app:  # first collected after the month, so no connection is late
+        assert collect(app, Period(BEGIN, SETTLED.date()), sources=("cdr", "archive")).ok
+        assert build(app).ok
+    totals: dict[str, Counter[str]] = defaultdict(Counter)
+    connections: Counter[str] = Counter()
+    for rule in ("ceil_per_connection", "exact", "vendor"):
+        for (_, _, owner, _, _), line in expected_lines(site.world, SETTLED, MONTH, rounding=rule).items():
+            totals[rule][owner or ""] += line.get("participant_min", Decimal(0))
+            connections[owner or ""] += int(line.get("connections", 0)) if rule == "exact" else 0
+    made = site.folder / "invoice.csv"
+
+    def compared(sums: dict[str, Decimal]) -> tuple[int, list[dict[str, str]]]:
+        made.write_text("owner_ref,minutes\n" + "".join(f"{owner},{minutes}\n" for owner, minutes in sums.items()))
+        output = site.folder / "lines.csv"
+        shown = site.run("billing", "compare", str(made), "--month", MONTH, "--output", str(output), now=SETTLED)
+        return shown.returncode, read_csv(output)
+
+    for sums in totals.values():
+        code, lines = compared(sums)
+        assert [line for line in lines if line["verdict"] not in {"equal", "rounding"}] == []
+        assert code == 0
+    ranges = {owner: sorted(sums[owner] for sums in totals.values()) for owner in connections}
+    for end, away in ((-1, 1), (0, -1)):
+        slack = {owner: Decimal(count) / 1000 + 1 for owner, count in connections.items()}
+        code, lines = compared({owner: ranges[owner][end] + away * slack[owner] for owner in ranges})
+        assert (code, {line["verdict"] for line in lines}) == (3, {"different"})
+        for line in lines:
+            owner = line["owner_ref"]
+            expected = [Decimal(line[f"expected_{name}_min"]) for name in ("low", "high")]
+            assert expected == [ranges[owner][0], ranges[owner][-1]]
+            assert Decimal(line["outside_min"]) == away * slack[owner]
 
 
 @pytest.mark.parametrize(
     ("header", "arguments", "message"),
     [
         (None, [], "{path}: cannot be read: No such file or directory"),
+        ("cdr_id,minutes", ["--decimal", "dot"], "--decimal dot: unknown; use one of comma, point"),
         ("cdr_id,minutes", ["--unit", "hours"], f"--unit hours: unknown; valid units: {', '.join(UNITS)}"),
         (
             "cdr_id,minutes",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pipeline.billing.invoice import (
     CAUSES,
     MEASURED,
+    RULES,
     UNEXPLAINED,
     VERDICTS,
     Invoice,
@@ -33,7 +34,15 @@ def ours_of(*rows: dict[str, Any]) -> pa.Table:
         name: 0 if pa.types.is_integer(kind) else None
         for name, kind in zip(MEASURED.names, MEASURED.types, strict=True)
     }
-    return pa.Table.from_pylist([{**known, "project": "acme", "day": DAY, "here": 1, **row} for row in rows], MEASURED)
+    made = [{**known, "project": "acme", "day": DAY, "here": 1, **with_rules(row)} for row in rows]
+    return pa.Table.from_pylist(made, MEASURED)
+
+
+def with_rules(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the minutes of every rule; by default each rule counts as ours does."""
+    row = {"ours": 0, "late_ours": 0, **row}
+    late = {f"late_{rule}": min(row["late_ours"], row.get(rule, row["ours"])) for rule in RULES}
+    return {**dict.fromkeys(RULES, row["ours"]), **late, **row}
 
 
 def theirs_of(by: str, *lines: tuple[str | None, int]) -> Invoice:
@@ -49,25 +58,41 @@ OWN = {"cdr_id": "1", "owner_ref": "north", "ours": 30_000}
     ("by", "ours", "theirs", "verdict", "parts"),
     [
         ("cdr_id", [OWN], [("1", 30_000)], "equal", {}),
-        ("cdr_id", [OWN], [("1", 31_000)], "rounding", {"rounding": 1}),
+        ("cdr_id", [OWN], [("1", 30_001)], "rounding", {"rounding": Decimal("0.001")}),
+        ("cdr_id", [OWN], [("1", 31_000)], "different", {"different": 1}),
+        ("cdr_id", [{**OWN, "exact": 29_008}], [("1", 29_500)], "rounding", {"rounding": Decimal("-0.5")}),
+        ("cdr_id", [{**OWN, "exact": 29_008}], [("1", 29_000)], "different", {"different": -1}),
+        ("cdr_id", [{**OWN, "billed": 31_000}], [("1", 31_000)], "rounding", {"rounding": 1}),
+        ("cdr_id", [{**OWN, "billed": 31_000}], [("1", 31_002)], "different", {"different": Decimal("1.002")}),
+        ("owner_ref", [{**OWN, "ours": 10_000}] * 1000, [("north", 10_900_000)], "different", {"different": 900}),
+        ("owner_ref", [{**OWN, "ours": 10_000}] * 1000, [("north", 9_001_000)], "different", {"different": -999}),
+        ("owner_ref", [{**OWN, "exact": 29_100}] * 10, [("north", 291_000)], "rounding", {"rounding": -9}),
+        ("owner_ref", [{**OWN, "exact": 29_100}, OWN], [("north", 59_000)], "different", {"different": -1}),
         ("cdr_id", [OWN], [("1", 32_000)], "different", {"different": 2}),
         ("cdr_id", [OWN], [("1", 30_000), ("1", 30_000)], "different", {"different": 30}),
         ("cdr_id", [OWN], [], "missing_there", {"missing_there": -30}),
         ("cdr_id", [], [("1", 30_000)], "missing_here", {"missing_here": 30}),
         ("cdr_id", [], [("1", 0)], "missing_here", {}),
-        ("cdr_id", [{**OWN, "late": 30_000}], [], "late", {"late": -30}),
-        ("cdr_id", [{**OWN, "late": 7_000}], [("1", 23_000)], "late", {"late": -7}),
-        ("cdr_id", [{**OWN, "late": 7_000}], [("1", 30_000)], "equal", {}),
-        ("cdr_id", [{**OWN, "late": -7_000}], [("1", 37_000)], "late", {"late": 7}),
+        ("cdr_id", [{**OWN, "late_ours": 30_000}], [], "late", {"late": -30}),
+        ("cdr_id", [{**OWN, "late_ours": 7_000}], [("1", 23_000)], "late", {"late": -7}),
+        ("cdr_id", [{**OWN, "late_ours": 7_000}], [("1", 30_000)], "equal", {}),
+        ("cdr_id", [{**OWN, "late_ours": -7_000}], [("1", 37_000)], "late", {"late": 7}),
         ("cdr_id", [{**OWN, "here": 0, "ours": 0, "elsewhere": 1}], [("1", 30_000)], "late", {"late": 30}),
         (
             "owner_ref",
-            [OWN, {**OWN, "late": 30_000}, OWN],
+            [{**OWN, "billed": 33_000}, {**OWN, "late_ours": 30_000, "billed": 99_000, "late_billed": 99_000}, OWN],
             [("north", 63_000)],
             "late",
             {"late": -30, "rounding": 3},
         ),
-        ("owner_ref", [OWN, {**OWN, "late": 30_000}], [], "missing_there", {"late": -30, "missing_there": -30}),
+        (
+            "owner_ref",
+            [{**OWN, "exact": 14_000}, {**OWN, "late_ours": 30_000, "exact": 29_500, "late_exact": 29_500}],
+            [("north", 43_600)],
+            "rounding",
+            {"rounding": Decimal("-16.4")},
+        ),
+        ("owner_ref", [OWN, {**OWN, "late_ours": 30_000}], [], "missing_there", {"late": -30, "missing_there": -30}),
         ("owner_ref", [{**OWN, "owner_ref": None}], [(None, 30_000)], "equal", {}),
     ],
 )
@@ -78,6 +103,34 @@ def test_each_line_has_its_verdict(
     (line,) = compare(ours_of(*ours), theirs_of(by, *theirs)).to_pylist()
     assert line["verdict"] == verdict
     assert {cause: line[f"{cause}_min"] for cause in CAUSES if line[f"{cause}_min"]} == parts
+
+
+@pytest.mark.parametrize(
+    ("theirs", "late", "low", "high", "outside"),
+    [
+        (57_000, 0, 56_500, 60_000, "0"),
+        (56_498, 0, 56_500, 60_000, "0"),
+        (56_490, 0, 56_500, 60_000, "-0.01"),
+        (60_002, 0, 56_500, 60_000, "0"),
+        (65_400, 0, 56_500, 60_000, "5.4"),
+        (30_000, 30_000, 30_000, 30_000, "0"),
+        (31_000, 30_000, 30_000, 30_000, "1"),
+    ],
+)
+def test_the_expected_range_is_named(theirs: int, late: int, low: int, high: int, outside: str) -> None:
+    """A line names its expected range, without late minutes that explain a part, and how far the invoice is outside."""
+    short = {**OWN, "exact": 26_500, "late_ours": late}
+    (line,) = compare(ours_of(OWN, short), theirs_of("owner_ref", ("north", theirs))).to_pylist()
+    assert (line["expected_low_min"], line["expected_high_min"]) == (Decimal(low) / 1000, Decimal(high) / 1000)
+    assert line["outside_min"] == Decimal(outside)
+
+
+def test_minutes_that_count_elsewhere_are_outside_of_nothing() -> None:
+    """A line that counts in another month is explained; one that only the invoice has is outside by all of it."""
+    rows = [{**OWN, "cdr_id": "1", "here": 0, "ours": 0, "elsewhere": 1}]
+    lines = compare(ours_of(*rows), theirs_of("cdr_id", ("1", 30_000), ("2", 5_000))).to_pylist()
+    assert [(line["verdict"], line["outside_min"]) for line in lines] == [("late", 0), ("missing_here", 5)]
+    assert summarize_differences(compare(ours_of(*rows), theirs_of("cdr_id", ("2", 5_000))))[-1]["outside"] == 5
 
 
 @pytest.mark.parametrize(
@@ -105,7 +158,7 @@ our_rows = st.builds(
         "here": here,
         "elsewhere": 1 - here,
         "ours": minutes * here,
-        "late": min(late, minutes) * here,
+        "late_ours": min(late, minutes) * here,
     },
     names,
     st.sampled_from([1, 1, 1, 0]),
@@ -153,6 +206,38 @@ def test_a_file_is_read_as_spreadsheets_and_portals_write_it(content: bytes) -> 
     assert invoice.lines.to_pydict() == {"cdr_id": ["7", "8"], "theirs": [12_500, 3_000]}
 
 
+@pytest.mark.parametrize(
+    ("separator", "text", "decimal", "thousandths"),
+    [
+        (";", "10,5", None, 10_500),
+        (";", "10,000", "comma", 10_000),
+        (";", "10,000", "point", 10_000_000),
+        (";", "1.234,5", "comma", 1_234_500),
+        ("\t", "1,234,567.25", "point", 1_234_567_250),
+        (";", "10.000", "comma", 10_000_000),
+        (";", "10.000", "point", 10_000),
+        (",", '"12,5"', "comma", 12_500),
+        (",", '"-1,234"', "point", -1_234_000),
+    ],
+)
+def test_the_decimal_mark_may_be_named(separator: str, text: str, decimal: Any, thousandths: int) -> None:
+    """With a decimal mark, the other mark separates thousands."""
+    content = f"cdr_id{separator}minutes\n1{separator}{text}\n".encode()
+    assert read_invoice(content, "i.csv", decimal=decimal).lines["theirs"].to_pylist() == [thousandths]
+
+
+@pytest.mark.parametrize("text", ["10,000", "-1,234", "0,500", "12,5;x\n2;10.000", "12.5;x\n2;10,00"])
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_number_with_two_readings_is_refused(separator: str, text: str) -> None:
+    """A comma before exactly three digits, and commas and points in one file, are refused with the option to give."""
+    content = f"cdr_id;minutes;name\n1;{text};x\n".replace(";", separator).encode()
+    with pytest.raises(
+        ConfigError, match=r"^i.csv: line [23]: '\S+' has two readings; name the decimal mark .*"
+    ) as caught:
+        read_invoice(content, "i.csv")
+    assert str(caught.value).endswith("--decimal comma or --decimal point")
+
+
 def test_lines_may_be_sums() -> None:
     """By session, or by the columns of project, day, room, owner and billing code in the file; empty text is null."""
     by_session = read_invoice(b"conf_num,owner_ref,minutes\n017,north,5\n", "i.csv")
@@ -196,3 +281,10 @@ def test_what_cannot_be_read_is_one_line(content: bytes, headers: dict[str, str]
         read_invoice(content, "i.csv", headers)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["1,23", "1.234.5", "1e3", "12..5", "1,2345"])
+def test_a_number_of_another_form_is_refused(text: str) -> None:
+    """With a decimal mark, thousands are separated into groups of three digits, and nothing else is a number."""
+    with pytest.raises(ConfigError, match="is not a number of minutes"):
+        read_invoice(f"cdr_id;minutes\n1;{text}\n".encode(), "i.csv", decimal="point")

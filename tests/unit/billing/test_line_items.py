@@ -130,6 +130,30 @@ def test_what_is_no_month_is_refused(text: str) -> None:
         billing_month(text, "UTC")
 
 
+@pytest.mark.parametrize(
+    ("stay_s", "stated", "billed"),
+    [
+        (1800, "47", "47"),
+        (1800, "47.001", "30"),
+        (1800, "1800", "30"),
+        (1800, "-30", "30"),
+        (1800, "0", "0"),
+        (1800, None, "30"),
+        (0, "2", "2"),
+        (None, "12", "12"),
+        (None, "-12", "0"),
+    ],
+)
+def test_the_vendors_minutes_must_be_possible(stay_s: float | None, stated: str | None, billed: str) -> None:
+    """Seconds in the field of minutes and negative minutes are billed by our own stay, and are in no sum of theirs."""
+    row = {"cdr_id": "1", "conf_num": "1", "trans_at": moment("10:00"), "participant_s": stay_s}
+    rows = rows_of("cdr", CDR_COLUMNS, [row | {"connect_billed_min": Decimal(stated) if stated else None}])
+    sessions = rows_of("sessions", SESSION_COLUMNS, [])
+    items = connection_items(rows, pa.array([date(2026, 11, 10)]), sessions, "acme", NOVEMBER, "vendor")
+    assert items["participant_min"].to_pylist() == [Decimal(billed)]
+    assert items["connect_billed_min"].to_pylist() == [Decimal(billed) if stated == billed else 0]
+
+
 _KEYS = {f"key_{number}": TEXT for number in range(6)}
 _ADDED = {"minutes": BILLED, "connections": COUNT}
 
