@@ -145,16 +145,20 @@ def show_comparison(console: Console, outcome: RunResult[InvoiceComparison], lin
     for heading in ("verdict", "lines", "measured min", "invoiced min", "explains", "outside"):
         table.add_column(heading, justify="left" if heading == "verdict" else "right")
     for row in outcome.details.explained:
-        minutes = [f"{row['ours']:,}", f"{row['theirs']:,}", f"{row['explains']:+,}", f"{row['outside']:+,}"]
+        minutes = [f"{row['ours']:,f}", f"{row['theirs']:,f}", f"{row['explains']:+,f}", f"{row['outside']:+,f}"]
         table.add_row(Text(row["verdict"].replace("_", " ")), f"{row['lines']:,}", *minutes)
     console.print(table)
     unexplained = lines.filter(pc.is_in(lines["verdict"], pa.array(UNEXPLAINED)))
     size = pc.abs(unexplained["difference_min"])
     unexplained = unexplained.append_column("size", size).sort_by([("size", "descending")])
-    sums = ("ours", "theirs", "difference", "expected_low", "expected_high", "outside")
-    names = [*outcome.details.by, *(f"{name}_min" for name in sums), "verdict"]
+    names = [*outcome.details.by, "ours_min", "theirs_min"]
     if unexplained.num_rows:
-        shown = unexplained.select(names).slice(0, _MAX_LINES)
+        largest = unexplained.slice(0, _MAX_LINES)
+        limits = zip(largest["expected_low_min"].to_pylist(), largest["expected_high_min"].to_pylist(), strict=True)
+        expected = [f"{low:,f}" if low == high else f"{low:,f} to {high:,f}" for low, high in limits]
+        shown = largest.select(names).append_column("expected_min", pa.array(expected, pa.string()))
+        for name in ("outside_min", "verdict"):
+            shown = shown.append_column(name, largest[name])
         console.print(Text(f"\nunexplained, largest first, {shown.num_rows:,} of {unexplained.num_rows:,}:"))
         render.show_table(console, shown)
     render.show_failures(console, outcome)
@@ -184,7 +188,9 @@ def show_export(console: Console, outcome: RunResult[ExportSummary | None]) -> N
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
     for project, sums in summary.projects.items():
-        table.add_row(Text(project), *(f"{sums[name]:,}" for name in names))
+        table.add_row(
+            Text(project), *(f"{sums[name]:,{'d' if isinstance(sums[name], int) else 'f'}}" for name in names)
+        )
     console.print(table)
     for project, days in summary.unsettled.items():
         states = ", ".join(f"{len(days_in_state)} days {state}" for state, days_in_state in days.items())

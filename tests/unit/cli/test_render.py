@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from jobs.status import FileTotals, Lateness, ObjectTotals, ProjectStatus, StatusReport
-from pipeline.billing.invoice import MEASURED, compare, read_invoice, summarize_differences
+from pipeline.billing.invoice import MEASURED, RULES, compare, read_invoice, summarize_differences
 from pipeline.billing.reconcile import InvoiceComparison
 from pipeline.cli import render
 from pipeline.cli.billing import show_comparison
@@ -227,19 +227,21 @@ def table_odd_names(console: Console) -> None:
 
 
 def comparison(console: Console) -> None:
-    none = dict.fromkeys(("late", "elsewhere"), 0)
-    ours = [
-        {"cdr_id": "65ec6b1f0c3a9e0012ab34cd", "here": 1, "ours": 30_000, **none},
-        {"cdr_id": "65ec6b1f0c3a9e0012ab34ce", "here": 1, "ours": 12_000, **none},
-        {"cdr_id": "65ec6b1f0c3a9e0012ab34cf", "here": 1, "ours": 45_000, **none, "late": 45_000},
-        {"cdr_id": "65ec6b1f0c3a9e0012ab34d0", "here": 1, "ours": 1_234_000, **none},
+    made = [
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34cd", "here": 1, "ours": 30_000, "billed": 31_000},
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34cb", "here": 1, "ours": 30_000, "exact": 29_502},
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34ce", "here": 1, "ours": 12_000},
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34cf", "here": 1, "ours": 45_000, "late_ours": 45_000},
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34d0", "here": 1, "ours": 1_234_000},
     ]
-    content = b"cdr_id,minutes\n65ec6b1f0c3a9e0012ab34cd,31\n65ec6b1f0c3a9e0012ab34ce,12\n[made-up],90.5\n"
+    none = dict.fromkeys([name for name in MEASURED.names if pa.types.is_integer(MEASURED.field(name).type)], 0)
+    ours = [{**none, **dict.fromkeys(RULES, row["ours"]), **row} for row in made]
+    content = b"cdr_id,minutes\n65ec6b1f0c3a9e0012ab34cd,31\n65ec6b1f0c3a9e0012ab34cb,31\n65ec6b1f0c3a9e0012ab34ce,12\n[made-up],90.5\n"
     lines = compare(pa.Table.from_pylist(ours, MEASURED), read_invoice(content, "invoice.csv"))
     explained = summarize_differences(lines)
     comparison = InvoiceComparison("2026-11", ["acme"], "participant_min", ["cdr_id"], explained, output="l.csv")
     outcome = RunResult("billing compare", details=comparison)
-    outcome.add_failure("2026-11", "1 missing here, 1 missing there: -1,143.500 minutes")
+    outcome.add_failure("2026-11", "1 different, 1 missing here, 1 missing there: -1,142.500 minutes")
     show_comparison(console, outcome, lines)
 
 
