@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from pipeline.billing import corrections, focus, line_items
+from pipeline.billing.csv_files import csv_bytes
 from pipeline.billing.line_items import ITEMS, LINES, MEASURES
 from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.billing.month_reader import _BATCH_ROWS, _ITEMS_PARQUET, _PARQUET, MonthTotals, _batches, read_month
@@ -29,6 +30,7 @@ from pipeline.core.context import App, chosen_projects
 from pipeline.core.errors import ConfigError, FixityError, ObjectDiffers, PipelineError, StoreUnavailable
 from pipeline.core.models import DAILY_SOURCES, RunResult
 from pipeline.core.settings.prices import AMOUNTS
+from pipeline.core.settings.sections import BillingCsv
 from pipeline.core.tempfiles import disk_errors, temp_folder
 from pipeline.ingest.settlement import is_settled
 from pipeline.storage import raw
@@ -217,32 +219,34 @@ def export_month(
             files={},
         )
         _require_balance(controls)
+        flag = partial(line_items.with_provisional_flag, is_provisional=is_provisional)
+        for_people = {"usage": usage, "summary": flag(owners), "corrections": flag(corrected)}
+
+        def csv(rows: pa.Table) -> Iterator[bytes]:
+            yield csv_bytes(rows, app.settings.billing.csv)
+
         contents: dict[str, Callable[[], Iterator[bytes]]] = {
             USAGE: lambda: iter([_parquet(usage)]),
-            "usage.csv": lambda: iter([_csv(usage)]),
-            "summary.csv": lambda: iter(
-                [_csv(line_items.with_provisional_flag(owners, is_provisional=is_provisional))]
-            ),
-            "corrections.csv": lambda: iter(
-                [_csv(line_items.with_provisional_flag(corrected, is_provisional=is_provisional))]
-            ),
+            **{f"{name}.csv": partial(csv, rows) for name, rows in for_people.items()},
             ITEMS_FILE: lambda: _merged(folder, [each.path for each in months]),
         }
         return Export(_write(numbered, controls, contents), is_new=True)
 
 
-def write_focus(numbered: ExportSeries, controls: ControlTotals) -> dict[str, int]:
+def write_focus(numbered: ExportSeries, controls: ControlTotals, form: BillingCsv) -> dict[str, int]:
     """Write a revision also as FOCUS, in Parquet and CSV; returns the number of rows: `usage` and `corrections`.
 
     Source: the usage of every final revision with amounts, and of this one. Other provisional revisions, and revisions
-    without amounts, were not invoiced: they neither end nor change the history. Repeating it writes nothing.
+    without amounts, were not invoiced: they neither end nor change the history. A file that exists stays as it is.
     """
     invoiced = [each.revision for each in numbered.history(controls) if not each.is_provisional]
     usage = [(each, numbered.lines(each)) for each in sorted({*invoiced, controls.revision})]
     revisions = [(each, lines) for each, lines in usage if "amount" in lines.schema.names]
     rows = focus.focus_rows(revisions, numbered.month, is_provisional=controls.is_provisional)
-    for name, content in (("focus.parquet", _parquet(rows)), ("focus.csv", _csv(focus.as_text(rows)))):
-        numbered.lake.put_if_absent(numbered.key(controls.revision, name), [content])
+    contents = {"focus.parquet": _parquet(rows), "focus.csv": csv_bytes(focus.as_text(rows), form)}
+    for name, content in contents.items():
+        if numbered.lake.head(key := numbered.key(controls.revision, name)) is None:
+            numbered.lake.put_if_absent(key, [content])
     charges = rows["ChargeClass"].null_count
     return {"usage": charges, "corrections": rows.num_rows - charges}
 
@@ -298,7 +302,7 @@ def _inputs(lake: ObjectStore, project: str, month: BillingMonth) -> dict[str, s
 
 def _settings(app: App, projects: list[str], month: BillingMonth) -> dict[str, Any]:
     """The settings that affect an export, and the prices in force in the month, if there are any."""
-    settings: dict[str, Any] = app.settings.billing.model_dump(mode="json", exclude={PRICES})
+    settings: dict[str, Any] = app.settings.billing.model_dump(mode="json", exclude={PRICES, "csv"})
     prices = prices_in_month(app.settings.billing.prices, projects, month)
     lookback_days = app.settings.collect.lookback_days
     return {**settings, "lookback_days": lookback_days, **({PRICES: prices} if prices else {})}
@@ -404,12 +408,6 @@ def _parquet(rows: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _csv(rows: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pacsv.write_csv(rows, sink)
-    return sink.getvalue()
-
-
 def _merged(folder: Path, paths: list[Path]) -> Iterator[bytes]:
     """The items of all projects in one file; with one project, its own file."""
     path = paths[0] if len(paths) == 1 else folder / ITEMS_FILE
@@ -446,6 +444,10 @@ def export_billing(
         return outcome
     export = export_month(app, month, names, unsettled, series=project or "")
     outcome.add_success(1, revisions=int(export.is_new))
-    written = write_focus(ExportSeries(app.lake, month, project or ""), export.controls) if focus else None
+    written = (
+        write_focus(ExportSeries(app.lake, month, project or ""), export.controls, app.settings.billing.csv)
+        if focus
+        else None
+    )
     outcome.details = export_summary(export, project or "", written)
     return outcome

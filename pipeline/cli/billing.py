@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -107,6 +108,7 @@ def compare(
     exactly. Rounding has a range: the exact minutes, the begun ones and EnableX's own of each connection. Exit code 3
     if a line is explained neither by rounding nor by lateness.
     """
+    from pipeline.billing.csv_files import csv_bytes
     from pipeline.billing.reconcile import compare_invoice
     from pipeline.cli import render
     from pipeline.cli.output import whole_file, write_rows
@@ -116,20 +118,28 @@ def compare(
     headers = dict(_named_header(text) for text in column or ())
     mark = parse_choice("--decimal", decimal, ("comma", "point"))[0] if decimal else None
     with open_run(given, load_options_settings(given)) as app:
+        csv_form = app.settings.billing.csv
         outcome, lines = compare_invoice(
             app, file, _month(app, month), headers=headers, decimal=mark, unit=unit, project=project
         )
+
+    def write(stream: IO[bytes]) -> None:
+        if form == "csv":
+            stream.write(csv_bytes(lines, csv_form))
+        else:
+            write_rows(lines.to_reader(), form, stream)
+
     if output:
         outcome = outcome.with_details(replace(outcome.details, output=str(output)))
         with whole_file(output) as stream:
-            write_rows(lines.to_reader(), form, stream)
+            write(stream)
     if given.as_json:
         unequal = [line for line in lines.to_pylist() if line["verdict"] != "equal"]
         print_json({**outcome.to_dict(), "lines": unequal})
     elif form == "table" or output:
         show_comparison(render.console_for(), outcome, lines)
     else:
-        write_rows(lines.to_reader(), form, sys.stdout.buffer)
+        write(sys.stdout.buffer)
     return outcome.exit_code
 
 
@@ -155,7 +165,7 @@ def show_comparison(console: Console, outcome: RunResult[InvoiceComparison], lin
     if unexplained.num_rows:
         largest = unexplained.slice(0, _MAX_LINES)
         limits = zip(largest["expected_low_min"].to_pylist(), largest["expected_high_min"].to_pylist(), strict=True)
-        expected = [f"{low:,f}" if low == high else f"{low:,f} to {high:,f}" for low, high in limits]
+        expected = [f"{low:f}" if low == high else f"{low:f} to {high:f}" for low, high in limits]
         shown = largest.select(names).append_column("expected_min", pa.array(expected, pa.string()))
         for name in ("outside_min", "verdict"):
             shown = shown.append_column(name, largest[name])
@@ -182,16 +192,9 @@ def show_export(console: Console, outcome: RunResult[ExportSummary | None]) -> N
     summary = outcome.details
     if summary is None:
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("project", overflow="fold")
     names = [*MEASURES, *(["amount"] if any("amount" in sums for sums in summary.projects.values()) else [])]
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
-    for project, sums in summary.projects.items():
-        table.add_row(
-            Text(project), *(f"{sums[name]:,{'d' if isinstance(sums[name], int) else 'f'}}" for name in names)
-        )
-    console.print(table)
+    sums = [[project, *(_sum_text(sums[name]) for name in names)] for project, sums in summary.projects.items()]
+    render.show_cells(console, ["project", *(name.replace("_", " ") for name in names)], sums)
     for project, days in summary.unsettled.items():
         states = ", ".join(f"{len(days_in_state)} days {state}" for state, days_in_state in days.items())
         console.print(Text(f"{project}: provisional: {states}", style="yellow"))
@@ -202,6 +205,11 @@ def show_export(console: Console, outcome: RunResult[ExportSummary | None]) -> N
     if focus_rows := summary.focus:
         console.print(Text(f"FOCUS: {focus_rows['usage']:,} usage rows, {focus_rows['corrections']:,} corrections"))
     console.print(Text(f"path in the lake: {summary.path}"))
+
+
+def _sum_text(total: Decimal | int) -> str:
+    """With thousands separators, and without an exponent."""
+    return f"{total:,}" if isinstance(total, int) else f"{total:,f}"
 
 
 def _month(app: App, text: str) -> BillingMonth:

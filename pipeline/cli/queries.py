@@ -60,7 +60,10 @@ def query(
         Path | None, typer.Option(metavar="FILE", help="Write the rows to this file, atomically.")
     ] = None,
 ) -> int:
-    """Run one read-only SQL statement (DuckDB) over the tables."""
+    """Run one read-only SQL statement (DuckDB) over the tables.
+
+    CSV is raw: text is written as it is stored, even if a spreadsheet would run it as a formula.
+    """
     from pipeline.cli import render
     from pipeline.cli.output import checked, first_rows, whole_file, write_rows
     from pipeline.tables.query import open_query

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,19 +223,29 @@ def show_table(console: Console, result: pa.Table, is_cut: bool = False) -> None
     """A query's result, or its first rows: a table if it fits, else one record below the other."""
     columns = [[_cell(value) for value in column.to_pylist()] for column in result.columns]  # names may repeat
     cells = list(zip(*columns, strict=True))
-    names = result.schema.names
-    widths = [max(map(cell_len, [name, *column])) for name, column in zip(names, columns, strict=True)]
-    if sum(widths) + 2 * len(widths) <= console.width:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for field in result.schema:
-            table.add_column(Text(field.name), justify="right" if _is_number(field.type) else "left", no_wrap=True)
-        for row in cells:
-            table.add_row(*map(Text, row))
-        console.print(table)
-    else:
-        _show_records(console, names, cells)
+    numeric = {index for index, field in enumerate(result.schema) if _is_number(field.type)}
+    show_cells(console, result.schema.names, cells, numeric)
     count = f"{result.num_rows:,} row{'' if result.num_rows == 1 else 's'}"
     console.print(f"first {count}; use LIMIT, or --output FILE for all rows" if is_cut else count, style="dim")
+
+
+def show_cells(
+    console: Console, names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Collection[int] | None = None
+) -> None:
+    """Rows as a table if it fits, else one record below the other. `numeric`: columns of numbers; default: all but the
+    first.
+    """
+    widths = [max(map(cell_len, column)) for column in zip(names, *rows, strict=True)]
+    if sum(widths) + 2 * len(widths) > console.width:
+        _show_records(console, names, rows)
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for index, name in enumerate(names):
+        is_number = index > 0 if numeric is None else index in numeric
+        table.add_column(Text(name), justify="right" if is_number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
 
 
 def _show_records(console: Console, names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -273,6 +284,8 @@ def _cell(value: object) -> str:
         return value.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
     if isinstance(value, float):
         return f"{value:,.2f}"
+    if isinstance(value, Decimal):
+        return f"{value:f}"  # str(value) can have an exponent
     return str(value)
 
 

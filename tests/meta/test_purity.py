@@ -14,6 +14,7 @@ PURE = [
     "jobs/monitoring/notifications.py",
     "jobs/schedule.py",
     "pipeline/billing/corrections.py",
+    "pipeline/billing/csv_files.py",
     "pipeline/billing/focus.py",
     "pipeline/billing/invoice.py",
     "pipeline/billing/line_items.py",

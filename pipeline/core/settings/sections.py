@@ -214,6 +214,26 @@ class RunStoreSettings(_Section):
         yield "url", mask_url(self.url)
 
 
+class BillingCsv(_Section):
+    """CSV files that people open: those of an export, and of `billing compare`."""
+
+    neutralise: bool = True
+    """Whether text that a spreadsheet would run as a formula is preceded by an apostrophe. false for files that only
+    programs read."""
+    separator: Literal[",", ";", "tab"] = ","
+    """Between cells."""
+    decimal: Literal["point", "comma"] = "point"
+    """Decimal mark of numbers."""
+    bom: bool = False
+    """Whether the file begins with a byte order mark; Excel then reads it as UTF-8."""
+
+    @model_validator(mode="after")
+    def _marks_differ(self) -> Self:
+        if (self.decimal, self.separator) == ("comma", ","):
+            raise ValueError('decimal = "comma" needs separator = ";" or "tab"')
+        return self
+
+
 class Billing(_Section):
     """Days, rounding and prices of billing exports (docs/guide/billing.md)."""
 
@@ -221,6 +241,7 @@ class Billing(_Section):
     """IANA time zone whose days and months are billed."""
     rounding: Rounding = "ceil_per_connection"
     """`ceil_per_connection`: each connection to full minutes; `exact`: not at all; `vendor`: EnableX's own minutes."""
+    csv: BillingCsv = BillingCsv()
     prices: Prices = Prices()
 
 

@@ -226,6 +226,31 @@ def test_the_same_again_is_no_new_revision(nights: Nights) -> None:
     assert site.objects("lake/reports") == before
 
 
+def test_csv_files_have_the_form_of_the_settings(nights: Nights) -> None:
+    """Every CSV file of an export, with FOCUS, and of an invoice comparison has the configured form; a changed form
+    makes no revision and rewrites no file.
+    """
+    form = '[billing.csv]\nseparator = ";"\ndecimal = "comma"\nbom = true\n'
+    site = nights.site(SETTLED, prices=PRICED + form)
+    command = ["billing", "export", "--month", MONTH, "--format", "focus"]
+    assert site.outcome(*command, now=SETTLED)["revision"] == 1
+    made, output = site.folder / "invoice.csv", site.folder / "lines.csv"
+    made.write_text("owner_ref,minutes\nnorth,1\n")
+    site.run("billing", "compare", str(made), "--month", MONTH, "--output", str(output), now=SETTLED)
+    for path in [output, *folder(site, 1).glob("*.csv")]:
+        content = path.read_text()
+        assert content.startswith("\ufeff")
+        assert len({line.count(";") for line in content.splitlines()}) == 1
+        assert re.search(r";\d+,\d+;", content) or path.name == "corrections.csv"
+        assert not re.search(r"\d\.\d{3}|0E-", content)
+    printed = site.postroom("billing", "compare", str(made), "--month", MONTH, "--format", "csv", now=SETTLED)
+    assert printed.stdout == output.read_text()
+    written = site.objects("lake/reports")
+    site.configure(form, "")
+    again = site.outcome(*command, now=SETTLED)
+    assert (again["ok"], again["is_new"], site.objects("lake/reports")) == (True, False, written)
+
+
 def test_an_unsettled_month_needs_provisional(nights: Nights) -> None:
     """Without --provisional it is refused, with days and next step; with it every file is marked, the final one not."""
     site = nights.site(MID)

@@ -182,6 +182,10 @@ def test_a_price_is_what_was_written(write: Write, text: str) -> None:
             f'{PROJECT}[billing.prices]\ncurrency = "USD"\nsip_min = {{project = "acm", price = 1}}\n',
             "billing.prices.sip_min: no project acm; configured: acme",
         ),
+        (
+            '[billing.csv]\ndecimal = "comma"\n',
+            'billing.csv (FILE): decimal = "comma" needs separator = ";" or "tab"',
+        ),
         ('[billing.prices]\ncurrency = "usd"\n', "billing.prices.currency (FILE): must be the three letters"),
         ("[collect\n", "FILE: cannot be read as TOML"),
         ("collect = 3\n", "collect (FILE): "),
