@@ -26,6 +26,7 @@ from pipeline.billing.line_items import ITEMS, LINES, MEASURES
 from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.billing.month_reader import _BATCH_ROWS, _ITEMS_PARQUET, _PARQUET, MonthTotals, _batches, read_month
 from pipeline.billing.pricing import prices_differ, prices_in_month, rate
+from pipeline.billing.sweep import sweep_date, unswept
 from pipeline.core.context import App, chosen_projects
 from pipeline.core.errors import ConfigError, FixityError, ObjectDiffers, PipelineError, StoreUnavailable
 from pipeline.core.models import DAILY_SOURCES, RunResult
@@ -139,7 +140,8 @@ class Export:
 
 
 def unsettled_days(app: App, builder: Builder, project: str, month: BillingMonth) -> dict[str, list[date]]:
-    """Days that prevent a final export of a month, by state: `missing`, `provisional`, `unbuilt`; empty states omitted.
+    """Days that prevent a final export of a month, by state: `missing`, `provisional`, `unswept`, `unbuilt`; empty
+    states omitted. An unswept day has settled, but was not collected again after the month (`pipeline.billing.sweep`).
 
     Days before the project's `start_date` are not required.
     """
@@ -156,15 +158,26 @@ def unsettled_days(app: App, builder: Builder, project: str, month: BillingMonth
     ]
     batches = builder.stale(project, month.partition_days, _TABLES_READ)
     unbuilt = sorted(day for batch in batches for day in batch.days)
-    by_state = {"missing": missing, "provisional": provisional, "unbuilt": unbuilt}
+    settled = [day for day in days if day not in {*missing, *provisional}]
+    before_sweep = unswept(settled, collected["cdr"], sweep_date(month, lookback_days))
+    by_state = {
+        "missing": missing,
+        "provisional": provisional,
+        "unswept": before_sweep if app.settings.billing.sweep else [],
+        "unbuilt": unbuilt,
+    }
     return {state: in_state for state, in_state in by_state.items() if in_state}
 
 
-def unsettled_text(days: dict[str, list[date]]) -> str:
+def unsettled_text(days: dict[str, list[date]], month: BillingMonth) -> str:
     """Error text: why a month is not final, and the next step."""
     meanings = {
         "missing": "never collected; `postroom nightly` collects them, or set `start_date` if the project began later",
         "provisional": "may still change",
+        "unswept": (
+            "not collected again after the month; `postroom nightly` collects them in the month after, or run"
+            f" `postroom billing sweep --month {month}`"
+        ),
         "unbuilt": "not built from the collected responses; run `postroom build`",
     }
     parts = [
@@ -302,7 +315,7 @@ def _inputs(lake: ObjectStore, project: str, month: BillingMonth) -> dict[str, s
 
 def _settings(app: App, projects: list[str], month: BillingMonth) -> dict[str, Any]:
     """The settings that affect an export, and the prices in force in the month, if there are any."""
-    settings: dict[str, Any] = app.settings.billing.model_dump(mode="json", exclude={PRICES, "csv"})
+    settings: dict[str, Any] = app.settings.billing.model_dump(mode="json", exclude={PRICES, "csv", "sweep"})
     prices = prices_in_month(app.settings.billing.prices, projects, month)
     lookback_days = app.settings.collect.lookback_days
     return {**settings, "lookback_days": lookback_days, **({PRICES: prices} if prices else {})}
@@ -440,7 +453,7 @@ def export_billing(
     unsettled = {name: days for name, days in by_project.items() if days}
     if unsettled and not provisional:
         for name, days in unsettled.items():
-            outcome.add_failure(f"{name} {month}", unsettled_text(days))
+            outcome.add_failure(f"{name} {month}", unsettled_text(days, month))
         return outcome
     export = export_month(app, month, names, unsettled, series=project or "")
     outcome.add_success(1, revisions=int(export.is_new))

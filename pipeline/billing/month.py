@@ -33,6 +33,14 @@ class BillingMonth:
     def __str__(self) -> str:
         return f"{self.first:%Y-%m}"
 
+    @property
+    def previous(self) -> BillingMonth:
+        return BillingMonth((self.first - timedelta(days=1)).replace(day=1), self.zone)
+
+    @property
+    def next(self) -> BillingMonth:
+        return BillingMonth(self.days[-1] + timedelta(days=1), self.zone)
+
     @cached_property
     def days(self) -> tuple[date, ...]:
         next_first = (self.first + timedelta(days=31)).replace(day=1)
@@ -73,6 +81,11 @@ class BillingMonth:
         """Day numbers in the month as dates."""
         first = (self.first - _EPOCH.date()).days
         return pa.array((day_numbers + first).astype(np.int32)).cast(pa.date32())
+
+
+def month_of(moment: datetime, zone: str) -> BillingMonth:
+    """The month that contains a moment."""
+    return BillingMonth(moment.astimezone(ZoneInfo(zone)).date().replace(day=1), zone)
 
 
 def billing_month(text: str, zone: str) -> BillingMonth:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def measured_usage(
 
 def _used_connections(lake: ObjectStore, project: str, month: BillingMonth, rounding: Rounding, unit: str) -> pa.Table:
     limit = pa.scalar(month.ends_at + GRACE, TIME)
-    sessions, adjacent, empty = Sessions(lake, project), _adjacent(month), _ITEM_MINUTES.empty_table()
+    sessions, adjacent, empty = Sessions(lake, project), (month.previous, month.next), _ITEM_MINUTES.empty_table()
     now, then, near = [empty], [empty], [empty]
     for day in month.partition_days:
         items = partial(_items, day=day, sessions=sessions.around(day), project=project, rounding=rounding, unit=unit)
@@ -84,7 +84,7 @@ def _used_connections(lake: ObjectStore, project: str, month: BillingMonth, roun
 
 
 def _used_sessions(lake: ObjectStore, project: str, month: BillingMonth, rounding: Rounding, unit: str) -> pa.Table:
-    sessions, adjacent, tables = Sessions(lake, project), _adjacent(month), [MEASURED.empty_table()]
+    sessions, adjacent, tables = Sessions(lake, project), (month.previous, month.next), [MEASURED.empty_table()]
     for day in month.partition_days:
         day_sessions = sessions.of(day)
         by_rule = partial(session_items, day_sessions, project)
@@ -98,14 +98,6 @@ def _used_sessions(lake: ObjectStore, project: str, month: BillingMonth, roundin
 def _is_near_end(month: BillingMonth, day: date) -> bool:
     """Whether rows of a partition day can count in the month before or after."""
     return not month.days[RECORD_REACH_DAYS] <= day <= month.days[-RECORD_REACH_DAYS - 1]
-
-
-def _adjacent(month: BillingMonth) -> list[BillingMonth]:
-    """The months before and after."""
-    return [
-        BillingMonth((month.first - timedelta(days=1)).replace(day=1), month.zone),
-        BillingMonth(month.days[-1] + timedelta(days=1), month.zone),
-    ]
 
 
 def _items(

@@ -81,6 +81,26 @@ def export(
 
 
 @billing_cli.command(
+    short_help="Collect a month again before its final export.",
+    epilog="Example: postroom billing sweep --month 2026-11",
+)
+def sweep(
+    ctx: typer.Context,
+    month: Annotated[str, typer.Option("--month", metavar="YYYY-MM", help="Month, in billing.time_zone.")],
+    project: ProjectName = None,
+) -> int:
+    """Collect and build each day of a month that was last collected before the month had settled.
+
+    A final export requires this. `nightly` does it once for the last month; this command does it now, for any month.
+    """
+    from pipeline.billing.sweep import sweep_month
+
+    return run_flow(
+        ctx, "billing sweep", lambda app: sweep_month(app, _month(app, month), project=project), project=project
+    )
+
+
+@billing_cli.command(
     short_help="Compare an invoice with measured usage.",
     epilog="Example: postroom billing compare INVOICE.csv --month 2026-11 --column minutes=Billed --output lines.csv",
 )

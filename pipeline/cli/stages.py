@@ -74,7 +74,10 @@ def build(
     short_help="Collect, build and copy everything that is due.", epilog="Example: postroom --json nightly"
 )
 def nightly(ctx: typer.Context) -> int:
-    """Collect missing and provisional days, build, copy media, and rebuild the days that the copies changed."""
+    """Collect missing and provisional days, build, copy media, and rebuild the days that the copies changed.
+
+    Once after each month, every day of the month is collected again (see `billing sweep`).
+    """
     from jobs.nightly import nightly as nightly_flow
 
     return run_flow(ctx, "nightly", nightly_flow)

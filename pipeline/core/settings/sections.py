@@ -241,6 +241,9 @@ class Billing(_Section):
     """IANA time zone whose days and months are billed."""
     rounding: Rounding = "ceil_per_connection"
     """`ceil_per_connection`: each connection to full minutes; `exact`: not at all; `vendor`: EnableX's own minutes."""
+    sweep: bool = True
+    """Whether a final export needs every day of the month to have been collected again after the month had settled;
+    `nightly` does that once a month."""
     csv: BillingCsv = BillingCsv()
     prices: Prices = Prices()
 
