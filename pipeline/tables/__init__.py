@@ -1,4 +1,4 @@
-"""Schemas, normalization, build and queries of the Parquet tables; `read`, `read_arrow` and `sql` are public Python.
+"""Schemas, normalization, build and queries of the Parquet tables; `__all__` is public Python.
 
 Requests to EnableX, copying of media files and billing rules do not belong here.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.tables.parquet import read, read_arrow
+    from pipeline.tables.parquet import read, read_arrow, read_batches
     from pipeline.tables.query import sql
 
-__all__ = ["read", "read_arrow", "sql"]
+__all__ = ["read", "read_arrow", "read_batches", "sql"]
 
 
 def __getattr__(name: str) -> Any:

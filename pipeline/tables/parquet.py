@@ -1,8 +1,8 @@
 """Write and read the Parquet partitions: one object per table, project and day, replaced whole.
 
-The bytes of an object depend only on its rows. The inputs of a partition are recorded in one build record per project
-and day, written after the tables. A build record shows whether a day is current, and an object whose bytes are the same
-is not written again.
+The bytes of an object depend only on its rows and on the version of pyarrow, which is in its footer. The inputs of a
+partition are recorded in one build record per project and day, written after the tables. A build record shows whether a
+day is current, and an object whose bytes are the same is not written again.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import hashlib
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.arrow_types import BILLED, MONEY, TEXT
@@ -39,6 +38,7 @@ ROW_GROUP_ROWS = 32 * 1024
 written concurrently."""
 
 _CHUNK_BYTES = 2**20
+DataFrameTypes = Literal["arrow", "numpy"]
 PARTITIONS = pa.schema([pa.field("project", pa.string()), pa.field("day", pa.date32())])
 
 
@@ -158,9 +158,13 @@ def list_partitions(lake: ObjectStore, table: str, project: str) -> dict[date, i
     return {name.day: entry.size_bytes for entry in stored if (name := parse_table_key(entry.key))}
 
 
-def table_keys(lake: ObjectStore, table: str) -> list[str]:
-    """Keys of the objects of a table, sorted by project and day; other objects below its prefix are ignored."""
-    return [stored.key for stored in lake.list(table_prefix(table)) if parse_table_key(stored.key)]
+def table_keys(lake: ObjectStore, table: str, *, project: str | None = None, days: Period | None = None) -> list[str]:
+    """Keys of the objects of a table, of one project or of all, sorted by project and day; foreign objects are
+    ignored."""
+    names = [name for stored in lake.list(table_prefix(table, project or "")) if (name := parse_table_key(stored.key))]
+    # Not the order of keys: "acme-2/" is listed before "acme/".
+    chosen = sorted(name for name in names if days is None or name.day in days)
+    return [table_key(*name) for name in chosen]
 
 
 def empty_table(table: str) -> pa.Table:
@@ -195,7 +199,9 @@ def read_arrow(
     project: str | None = None,
     lake: ObjectStore | str = "file:./data/lake",
 ) -> pa.Table:
-    """Read a table, optionally limited to days and columns, as Arrow; sorted by project, day and key.
+    """Read a table, optionally limited to days and columns, as Arrow; sorted by project, day and key, null first.
+
+    A column that a day lacks, because an earlier version built it, is null there.
 
     Args:
         table: one of `pipeline.tables.schemas.TABLES`.
@@ -207,29 +213,30 @@ def read_arrow(
     Raises:
         ConfigError: the table or a column does not exist.
     """
-    if table not in TABLES:
-        raise ConfigError(f'no table "{table}"; tables are {", ".join(TABLES)}')
-    empty = empty_table(table)
-    unknown = set(columns or ()) - set(empty.schema.names)
-    if unknown:
-        raise ConfigError(f"{table} has no column {', '.join(sorted(unknown))}; see docs/reference/tables.md")
-    lake = open_store(lake) if isinstance(lake, str) else lake
-    keys = table_keys(lake, table)
-    if not keys:
-        return empty.select(list(columns)) if columns else empty
-    condition = pc.scalar(True)
-    if days is not None:
-        condition &= (pc.field("day") >= days.first) & (pc.field("day") <= days.last)
-    if project is not None:
-        condition &= pc.field("project") == project
-    order = ["project", "day", *TABLES[table].key]
-    read = list(dict.fromkeys([*columns, *order])) if columns else None
-    rows = (
-        dataset(lake, table, keys)
-        .to_table(columns=read, filter=condition)
-        .sort_by([(name, "ascending") for name in order])
+    found, names = _chosen(table, days, columns, project, lake)
+    return found.to_table(columns=names)
+
+
+def read_batches(
+    table: str,
+    days: Period | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    project: str | None = None,
+    lake: ObjectStore | str = "file:./data/lake",
+) -> Iterator[pa.RecordBatch]:
+    """`read_arrow` in batches of at most 32,768 rows, same order, for what does not fit into memory.
+
+    Memory: one compressed object (a day of one project) and a few batches of 30 MB at most.
+
+    Raises:
+        ConfigError: the table or a column does not exist.
+    """
+    found, names = _chosen(table, days, columns, project, lake)
+    batches: Iterator[pa.RecordBatch] = found.to_batches(
+        columns=names, batch_size=ROW_GROUP_ROWS, batch_readahead=1, fragment_readahead=1
     )
-    return rows.select(list(columns)) if columns else rows
+    return batches
 
 
 def read(
@@ -239,20 +246,47 @@ def read(
     *,
     project: str | None = None,
     lake: ObjectStore | str = "file:./data/lake",
+    dtypes: DataFrameTypes = "arrow",
 ) -> pd.DataFrame:
-    """`read_arrow` as a pandas DataFrame: decimals stay exact, times are UTC, text and flags may be null.
+    """`read_arrow` as a pandas DataFrame; `dtypes` as in `to_pandas`.
 
     Raises:
         ConfigError: the table or a column does not exist, or pandas is not installed.
     """
-    return to_pandas(read_arrow(table, days, columns, project=project, lake=lake))
+    return to_pandas(read_arrow(table, days, columns, project=project, lake=lake), dtypes)
 
 
-def to_pandas(rows: pa.Table) -> pd.DataFrame:
-    """Arrow as a DataFrame; ConfigError if pandas, an optional dependency, is not installed."""
+def _chosen(
+    table: str, days: Period | None, columns: Sequence[str] | None, project: str | None, lake: ObjectStore | str
+) -> tuple[pads.Dataset, list[str]]:
+    """The objects and columns to read. pyarrow reads rows in the order of objects, and those are sorted by key."""
+    if table not in TABLES:
+        raise ConfigError(f'no table "{table}"; tables are {", ".join(TABLES)}')
+    names = empty_table(table).schema.names
+    unknown = set(columns or ()) - set(names)
+    if unknown:
+        raise ConfigError(f"{table} has no column {', '.join(sorted(unknown))}; see docs/reference/tables.md")
+    lake = open_store(lake) if isinstance(lake, str) else lake
+    found = dataset(lake, table, table_keys(lake, table, project=project, days=days))
+    return found, list(columns) if columns else names
+
+
+def to_pandas(rows: pa.Table, dtypes: DataFrameTypes = "arrow") -> pd.DataFrame:
+    """Arrow as a DataFrame.
+
+    `dtypes`: `arrow` keeps the types of Arrow (`pandas.ArrowDtype`): exact decimals, dates with `.dt`, nullable
+    flags. `numpy` has Python objects instead of these.
+
+    Raises:
+        ConfigError: another `dtypes`, or pandas, an optional dependency, is not installed.
+    """
+    if dtypes not in get_args(DataFrameTypes):
+        raise ConfigError(f'dtypes "{dtypes}": must be {" or ".join(get_args(DataFrameTypes))}')
     if importlib.util.find_spec("pandas") is None:
         raise ConfigError("pandas is not installed: pip install 'postroom[notebooks]', or use read_arrow")
-    return rows.to_pandas()
+    import pandas as pd  # noqa: PLC0415 - an optional dependency
+
+    return rows.to_pandas(types_mapper=pd.ArrowDtype if dtypes == "arrow" else None)
 
 
 def _sortable(value: object) -> tuple[bool, object]:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from pipeline.core.arrow_types import BILLED, MONEY, TIME
 from pipeline.core.errors import ConfigError
 from pipeline.core.tempfiles import temp_folder
 from pipeline.storage import open_store
 from pipeline.storage.base import ObjectStore
-from pipeline.tables.parquet import PARTITIONS, dataset, empty_table, table_keys, to_pandas
+from pipeline.tables.parquet import DataFrameTypes, dataset, empty_table, table_keys, to_pandas
 from pipeline.tables.schemas import TABLES
 
 if TYPE_CHECKING:
@@ -29,13 +30,19 @@ _READS_ONLY = (
     "query: only one read-only statement is allowed (SELECT, WITH, FROM, DESCRIBE, SHOW or SUMMARIZE);"
     " it cannot write, attach or set anything"
 )
-_BUILT_EARLIER = (
-    "query: some days were built by an earlier version and lack a column of this statement; run `postroom build` to"
-    " build them again"
-)
 _DAMAGED = "run `postroom build` to build damaged days again"
 _SEE_TABLES = "tables and columns are listed in docs/reference/tables.md"
 _GLOB = frozenset("*?[")
+_DUCKDB_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.bool_(): "BOOLEAN",
+    pa.int64(): "BIGINT",
+    pa.float64(): "DOUBLE",
+    pa.date32(): "DATE",
+    TIME: "TIMESTAMP WITH TIME ZONE",
+    BILLED: "DECIMAL(18, 3)",
+    MONEY: "DECIMAL(18, 6)",
+}
 
 
 def run_query(lake: ObjectStore, sql: str) -> pa.Table:
@@ -44,9 +51,14 @@ def run_query(lake: ObjectStore, sql: str) -> pa.Table:
         return rows.read_all()
 
 
-def sql(statement: str, *, lake: ObjectStore | str = "file:./data/lake") -> pd.DataFrame:
-    """The result of one SQL statement as a pandas DataFrame, for notebooks; `lake` is a store or its root URL."""
-    return to_pandas(run_query(open_store(lake) if isinstance(lake, str) else lake, statement))
+def sql(
+    statement: str, *, lake: ObjectStore | str = "file:./data/lake", dtypes: DataFrameTypes = "arrow"
+) -> pd.DataFrame:
+    """The result of one SQL statement as a pandas DataFrame, for notebooks.
+
+    `lake` is a store or its root URL; `dtypes` as in `parquet.to_pandas`.
+    """
+    return to_pandas(run_query(open_store(lake) if isinstance(lake, str) else lake, statement), dtypes)
 
 
 @contextmanager
@@ -94,8 +106,6 @@ def _may_name(sql: str, table: str) -> bool:
 
 def _register(connection: Any, lake: ObjectStore, table: str, *, is_named: bool) -> list[str]:
     """Register a table, empty if no statement names it; return the paths that DuckDB must be allowed to open."""
-    import duckdb  # noqa: PLC0415 - as above
-
     keys = table_keys(lake, table) if is_named else []
     if not keys:
         connection.register(table, empty_table(table))
@@ -104,18 +114,31 @@ def _register(connection: Any, lake: ObjectStore, table: str, *, is_named: bool)
     if not isinstance(filesystem, pafs.LocalFileSystem) or _GLOB & set(root):
         connection.register(table, dataset(lake, table, keys))
         return []
-    # A view has the schema of its first file: the newest day, built by the newest version.
-    paths = [f"{root}/{key}" for key in sorted(keys, key=lambda key: key.partition("/day=")[2], reverse=True)]
-    columns = ", ".join(f'"{name}"' for name in (*TABLES[table].schema.names, *PARTITIONS.names))
-    try:
-        connection.execute(
-            f"CREATE VIEW {table} AS SELECT {columns} FROM read_parquet({_literal(paths)},"  # noqa: S608 - quoted
-            " hive_partitioning = true, hive_types = {'project': VARCHAR, 'day': DATE})"
-        )
-    except duckdb.BinderException:  # no day has all columns; pyarrow fills them with nulls
-        connection.register(table, dataset(lake, table, keys))
-        return []
+    paths = [f"{root}/{key}" for key in keys]
+    connection.execute(f"CREATE VIEW {table} AS {_view(table, paths)}")
     return paths
+
+
+def _view(table: str, paths: Sequence[str]) -> str:
+    """A statement that reads a table's objects with the columns of this version.
+
+    Days of an earlier version may lack a column, which is null there, or have one more. `union_by_name` would open
+    every object to compare them, and without it the first object determines the columns. So the columns are given, and
+    no object is opened before it is read. `hive_partitioning` cannot be combined with that, so `project` and `day` are
+    cut out of the path; DuckDB skips objects by these expressions as well. A regular expression would be compiled for
+    every object.
+    """
+    columns = TABLES[table].schema
+    schema = ", ".join(
+        f"'{column.name}': {{name: '{column.name}', type: '{_DUCKDB_TYPES[column.type]}', default_value: NULL}}"
+        for column in columns
+    )
+    names = ", ".join(f'"{name}"' for name in columns.names)
+    return (
+        f"SELECT {names}, split_part(split_part(filename, '/', -3), '=', 2) AS project,"  # noqa: S608 - quoted
+        " CAST(split_part(split_part(filename, '/', -2), '=', 2) AS DATE) AS day"
+        f" FROM read_parquet({_literal(paths)}, schema = MAP {{{schema}}}, filename = true)"
+    )
 
 
 def _literal(value: str | bool | Sequence[str]) -> str:
@@ -135,6 +158,4 @@ def _one_line_errors() -> Iterator[None]:
         yield
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         message = str(error).strip().splitlines()[0]
-        if "schema mismatch" in message:
-            raise ConfigError(_BUILT_EARLIER) from None
         raise ConfigError(f"query: {message}; {_DAMAGED if '.parquet' in message else _SEE_TABLES}") from None

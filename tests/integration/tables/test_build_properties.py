@@ -12,6 +12,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,6 +96,22 @@ def tables_of(lake: Lake) -> dict[str, bytes]:
         for name, content in lake.objects().items()
         if any(name.startswith(f"{table}/") and f"day={day}/" in name for table, day in with_rows)
     }
+
+
+def sorted_by_key(table: str, rows: list[Any]) -> list[Any]:
+    """In order of the table's key, null first."""
+    return sorted(rows, key=lambda row: [(row[name] is not None, row[name]) for name in TABLES[table].key])
+
+
+@FEW
+@given(ANY)
+def test_rows_are_sorted_by_key(said: list[Said]) -> None:
+    """Every object has its rows in order of the table's key, null first: readers rely on it and sort nothing."""
+    with new_lake() as lake:
+        land(lake, said)
+        lake.build()
+        for name, rows in lake.objects(of=lambda path: pq.read_table(path, partitioning=None).to_pylist()).items():
+            assert rows == sorted_by_key(name.partition("/")[0], rows), name
 
 
 @FEW

@@ -15,6 +15,7 @@ from typing import Any
 import av
 import matplotlib
 import matplotlib.pyplot as plt
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.nightly import nightly
@@ -22,6 +23,7 @@ from pipeline.enablex.simulator.server import Simulator
 from pipeline.enablex.simulator.world import World
 from pipeline.media.audit import audit_media
 from pipeline.tables.query import run_query
+from pipeline.tables.schemas import TABLES
 from tests.conftest import NOW, Site
 from tests.support.paths import ROOT
 from tests.support.servers.browser import browse
@@ -128,6 +130,17 @@ def test_what_is_kept_is_billed_by_the_gigabyte_month(night: Site) -> None:
         rows = list(csv.DictReader(stream))
     stored = {row["day"]: Decimal(row["storage_gb_months"]) for row in rows if Decimal(row["storage_gb_months"])}
     assert stored.keys() == {str(NOW.date())}
+
+
+def test_every_object_is_in_order_of_its_key(night: Site) -> None:
+    """The rows of every object of every table are sorted by the table's key, null first: readers sort nothing."""
+    filled = set()
+    for path in sorted(night.folder.glob("lake/tables/*/*/*/*.parquet")):
+        name = path.relative_to(night.folder / "lake/tables").parts[0]
+        rows = pq.read_table(path, partitioning=None).select(list(TABLES[name].key)).to_pylist()
+        assert rows == sorted(rows, key=lambda row: [(value is not None, value) for value in row.values()]), path
+        filled |= {name} if len(rows) > 1 else set()
+    assert filled >= TABLES.keys() - {"cdr_history", "rejects"}
 
 
 def cells(path: Path) -> list[dict[str, Any]]:

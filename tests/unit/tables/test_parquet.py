@@ -1,9 +1,10 @@
-"""Parquet objects: bytes are a function of rows, and what did not change is not written."""
+"""Parquet objects: bytes are a function of rows, what did not change is not written, and rows are read in order."""
 
 from __future__ import annotations
 
 import hashlib
-from datetime import date
+from datetime import date, timedelta
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,20 @@ from pipeline.core.models import Period
 from pipeline.storage import LocalStore, keys
 from pipeline.tables import parquet
 from pipeline.tables.parquet import (
+    ROW_GROUP_ROWS,
     DayBuildRecord,
     PartitionWriter,
     TableBuildRecord,
+    read,
     read_arrow,
+    read_batches,
     read_build_record,
     replace_partition,
     table_of_rows,
     write_build_record,
 )
 from pipeline.tables.schemas import TABLES, TABLES_VERSION
+from tests.benchmarks.lake import make_lake
 from tests.support.cdrs import NEW, OLD, changed
 from tests.support.histories import observation
 
@@ -94,18 +99,26 @@ def test_a_day_without_rows_is_an_object_too(tmp_path: Path) -> None:
     assert read.schema.equals(CDR.schema)
 
 
-def put(lake: LocalStore, folder: Path, rows: pa.Table, known: TableBuildRecord | None) -> tuple[str, TableBuildRecord]:
-    file = PartitionWriter(folder, CDR, DAY)
+def put(
+    lake: LocalStore,
+    folder: Path,
+    rows: pa.Table,
+    known: TableBuildRecord | None = None,
+    *,
+    project: str = "acme",
+    day: date = DAY,
+) -> tuple[str, TableBuildRecord]:
+    file = PartitionWriter(folder, CDR, day)
     file.add(rows)
     file.close()
-    sha256 = replace_partition(lake, "cdr", "acme", DAY, file, known)
+    sha256 = replace_partition(lake, "cdr", project, day, file, known)
     return sha256, TableBuildRecord("inputs", file.rows, file.path.stat().st_size, sha256)
 
 
 def test_equal_bytes_are_not_written_again(tmp_path: Path) -> None:
     """An object that would get the bytes it has stays untouched; one that differs, or is gone, is written."""
     lake, path = LocalStore(tmp_path / "lake"), tmp_path / "lake" / keys.table_key("cdr", "acme", DAY)
-    sha256, note = put(lake, tmp_path, ROWS, None)
+    sha256, note = put(lake, tmp_path, ROWS)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
     before = path.stat()
     assert put(lake, tmp_path, ROWS, note)[0] == sha256
@@ -121,10 +134,10 @@ def test_equal_bytes_are_not_written_again(tmp_path: Path) -> None:
 def test_without_a_note_the_object_is_written(tmp_path: Path) -> None:
     """What no note vouches for is written, whatever is there."""
     lake, path = LocalStore(tmp_path / "lake"), tmp_path / "lake" / keys.table_key("cdr", "acme", DAY)
-    put(lake, tmp_path, ROWS, None)
+    put(lake, tmp_path, ROWS)
     path.write_bytes(b"something else")
-    put(lake, tmp_path, ROWS, None)
-    assert pq.read_table(path).equals(ROWS)
+    put(lake, tmp_path, ROWS)
+    assert pq.read_table(path, partitioning=None).equals(ROWS)
 
 
 def test_notes_are_read_back(tmp_path: Path) -> None:
@@ -156,7 +169,7 @@ def test_reading_a_table(tmp_path: Path) -> None:
     """A table is read by day, project and column; an unbuilt one is empty; a wrong name is named."""
     lake = LocalStore(tmp_path / "lake")
     assert read_arrow("cdr", lake=lake).num_rows == 0
-    put(lake, tmp_path, ROWS, None)
+    put(lake, tmp_path, ROWS)
     assert read_arrow("cdr", Period(DAY, DAY), ["cdr_id", "day"], project="acme", lake=lake).to_pylist()[0] == {
         "cdr_id": "c00000", "day": DAY,
     }  # fmt: skip
@@ -166,3 +179,63 @@ def test_reading_a_table(tmp_path: Path) -> None:
         with pytest.raises(ConfigError):
             call()
     assert TABLES_VERSION >= 2
+
+
+def test_rows_are_read_in_order(tmp_path: Path) -> None:
+    """Rows come by project, day and key, whatever columns are chosen: `acme` before `acme-2`, though their keys are
+    listed the other way round. Batches have the same rows in the same order, and the columns that were asked for."""
+    lake, days = LocalStore(tmp_path / "lake"), [DAY, DAY + timedelta(days=1)]
+    for project in ("acme-2", "acme"):
+        for day in reversed(days):
+            put(lake, tmp_path, ROWS, project=project, day=day)
+    rows = read_arrow("cdr", columns=["user_name", "day", "cdr_id", "project"], lake=lake)
+    assert rows.schema.names == ["user_name", "day", "cdr_id", "project"]
+    assert [(row["project"], row["day"], row["cdr_id"]) for row in rows.to_pylist()] == [
+        (project, day, cdr_id)
+        for project in ("acme", "acme-2")
+        for day in days
+        for cdr_id in ROWS["cdr_id"].to_pylist()
+    ]
+    batches = list(read_batches("cdr", columns=["user_name", "day", "cdr_id", "project"], lake=lake))
+    assert pa.Table.from_batches(batches).equals(rows.combine_chunks())
+    some = list(read_batches("cdr", Period(days[1], days[1]), project="acme-2", lake=lake.url))
+    assert pa.Table.from_batches(some).equals(read_arrow("cdr", Period(days[1], days[1]), project="acme-2", lake=lake))
+    assert pa.Table.from_batches(some).select(CDR.schema.names).equals(ROWS)
+
+
+def test_batches_need_no_memory_for_the_rest(tmp_path: Path) -> None:
+    """Read in batches, several days take less than a third of their memory; without an object there is no batch."""
+    lake = LocalStore(tmp_path / "lake")
+    assert list(read_batches("cdr", lake=lake)) == []
+    make_lake(lake, Period(DAY, DAY + timedelta(days=3)), 4 * ROW_GROUP_ROWS)
+    before, peak, read_bytes = pa.total_allocated_bytes(), 0, 0
+    for batch in read_batches("cdr", lake=lake):
+        peak, read_bytes = max(peak, pa.total_allocated_bytes() - before), read_bytes + batch.nbytes
+        assert batch.num_rows <= ROW_GROUP_ROWS
+    assert 0 < peak < read_bytes / 3
+
+
+def test_a_data_frame_has_the_types_of_the_table(tmp_path: Path) -> None:
+    """In pandas days have `.dt`, decimals stay exact and multiply, flags have nulls; `numpy` gives Python's objects;
+    nothing else is a kind of types."""
+    lake = LocalStore(tmp_path / "lake")
+    rows = [{**dict.fromkeys(CDR.schema.names), "cdr_id": str(n), "is_sip": sip} for n, sip in enumerate((True, None))]
+    rows[0]["participant_min"] = Decimal("30.100")
+    put(lake, tmp_path, table_of_rows(CDR, rows))
+    frame = read("cdr", lake=lake)
+    assert frame["day"].dt.strftime("%Y-%m-%d").to_list() == [str(DAY)] * 2
+    assert frame["participant_min"].sum() == Decimal("30.100")
+    assert (frame["participant_min"] * 0.004).sum() == pytest.approx(0.1204)
+    assert (frame["participant_min"] * Decimal("0.004"))[0] == Decimal("0.1204")
+    assert frame["is_sip"].sum() == 1
+    assert frame["is_sip"].isna().to_list() == [False, True]
+    assert frame["participant_min"].astype(float).describe()["count"] == 1
+    assert (frame.dtypes == read("cdr", lake=lake, dtypes="arrow").dtypes).all()
+    objects = read("cdr", columns=["day", "participant_min", "is_sip"], lake=lake, dtypes="numpy")
+    assert objects.to_dict("list") == {
+        "day": [DAY] * 2,
+        "participant_min": [Decimal("30.100"), None],
+        "is_sip": [True, None],
+    }
+    with pytest.raises(ConfigError, match=r'dtypes "pandas": must be arrow or numpy'):
+        read("cdr", lake=lake, dtypes="pandas")  # type: ignore[arg-type]
