@@ -21,7 +21,13 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.settings.sections import _PREFIX, Project, Settings, mask_url
 
 DEFAULT_CONFIG = Path("config/default.toml")
-_PROJECT_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
+_PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_TYPED_NAME = re.compile(
+    r"[\d_-]+|\d[\d_]*(e-?\d*)?[dfl]?|0[box][\da-f_]+"
+    r"|y|yes|n|no|t|true|f|false|on|off|null|none|nil|na|nan|inf|infinity|epoch|now|today|tomorrow|yesterday"
+)
+"""A name is a folder `project=NAME`, and DuckDB, Polars, Spark and pandas infer the type of this column from its names:
+2026, 007, 1e5, 2026-11-20 or null would be another value there."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,7 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
     merged = _merge(values, overrides)
     origins = {**origins, **names}
     for name in merged["projects"] if isinstance(merged.get("projects"), Mapping) else ():
-        if not _PROJECT_NAME.match(name):
-            where = origins.get(f"projects.{name}", "settings")
-            raise ConfigError(f'projects.{name} ({where}): a project name is lower-case letters, digits, "-" and "_"')
+        _check_project_name(name, origins.get(f"projects.{name}", "settings"))
     try:
         settings = Settings(**merged)
     except ValidationError as error:
@@ -132,6 +136,16 @@ def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[
         if section not in Settings.model_fields:
             raise ConfigError(_unknown(section, name, Settings.model_fields))
     return values, names
+
+
+def _check_project_name(name: str, where: str) -> None:
+    if not _PROJECT_NAME.fullmatch(name):
+        raise ConfigError(f'projects.{name} ({where}): a project name is lower-case letters, digits, "-" and "_"')
+    if _TYPED_NAME.fullmatch(name):
+        raise ConfigError(
+            f"projects.{name} ({where}): other readers of the tables take this name for a number, a date, a boolean or"
+            f" null; choose one that begins with a word, such as project-{name}"
+        )
 
 
 def _check_known(values: Mapping[str, Any], origins: Mapping[str, str], model: type[BaseModel], at: str = "") -> None:

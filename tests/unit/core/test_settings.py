@@ -9,8 +9,9 @@ from decimal import Decimal
 from pathlib import Path
 from urllib.parse import quote_plus
 
+import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -195,6 +196,45 @@ def test_a_wrong_file_is_one_line_with_the_cure(write: Write, text: str, named: 
     """The message names the key, its file, and a valid value."""
     path = write(text)
     assert named.replace("FILE", str(path)) in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["2026", "007", "7", "1e5", "1_000", "0x1f", "1d", "2026-11-20", "2026-11", "true", "no", "null", "nan", "epoch"],
+)
+def test_a_project_name_is_text_for_every_reader(write: Write, name: str) -> None:
+    """A name that another reader takes for a number, a date, a boolean or null is refused with the reason and a name
+    that is accepted."""
+    path = write(f'[projects."{name}"]\napp_id = "1"\napp_key = "k"\n')
+    message = refusal(path)
+    assert message.startswith(f"projects.{name} ({path}): other readers of the tables take this name for a number")
+    assert message.endswith(f"such as project-{name}")
+    assert load(write(f'[projects."project-{name}"]\napp_id = "1"\napp_key = "k"\n'), {}).settings.projects
+
+
+@given(
+    name=st.from_regex(r"[a-z0-9][a-z0-9_-]{0,9}", fullmatch=True)
+    | st.from_regex(r"[0-9][0-9_]{0,3}[-ebxdfl]?[0-9]{0,2}[-_]?[0-9]{0,2}[a-z]?", fullmatch=True)
+)
+def test_an_accepted_name_is_no_other_value(name: str) -> None:
+    """DuckDB reads no accepted name as a number, a date, a time stamp or a boolean."""
+    assume("__" not in name)  # separates levels in a variable
+    variable = f"POSTROOM_PROJECTS__{name.upper()}__APP"
+    try:
+        load(None, {f"{variable}_ID": "1", f"{variable}_KEY": "k"})
+    except ConfigError:
+        return
+    kinds = ("BIGINT", "DOUBLE", "DATE", "TIMESTAMP", "BOOLEAN")
+    with duckdb.connect() as connection:
+        tried = f"SELECT {', '.join(f'TRY_CAST($1 AS {kind})' for kind in kinds)}"
+        assert connection.execute(tried, [name]).fetchone() == (None,) * len(kinds)
+
+
+def test_usual_project_names_are_accepted(write: Write) -> None:
+    """Names with digits, dashes and underscores that no reader takes for another value stay valid."""
+    names = ("acme", "acme-2", "2nd-line", "emea_2026", "3m", "e5", "true-north", "a")
+    text = "".join(f'[projects."{name}"]\napp_id = "1"\napp_key = "k"\n' for name in names)
+    assert tuple(load(write(text), {}).settings.projects) == names
 
 
 @pytest.mark.parametrize(
