@@ -79,7 +79,9 @@ Set = Annotated[
 Data = Annotated[str | None, typer.Option("--data", metavar="JSON", help="Custom data, a JSON object.")]
 File = Annotated[Path | None, typer.Option("--file", help="Rooms file; default: rooms.file of the settings.")]
 Prune = Annotated[bool, typer.Option("--prune", help="Delete rooms that this file created and no longer contains.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Delete and recreate rooms whose mode or type differs.")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Recreate rooms whose mode or type differs, then delete the old ones.")
+]
 ShowSecrets = Annotated[bool, typer.Option("--show-secrets", help="Show PINs, passwords and keys unmasked.")]
 
 

@@ -2,13 +2,14 @@
 
 Every step can be repeated, and a killed run is completed by the next one, whose plan is computed from the actual rooms.
 PATCH and DELETE can be sent twice. POST cannot: after a failure with an unknown result, the room is looked up by its
-external key.
+external key. A room is replaced by creating the new one first: a refused room, or a killed run, deletes nothing.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 import structlog
 
 from pipeline.core.context import App, chosen_projects, record_item
-from pipeline.core.errors import Refused, RoomMissing, Throttled, Transient
+from pipeline.core.errors import ApiError, Refused, RoomActive, RoomMissing, Throttled, Transient
 from pipeline.core.models import RunResult
 from pipeline.core.settings.load import read_toml
 from pipeline.enablex import rooms as requests
@@ -27,7 +28,16 @@ from pipeline.enablex.protocol import rooms_request
 from pipeline.enablex.rooms import Document
 from pipeline.rooms import audit, plan, spec
 from pipeline.rooms.audit import RoomUse
-from pipeline.rooms.plan import Change, Room, RoomsFile, by_external_key, external_key_of, marked_body, read_rooms_file
+from pipeline.rooms.plan import (
+    Change,
+    Room,
+    RoomsFile,
+    by_external_key,
+    external_key_of,
+    marked_body,
+    read_rooms_file,
+    replaced_by,
+)
 from pipeline.storage import raw
 from pipeline.tables import parquet
 
@@ -96,7 +106,9 @@ class _Creation:
 
     def _attempt(self) -> Document:
         if self.is_unconfirmed:
-            matches = by_external_key(requests.parse_rooms(self._client.send(rooms_request()))).get(self._external_key)
+            rooms = by_external_key(requests.parse_rooms(self._client.send(rooms_request())))
+            same = rooms.get(self._external_key, [])
+            matches = [room for room in same if replaced_by(room) == replaced_by(self._body)]  # not the replaced room
             if matches:
                 _log.info("room.recovered", external_key=self._external_key, room_id=matches[0]["room_id"])
                 return matches[0]
@@ -136,8 +148,7 @@ class RoomApplier:
                 client.call(requests.update_request(room_id, change.body))
                 return {"updated": 1}
             case "replace", str(room_id):
-                delete_room(client, room_id)
-                self._create(change)
+                self._replace(client, change, room_id)
                 return {"replaced": 1}
             case "delete", str(room_id):
                 return {"deleted": 1} if delete_room(client, room_id) else {"already_gone": 1}
@@ -155,13 +166,28 @@ class RoomApplier:
         """
         client = self._app.clients[project]
         rooms = by_external_key(list_rooms(client))
-        later = [
-            room["room_id"] for external_key in self._unconfirmed[project] for room in rooms.get(external_key, [])[1:]
+        created = [
+            [room["room_id"] for room in rooms.get(external_key, []) if room["room_id"] not in self._before[project]]
+            for external_key in self._unconfirmed[project]
         ]
-        duplicates = [room_id for room_id in later if room_id not in self._before[project]]
-        return {"doubles_deleted": sum(delete_room(client, room_id) for room_id in duplicates)}
+        return {"doubles_deleted": sum(delete_room(client, room_id) for same in created for room_id in same[1:])}
 
-    def _create(self, change: Change) -> None:
+    def _replace(self, client: EnablexClient, change: Change, room_id: str) -> None:
+        """Create the new room, then delete the old one, unless a session is running in it."""
+        with suppress(RoomMissing):
+            if requests.parse_users(client.call(requests.users_request(room_id))):
+                raise RoomActive("a session is running in the room; run again when it is over")
+        new_id = self._create(change)["room_id"]
+        try:
+            delete_room(client, room_id)
+        except ApiError as error:
+            left = (
+                f"created {new_id}, but the room that it replaces, {room_id}, is not deleted; the next apply deletes it"
+            )
+            error.args = (f"{left}: {error}",)
+            raise
+
+    def _create(self, change: Change) -> Document:
         if change.project in self._no_keys:
             raise Refused(self._no_keys[change.project])
         client = self._app.clients[change.project]
@@ -172,6 +198,7 @@ class RoomApplier:
             if creation.is_unconfirmed:
                 self._unconfirmed[change.project].add(change.external_key)
         self._check_key(client, change, room)
+        return room
 
     def _check_key(self, client: EnablexClient, change: Change, room: Document) -> None:
         """Delete a new room if EnableX does not return its external key: every run would create it again."""

@@ -3,7 +3,7 @@
 A room is identified by an external key in its `data`: `postroom_key = "<file>/<key>"`. `data` also contains
 `postroom_digest`, a digest of the room in the file when it was last written, and `postroom_fields`, the fields that the
 file named then. So a listing that omits fields (observed) hides no change, and a field that the file no longer names is
-reset to its default.
+reset to its default. A room that replaced another one also contains `postroom_replaces`, the `room_id` of that one.
 
 Source: enablex-api.md section 9; docs/guide/rooms.md shows the use.
 """
@@ -38,11 +38,13 @@ __all__ = [
     "masked",
     "plan_rooms",
     "read_rooms_file",
+    "replaced_by",
     "room_name",
     "room_type",
 ]
 
 KEY, DIGEST, NAMED = "postroom_key", "postroom_digest", "postroom_fields"
+REPLACES = "postroom_replaces"
 
 _MASK = "********"
 _SECRET_PATHS = {field.path for field in FIELDS.values() if field.is_secret}
@@ -71,6 +73,12 @@ def external_key_of(room: Mapping[str, Any]) -> str | None:
     """The external key of a room, if it has one."""
     external_key = get_path(room, ("data", KEY))
     return external_key if isinstance(external_key, str) and external_key else None
+
+
+def replaced_by(room: Mapping[str, Any]) -> str | None:
+    """The `room_id` of the room that this one was created to replace, if any; also of the body that creates it."""
+    room_id = get_path(room, ("data", REPLACES))
+    return room_id if isinstance(room_id, str) and room_id else None
 
 
 def by_external_key(rooms: Iterable[Document]) -> dict[str, list[Document]]:
@@ -173,16 +181,32 @@ def plan_rooms(
 ) -> RoomChanges:
     """Compare a rooms file with the rooms of the projects in `actual`; other projects are omitted.
 
-    `prune`: delete rooms created from the file that it no longer contains. `replace`: delete and create again a room
-    whose mode or type differs.
+    `prune`: delete rooms created from the file that it no longer contains. `replace`: create again a room whose mode or
+    type differs, and delete the old one. An old one that was not deleted then is deleted without any option.
     """
     changes = []
     for project, rooms in actual.items():
         existing = by_external_key(rooms)
+        leftovers = {
+            external_key: _leftovers(same)
+            for external_key, same in existing.items()
+            if external_key.startswith(f"{file.name}/")
+        }
         desired = {file.external_key(room.key): room for room in file.rooms if room.project == project}
         changes += [
-            _change(room, external_key, existing.get(external_key, []), now, replace=replace)
+            _change(
+                room,
+                external_key,
+                [same for same in existing.get(external_key, []) if same not in leftovers.get(external_key, [])],
+                now,
+                replace=replace,
+            )
             for external_key, room in desired.items()
+        ]
+        changes += [
+            _deletion(project, external_key, room, why="another room replaced it")
+            for external_key in desired
+            for room in leftovers.get(external_key, [])
         ]
         changes += [
             _dropped(project, external_key, room, prune=prune)
@@ -194,11 +218,25 @@ def plan_rooms(
 
 
 def _dropped(project: str, external_key: str, room: Document, *, prune: bool) -> Change:
-    why = "no longer in the file" if prune else "no longer in the file; --prune deletes it"
+    if prune:
+        return _deletion(project, external_key, room, why="no longer in the file")
+    why = "no longer in the file; --prune deletes it"
+    return dataclasses.replace(_deletion(project, external_key, room, why=why), action="ignored")
+
+
+def _deletion(project: str, external_key: str, room: Document, *, why: str) -> Change:
     key = external_key.partition("/")[2]
-    return Change(
-        "delete" if prune else "ignored", project, key, external_key, room_name(room), room["room_id"], why=why
-    )
+    return Change("delete", project, key, external_key, room_name(room), room["room_id"], why=why)
+
+
+def _leftovers(same: Sequence[Document]) -> list[Document]:
+    """Rooms of one external key that another of them replaced, but that were not deleted.
+
+    Of more than one remaining room none is known to be right, so nothing is a leftover.
+    """
+    replaced = {replaced_by(room) for room in same}
+    leftovers = [room for room in same if room["room_id"] in replaced]
+    return leftovers if len(same) - len(leftovers) == 1 else []
 
 
 def _change(
@@ -245,8 +283,9 @@ def _fixed(create: Change, compared: _Compared, *, may_replace: bool) -> Change:
     why = f"{', '.join(d.field for d in compared.fixed)} cannot be changed"
     differences = (*compared.fixed, *compared.changed)
     if may_replace:
-        return dataclasses.replace(create, action="replace", differences=differences, why=why)
-    why += "; --replace deletes the room and creates it again"
+        body = {**create.body, "data": {**create.body["data"], REPLACES: create.room_id}}
+        return dataclasses.replace(create, action="replace", differences=differences, why=why, body=body)
+    why += "; --replace creates it again and deletes this one"
     return _without_body(create, "blocked", differences=differences, why=why)
 
 

@@ -277,6 +277,132 @@ def test_a_room_created_twice_after_a_late_listing_is_deleted(monkeypatch: pytes
         assert keys(site) == {"clinic/a": 1}
 
 
+# --- a room is replaced ---
+
+GROUP = {"a": {"name": "n", "owner_ref": "o", "participants": 2, "quality": "SD"}}
+LECTURE = {"a": {**GROUP["a"], "mode": "lecture"}}
+
+
+def modes(site: Site) -> list[str]:
+    """The modes of the rooms with the key `clinic/a`, sorted."""
+    rooms = [room for room in actual(site).values() if room["data"].get("postroom_key") == "clinic/a"]
+    return sorted(room["settings"]["mode"] for room in rooms)
+
+
+def id_of(site: Site, mode: str) -> str:
+    (found,) = [
+        room["room_id"]
+        for room in actual(site).values()
+        if room["data"].get("postroom_key") == "clinic/a" and room["settings"]["mode"] == mode
+    ]
+    return str(found)
+
+
+def test_a_refused_replacement_deletes_nothing(make_site: Callable[..., Site]) -> None:
+    """If EnableX refuses the new room, the old one stays as it was, and no DELETE is sent."""
+    site = make_site(ONE)
+    site.outcome("rooms", "apply", "--file", str(write(site, "clinic", GROUP)))
+    before = actual(site)
+    path = write(site, "clinic", {"a": {**LECTURE["a"], "quality": "HD"}})
+    site.simulator.faults.on("plan_quality_sd")
+    refused = site.outcome("rooms", "apply", "--replace", "--file", str(path))
+    assert (refused["ok"], "10021" in str(refused["failed"])) == (False, True)
+    assert "DELETE" not in {seen.method for seen in site.simulator.requests}
+    assert actual(site) == before
+
+
+def test_a_room_in_use_is_not_replaced(make_site: Callable[..., Site]) -> None:
+    """A room with users is neither replaced nor doubled: the next run tries again."""
+    site = make_site(ONE)
+    site.outcome("rooms", "apply", "--file", str(write(site, "clinic", GROUP)))
+    path = write(site, "clinic", LECTURE)
+    site.simulator.rooms.start_session("acme", id_of(site, "group"), NOW)
+    used = site.outcome("rooms", "apply", "--replace", "--file", str(path))
+    assert (used["counts"], "a session is running" in str(used["failed"])) == ({}, True)
+    assert modes(site) == ["group"]
+    site.simulator.rooms.end_session("acme", id_of(site, "group"))
+    assert site.outcome("rooms", "apply", "--replace", "--file", str(path))["counts"] == {"replaced": 1}
+    assert modes(site) == ["lecture"]
+
+
+def test_an_old_room_that_stays_is_named_and_deleted_later(make_site: Callable[..., Site]) -> None:
+    """If the old room cannot be deleted, because a session began meanwhile, the result names both rooms; every later
+    plan deletes the old one, without `--replace`, until it is gone. Other rooms with the key are never guessed at."""
+    site = make_site(ONE)
+    site.outcome("rooms", "apply", "--file", str(write(site, "clinic", GROUP)))
+    path, old_id = str(write(site, "clinic", LECTURE)), id_of(site, "group")
+
+    def enter(seen: RequestSeen) -> None:
+        if seen.method == "POST":
+            site.simulator.rooms.start_session("acme", old_id, NOW)
+
+    site.simulator.on_request = enter
+    left = site.outcome("rooms", "apply", "--replace", "--file", path)
+    site.simulator.on_request = None
+    assert modes(site) == ["group", "lecture"]
+    new_id = id_of(site, "lecture")
+    assert f"created {new_id}, but the room that it replaces, {old_id}, is not deleted" in str(left["failed"])
+    assert left["ok"] is False
+    planned = site.outcome("rooms", "plan", "--file", path)
+    assert {(change["action"], change["room_id"]) for change in planned["changes"]} == {
+        ("delete", old_id),
+        ("unchanged", new_id),
+    }
+    still = site.outcome("rooms", "apply", "--file", path)
+    assert (still["ok"], still["counts"], modes(site)) == (False, {"unchanged": 1}, ["group", "lecture"])
+    site.simulator.rooms.end_session("acme", old_id)
+    copied = {"name": "copy", "owner_ref": "o", "data": dict(actual(site)["acme", new_id]["data"])}
+    with open_app(site.settings(), now=NOW) as app:
+        copy_id = app.clients["acme"].send(request_for(copied))["room"]["room_id"]
+        assert plan_rooms(app, Path(path)).counts == {"blocked": 1}
+    site.outcome("rooms", "delete", copy_id)
+    assert site.outcome("rooms", "apply", "--file", path)["counts"] == {"deleted": 1, "unchanged": 1}
+    assert modes(site) == ["lecture"]
+    assert site.outcome("rooms", "plan", "--file", path)["counts"] == {"unchanged": 1}
+
+
+def test_a_replacement_killed_half_way_is_completed(make_site: Callable[..., Site]) -> None:
+    """After kill -9 between the creation of the new room and the deletion of the old one, the next run deletes the old
+    one and creates none."""
+    site = make_site(ONE)
+    site.outcome("rooms", "apply", "--file", str(write(site, "clinic", GROUP)))
+    path = str(write(site, "clinic", LECTURE))
+    started, process = threading.Event(), None
+
+    def kill(seen: RequestSeen) -> None:
+        if seen.method == "POST":
+            started.wait(10)
+            assert process is not None
+            process.kill()
+
+    site.simulator.on_request = kill
+    arguments = ["--config", str(site.config), "--now", NOW.isoformat(), "rooms", "apply", "--replace", "--file", path]
+    process = subprocess.Popen([sys.executable, "-m", "pipeline", *arguments], env=clean_environ())
+    started.set()
+    assert process.wait(60) == -signal.SIGKILL
+    site.simulator.on_request = None
+    while len(modes(site)) < 2:  # the simulator completes the request of the killed process
+        time.sleep(0.01)
+    assert site.outcome("rooms", "apply", "--file", path)["counts"] == {"deleted": 1, "unchanged": 1}
+    assert modes(site) == ["lecture"]
+
+
+@pytest.mark.parametrize("fault", ["lost_reply=1", "lost_reply_502=1", "truncated_body=1", "lost_reply=0.5"])
+def test_a_replacement_survives_lost_replies(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost reply never makes the old room pass for the new one, nor the new one for a second one."""
+    monkeypatch.setattr(retry, "_back_off", lambda _state: 0.0)
+    with running(ONE) as site, open_app(site.settings(), now=NOW) as app:
+        apply_rooms(app, write(site, "clinic", GROUP))
+        path = write(site, "clinic", LECTURE)
+        site.simulator.faults.on(fault)
+        apply_rooms(app, path, replace=True)
+        site.simulator.faults.clear()
+        assert "lecture" in modes(site)
+        apply_rooms(app, path, replace=True)
+        assert modes(site) == ["lecture"]
+        assert plan_rooms(app, path).counts == {"unchanged": 1}
+
+
 # --- kill -9, rate limit, 2,000 rooms ---
 
 
