@@ -214,7 +214,7 @@ def read_arrow(
         ConfigError: the table or a column does not exist.
     """
     found, names = _chosen(table, days, columns, project, lake)
-    return found.to_table(columns=names)
+    return found.select(names) if isinstance(found, pa.Table) else found.to_table(columns=names)
 
 
 def read_batches(
@@ -233,6 +233,8 @@ def read_batches(
         ConfigError: the table or a column does not exist.
     """
     found, names = _chosen(table, days, columns, project, lake)
+    if isinstance(found, pa.Table):
+        return iter(())
     batches: Iterator[pa.RecordBatch] = found.to_batches(
         columns=names, batch_size=ROW_GROUP_ROWS, batch_readahead=1, fragment_readahead=1
     )
@@ -258,17 +260,20 @@ def read(
 
 def _chosen(
     table: str, days: Period | None, columns: Sequence[str] | None, project: str | None, lake: ObjectStore | str
-) -> tuple[pads.Dataset, list[str]]:
-    """The objects and columns to read. pyarrow reads rows in the order of objects, and those are sorted by key."""
+) -> tuple[pa.Table | pads.Dataset, list[str]]:
+    """The objects and columns to read; a table without rows if there is no object.
+
+    pyarrow reads rows in the order of objects, and those are sorted by key.
+    """
     if table not in TABLES:
         raise ConfigError(f'no table "{table}"; tables are {", ".join(TABLES)}')
-    names = empty_table(table).schema.names
-    unknown = set(columns or ()) - set(names)
+    empty = empty_table(table)
+    unknown = set(columns or ()) - set(empty.schema.names)
     if unknown:
         raise ConfigError(f"{table} has no column {', '.join(sorted(unknown))}; see docs/reference/tables.md")
     lake = open_store(lake) if isinstance(lake, str) else lake
-    found = dataset(lake, table, table_keys(lake, table, project=project, days=days))
-    return found, list(columns) if columns else names
+    keys = table_keys(lake, table, project=project, days=days)
+    return dataset(lake, table, keys) if keys else empty, list(columns) if columns else empty.schema.names
 
 
 def to_pandas(rows: pa.Table, dtypes: DataFrameTypes = "arrow") -> pd.DataFrame:
