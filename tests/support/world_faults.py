@@ -280,7 +280,8 @@ def _twin(rng: random.Random, one: Shown, everyone: list[Shown]) -> None:
     """Another connection with the same identifying fields and another end."""
     twins = [other for other in everyone if other.conf_num == one.conf_num and other is not one]
     first, end, value = one.showings[0]
-    if not twins or not value["room"]["connect_dt"] or not value["room"]["disconnect_dt"]:
+    is_sound = value["sigserver"]["connect_dt"] in {None, iso(one.start)}
+    if not twins or not is_sound or not value["room"]["connect_dt"] or not value["room"]["disconnect_dt"]:
         return
     other = rng.choice(twins)
     other.start, other.end = one.start, one.start + (one.end - one.start) * 2

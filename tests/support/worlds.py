@@ -263,7 +263,7 @@ def _of_day(
 ) -> list[Reply]:
     documents = [document(value) for value in values]
     if source == "cdr":
-        for name in ("duplicates", "unreadable", "broken_json", "reordered"):
+        for name in ("unreadable", "broken_json", "duplicates", "reordered"):
             if name in active and documents and rng.random() < 0.5:
                 documents = REPLY_FAULTS[name](rng, documents, day)
         if "parts" in active and documents and rng.random() < 0.3:

@@ -169,9 +169,8 @@ def wrongly_billed(world: World, tables: Tables) -> Iterator[str]:
     rejected = _rejected_marks(world, tables)
     for truth in world.truths:
         rows = by_truth[truth.mark]
-        if not rows and truth.mark in rejected:
-            continue
-        if not truth.is_identified or not truth.is_shown or any(one.reasons for one in rows):
+        in_suspense = truth.mark in rejected or any(one.reasons for one in rows)
+        if in_suspense or not truth.is_identified or not truth.is_shown:
             continue
         if len(rows) != 1:
             yield f"{truth.mark}: {len(rows)} rows"
