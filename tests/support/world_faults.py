@@ -85,9 +85,10 @@ def _time(value: Value, *path: str) -> datetime | None:
     return datetime.fromisoformat(inner) if inner else None
 
 
-# --- sessions -----------------------------------------------------------------------------------------------------
+# --- worlds -------------------------------------------------------------------------------------------------------
 
-SESSION_FAULTS = ("sessions_for_weeks", "late_archives", "growing_archives", "hold_unlisted")
+WORLD_FAULTS = ("sessions_for_weeks", "late_archives", "growing_archives", "hold_unlisted", "decisions")
+"""Of whole worlds. Not faults, but switched like them: taken back records are held, and operators decide."""
 
 # --- connections: (random numbers, the connection, all connections) ----------------------------------------------
 
@@ -248,7 +249,8 @@ def wrong_durations(rng: random.Random, one: Shown, _all: list[Shown]) -> None:
 def late_records(rng: random.Random, one: Shown, _all: list[Shown]) -> None:
     """Not shown in the first nights."""
     night = rng.randrange(1, 4)
-    one.showings = [(max(first, night), end, value) for first, end, value in one.showings if end > night]
+    late = [(max(first, night), end, value) for first, end, value in one.showings if end > night]
+    one.showings = late or one.showings
 
 
 def taken_back(rng: random.Random, one: Shown, _all: list[Shown]) -> None:
@@ -356,6 +358,16 @@ def unknown_fields(_rng: random.Random, one: Shown, _all: list[Shown]) -> None:
     one.change(add)
 
 
+def system_participants(_rng: random.Random, one: Shown, _all: list[Shown]) -> None:
+    """A participant that EnableX adds: it publishes nothing, and has no screen."""
+
+    def add(value: Value) -> None:
+        value["user"] |= {"agent": "Mozilla/5.0 HeadlessChrome/120.0"}
+        value["published_track"] = dict.fromkeys(value["published_track"], False)
+
+    one.change(add)
+
+
 CONNECTION_FAULTS: dict[str, Fault] = {
     "long_connections": long_connections,
     "old_shape": old_shape,
@@ -368,6 +380,7 @@ CONNECTION_FAULTS: dict[str, Fault] = {
     "wrong_durations": wrong_durations,
     "vendor_minutes": vendor_minutes,
     "unknown_fields": unknown_fields,
+    "system_participants": system_participants,
     "no_ids": no_ids,
     "ids_later": ids_later,
     "same_id_twice": same_id_twice,

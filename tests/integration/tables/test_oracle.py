@@ -6,17 +6,12 @@ Make it smaller by a smaller size, or fewer faults.
 
 from __future__ import annotations
 
-import ast
-import json
-import math
 import os
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
-from decimal import Decimal
-from fractions import Fraction
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,14 +28,14 @@ from pipeline.storage.keys import asked_at_of_response, parse_raw_key
 from pipeline.tables.normalize import cdr
 from pipeline.tables.schemas import TABLES
 from tests.support.lakes import FIRST_REQUEST_AT, PROJECT, Lake
-from tests.support.oracle import KEYS, Reply, Tables, recompute
-from tests.support.paths import ROOT
+from tests.support.oracle import Decision, Reply, Tables, recompute
+from tests.support.table_differences import Difference, compare
 from tests.support.worlds import FAULTS, World, make_world, merged
 
 RULES_ARE_IMPLEMENTED = False
-"""Until the product follows the rules, columns and tables that it lacks are skipped, and worlds with faults may differ."""
+"""Until the product follows the rules: what it lacks is skipped, and worlds with other faults than these may differ."""
 
-WORLDS = 200 * int(os.environ.get("SOAK_TIMES", "1"))
+WORLDS = 1000 * int(os.environ["SOAK_TIMES"]) if "SOAK_TIMES" in os.environ else 200
 PER_LAKE = 8
 """Worlds whose replies are landed in one vault: a lake costs more than its rows."""
 SIZE = int(os.environ.get("ORACLE_SIZE", "6"))
@@ -49,32 +44,13 @@ CHOSEN_SEED = os.environ.get("ORACLE_SEED")
 
 KNOWN_SHAPES = (
     "old_shape", "corrections", "unknown_fields", "duplicates", "reordered", "late_records", "late_archives",
-    "growing_archives", "filter_by_connect", "to_date_exclusive",
+    "growing_archives", "filter_by_connect", "to_date_exclusive", "missing_ends", "taken_back", "unreadable", "parts",
 )  # fmt: skip
 """What EnableX documents or is known to do: the product always coped with these."""
 
 _TABLES = ("cdr", "cdr_history", "sessions", "usage_daily", "rejects", *(["suspense"] if "suspense" in TABLES else []))
-_REJECTED_COLUMNS = ("suspense_id", "day", "reasons", "decision")
 _IN_MEMORY = Path("/dev/shm")
-_TOLERANCE = 1e-9
-"""Of floats: sums of the product are exact, and rounded once."""
-
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One cell, or one row (`column` empty), that differs."""
-
-    table: str
-    key: tuple[Any, ...]
-    column: str
-    product: Any
-    oracle: Any
-
-    def __str__(self) -> str:
-        key = ", ".join(str(part) for part in self.key)
-        return f"{self.table} [{key}] {self.column or 'row'}: product {self.product!s}, oracle {self.oracle!s}"
 
 
 @pytest.mark.parametrize("first", range(0, WORLDS, PER_LAKE))
@@ -118,7 +94,7 @@ def test_every_true_connection_is_billed_once(first: int) -> None:
 
 
 def test_every_fault_occurs_and_every_reason_is_given() -> None:
-    """The worlds of the suite have every fault, every reason of suspense, rejects, earlier versions and split sessions."""
+    """The worlds of the suite have every fault and every reason of suspense, and most have 10 to 90 documents."""
     faults: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     sizes = []
@@ -133,19 +109,7 @@ def test_every_fault_occurs_and_every_reason_is_given() -> None:
         "stay_too_long", "stay_contradicts", "times_missing", "stay_unknown", "vendor_minutes", "same_id_twice",
         "not_listed", "rejected",
     }  # fmt: skip
-
-
-def test_the_oracle_imports_nothing_of_the_product() -> None:
-    """The oracle and the worlds import neither product code nor the libraries that the product computes with."""
-    forbidden = {"pipeline", "jobs", "pyarrow", "numpy", "pandas", "msgspec", "duckdb"}
-    files = [*(ROOT / "tests/support/oracle").glob("*.py"), *(ROOT / "tests/support").glob("world*.py")]
-    assert len(files) > 5
-    for path in files:
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {name.split(".")[0] for name in names} & forbidden, path
-            assert all(name.startswith("tests.support.") for name in names if name.split(".")[0] == "tests"), path
+    assert 10 < sorted(sizes)[len(sizes) // 10] < sorted(sizes)[9 * len(sizes) // 10] < 90
 
 
 def _size(found: tuple[World, list[Difference]]) -> int:
@@ -169,7 +133,8 @@ def wrongly_billed(world: World, tables: Tables) -> Iterator[str]:
     rejected = _rejected_marks(world, tables)
     for truth in world.truths:
         rows = by_truth[truth.mark]
-        in_suspense = truth.mark in rejected or any(one.reasons for one in rows)
+        is_skipped = world.rules.system_participants == "skip" and any(one.row["is_system"] for one in rows)
+        in_suspense = is_skipped or truth.mark in rejected or any(one.reasons for one in rows)
         if in_suspense or not truth.is_identified or not truth.is_shown:
             continue
         if len(rows) != 1:
@@ -184,10 +149,7 @@ def _rejected_marks(world: World, tables: Tables) -> set[str]:
     """True connections of which a document is a reject in suspense."""
     in_suspense = {row["suspense_id"] for row in tables.rows["suspense"]}
     rejected = [
-        one.raw
-        for reply in world.replies
-        for one in reply.documents
-        if f"reject-{one.sha256[:24]}" in in_suspense
+        one.raw for reply in world.replies for one in reply.documents if f"reject-{one.sha256[:24]}" in in_suspense
     ]
     return {truth.mark for truth in world.truths if any(f'"{truth.mark}"'.encode() in raw for raw in rejected)}
 
@@ -197,7 +159,9 @@ def _rejected_marks(world: World, tables: Tables) -> set[str]:
 
 def differences(world: World) -> list[Difference]:
     """Every cell in which the product differs from the oracle."""
-    rules = replace(world.rules, label=lambda identity: cdr.derived_id(identity))
+    rules = replace(world.rules, label=cdr.derived_id)
+    if not RULES_ARE_IMPLEMENTED:
+        rules = replace(rules, decisions=(), system_participants="bill", unlisted="bill")
     try:
         expected = recompute(world.replies, rules).rows
     except AssertionError as error:
@@ -205,14 +169,17 @@ def differences(world: World) -> list[Difference]:
     with tempfile.TemporaryDirectory(dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None) as folder:
         lake = Lake(Path(folder), table_names=(*_TABLES, "media"))
         refused = [found for reply in world.replies if (found := _land(lake, reply))]
+        _decide(lake, rules.decisions)
         lake.build()
         rows = {name: lake.rows(name) for name in _TABLES}
         months = sorted({line["day"].replace(day=1) for line in expected["lines"]} or {date(2026, 11, 1)})
         rows["lines"] = [line for month in months for line in _lines(lake, world, month, Path(folder))]
     rows["rejects"] = [_reject(row) for row in rows["rejects"]]
     return refused + [
-        one for table in (*_TABLES, "lines") for one in compare(table, rows[table], expected[table])
-    ]  # fmt: skip
+        one
+        for table in (*_TABLES, "lines")
+        for one in compare(table, rows[table], expected[table], may_lack_columns=not RULES_ARE_IMPLEMENTED)
+    ]
 
 
 def _land(lake: Lake, reply: Reply) -> Difference | None:
@@ -225,6 +192,12 @@ def _land(lake: Lake, reply: Reply) -> Difference | None:
     except UnreadableReply as error:
         return Difference("reply", (reply.asked_at,), "", error, "landed")
     return None
+
+
+def _decide(lake: Lake, decisions: Sequence[Decision]) -> None:
+    """Store the decisions of operators."""
+    if decisions:
+        raise NotImplementedError(f"the product has no decisions yet; {lake.folder}")
 
 
 def _lines(lake: Lake, world: World, month: date, folder: Path) -> list[Row]:
@@ -245,51 +218,3 @@ def _reject(row: Row) -> Row:
     name = parse_raw_key(row["source_key"])
     assert name is not None
     return row | {"asked_at": asked_at_of_response(name.response_id)}
-
-
-# --- comparing ----------------------------------------------------------------------------------------------------
-
-
-def compare(table: str, product: Iterable[Mapping[str, Any]], oracle: Iterable[Mapping[str, Any]]) -> list[Difference]:
-    """Rows that one side lacks or has twice, and cells that differ; columns that the product lacks only if it may."""
-    ours, theirs = _by_key(table, product), _by_key(table, oracle)
-    found = []
-    for key in sorted({*ours, *theirs}, key=str):
-        here, there = ours.get(key, []), theirs.get(key, [])
-        if len(here) != 1 or len(there) != 1:
-            found.append(Difference(table, key, "", f"{len(here)} rows", f"{len(there)} rows"))
-            continue
-        for column, value in there[0].items():
-            if column not in here[0]:
-                if RULES_ARE_IMPLEMENTED:
-                    found.append(Difference(table, key, column, "no column", value))
-            elif not _is_equal(table, column, here[0][column], value):
-                found.append(Difference(table, key, column, here[0][column], value))
-    return found
-
-
-def _by_key(table: str, rows: Iterable[Mapping[str, Any]]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
-    result: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        if table == "suspense" and row["reasons"] == "rejected":
-            row = {name: row[name] for name in _REJECTED_COLUMNS}  # noqa: PLW2901 - the rest depends on the document
-        key = tuple(row[name] for name in KEYS[table])
-        if table != "lines" or any(value for name, value in row.items() if name not in KEYS[table] and name != "project"):
-            result[key].append(row)
-    return result
-
-
-def _is_equal(table: str, column: str, product: Any, oracle: Any) -> bool:
-    if product is None or oracle is None:
-        return product is oracle
-    if table == "rejects" and column == "reason":
-        return str(product).startswith(oracle) or oracle == "no readable time" and oracle in product
-    if column == "extra":
-        return bool(json.loads(product) == oracle)
-    if isinstance(product, float) or isinstance(oracle, Fraction):
-        return math.isclose(float(product), float(oracle), rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
-    if isinstance(product, Decimal | int) and isinstance(oracle, Decimal | int):
-        return Decimal(product) == Decimal(oracle)
-    if isinstance(product, datetime):
-        return bool(product == oracle)
-    return bool(product == oracle)

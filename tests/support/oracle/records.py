@@ -6,20 +6,21 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from tests.support.oracle import documents, stays
+from tests.support.oracle import stays
 from tests.support.oracle.documents import CONNECT_TIMES, Columns, Rejected, columns, day_of
 from tests.support.oracle.inputs import Document, Reply, Rules, StoredReply
 
 IDENTITY = (
-    "call_log_id", "call_num", "user_ref", "user_name", "user_ip", "room_id", "signal_connected_at", "room_connected_at",
+    "call_log_id", "call_num", "user_ref", "user_name", "user_ip", "room_id", "signal_connected_at",
+    "room_connected_at",
 )  # fmt: skip
 """Fields of which two versions of one connection have no two different values."""
 
 HASHED = ("conf_num", "app_id", *IDENTITY)
-_NEVER = datetime(1, 1, 1, tzinfo=documents.UTC)
+_NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,7 @@ def observe(replies: Iterable[StoredReply]) -> tuple[list[Observation], list[Rej
         for ordinal, one in enumerate(stored.reply.documents):
             place = Place(stored, ordinal)
             try:
-                if not one.is_json:
-                    raise Rejected("not JSON")
-                row = columns(one.value)
-                _require_near(row, stored.reply)
+                row = _accepted(one, stored.reply)
             except Rejected as rejected:
                 rejects.append(Reject(place, one, str(rejected)))
             else:
@@ -100,11 +98,14 @@ def observe(replies: Iterable[StoredReply]) -> tuple[list[Observation], list[Rej
     return seen, rejects
 
 
-def _require_near(row: Columns, reply: Reply) -> None:
+def _accepted(one: Document, reply: Reply) -> Columns:
+    if not one.is_json:
+        raise Rejected("not JSON")
+    row = columns(one.value)
     away = abs(day_of(row) - reply.day).days
     connected = [row[name].date() for name in CONNECT_TIMES if row[name]]
     if away <= 3 or (away <= 5 and any(abs(day - reply.day).days <= 3 for day in connected)):
-        return
+        return row
     raise Rejected("more than 3 days")
 
 

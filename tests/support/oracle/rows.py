@@ -114,7 +114,9 @@ def history(record: Record) -> list[Row]:
     ]
 
 
-def suspense_rows(connections: Iterable[Connection], rejects: Iterable[Reject], listed: Listing, rules: Rules) -> list[Row]:
+def suspense_rows(
+    connections: Iterable[Connection], rejects: Iterable[Reject], listed: Listing, rules: Rules
+) -> list[Row]:
     rows = [
         {
             "suspense_id": one.row["cdr_id"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.support.oracle.documents import FIELDS
+from tests.support.oracle.documents import FIELDS, Unreadable
 from tests.support.oracle.inputs import StoredReply
 from tests.support.oracle.records import Place, Reject, within_days
 from tests.support.oracle.rows import Connection, Row
@@ -109,13 +109,11 @@ def listed_files(replies: Iterable[StoredReply]) -> tuple[list[ListedFile], list
     rejects: list[Reject] = []
     for stored in replies:
         for ordinal, document in enumerate(stored.reply.documents):
-            value = document.value if document.is_json else None
-            conf_num = value.get("conf_num") if isinstance(value, dict) else None
-            noon = datetime.combine(stored.reply.day, time(12), UTC)
-            moment = FIELDS["trans_at"][1](value["trans_date"]) if conf_num and value.get("trans_date") else noon
+            value = document.value if document.is_json and isinstance(document.value, dict) else {}
+            conf_num = value.get("conf_num")
+            moment = _moment(value) or datetime.combine(stored.reply.day, time(12), UTC)
             if not conf_num or not within_days(moment.date(), stored.reply.day):
-                reason = "not an object" if not isinstance(value, dict) else "missing or unreadable"
-                reason = reason if not conf_num else "more than 3 days"
+                reason = "more than 3 days" if conf_num else "missing or unreadable" if value else "not an object"
                 rejects.append(Reject(Place(stored, ordinal), document, reason))
                 continue
             for key, kind in _KINDS.items():
@@ -123,6 +121,13 @@ def listed_files(replies: Iterable[StoredReply]) -> tuple[list[ListedFile], list
                     name = urlsplit(url).path.rsplit("/", 1)[-1]
                     files.setdefault((conf_num, kind, name), ListedFile(conf_num, kind, name, moment))
     return list(files.values()), rejects
+
+
+def _moment(value: Mapping[str, Any]) -> datetime | None:
+    try:
+        return FIELDS["trans_at"][1](value["trans_date"]) if value.get("trans_date") else None
+    except Unreadable:
+        return None
 
 
 def _urls(value: Any) -> list[str]:
