@@ -33,7 +33,7 @@ class Shown:
     showings: list[tuple[int, int, Value]]
     is_identified: bool = True
     rivals: list[Shown] = field(default_factory=list)
-    """Connections that share its id or its identifying fields: told apart only where replies contain all of them."""
+    """Connections that share its id or its identifying fields: distinguished only where replies contain all of them."""
 
     def at(self, night: int) -> list[Value]:
         return [value for first, end, value in self.showings if first <= night < end]

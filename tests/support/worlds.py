@@ -148,7 +148,7 @@ def merged(worlds: Sequence[World]) -> World:
 
 
 def _is_always_with_rivals(one: Shown, vendor: Vendor, active: frozenset[str]) -> bool:
-    """Whether each reply contains either all documents that share an id, or none: only then they are told apart."""
+    """Whether each reply contains either all documents that share an id, or none: only then they can be distinguished."""
     together = [one, *one.rivals]
     if any(other.rivals[1:] or (one.rivals and len(other.showings) > 1) for other in together):
         return False
