@@ -76,13 +76,14 @@ def make_world(seed: int, *, size: int = 8, faults: Iterable[str] = FAULTS) -> W
     for name, fault in CONNECTION_FAULTS.items():
         if name in active:
             for one in list(shown):
-                if rng.random() < 0.35:
-                    fault(rng, one, shown)
+                chance = _random(seed, name, one.number)
+                if chance.random() < 0.35:
+                    fault(chance, one, shown)
     vendor = Vendor("filter_by_connect" in active, "to_date_exclusive" in active)
-    replies = _replies(rng, shown, vendor, active)
-    rules = _rules(rng, active)
+    replies = _replies(seed, shown, vendor, active)
+    rules = _rules(seed, active)
     if "decisions" in active:
-        rules = replace(rules, decisions=_decisions(rng, replies, rules))
+        rules = replace(rules, decisions=_decisions(seed, replies, rules))
     seen = {(one["user"] or {}).get("confName") for one in _objects(replies) if isinstance(one.get("user"), dict)}
     truths = tuple(
         Truth(
@@ -98,7 +99,13 @@ def make_world(seed: int, *, size: int = 8, faults: Iterable[str] = FAULTS) -> W
     return World(seed, size, active, rules, truths, tuple(replies))
 
 
-def _rules(rng: random.Random, active: frozenset[str]) -> Rules:
+def _random(seed: int, *place: object) -> random.Random:
+    """Random numbers of one place of a world: a world with fewer connections or faults is the same elsewhere."""
+    return random.Random(f"{seed} {place}")
+
+
+def _rules(seed: int, active: frozenset[str]) -> Rules:
+    rng = _random(seed, "rules")
     rules = Rules(zone=rng.choice(ZONES), rounding=rng.choice(ROUNDINGS))
     if "hold_unlisted" in active:
         rules = replace(rules, unlisted=rng.choice(["bill", "hold"]))
@@ -107,10 +114,11 @@ def _rules(rng: random.Random, active: frozenset[str]) -> Rules:
     return rules
 
 
-def _decisions(rng: random.Random, replies: Iterable[Reply], rules: Rules) -> tuple[Decision, ...]:
+def _decisions(seed: int, replies: Iterable[Reply], rules: Rules) -> tuple[Decision, ...]:
     """Decisions about half of what is in suspense; some were made for other minutes or reasons, and hold no longer."""
     decisions = []
     for number, row in enumerate(recompute(replies, rules).rows["suspense"]):
+        rng = _random(seed, "decisions", row["suspense_id"])
         if rng.random() < 0.5 or row["suspense_id"].startswith("derived-"):
             continue  # the oracle does not know the product's derived ids
         minutes = row.get("at_stake_min")
@@ -148,7 +156,7 @@ def merged(worlds: Sequence[World]) -> World:
 
 
 def _is_always_with_rivals(one: Shown, vendor: Vendor, active: frozenset[str]) -> bool:
-    """Whether each reply contains either all documents that share an id, or none: only then they can be distinguished."""
+    """Whether each reply contains either all documents that share an id, or none: only then they differ."""
     together = [one, *one.rivals]
     if any(other.rivals[1:] or (one.rivals and len(other.showings) > 1) for other in together):
         return False
@@ -259,10 +267,10 @@ def _shown(
 # --- what is replied ----------------------------------------------------------------------------------------------
 
 
-def _replies(rng: random.Random, shown: list[Shown], vendor: Vendor, active: frozenset[str]) -> list[Reply]:
+def _replies(seed: int, shown: list[Shown], vendor: Vendor, active: frozenset[str]) -> list[Reply]:
     """Each night asks for every day on which EnableX ever has something, and for one on which it has nothing."""
     days = {day for one in shown for _, _, value in one.showings for day in vendor.days(value)}
-    archives = _archives(rng, shown, active)
+    archives = _archives(seed, shown, active)
     archive_days = {day for listings in archives for day, _ in listings}
     replies: list[Reply] = []
     for night, asked_at in enumerate(NIGHTS):
@@ -275,7 +283,7 @@ def _replies(rng: random.Random, shown: list[Shown], vendor: Vendor, active: fro
                     values = [value for at, value in archives[night] if at == day]
                     if not any(at == day for listings in archives for at, _ in listings):
                         continue
-                replies += _of_day(rng, source, day, clock, values, active)
+                replies += _of_day(_random(seed, night, day), source, day, clock, values, active)
     return replies
 
 
@@ -312,15 +320,14 @@ def _parts(day: date, clock: Callable[[], datetime], documents: list[Document]) 
     return [Reply(day, clock(), tuple(inside), "cdr", room_id) for room_id, inside in by_room.items()]
 
 
-def _archives(
-    rng: random.Random, shown: list[Shown], active: frozenset[str]
-) -> list[list[tuple[date, dict[str, Any]]]]:
+def _archives(seed: int, shown: list[Shown], active: frozenset[str]) -> list[list[tuple[date, dict[str, Any]]]]:
     """For each night, the archive records with the day on which they are listed."""
     listings: list[list[tuple[date, dict[str, Any]]]] = [[] for _ in NIGHTS]
     by_day: dict[tuple[str, date], list[Shown]] = defaultdict(list)
     for one in shown:
         by_day[one.conf_num, one.start.date()].append(one)
     for (conf_num, day), together in by_day.items():
+        rng = _random(seed, "archives", conf_num, day)
         if rng.random() < 0.5:
             continue
         written = max(one.end for one in together) + timedelta(minutes=1)
