@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -198,6 +198,39 @@ _UNDOCUMENTED = st.tuples(
     st.sampled_from(["beta", "auth_token", "pin", "app_key", "é", "a.b"]),
 ).map(lambda parent_and_key: (*parent_and_key[0], parent_and_key[1]))
 _DRIFT = st.tuples(st.sampled_from(_PLACES) | _UNDOCUMENTED, st.just(DROP) | _ODD)
+
+
+_LEVELS = [(), ("user",), ("room",), ("usage",), ("price",), ("room", "room_details"), ("stats_quality",),
+           ("room", "room_details", "settings"), ("room", "room_details", "sip")]  # fmt: skip
+_KEYS = ["beta", "region", "é", "a.b", "", "$repaired", "auth_token", "pin", "name", "sip", "created", "conf_num"]
+_KEY_TEXTS = st.sampled_from(_KEYS).map(json.dumps) | st.sampled_from(['"\\u0062eta"', '"\\"q"', '"n\\u0061me"'])
+_VALUE_TEXTS = st.one_of(
+    st.sampled_from(
+        ["null", "true", "-0", "1.50", "1E2", "123456789012345678901234", '""',
+         '"x"', '"\\u00e9\\n"', '"\\/"', '"\U0001f600"',
+         "{}", "[]", "[ ]", '{"a":null,"b":{"token":"hush"}}', '{ "z":[{"pin":1},""],"a":"\\"q" }',
+         '[1, {"b":"","a":2}]',
+         '{"a":1,"a":2}', '{"":""}', '{"authorization":"hush"}', "[" * 70 + "]" * 70]
+    ),
+    _ODD.map(json.dumps),
+)  # fmt: skip
+_MEMBERS = st.tuples(st.sampled_from(_LEVELS), _KEY_TEXTS, _VALUE_TEXTS)
+
+
+def spelled(document: Any, others: Sequence[tuple[tuple[str, ...], str, str]] = (), at: tuple[str, ...] = ()) -> str:
+    """A document as JSON with further members (path of their object, key and value as JSON), also repeated ones."""
+    if not isinstance(document, dict):
+        return json.dumps(document)
+    members = [f"{json.dumps(key)}:{spelled(value, others, (*at, key))}" for key, value in document.items()]
+    members += [f"{key}: {value}" for path, key, value in others if path == at]
+    return "{" + ", ".join(members) + "}"
+
+
+@st.composite
+def drifted_documents(draw: Callable[..., Any]) -> msgspec.Raw:
+    """Documents with up to 4 further members at any level: undocumented, repeated, escaped, secret or empty ones."""
+    document = draw(sound_documents() | sound_documents() | documents())
+    return msgspec.Raw(spelled(document, draw(st.lists(_MEMBERS, max_size=4))).encode())
 
 
 @st.composite

@@ -12,7 +12,7 @@ class Scanner:
         lengths: np.ndarray,
         kinds: np.ndarray,
         irregular: np.ndarray,
-    ) -> None: ...
+    ) -> np.ndarray: ...
     def cut(
         self,
         text: bytearray,
@@ -21,7 +21,7 @@ class Scanner:
         lengths: np.ndarray,
         kinds: np.ndarray,
         irregular: np.ndarray,
-    ) -> int: ...
+    ) -> tuple[int, np.ndarray]: ...
 
 def is_plain(text: bytes) -> bool: ...
 def gathered(

@@ -7,12 +7,15 @@ outside the input.
 
 import numpy as np
 from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint64_t
+from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy
 
 cdef enum:
     EMPTY, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST  # as in normalize/json_cells.py
     MAX_DEPTH = 64  # of a value; deeper ones are irregular
     MAX_KEYS = 64  # of one object
+    MAX_OTHERS = 64  # unknown members of one document; with more it is irregular
+    OTHER_FIELDS = 7  # numbers per unknown member
     DOCUMENTS_PER_PASS = 64
     SKIPPED = -1
 
@@ -29,14 +32,20 @@ cdef struct Walk:
     Place base
     Place end
     Py_ssize_t document
+    int64_t* others  # unknown members, OTHER_FIELDS numbers each
+    Py_ssize_t count, first, size  # of unknown members: all, those before this document, allocated
 
 
 cdef class Scanner:
     """Locates the values at the ends of the paths of a tree.
 
     `nodes` are the objects of the tree, outermost first: for each its keys with their targets: a row number, -1 for an
-    allowed key that is skipped, or -2 - n for node n. Other documents are irregular: a key outside the tree, a repeated
-    key, a key with escapes, a plain value in place of an object, or a depth above MAX_DEPTH.
+    allowed key that is skipped, or -2 - n for node n. A member with a key outside the tree is an unknown member: its
+    value is skipped and its place noted. Other documents are irregular: a repeated key, a key with escapes, a plain
+    value in place of an object, a depth above MAX_DEPTH, or more than MAX_OTHERS unknown members.
+
+    `scan` and `cut` return the unknown members of regular documents, in order of documents: rows of document, node,
+    start and length of the key, start and length of the value, its kind.
     """
 
     cdef const uint8_t[::1] _names
@@ -60,51 +69,62 @@ cdef class Scanner:
         cdef int32_t[::1] likely = np.array(self._firsts)
         cdef Walk walk
         cdef Place at
+        begin(&walk)
         if text.shape[0] == 0:
-            return
+            return members(&walk)
         walk.base = &text[0]
         with nogil:
             for walk.document in range(documents.shape[0]):
+                walk.first = walk.count
                 walk.end = walk.base + documents[walk.document, 1]
                 at = walk.base + documents[walk.document, 0]
                 at = self._object(&walk, spaces(at, walk.end), 0, likely, starts, lengths, kinds)
                 irregular[walk.document] = at == NULL or spaces(at, walk.end) != walk.end
+                if irregular[walk.document]:
+                    walk.count = walk.first
+        return members(&walk)
 
     def cut(self, const uint8_t[::1] text, int64_t[:, ::1] documents, int64_t[:, ::1] starts,
             int32_t[:, ::1] lengths, uint8_t[:, ::1] kinds, uint8_t[::1] irregular):
-        """Fill the same arrays and `documents` from comma-separated documents; return the number of documents.
+        """Fill the same arrays and `documents` from comma-separated documents.
 
-        Counts only documents followed by a comma, at most the length of `documents`.
+        Returns the number of documents, and their unknown members. Counts only documents followed by a comma, at most
+        the length of `documents`.
         """
         cdef int32_t[::1] likely = np.array(self._firsts)
         cdef Walk walk
         cdef Place start, at
+        begin(&walk)
         if text.shape[0] == 0:
-            return 0
+            return 0, members(&walk)
         walk.base = &text[0]
         walk.end = walk.base + text.shape[0]
         walk.document = 0
         with nogil:
             start = spaces(walk.base, walk.end)
             while start < walk.end and walk.document < documents.shape[0]:
+                walk.first = walk.count
                 at = self._object(&walk, start, 0, likely, starts, lengths, kinds)
                 irregular[walk.document] = at == NULL
                 if at == NULL:
+                    walk.count = walk.first
                     at = skipped(start, walk.end)
                 if at == NULL:
                     break
                 documents[walk.document, 0], documents[walk.document, 1] = start - walk.base, at - walk.base
                 at = spaces(at, walk.end)
                 if at >= walk.end or at[0] != b",":
+                    walk.count = walk.first
                     break
                 walk.document += 1
                 start = spaces(at + 1, walk.end)
-        return walk.document
+        return walk.document, members(&walk)
 
     cdef Place _object(self, Walk* walk, Place at, int32_t node, int32_t[::1] likely, int64_t[:, ::1] starts,
                        int32_t[:, ::1] lengths, uint8_t[:, ::1] kinds) noexcept nogil:
         """One object from its opening brace; return the position after it, or NULL if it is irregular."""
         cdef Place end = walk.end, name
+        cdef Py_ssize_t length
         cdef int32_t key, target
         cdef uint64_t seen = 0, bit
         cdef Value value
@@ -118,18 +138,20 @@ cdef class Scanner:
             at = <Place> memchr(name, b'"', end - name)
             if at == NULL:
                 return NULL
-            key = self._key(node, name, at - name, likely)
-            if key < 0:
+            length = at - name
+            key = self._key(node, name, length, likely)
+            if key >= 0:
+                bit = (<uint64_t> 1) << (key - self._firsts[node])
+                if seen & bit:
+                    return NULL
+                seen |= bit
+            elif memchr(name, b"\\", length) != NULL or is_noted(walk, node, name, length):
                 return NULL
-            bit = (<uint64_t> 1) << (key - self._firsts[node])
-            if seen & bit:
-                return NULL
-            seen |= bit
             at = spaces(at + 1, end)
             if at >= end or at[0] != b":":
                 return NULL
             at = spaces(at + 1, end)
-            target = self._targets[key]
+            target = self._targets[key] if key >= 0 else SKIPPED
             if target < SKIPPED and at < end and at[0] != b"n":
                 at = self._object(walk, at, -2 - target, likely, starts, lengths, kinds)
             else:
@@ -138,6 +160,8 @@ cdef class Scanner:
                     starts[target, walk.document] = value.start - walk.base
                     lengths[target, walk.document] = <int32_t> (value.end - value.start)
                     kinds[target, walk.document] = value.kind
+                elif key < 0 and at != NULL and not note(walk, node, name, length, &value):
+                    return NULL
             if at == NULL:
                 return NULL
             at = spaces(at, end)
@@ -161,6 +185,52 @@ cdef class Scanner:
                 return key
             key += 1
         return -1
+
+
+cdef void begin(Walk* walk) noexcept:
+    walk.others = NULL
+    walk.count = walk.first = walk.size = 0
+
+
+cdef members(Walk* walk):
+    """The unknown members as an array; frees them."""
+    cdef int64_t[:, ::1] rows
+    try:
+        rows = np.empty((walk.count, OTHER_FIELDS), np.int64)
+        if walk.count:
+            memcpy(&rows[0, 0], walk.others, walk.count * OTHER_FIELDS * sizeof(int64_t))
+        return np.asarray(rows)
+    finally:
+        free(walk.others)
+        walk.others = NULL
+
+
+cdef bint is_noted(Walk* walk, int32_t node, Place name, Py_ssize_t length) noexcept nogil:
+    """Whether the object has an unknown member of this name already. A node is at most one object of a document."""
+    cdef int64_t* row = walk.others + walk.first * OTHER_FIELDS
+    for _ in range(walk.count - walk.first):
+        if row[1] == node and row[3] == length and memcmp(walk.base + row[2], name, length) == 0:
+            return True
+        row += OTHER_FIELDS
+    return False
+
+
+cdef bint note(Walk* walk, int32_t node, Place name, Py_ssize_t length, Value* value) noexcept nogil:
+    """Add an unknown member; false if there are too many, or no memory."""
+    cdef int64_t* row
+    if walk.count - walk.first >= MAX_OTHERS:
+        return False
+    if walk.count == walk.size:
+        row = <int64_t*> realloc(walk.others, (2 * walk.size + MAX_OTHERS) * OTHER_FIELDS * sizeof(int64_t))
+        if row == NULL:
+            return False
+        walk.others = row
+        walk.size = 2 * walk.size + MAX_OTHERS
+    row = walk.others + walk.count * OTHER_FIELDS
+    row[0], row[1], row[2], row[3] = walk.document, node, name - walk.base, length
+    row[4], row[5], row[6] = value.start - walk.base, value.end - value.start, value.kind
+    walk.count += 1
+    return True
 
 
 cdef inline Place spaces(Place at, Place end) noexcept nogil:

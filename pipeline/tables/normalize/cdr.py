@@ -64,6 +64,7 @@ WITHOUT_COLUMN: tuple[Path, ...] = (
     *(("room", "room_details", "settings", name) for name in _SETTINGS),
     ("user", "confName"),
     ("sigserver", "ip"),
+    ("$repaired",),
 )
 """Documented fields without a column: stored in `extra` and not reported as unknown."""
 

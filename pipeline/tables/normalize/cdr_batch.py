@@ -1,8 +1,8 @@
 """Turn batches of CDR documents into columns of `cdr` (pure): the result of `cdr_row`, about 15 times faster.
 
-In documents of a documented shape, values are located without creating objects, and each column is read as a whole.
-Other values, and then other documents, fall back to `cdr_row`, which is the definition. A property test compares the
-two.
+Values are located without creating objects, and each column is read as a whole. Undocumented fields and values that fit
+no column go to `extra` in the same way, each different value decoded once. Documents with repeated or escaped keys or
+another value in place of an object fall back to `cdr_row`, which is the definition. A property test compares the two.
 """
 
 from __future__ import annotations
@@ -24,17 +24,10 @@ from pipeline.enablex.envelope import UNREADABLE
 from pipeline.storage.documents import Documents
 from pipeline.tables.normalize import cdr
 from pipeline.tables.normalize.arrow_ops import decimals, mask
+from pipeline.tables.normalize.extra_column import Pieces, extra_column, misfit_pieces, rest_pieces
 from pipeline.tables.normalize.field_scanner import MAX_SPLIT, FieldScanner, ScanResult
-from pipeline.tables.normalize.json_cells import EMPTY, LIST, OBJECT
-from pipeline.tables.normalize.row_reader import (
-    Path,
-    RowReader,
-    drop_empty,
-    extra_json,
-    path_tree,
-    set_path,
-    unknown_paths,
-)
+from pipeline.tables.normalize.json_cells import EMPTY, OBJECT, Members
+from pipeline.tables.normalize.row_reader import Path, RowReader, path_tree, unknown_paths
 from pipeline.tables.schemas import CDR_CONTENT, arrow_schema
 
 BATCH_DOCUMENTS = MAX_SPLIT
@@ -149,19 +142,22 @@ split_documents = _SCANNER.split
 _ROOM_FIELDS = _by_type((name, path[len(_DETAILS) :], kind) for name, path, kind in cdr.FIELDS if _inside(path))
 _ROOM_REST = [path[len(_DETAILS) :] for path in cdr.WITHOUT_COLUMN if _inside(path)]
 _ROOM_SECRETS = [path[len(_DETAILS) :] for path in cdr.SECRETS if _inside(path)]
-_ROOM_SCANNER = FieldScanner([path for _, path, _ in _ROOM_FIELDS], others=[*_ROOM_REST, *_ROOM_SECRETS])
+_ROOM_SCANNER = FieldScanner([*(path for _, path, _ in _ROOM_FIELDS), *_ROOM_REST], others=_ROOM_SECRETS)
+_PERSONAL = {column.name for column in CDR_CONTENT if column.privacy == "personal"}
 
 
 def _plain_rows(documents: Documents, rooms: RoomDetailsCache, batch: Batch) -> tuple[pa.Table, np.ndarray]:
     """One row per document, and a mask of the documents that `cdr_row` must read instead."""
     scanned = _SCANNER.scan(documents)
-    columns, irregular = _columns(scanned, _FIELDS)
+    columns, misfits = _columns(scanned, _FIELDS)
+    pieces, irregular = _pieces(scanned, _REST, misfits)
     details = scanned.cells([_DETAILS])
     irregular |= ~np.isin(details.kinds, (EMPTY, OBJECT))
     places = rooms.places(details.only(OBJECT))
     details_rows = rooms.table.take(pa.array(places))
     columns |= {name: details_rows[name].combine_chunks() for name in _ROOM_NAMES}
-    columns["extra"] = rooms.extras(places, scanned)
+    pieces.append(Pieces.of_column(_DETAILS, details_rows["extra"].combine_chunks()))
+    columns["extra"] = extra_column(len(documents), pieces)
     moments = pc.coalesce(*(columns[name] for name in cdr.TIMES))
     irregular |= mask(pc.or_(pc.is_null(columns["conf_num"]), pc.is_null(moments)))
     irregular |= rooms.is_irregular[places]
@@ -177,24 +173,47 @@ def _plain_rows(documents: Documents, rooms: RoomDetailsCache, batch: Batch) -> 
     columns["stats_quality"] = _quality(scanned)
     columns["ordinal"] = pa.array(np.arange(len(irregular)), pa.int64())
     rooms.count_unknown(places[~irregular], batch.unknown)
+    _count_unknown(scanned, irregular, batch.unknown)
     return pa.table([columns[name] for name in OBSERVATION.names], names=OBSERVATION.names), irregular
 
 
 def _columns(
     scanned: ScanResult, fields: Sequence[tuple[str, Path, pa.DataType]]
-) -> tuple[dict[str, pa.Array], np.ndarray]:
-    """The columns that are taken from one path each, and a mask of the irregular documents.
+) -> tuple[dict[str, pa.Array], list[Members]]:
+    """The columns that are taken from one path each, and the values that fit no column, except for personal ones.
 
-    All columns of one type are read together, as one long column.
+    All columns of one type are read together, as one long column. A value that does not fit is null in it.
     """
     columns: dict[str, pa.Array] = {}
-    irregular, count = scanned.irregular.copy(), len(scanned.irregular)
+    misfits, count = [], len(scanned.irregular)
     for kind in dict.fromkeys(kind for _, _, kind in fields):
         alike = [(name, path) for name, path, field_kind in fields if field_kind == kind]
-        together, uncastable = scanned.cells([path for _, path in alike]).column(kind)
-        irregular |= uncastable.reshape(len(alike), count).any(axis=0)
+        paths = [path for _, path in alike]
+        cells = scanned.cells(paths)
+        together, uncastable = cells.column(kind)
+        if uncastable.any():
+            is_public = np.repeat([name not in _PERSONAL for name, _ in alike], count)
+            misfits.append(Members.of_cells(paths, cells, uncastable & is_public))
         columns |= {name: together.slice(at * count, count) for at, (name, _) in enumerate(alike)}
-    return columns, irregular
+    return columns, misfits
+
+
+def _pieces(scanned: ScanResult, rest: Sequence[Path], misfits: list[Members]) -> tuple[list[Pieces], np.ndarray]:
+    """What goes to `extra`: the values at `rest`, unknown members and misfits. Also a mask of irregular documents."""
+    cells = scanned.cells(rest)
+    found = [rest_pieces(Members.of_cells(rest, cells, cells.kinds != EMPTY)), rest_pieces(scanned.unknown)]
+    found += map(misfit_pieces, misfits)
+    irregular = scanned.irregular.copy()
+    irregular[np.concatenate([unreadable for _, unreadable in found])] = True
+    return [pieces for pieces, _ in found], irregular
+
+
+def _count_unknown(scanned: ScanResult, irregular: np.ndarray, into: Counter[str]) -> None:
+    """Count undocumented fields of regular documents, once per document."""
+    unknown = scanned.unknown.where(~irregular[scanned.unknown.documents])
+    for at, count in enumerate(np.bincount(unknown.path_at).tolist()):
+        if count:
+            into[".".join(unknown.paths[at])] += count
 
 
 def _quality(scanned: ScanResult) -> pa.Array:
@@ -229,55 +248,49 @@ class RoomDetailsCache:
         places: np.ndarray = place[pc.fill_null(encoded.indices, len(distinct) - 1).to_numpy()]
         return places
 
-    def extras(self, places: np.ndarray, scanned: ScanResult) -> pa.Array:
-        """`extra` of connections: remaining fields of the room definition and of the rest of the document."""
-        rests, codes = _rests(scanned)
-        distinct, place = np.unique(places * len(rests) + codes, return_inverse=True)
-        room_at, rest_at = (part.tolist() for part in np.divmod(distinct, max(1, len(rests))))
-        extras = [_extra(self._left[room], rests[code]) for room, code in zip(room_at, rest_at, strict=True)]
-        return pa.array(extras, TEXT).take(pa.array(place))
-
     def count_unknown(self, places: np.ndarray, into: Counter[str]) -> None:
         """Count undocumented fields, once per connection."""
-        for place in self._unknown.keys() & set(places.tolist()):
-            into.update(dict.fromkeys(self._unknown[place], int((places == place).sum())))
+        connections = np.bincount(places, minlength=1)
+        for place in self._unknown.keys() & set(np.flatnonzero(connections).tolist()):
+            for path in self._unknown[place]:
+                into[path] += int(connections[place])
 
     def _clear(self) -> None:
         self._place: dict[str | None, int] = {}
-        self._left: list[str | None] = []
-        self._unknown: dict[int, tuple[str, ...]] = {}
-        self.table = pa.schema([(name, kind) for name, _, kind in _ROOM_FIELDS]).empty_table()
+        self._unknown: dict[int, list[str]] = {}
+        self.table = _ROOM_SCHEMA.empty_table()
         self.is_irregular = np.zeros(0, bool)
 
     def _read(self, texts: list[str | None]) -> None:
         contents = [b"{}" if text is None else text.encode() for text in texts]
-        columns, irregular = _columns(_ROOM_SCANNER.scan(Documents.of(contents)), _ROOM_FIELDS)
-        fast = pa.table([columns[name] for name in _ROOM_NAMES], names=_ROOM_NAMES)
+        scanned = _ROOM_SCANNER.scan(Documents.of(contents))
+        columns, misfits = _columns(scanned, _ROOM_FIELDS)
+        pieces, irregular = _pieces(scanned, _ROOM_REST, misfits)
+        columns["extra"] = extra_column(len(texts), pieces)
+        fast = pa.table([columns[name] for name in _ROOM_SCHEMA.names], schema=_ROOM_SCHEMA)
         read = {at: _room_row(contents[at]) for at in np.flatnonzero(irregular).tolist()}
-        slow = pa.Table.from_pylist([row or {} for row, _ in read.values()], schema=self.table.schema)
+        slow = pa.Table.from_pylist([row or {} for row, _ in read.values()], schema=_ROOM_SCHEMA)
         place = np.arange(len(texts))
         place[irregular] = len(texts) + np.arange(len(read))
         rows = pa.concat_tables([fast, slow]).take(pa.array(place))
-        left = [_left_of(read[at][0]) if at in read else _room_rest(content) for at, content in enumerate(contents)]
         # Nothing below can fail: a definition that cannot be read must not leave the cache half updated.
         first = len(self._place)
         self.table = pa.concat_tables([self.table, rows]).combine_chunks()
         self.is_irregular = np.append(
             self.is_irregular, [at in read and read[at][0] is None for at in range(len(texts))]
         )
-        self._unknown |= {first + at: unknown for at, (_, unknown) in read.items() if unknown}
-        self._left += left
+        unknown = scanned.unknown.where(~irregular[scanned.unknown.documents])
+        for at, path_at in zip(unknown.documents.tolist(), unknown.path_at.tolist(), strict=True):
+            self._unknown.setdefault(first + at, []).append(".".join((*_DETAILS, *unknown.paths[path_at])))
+        self._unknown |= {first + at: paths for at, (_, paths) in read.items() if paths}
         self._place |= {text: first + at for at, text in enumerate(texts)}
-
-
-def _left_of(row: Row | None) -> str | None:
-    return row.get("extra") if row else None
 
 
 _MAX_ROOMS = 96 * 1024
 """About 110 MB."""
 
 _ROOM_NAMES = [name for name, _, _ in _ROOM_FIELDS]
+_ROOM_SCHEMA = pa.schema([*((name, kind) for name, _, kind in _ROOM_FIELDS), ("extra", TEXT)])
 _ROOM_READER = RowReader(
     [replace(column, path=".".join(column.path.split(".")[len(_DETAILS) :])) for column in CDR_CONTENT
      if _inside(tuple(column.path.split(".")))],
@@ -286,57 +299,14 @@ _ROOM_READER = RowReader(
 _ROOM_DOCUMENTED = path_tree([*(path for _, path, _ in _ROOM_FIELDS), *_ROOM_REST, *_ROOM_SECRETS])
 
 
-def _room_row(text: bytes) -> tuple[Row | None, tuple[str, ...]]:
+def _room_row(text: bytes) -> tuple[Row | None, list[str]]:
     """The row and the undocumented fields of an irregular definition; no row if it is nested too deeply."""
     try:
         document = msgspec.json.decode(text)
     except UNREADABLE:
-        return None, ()
+        return None, []
     unknown = unknown_paths(document, _ROOM_DOCUMENTED)
-    return _ROOM_READER.row(document), tuple(".".join((*_DETAILS, *path)) for path in unknown)
-
-
-def _rest_struct(name: str, tree: dict[str, Any]) -> Any:
-    """A struct type for the paths of `tree` that omits absent fields and skips other keys."""
-    fields = [
-        (key, Any if branch is None else _rest_struct(f"{name}_{key}", branch) | None, None)
-        for key, branch in sorted(tree.items())
-    ]
-    return msgspec.defstruct(name, fields, omit_defaults=True, gc=False)
-
-
-_ROOM_REST_DECODER = msgspec.json.Decoder(_rest_struct("Rest", path_tree(_ROOM_REST)) | None)
-
-
-def _room_rest(text: bytes) -> str | None:
-    """Non-empty fields without a column of a documented definition."""
-    return extra_json(drop_empty(msgspec.to_builtins(_ROOM_REST_DECODER.decode(text)) or {}))
-
-
-def _rests(scanned: ScanResult) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Fields without a column outside the room definition: the distinct sets, and the set number of each document."""
-    cells = scanned.cells(_REST)
-    texts = pc.fill_null(cells.texts.dictionary_encode().indices, 0).to_numpy().astype(np.int64)
-    spots = (texts * (LIST + 1) + cells.kinds).reshape(len(_REST), len(scanned.irregular))
-    together = np.ravel_multi_index(tuple(spots), tuple(spots.max(axis=1, initial=0) + 1))
-    _, firsts, codes = np.unique(together, return_index=True, return_inverse=True)
-    distinct = ([cells.value(at + path * len(codes)) for path in range(len(_REST))] for at in firsts.tolist())
-    return list(map(_rest, distinct)), codes
-
-
-def _rest(values: list[Any]) -> dict[str, Any]:
-    """Non-empty fields without a column outside the room definition."""
-    rest: dict[str, Any] = {}
-    for path, value in zip(_REST, values, strict=True):
-        set_path(rest, path, value)
-    return drop_empty(rest)
-
-
-def _extra(room_rest: str | None, rest: dict[str, Any]) -> str | None:
-    if room_rest is not None:
-        details = msgspec.Raw(room_rest.encode())
-        rest = {**rest, _DETAILS[0]: {**rest.get(_DETAILS[0], {}), _DETAILS[1]: details}}
-    return extra_json(rest)
+    return _ROOM_READER.row(document), [".".join((*_DETAILS, *path)) for path in unknown]
 
 
 # --- derived columns ------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from pipeline.core.arrow_types import BILLED, FLAG, MONEY, REAL, TEXT, TIME
 from pipeline.enablex.envelope import UNREADABLE
 from pipeline.tables.normalize import values
 from pipeline.tables.normalize.arrow_ops import decimals, mask
+from pipeline.tables.normalize.row_reader import Path
 
 EMPTY, STRING, ESCAPED, NUMBER, LITERAL, OBJECT, LIST = range(7)
 """Kinds of cells. EMPTY: absent, null or empty text. ESCAPED: text with backslashes. LITERAL: true or false."""
@@ -47,15 +48,21 @@ class Cells:
         if column.null_count == np.count_nonzero(self.kinds == EMPTY):
             return column, uncastable
         unread = (self.kinds != EMPTY) & ~mask(pc.is_valid(column))
-        read = values.reader(column_type)
-        slow: list[Any] = []
-        for at in np.flatnonzero(unread).tolist():
-            try:
-                slow.append(read(self.value(at)))
-            except (ValueError, *UNREADABLE):
-                slow.append(None)
-                uncastable[at] = True
-        return pc.replace_with_mask(column, pa.array(unread), pa.array(slow, column_type)), uncastable
+        distinct, code = self.take(np.flatnonzero(unread)).distinct()
+        slow, is_unreadable = _read(distinct, values.reader(column_type))
+        uncastable[unread] = is_unreadable[code]
+        read = pa.array(slow, column_type).take(pa.array(code))
+        return pc.replace_with_mask(column, pa.array(unread), read), uncastable
+
+    def take(self, places: np.ndarray) -> Cells:
+        return Cells(self.kinds[places], self.texts.take(pa.array(places)))
+
+    def distinct(self) -> tuple[list[str], np.ndarray]:
+        """The distinct values as JSON texts, and the number of the text of each value; no value is empty."""
+        is_bare = pa.array(self.kinds == STRING)
+        texts = pc.if_else(is_bare, pc.binary_join_element_wise('"', self.texts, '"', ""), self.texts)
+        encoded = texts.dictionary_encode()
+        return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
 
     def only(self, *kinds: int) -> pa.Array:
         """The texts of `kinds`; null for others."""
@@ -63,6 +70,59 @@ class Cells:
         chosen[[EMPTY, *kinds]] = True
         fits = chosen[self.kinds]
         return self.texts if fits.all() else pc.if_else(pa.array(fits), self.texts, None)
+
+
+def _read(texts: Sequence[str], read: Callable[[Any], Any]) -> tuple[list[Any], np.ndarray]:
+    """JSON texts as read by a reader, and a mask of unreadable ones, which are null."""
+    found: list[Any] = [None] * len(texts)
+    is_unreadable = np.zeros(len(texts), bool)
+    for at, text in enumerate(texts):
+        try:
+            found[at] = read(json_value(text))
+        except (ValueError, *UNREADABLE):
+            is_unreadable[at] = True
+    return found, is_unreadable
+
+
+def json_value(text: str) -> Any:
+    """The value of a JSON text; a string without escapes may have any character.
+
+    Raises:
+        msgspec.DecodeError: it is not JSON.
+    """
+    return text[1:-1] if is_bare(text) else msgspec.json.decode(text)
+
+
+def is_bare(text: str) -> bool:
+    """Whether a JSON text is a string without escapes."""
+    return text[:1] == '"' and "\\" not in text
+
+
+@dataclass(frozen=True)
+class Members:
+    """Single values of some documents: of documents `documents` at paths `paths[path_at]`.
+
+    At most one value for each document and path.
+    """
+
+    documents: np.ndarray
+    path_at: np.ndarray
+    paths: Sequence[Path]
+    cells: Cells
+
+    @classmethod
+    def of_cells(cls, paths: Sequence[Path], cells: Cells, chosen: np.ndarray) -> Members:
+        """Some of the cells of all documents, path after path; `chosen` is a mask."""
+        places = np.flatnonzero(chosen)
+        path_at, documents = np.divmod(places, max(1, len(chosen) // len(paths)))
+        return cls(documents, path_at, paths, cells.take(places))
+
+    def where(self, chosen: np.ndarray) -> Members:
+        """Some of the values; `chosen` is a mask."""
+        if chosen.all():
+            return self
+        places = np.flatnonzero(chosen)
+        return Members(self.documents[places], self.path_at[places], self.paths, self.cells.take(places))
 
 
 # Each of these returns null for values that need the slow path.
@@ -84,11 +144,17 @@ def _fast_time(cells: Cells) -> pa.Array:
     try:
         moments = pc.cast(pc.if_else(is_usual, texts, None), TIME)
     except pa.ArrowInvalid:
-        return pa.nulls(len(texts), TIME)
+        moments = pc.cast(pc.if_else(pc.match_substring_regex(texts, _SURE_TIME), texts, None), TIME)
     ms = pc.cast(moments, pa.int64())
     is_plausible = pc.and_(pc.greater_equal(ms, _PLAUSIBLE_MS[0]), pc.less(ms, _PLAUSIBLE_MS[1]))
     return pc.if_else(is_plausible, moments, None)
 
+
+_SURE_TIME = (
+    r"^\d{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2[0-8]))"
+    r"T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}Z$"
+)
+"""Times of the documented form that Arrow can read, except for 29 February. One other time fails a whole column."""
 
 _PLAUSIBLE_MS = [int(moment.timestamp() * 1000) for moment in values.PLAUSIBLE]
 

@@ -49,7 +49,7 @@ class RowReader:
                 uncastable += [] if is_personal else [path]
         rest = drop_empty(self._leftover(document, self._taken, ()))
         for path in uncastable:
-            set_path(rest, path, _without_secrets(get_path(document, path)))
+            set_path(rest, path, without_secrets(get_path(document, path)))
         return {**row, "extra": extra_json(rest)}
 
     def _leftover(self, document: Mapping[str, Any], taken: Tree, at: Path) -> dict[str, Any]:
@@ -96,22 +96,26 @@ def drop_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The same fields without empty ones (null, empty text, empty objects) and those named like secrets."""
     filled: dict[str, Any] = {}
     for key, value in fields.items():
-        kept = drop_empty(value) if isinstance(value, dict) else _without_secrets(value)
-        if kept is not None and kept not in ("", {}) and not _is_secret(key):
+        kept = drop_empty(value) if isinstance(value, dict) else without_secrets(value)
+        if kept is not None and kept not in ("", {}) and not is_secret(key):
             filled[key] = kept
     return filled
 
 
 @lru_cache(1024)
-def _is_secret(name: str) -> bool:
-    """Cached: documents repeat a few dozen names, and the search would cost more than all other reading."""
+def is_secret(name: str) -> bool:
+    """Whether a field of this name stays out of tables.
+
+    Cached: documents repeat a few dozen names, and the search would cost more than all other reading.
+    """
     return SECRET_NAME.search(name) is not None
 
 
-def _without_secrets(value: Any) -> Any:
+def without_secrets(value: Any) -> Any:
+    """The same value without the fields of its objects that are named like secrets."""
     if isinstance(value, dict):
-        return {key: _without_secrets(inner) for key, inner in value.items() if not _is_secret(key)}
-    return [_without_secrets(inner) for inner in value] if isinstance(value, list) else value
+        return {key: without_secrets(inner) for key, inner in value.items() if not is_secret(key)}
+    return [without_secrets(inner) for inner in value] if isinstance(value, list) else value
 
 
 def unknown_paths(document: Mapping[str, Any], documented: Tree, at: Path = ()) -> Iterator[Path]:

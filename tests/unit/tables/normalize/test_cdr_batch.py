@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import RecordError
-from pipeline.tables.normalize import cdr
+from pipeline.tables.normalize import cdr, cdr_batch
 from pipeline.tables.normalize.cdr_batch import (
     BATCH_DOCUMENTS,
     OBSERVATION,
@@ -25,7 +25,7 @@ from pipeline.tables.normalize.cdr_batch import (
     read_batch,
 )
 from pipeline.tables.normalize.quality import quality_rows
-from tests.support.cdrs import DROP, NEW, OLD, changed, documents, raw
+from tests.support.cdrs import DROP, NEW, OLD, changed, documents, drifted_documents, raw, spelled
 
 pytestmark = pytest.mark.usefixtures("either_finder")
 
@@ -71,6 +71,34 @@ def test_a_batch_is_what_its_documents_are(some: list[Any], first_ordinal: int) 
     """For any documents the rows, rejects and undocumented fields are those of `cdr_row`, and nothing is lost."""
     raws = [raw(document) for document in some]
     assert_same(read_batch(raws, first_ordinal), raws, first_ordinal)
+
+
+@given(st.lists(drifted_documents(), max_size=8))
+@example([msgspec.Raw(spelled(NEW, [(("usage",), '"beta"', "{}"), (("usage",), '"alpha"', '{"b":1}')]).encode())])
+@example([msgspec.Raw(spelled(NEW, [((), '"auth_token"', '"hush"'), (("user",), '"Beta"', '"x"')]).encode())] * 2)
+def test_undocumented_members_are_read_as_alone(raws: list[msgspec.Raw]) -> None:
+    """Undocumented, repeated, escaped, secret and empty members at any level leave the `extra` of `cdr_row`."""
+    assert_same(read_batch(raws), raws)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"region": "eu"}, {"usage__region": {"zone": ["a", 1]}}, {"room__room_details__region": "eu"}, {"beta": None},
+        {"usage__connect_minutes": "many"}, {"user__name": ["A"]}, {"price__connect_duration": {"amount": 1}},
+        {"trans_date": "2024-02-30T00:00:00.000Z"}, {"room__room_details__settings__auto_recording": [1]},
+    ],
+)  # fmt: skip
+def test_schema_drift_reads_no_document_alone(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new field, or a value that fits no column, in each document makes none of them read one by one."""
+    raws = [raw(changed(NEW, cdr_id=f"c{at}", **changes)) for at in range(9)]
+    alone: list[Any] = []
+    monkeypatch.setattr(cdr_batch.cdr, "cdr_row", alone.append)
+    monkeypatch.setattr(cdr_batch, "_room_row", alone.append)
+    batch = read_batch(raws)
+    monkeypatch.undo()
+    assert alone == []
+    assert_same(batch, raws)
 
 
 @given(st.lists(documents(), min_size=1, max_size=6), st.randoms(use_true_random=False))

@@ -76,6 +76,8 @@ def test_split_documents_are_scanned(some: list[Any], style: dict[str, Any], com
     assert on_the_way.irregular.tolist() == later.irregular.tolist()
     assert on_the_way.cells(PATHS).kinds.tolist() == later.cells(PATHS).kinds.tolist()
     assert on_the_way.cells(PATHS).texts == later.cells(PATHS).texts
+    assert on_the_way.unknown.documents.tolist() == later.unknown.documents.tolist()
+    assert on_the_way.unknown.cells.texts == later.unknown.cells.texts
 
 
 @pytest.mark.usefixtures("either_finder")
@@ -87,13 +89,25 @@ def test_more_documents_than_one_split_returns() -> None:
 
 @pytest.mark.usefixtures("either_finder")
 @given(st.lists(DOCUMENTED | ANY, max_size=6), STYLES)
+@example([{"x": 1, "b": {"x": {"a": ""}, "y": None}}, {"x": "é"}, {}], {})
 def test_nothing_unknown_is_passed_over(some: list[Any], style: dict[str, Any]) -> None:
-    """A document with a key outside the paths, or that is no object, is irregular; any other is not."""
+    """A member outside the paths is an unknown member with its value, whole, unless its document is irregular."""
     known: dict[str, Any] = {"a": None, "b": {"a": None, "c": {"a": None, "é": None}, "z": None}, "d": None, "e": None}
     scanned = FINDER.scan(Documents.of([json.dumps(document, **style).encode() for document in some]))
-    for at, document in enumerate(some):
-        if not isinstance(document, dict) or any(unknown_paths(document, known)):
-            assert scanned.irregular[at]
+    found = scanned.unknown
+    values = {
+        (document, found.paths[path]): found.cells.value(at)
+        for at, (document, path) in enumerate(zip(found.documents.tolist(), found.path_at.tolist(), strict=True))
+    }
+    expected = {
+        (at, path): plain(get_path(document, path))
+        for at, document in enumerate(some)
+        if not scanned.irregular[at]
+        for path in unknown_paths(document, known)
+    }
+    assert values == expected
+    assert len(found.documents) == len(values)
+    assert all(scanned.irregular[at] or isinstance(document, dict) for at, document in enumerate(some))
     documented = [{"a": [1, {"x": "}"}], "b": {"z": {"y": 1}, "c": {"a": "1"}}}, {"e": "x", "d": True}, {}]
     assert not FINDER.scan(Documents.of([json.dumps(one, **style).encode() for one in documented])).irregular.any()
 
@@ -117,6 +131,7 @@ def test_both_documented_shapes_are_regular() -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        b'{"x": 1, "x": 2}', b'{"b": {"x": 1, "y": 0, "x": 2}}', b'{"\\"x": 1}', b'{"x": "\xff"}', b'{"\xff": 1}',
         b'{"a": 1, "a": 2}', b'{"b": {"a": 1}, "b": {"c": {}}}', b'{"\\u0061": 1}', b'{"b": ""}', b'{"b": []}',
         b'{"a": "\xff"}', b'{"e": "\xff"}', b'{"a": "\\ud800"}', b'{"d": ' + b"[" * 900 + b"]" * 900 + b"}",
     ],
@@ -128,6 +143,18 @@ def test_undocumented_input_is_irregular_or_equal(text: bytes) -> None:
     assert scanned.irregular.tolist() == [False, scanned.irregular[1], False]
     assert scanned.cells([("a",)]).value(0) == 7
     assert scanned.irregular[1] or values == [plain(get_path(json.loads(text), path)) for path in PATHS]
+
+
+@pytest.mark.usefixtures("either_finder")
+@pytest.mark.parametrize("members", [1, 64, 65, 5000])
+def test_however_many_unknown_members(members: int) -> None:
+    """Up to 64 unknown members of a document are returned; with more it may be irregular, its neighbours are not."""
+    many = json.dumps({f"x{at}": at for at in range(members)}).encode()
+    scanned = FINDER.scan(Documents.of([b'{"x": 1}', many, b'{"y": 2}']))
+    found = scanned.unknown.documents.tolist()
+    assert (found[0], found[-1], found.count(1)) == (0, 2, 0 if scanned.irregular[1] else members)
+    assert not scanned.irregular[[0, 2]].any()
+    assert members > 64 or not scanned.irregular[1]
 
 
 @pytest.mark.usefixtures("either_finder")
@@ -143,6 +170,7 @@ def test_what_is_no_json_reaches_nowhere(some: list[Any], strokes: list[tuple[in
         broken[place : place + 1] = stroke
     scanned = FINDER.scan(Documents.of([b'{"a": "before"}', bytes(broken), bytes(broken[: len(broken) // 2]), b"{}"]))
     cells = scanned.cells(PATHS)
+    assert 3 not in scanned.unknown.documents
     assert (cells.kinds.reshape(len(PATHS), 4)[:, 3] == EMPTY).all()
     texts = [text.encode() for text in np.array(cells.texts.to_pylist()).reshape(len(PATHS), 4)[:, 1] if text]
     assert all(text in bytes(broken) for text in texts)
