@@ -20,8 +20,10 @@ from pipeline.enablex.envelope import UNREADABLE
 from pipeline.storage.documents import Documents
 from pipeline.tables.normalize import values
 from pipeline.tables.normalize.arrow_ops import mask
-from pipeline.tables.normalize.field_scanner import FieldScanner
-from pipeline.tables.normalize.row_reader import drop_empty, extra_json
+from pipeline.tables.normalize.extra_column import extra_column, rest_pieces
+from pipeline.tables.normalize.field_scanner import FieldScanner, ScanResult
+from pipeline.tables.normalize.json_cells import OBJECT, Members
+from pipeline.tables.normalize.row_reader import Path, drop_empty, extra_json
 from pipeline.tables.schemas import CDR_QUALITY
 
 _MEASURES = {
@@ -34,7 +36,9 @@ _MEASURES = {
 BATCH_CONNECTIONS = 4000
 """The stats of this number of connections fit into the CPU cache."""
 
-_PLACES = [(direction, medium) for direction in ("receive", "send") for medium in ("audio", "sharing", "video")]
+_PLACES: list[Path] = [
+    (direction, medium) for direction in ("receive", "send") for medium in ("audio", "sharing", "video")
+]
 """In the order of the key of the table."""
 
 _SCANNER = FieldScanner((*place, measure) for measure in _MEASURES for place in _PLACES)
@@ -57,10 +61,12 @@ def _quality_table(rows: pa.Table) -> pa.Table:
     table, irregular = _plain_table(stats, identities)
     if not irregular.any():
         return table
-    odd_rows = []
-    for at in np.flatnonzero(irregular).tolist():
-        (identity,) = identities.slice(at, 1).to_pylist()
-        odd_rows += [{**identity, **row} for row in quality_rows(_decoded(stats[at]))]
+    places = np.flatnonzero(irregular)
+    odd_rows = [
+        {**identity, **row}
+        for at, identity in zip(places.tolist(), identities.take(pa.array(places)).to_pylist(), strict=True)
+        for row in quality_rows(_decoded(stats[at]))
+    ]
     table = pa.concat_tables([table, pa.Table.from_pylist(odd_rows, schema=table.schema)])
     return table.sort_by([(name, "ascending") for name in CDR_QUALITY.key])
 
@@ -92,19 +98,25 @@ def _measured(measures: dict[str, Any]) -> Row:
 
 
 def _plain_table(stats: Documents, identities: pa.Table) -> tuple[pa.Table, np.ndarray]:
-    """Rows of all connections with stats of the documented shape, and a mask of the others.
+    """Rows of all connections with stats of documented directions and media, and a mask of the others.
 
     Each measure is one long column over all directions, media and connections; combinations without a value are left
-    out.
+    out. So is `extra`.
     """
     scanned = _SCANNER.scan(stats)
-    irregular, shape = scanned.irregular, (len(_PLACES), len(stats))
-    has_value = np.zeros(shape, bool)
+    shape = len(_PLACES), len(stats)
+    others, irregular = _other_measures(scanned)
+    pieces = [others]
     columns = {}
     for measure, (name, kind) in _MEASURES.items():
-        columns[name], uncastable = scanned.cells([(*place, measure) for place in _PLACES]).column(kind)
-        irregular = irregular | uncastable.reshape(shape).any(axis=0)
-        has_value |= mask(pc.is_valid(columns[name])).reshape(shape)
+        cells = scanned.cells([(*place, measure) for place in _PLACES])
+        columns[name], uncastable = cells.column(kind)
+        pieces.append(Members.of_cells([(measure,)], cells, uncastable))
+    found = list(map(rest_pieces, pieces))
+    for _, unreadable in found:
+        irregular[unreadable % max(1, len(stats))] = True
+    columns["extra"] = extra_column(len(_PLACES) * len(stats), [piece for piece, _ in found])
+    has_value = np.any([mask(pc.is_valid(column)) for column in columns.values()], axis=0).reshape(shape)
     row, place = np.nonzero((has_value & ~irregular).T)
     spots = pa.array(place * len(stats) + row)
     directions, mediums = (pa.array(words, TEXT) for words in zip(*_PLACES, strict=True))
@@ -115,7 +127,21 @@ def _plain_table(stats: Documents, identities: pa.Table) -> tuple[pa.Table, np.n
             "direction": directions.take(pa.array(place)),
             "medium": mediums.take(pa.array(place)),
             **{name: column.take(spots) for name, column in columns.items()},
-            "extra": pa.nulls(len(row), TEXT),
         }
     )
     return table, irregular
+
+
+def _other_measures(scanned: ScanResult) -> tuple[Members, np.ndarray]:
+    """Other measures in documented places, numbered by place and connection; and a mask of irregular connections.
+
+    A connection with stats in another place is irregular.
+    """
+    unknown = scanned.unknown
+    place = np.array([_PLACES.index(path[:2]) if len(path) > 2 else -1 for path in unknown.paths], np.int64)
+    is_elsewhere = (place < 0)[unknown.path_at]
+    irregular = scanned.irregular.copy()
+    irregular[unknown.documents[is_elsewhere & (unknown.cells.kinds == OBJECT)]] = True
+    spots = place[unknown.path_at] * len(irregular) + unknown.documents
+    names = [path[-1:] for path in unknown.paths]
+    return Members(spots, unknown.path_at, names, unknown.cells).where(~is_elsewhere), irregular
