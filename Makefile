@@ -3,6 +3,7 @@
 # make test     all tests, without coverage
 # make servers  the S3 servers and PostgreSQL that tests start, where they can be installed (tests/support/servers/README.md)
 # make bench    benchmarks against other tools (docs/benchmarks.md)
+# make asan     unit tests of the compiled scanner under AddressSanitizer, where gcc has it
 # make soak     random tests, faults, kills and simulated weeks, for hours
 # make mutants  mutation tests of the pure modules (docs/contributing/style.md)
 # make docs     the documentation site, in site/
@@ -16,7 +17,7 @@ ROUNDS ?= 3
 MIB ?= 512
 DAYS ?= 365
 
-.PHONY: install demo test test-unit test-integration coverage servers bench soak mutants docs lint check lock clean
+.PHONY: install demo test test-unit test-integration coverage servers bench asan soak mutants docs lint check lock clean
 .DEFAULT_GOAL := check
 
 install: .venv/.installed
@@ -62,6 +63,7 @@ servers: install
 
 bench: install servers .venv/.bench
 	$(BIN)/python -m tests.benchmarks --records $(RECORDS) --rounds $(ROUNDS)
+	$(BIN)/python -m tests.benchmarks.schema_drift
 	$(BIN)/python -m tests.benchmarks.second_nightly
 	$(BIN)/python -m tests.benchmarks.backfill --days $(DAYS)
 	$(BIN)/python -m tests.benchmarks.query
@@ -71,6 +73,9 @@ bench: install servers .venv/.bench
 .venv/.bench: pyproject.toml constraints.txt
 	$(PIP) --group bench --editable .
 	@touch $@
+
+asan: install
+	@tests/support/asan $(BIN)/python
 
 soak: install servers
 	SOAK_TIMES=20 $(BIN)/python -m pytest -n 2 tests/integration/rooms/test_plan_apply.py \
