@@ -54,9 +54,23 @@ class Lateness:
 
 
 @dataclass(frozen=True)
+class DriftedField:
+    """An undocumented field: its path, the first day that has it, and its share of the documents of the last such day.
+
+    `example` is null if the field is empty, a secret, or about a person.
+    """
+
+    path: str
+    first_day: str
+    share: float
+    example: str | None
+
+
+@dataclass(frozen=True)
 class ProjectStatus:
     """One project. `last_done`: time of the last response by source, and of the last audit; `media`: files by state;
-    `next_deadline`, `hours_left`: of the most urgent pending file; `unlisted`: recorded sessions without a file."""
+    `next_deadline`, `hours_left`: of the most urgent pending file; `unlisted`: recorded sessions without a file;
+    `drift`: undocumented fields of the last 31 days."""
 
     days: DayStates
     last_done: dict[str, str]
@@ -68,6 +82,7 @@ class ProjectStatus:
     last_good_runs: dict[str, str]
     lateness: Lateness | None
     unlisted: list[str]
+    drift: list[DriftedField] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -143,6 +158,22 @@ def unlisted_sql(now: datetime) -> str:
     return UNLISTED_SQL.format(first=first, ended_before=(now - _LISTED_WITHIN).isoformat())
 
 
+DRIFT_SQL = """
+SELECT project, path, min(day) AS first_day, arg_max(share, day) AS share,
+       arg_max(example, day) AS example
+FROM drift GROUP BY project, source, path HAVING max(day) >= DATE '{first}' ORDER BY project, source, path
+"""
+
+
+def drifted_fields(rows: Iterable[Mapping[str, Any]], project: str) -> list[DriftedField]:
+    """The rows of `DRIFT_SQL` of one project."""
+    return [
+        DriftedField(row["path"], str(row["first_day"]), round(row["share"], 4), row["example"])
+        for row in rows
+        if row["project"] == project
+    ]
+
+
 def store_sizes(listing: Iterable[tuple[str, int]]) -> dict[str, ObjectTotals]:
     """Objects and bytes by kind (the first part of the key), from (key, size) in any order."""
     objects: Counter[str] = Counter()
@@ -166,8 +197,8 @@ def media_states(media: pa.Table) -> dict[str, FileTotals]:
 def status(app: App, *, in_full: bool = True) -> RunResult[StatusReport]:
     """Days and files from the stores; last successful runs from the run store.
 
-    Lateness and unlisted sessions need 31 days of rows, and sizes a listing of all objects. This is too slow for every
-    15 minutes, so they are read only if `in_full`.
+    Lateness and unlisted sessions need 31 days of rows, undocumented fields all days, and sizes a listing of all
+    objects. This is too slow for every 15 minutes, so they are read only if `in_full`.
     """
     now = app.clock()
     outcome = RunResult("status")
@@ -175,6 +206,8 @@ def status(app: App, *, in_full: bool = True) -> RunResult[StatusReport]:
     lateness_rows = run_query(app.lake, lateness_sql(now.date())).to_pylist() if in_full else []
     late = {row["project"]: row for row in lateness_rows}
     unlisted = run_query(app.lake, unlisted_sql(now)).to_pylist() if in_full else []
+    drift_sql = DRIFT_SQL.format(first=now.date() - timedelta(days=LATENESS_DAYS))
+    drift = run_query(app.lake, drift_sql).to_pylist() if in_full else []
     projects = {}
     for name in chosen_projects(app.settings, None):
         media = plan(app, name)
@@ -190,6 +223,7 @@ def status(app: App, *, in_full: bool = True) -> RunResult[StatusReport]:
             media,
             lateness=lateness(late[name], app.settings.collect.lookback_days) if name in late else None,
             unlisted=[f"{row['day']} {row['conf_num']}" for row in unlisted if row["project"] == name],
+            drift=drifted_fields(drift, name),
         )
     report = StatusReport(
         now=now.isoformat(),
@@ -206,7 +240,13 @@ def status(app: App, *, in_full: bool = True) -> RunResult[StatusReport]:
 
 
 def _project_status(
-    app: App, project: str, media: MediaPlan, *, lateness: Lateness | None, unlisted: list[str]
+    app: App,
+    project: str,
+    media: MediaPlan,
+    *,
+    lateness: Lateness | None,
+    unlisted: list[str],
+    drift: list[DriftedField],
 ) -> ProjectStatus:
     collected = {source: raw.last_collected(app.vault, source, project) for source in SOURCES}
     last_done: dict[str, datetime] = {source: max(times.values()) for source, times in collected.items() if times}
@@ -225,6 +265,7 @@ def _project_status(
         last_good_runs=_last_successes(app, project),
         lateness=lateness,
         unlisted=unlisted,
+        drift=drift,
     )
 
 

@@ -144,6 +144,12 @@ def show_status(console: Console, outcome: RunResult[StatusReport]) -> None:
         if unlisted := project.unlisted:
             text = f"{name}: sessions with automatic recording, but without a listed file: {_days_text(unlisted)}"
             console.print(Text(f"{text}; ask EnableX before the files expire", "yellow"))
+        for drifted in project.drift:
+            example = f", for example {drifted.example}" if drifted.example else ""
+            seen = f"since {drifted.first_day}, in {drifted.share:.1%} of the CDRs"
+            console.print(
+                Text(f"{name}: undocumented field {drifted.path} {seen}{example}; stored in `extra`", "yellow")
+            )
         if missing := project.days.missing:
             text = f"{name}: missing days: {_days_text(missing)}; `postroom nightly` collects them"
             console.print(Text(text, "yellow"))

@@ -34,6 +34,7 @@ from pipeline.storage.audit_records import audit_keys
 from pipeline.storage.manifests import manifest_keys, read_entries
 from pipeline.tables import parquet, sources
 from pipeline.tables.external_sort import ExternalSorter
+from pipeline.tables.normalize.drift import Drift
 from pipeline.tables.normalize.media import media_rows
 from pipeline.tables.normalize.pseudonyms import pseudonymise
 from pipeline.tables.normalize.quality import quality_table
@@ -313,10 +314,14 @@ class _BatchBuilder:
         """Observations from all raw responses of the input window, sorted by `cdr_id` and `seen_at`."""
         observations = sorted_observations(self.folder / "observations")
         responses = list(raw.read_receipts(self.builder.vault, "cdr", self.batch.project, self.batch.input_window))
+        drift: dict[date, Drift] = {}
         for response, parsed in zip(responses, self.cache.of(responses), strict=True):
             observations.include(parsed.observations)
             self._reject({response.day: parsed.rejects})
-            self.unknown.update(parsed.unknown)
+            self.unknown.update(parsed.drift.unknown)
+            drift[response.day] = parsed.drift  # responses are ordered: the newest one of each day stays
+        for day, newest in drift.items():
+            self._add_rows("drift", day, newest.rows("cdr"))
         return observations
 
     def _add_quality(self, connections: pa.Table) -> None:

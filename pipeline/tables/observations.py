@@ -5,7 +5,6 @@ Parsing is most of the work of a build, and the input windows of neighbouring we
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from pipeline.core.models import RawResponse, Row
 from pipeline.storage.base import ObjectStore
 from pipeline.tables.external_sort import ExternalSorter
 from pipeline.tables.normalize.cdr_batch import RoomDetailsCache
+from pipeline.tables.normalize.drift import Drift
 from pipeline.tables.sources import OBSERVED, read_cdr
 
 
@@ -25,11 +25,11 @@ def sorted_observations(folder: Path) -> ExternalSorter:
 
 @dataclass
 class ParsedResponse:
-    """Observations and rejects of one response, and the number of occurrences of each undocumented field."""
+    """Observations, rejects and undocumented fields of one response."""
 
     observations: ExternalSorter
     rejects: list[Row] = field(default_factory=list)
-    unknown: Counter[str] = field(default_factory=Counter)
+    drift: Drift = field(default_factory=Drift)
 
 
 class ObservationCache:
@@ -62,6 +62,6 @@ class ObservationCache:
                 for batch in read_cdr(self._vault, response, self._rooms):
                     workers.submit("observations", entry.observations.add, batch.rows)
                     entry.rejects += batch.rejects
-                    entry.unknown.update(batch.unknown)
+                    entry.drift.include(batch.drift.unknown, batch.drift.examples, batch.drift.documents)
                 workers.submit("observations", entry.observations.close)
         return parsed

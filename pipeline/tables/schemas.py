@@ -312,6 +312,25 @@ REJECTS = TableSpec(
     ),
 )
 
+DRIFT = TableSpec(
+    "drift",
+    "one undocumented field in the newest response for a day; its values are in `extra`",
+    ("source", "path"),
+    "the requested day",
+    (
+        Column("source", TEXT, "cdr"),
+        Column("path", TEXT, "dotted path inside the document"),
+        Column("documents", COUNT, "documents with the field"),
+        Column("documents_total", COUNT, "documents of the response"),
+        Column("share", REAL, "`documents` / `documents_total`"),
+        Column(
+            "example",
+            TEXT,
+            "first value, at most 80 characters; of an object or list its kind; null if empty, in `user`, or a secret",
+        ),
+    ),
+)
+
 AUDITS = TableSpec(
     "audits",
     "the result of one audit for one object: every manifested file, every newest manifest, every problem",
@@ -342,7 +361,7 @@ AUDITS = TableSpec(
 
 TABLES: dict[str, TableSpec] = {
     spec.name: spec
-    for spec in (CDR, CDR_CHANGES, CDR_QUALITY, SESSIONS, USAGE_DAILY, MEDIA, CHAT, ROOMS, REJECTS, AUDITS)
+    for spec in (CDR, CDR_CHANGES, CDR_QUALITY, SESSIONS, USAGE_DAILY, MEDIA, CHAT, ROOMS, REJECTS, DRIFT, AUDITS)
 }
 
 PERSONAL_COLUMNS = tuple(

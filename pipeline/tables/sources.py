@@ -5,7 +5,6 @@ The rows of a day come from all raw responses requested for a day up to `LATE_AR
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -33,6 +32,7 @@ from pipeline.tables.normalize.cdr_batch import (
     read_batch,
     split_documents,
 )
+from pipeline.tables.normalize.drift import Drift
 from pipeline.tables.schemas import AUDITS
 
 LATE_ARRIVAL_DAYS = 3
@@ -51,11 +51,11 @@ OBSERVED = pa.schema([*list(OBSERVATION)[:-1], pa.field("seen_at", TIME)])
 
 @dataclass(frozen=True)
 class CdrReadings:
-    """Observations (schema `OBSERVED`), rejects, and the number of occurrences of each undocumented field."""
+    """Observations (schema `OBSERVED`), rejects, and undocumented fields."""
 
     rows: pa.Table
     rejects: list[Row]
-    unknown: Counter[str]
+    drift: Drift
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def _observations(batch: Batch, response: RawResponse) -> CdrReadings:
         rows = rows.filter(pa.array(~is_far))
     rows = rows.drop_columns(["ordinal"]).append_column("seen_at", _constant(response.asked_at, rows.num_rows))
     rejects = [_reject(response.body_key, response.source, at, error) for at, error in sorted(batch.rejects.items())]
-    return CdrReadings(rows, rejects, batch.unknown)
+    batch.drift.documents = rows.num_rows + len(rejects)
+    return CdrReadings(rows, rejects, batch.drift)
 
 
 def _constant(moment: datetime, count: int) -> pa.Array:

@@ -100,7 +100,7 @@ def as_now(table: str, row: dict[str, Any]) -> dict[str, Any]:
 
 def assert_same_rows(site: Site) -> None:
     """Every table has the sample's rows, in the same order."""
-    assert {TABLE_NAMES.get(table, table) for table in TABLES_THEN} == set(TABLES)
+    assert {TABLE_NAMES.get(table, table) for table in TABLES_THEN} == set(TABLES) - {"drift"}  # added later
     for table in TABLES_THEN:
         assert rows(site, TABLE_NAMES.get(table, table)) == rows_written(table), table
 

@@ -46,6 +46,10 @@ DAY_SQL = {
         FROM cdr WHERE day = DATE '{day}' GROUP BY ALL ORDER BY ALL""",
     "rejects": """
         SELECT source, reason, count(*) AS rows FROM rejects WHERE day = DATE '{day}' GROUP BY ALL ORDER BY ALL""",
+    "drift": """
+        SELECT path, documents, documents_total, example, first_day
+        FROM (SELECT *, min(day) OVER (PARTITION BY project, source, path) AS first_day FROM drift)
+        WHERE day = DATE '{day}' ORDER BY project, source, path""",
     "media": """
         SELECT state, count(*) AS files, coalesce(sum(size_bytes), 0)::BIGINT AS size_bytes
         FROM media WHERE day = DATE '{day}' GROUP BY state""",
@@ -72,6 +76,7 @@ class DayFacts:
     hours: Sequence[Row]
     lateness: Sequence[Row]
     rejects: Sequence[Row]
+    drift: Sequence[Row]
     media: Sequence[Row]
     open_files: Sequence[Row]
     audits: Sequence[Row]
@@ -88,7 +93,7 @@ def day_page(facts: DayFacts) -> str:
         el("title", title),
         el("style", Html(CSS)),
     )
-    main = el("main", _usage(facts), _hours(facts), _late(facts), _audits(facts), _media(facts))
+    main = el("main", _usage(facts), _hours(facts), _late(facts), _drift(facts), _audits(facts), _media(facts))
     footer = el("footer", f"Generated from the tables at {_moment(facts.now)}. Days and hours are UTC.")
     return f"<!DOCTYPE html>\n{el('html', head, el('body', _header(facts), main, footer), lang='en')}\n"
 
@@ -215,6 +220,25 @@ def _late(facts: DayFacts) -> Html:
         )
         if facts.rejects
         else None,
+    )
+
+
+def _drift(facts: DayFacts) -> Html | None:
+    if not facts.drift:
+        return None
+    rows = [
+        (
+            row["path"],
+            str(row["first_day"]),
+            f"{row['documents']:,} ({row['documents'] / row['documents_total']:.1%})",
+            row["example"] or "",
+        )
+        for row in facts.drift[:_MAX_ROWS]
+    ]
+    return _section(
+        "Undocumented fields",
+        f"{_count(len(facts.drift), 'field')} of CDRs without a column; the values are in extra.",
+        table(("field", "first day", "CDRs", "example"), rows, numbers=(2,)),
     )
 
 

@@ -8,7 +8,7 @@ another value in place of an object fall back to `cdr_row`, which is the definit
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,10 +24,11 @@ from pipeline.enablex.envelope import UNREADABLE
 from pipeline.storage.documents import Documents
 from pipeline.tables.normalize import cdr
 from pipeline.tables.normalize.arrow_ops import decimals, mask
+from pipeline.tables.normalize.drift import Drift, example_text
 from pipeline.tables.normalize.extra_column import Pieces, extra_column, misfit_pieces, rest_pieces
 from pipeline.tables.normalize.field_scanner import MAX_SPLIT, FieldScanner, ScanResult
 from pipeline.tables.normalize.json_cells import EMPTY, OBJECT, Members
-from pipeline.tables.normalize.row_reader import Path, RowReader, path_tree, unknown_paths
+from pipeline.tables.normalize.row_reader import Path, RowReader, get_path, is_secret, path_tree, unknown_paths
 from pipeline.tables.schemas import CDR_CONTENT, arrow_schema
 
 BATCH_DOCUMENTS = MAX_SPLIT
@@ -48,11 +49,15 @@ _TOO_DEEP = "nested too deeply"
 
 @dataclass
 class Batch:
-    """Rows (schema `OBSERVATION`, any order), rejects by ordinal, and counts of undocumented fields."""
+    """Rows (schema `OBSERVATION`, any order), rejects by ordinal, counts and examples of undocumented fields."""
 
     rows: pa.Table
     rejects: dict[int, RecordError] = field(default_factory=dict)
-    unknown: Counter[str] = field(default_factory=Counter)
+    drift: Drift = field(default_factory=Drift)
+
+    @property
+    def unknown(self) -> Counter[str]:
+        return self.drift.unknown
 
 
 def read_batch(
@@ -71,8 +76,8 @@ def read_batch(
     half = len(documents) // 2
     first = read_batch(documents[:half], first_ordinal, rooms)
     second = read_batch(documents[half:], first_ordinal + half, rooms)
-    rows = pa.concat_tables([first.rows, second.rows])
-    return Batch(rows, first.rejects | second.rejects, first.unknown + second.unknown)
+    first.drift.include(second.unknown, second.drift.examples, second.drift.documents)
+    return Batch(pa.concat_tables([first.rows, second.rows]), first.rejects | second.rejects, first.drift)
 
 
 def _read_batch(documents: Documents, first_ordinal: int, rooms: RoomDetailsCache) -> Batch:
@@ -110,7 +115,8 @@ def _add_irregular(batch: Batch, documents: Documents, irregular: list[int]) -> 
         quality = document.get("stats_quality")
         encoded = msgspec.json.encode(quality) if quality and isinstance(quality, dict) else None
         rows.append({**row, "day": cdr.row_day(row), "stats_quality": encoded, "ordinal": at})
-        batch.unknown.update(".".join(path) for path in cdr.unknown_fields(document))
+        for path in cdr.unknown_fields(document):
+            batch.drift.add(".".join(path), 1, example_text(path, get_path(document, path)))
     if rows:
         batch.rows = pa.concat_tables([batch.rows, pa.Table.from_pylist(rows, schema=OBSERVATION)])
 
@@ -172,8 +178,9 @@ def _plain_rows(documents: Documents, rooms: RoomDetailsCache, batch: Batch) -> 
     columns["day"] = pc.cast(moments, pa.date32())
     columns["stats_quality"] = _quality(scanned)
     columns["ordinal"] = pa.array(np.arange(len(irregular)), pa.int64())
-    rooms.count_unknown(places[~irregular], batch.unknown)
-    _count_unknown(scanned, irregular, batch.unknown)
+    rooms.add_unknown(places[~irregular], batch.drift)
+    for path, count, example in _unknown(scanned.unknown.where(~irregular[scanned.unknown.documents])):
+        batch.drift.add(".".join(path), count, example)
     return pa.table([columns[name] for name in OBSERVATION.names], names=OBSERVATION.names), irregular
 
 
@@ -208,12 +215,17 @@ def _pieces(scanned: ScanResult, rest: Sequence[Path], misfits: list[Members]) -
     return [pieces for pieces, _ in found], irregular
 
 
-def _count_unknown(scanned: ScanResult, irregular: np.ndarray, into: Counter[str]) -> None:
-    """Count undocumented fields of regular documents, once per document."""
-    unknown = scanned.unknown.where(~irregular[scanned.unknown.documents])
-    for at, count in enumerate(np.bincount(unknown.path_at).tolist()):
+def _unknown(members: Members) -> Iterator[tuple[Path, int, str | None]]:
+    """The path of each undocumented field, the number of documents that have it, and its first non-empty value."""
+    counts = np.bincount(members.path_at, minlength=len(members.paths)).tolist()
+    filled = np.flatnonzero(members.cells.kinds != EMPTY)
+    _, firsts = np.unique(members.path_at[filled], return_index=True)
+    examples: dict[int, int] = {int(members.path_at[at]): at for at in filled[firsts].tolist()}
+    for at, (path, count) in enumerate(zip(members.paths, counts, strict=True)):
         if count:
-            into[".".join(unknown.paths[at])] += count
+            # A secret is not decoded by `rest_pieces`, so it may be unreadable.
+            is_shown = at in examples and not any(map(is_secret, path))
+            yield path, count, example_text(path, members.cells.value(examples[at])) if is_shown else None
 
 
 def _quality(scanned: ScanResult) -> pa.Array:
@@ -248,16 +260,18 @@ class RoomDetailsCache:
         places: np.ndarray = place[pc.fill_null(encoded.indices, len(distinct) - 1).to_numpy()]
         return places
 
-    def count_unknown(self, places: np.ndarray, into: Counter[str]) -> None:
-        """Count undocumented fields, once per connection."""
-        connections = np.bincount(places, minlength=1)
-        for place in self._unknown.keys() & set(np.flatnonzero(connections).tolist()):
-            for path in self._unknown[place]:
-                into[path] += int(connections[place])
+    def add_unknown(self, places: np.ndarray, into: Drift) -> None:
+        """Add undocumented fields, once per connection."""
+        if not self._unknown:
+            return
+        used, firsts, connections = np.unique(places, return_index=True, return_counts=True)
+        for at in np.argsort(firsts).tolist():
+            for path, example in self._unknown.get(int(used[at]), ()):
+                into.add(path, int(connections[at]), example)
 
     def _clear(self) -> None:
         self._place: dict[str | None, int] = {}
-        self._unknown: dict[int, list[str]] = {}
+        self._unknown: dict[int, list[tuple[str, str | None]]] = {}
         self.table = _ROOM_SCHEMA.empty_table()
         self.is_irregular = np.zeros(0, bool)
 
@@ -279,9 +293,12 @@ class RoomDetailsCache:
         self.is_irregular = np.append(
             self.is_irregular, [at in read and read[at][0] is None for at in range(len(texts))]
         )
-        unknown = scanned.unknown.where(~irregular[scanned.unknown.documents])
-        for at, path_at in zip(unknown.documents.tolist(), unknown.path_at.tolist(), strict=True):
-            self._unknown.setdefault(first + at, []).append(".".join((*_DETAILS, *unknown.paths[path_at])))
+        others = scanned.unknown.where(~irregular[scanned.unknown.documents])
+        places = zip(others.documents.tolist(), others.path_at.tolist(), strict=True)
+        for number, (definition, path_at) in enumerate(places):
+            path = (*_DETAILS, *others.paths[path_at])
+            example = None if any(map(is_secret, path)) else example_text(path, others.cells.value(number))
+            self._unknown.setdefault(first + definition, []).append((".".join(path), example))
         self._unknown |= {first + at: paths for at, (_, paths) in read.items() if paths}
         self._place |= {text: first + at for at, text in enumerate(texts)}
 
@@ -299,14 +316,17 @@ _ROOM_READER = RowReader(
 _ROOM_DOCUMENTED = path_tree([*(path for _, path, _ in _ROOM_FIELDS), *_ROOM_REST, *_ROOM_SECRETS])
 
 
-def _room_row(text: bytes) -> tuple[Row | None, list[str]]:
+def _room_row(text: bytes) -> tuple[Row | None, list[tuple[str, str | None]]]:
     """The row and the undocumented fields of an irregular definition; no row if it is nested too deeply."""
     try:
         document = msgspec.json.decode(text)
     except UNREADABLE:
         return None, []
-    unknown = unknown_paths(document, _ROOM_DOCUMENTED)
-    return _ROOM_READER.row(document), [".".join((*_DETAILS, *path)) for path in unknown]
+    unknown = [
+        (".".join((*_DETAILS, *path)), example_text((*_DETAILS, *path), get_path(document, path)))
+        for path in unknown_paths(document, _ROOM_DOCUMENTED)
+    ]
+    return _ROOM_READER.row(document), unknown
 
 
 # --- derived columns ------------------------------------------------------------------------------------------------

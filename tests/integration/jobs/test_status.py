@@ -109,6 +109,10 @@ def test_undocumented_fields_are_reported_once_per_build(make_site: Callable[...
     assert built["unknown_fields"]["beta"] >= len(rows) > 0
     assert all('"beta":{"score":0.5' in row["extra"] for row in rows)
     assert "unknown_fields" not in site.outcome("build")
+    (drift,) = site.outcome("status")["projects"]["acme"]["drift"]
+    first = min(row["day"] for row in parquet.read_arrow("drift", lake=LocalStore(site.folder / "lake")).to_pylist())
+    assert drift == {"path": "beta", "first_day": str(first), "share": 1.0, "example": "object"}
+    assert f"undocumented field beta since {first}, in 100.0% of the CDRs" in site.run("status").stdout
 
 
 def test_queries_of_as_known_on_md(make_site: Callable[..., Site]) -> None:

@@ -68,6 +68,9 @@ FACTS = DayFacts(
         {"late_h": None, "is_corrected": False, "rows": 1},
     ],
     rejects=[{"source": "cdr", "reason": "no time at all", "rows": 2}],
+    drift=[
+        {"path": "usage.region", "documents": 30, "documents_total": 40, "example": "<eu>", "first_day": "2026-11-20"}
+    ],
     media=[
         {"state": "stored", "files": 40, "size_bytes": 1_234_567_890},
         {"state": "lost", "files": 1, "size_bytes": 0},
@@ -164,7 +167,7 @@ def test_the_page_is_self_contained() -> None:
 
 def test_a_day_without_data_has_a_page() -> None:
     """Before anything is collected, the page states it as text, without empty charts."""
-    quiet = DayFacts(FACTS.day, NOW, {"acme": None}, [], [], [], [], [], [], [])
+    quiet = DayFacts(FACTS.day, NOW, {"acme": None}, [], [], [], [], [], [], [], [])
     page = Read(day_page(quiet))
     assert "svg" not in {tag for tag, _ in page.tags}
     for expected in (
