@@ -57,11 +57,14 @@ class Answer(Generic[AnySink]):
 
 
 class UnreadableAnswer(UnreadableReply):
-    """An unreadable reply with the sink that has its bytes, so that it can be landed as evidence."""
+    """An unreadable reply with the sink that has its bytes, so that it can be landed as evidence.
 
-    def __init__(self, error: UnreadableReply, head: ReplyHead, sink: Any) -> None:
+    If its structure is broken, `broken` is the reason, and the sink has noted all documents before the break.
+    """
+
+    def __init__(self, error: UnreadableReply, head: ReplyHead, sink: Any, broken: str) -> None:
         super().__init__(str(error), endpoint=error.endpoint, status=error.status)
-        self.head, self.sink = head, sink
+        self.head, self.sink, self.broken = head, sink, broken
 
 
 @functools.cache
@@ -208,7 +211,8 @@ class EnablexClient:
                     break
             sink.note(reader.finish(self._clock()))
         except UnreadableReply as error:
-            raise UnreadableAnswer(error, head, sink) from None
+            sink.note(reader.rest())
+            raise UnreadableAnswer(error, head, sink, reader.broken) from None
 
 
 def _too_large(request: Request, max_bytes: int) -> Refused:

@@ -8,7 +8,7 @@ Source: enablex-api.md sections 1 to 5 and 9. Success is HTTP 2xx with a `result
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -19,7 +19,8 @@ import msgspec
 
 from pipeline.core.errors import ApiError, CredentialsRefused, Refused, Throttled, Unreachable, UnreadableReply
 from pipeline.core.models import Source
-from pipeline.enablex.envelope import UNREADABLE, Envelope, EnvelopeError
+from pipeline.enablex.envelope import BOM, Block, Envelope, EnvelopeError
+from pipeline.enablex.lenient import UNREADABLE
 
 MAX_ERROR_BYTES = 2**20
 """Bytes that are read of a reply with an error status; maintenance pages are smaller."""
@@ -30,6 +31,9 @@ _RETRY_RESULTS = {50000, 50001, 50002, 50003, 10105}
 _CREDENTIAL_CODES = {"UNAUTHORIZED", "CREDENTIAL_EXPIRED", "PROJECT_SUSPENDED", "10000", "40002"}
 _NO_SUCH_ROOM = 40001
 _ENVELOPE_KEYS = {"result", "error", "error_code", "status"}
+_KNOWN_KEYS = {*_ENVELOPE_KEYS, "desc", "message", "request_id"}
+_SHOWN_KEYS = 5
+_SHOWN_KEY_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
@@ -89,30 +93,36 @@ def rooms_request() -> Request:
 class ReplyReader:
     """Reads one reply while it streams: `feed` and `finish` return documents, which are valid only after `finish`.
 
-    Documents are raw bytes, in the order received. Memory: a buffer of about 8 MiB.
+    Documents are raw bytes, in the order received. Memory: a buffer of about 8 MiB. `broken` is why the structure of
+    the reply is broken, if it is; then `rest` returns the last documents before the break.
     """
 
     def __init__(self, head: ReplyHead) -> None:
         self._head = head
         self._envelope = Envelope(head.request.payload)
         self._error_body = b""
+        self.broken = ""
 
-    def feed(self, chunk: bytes) -> Sequence[msgspec.Raw]:
-        """Add bytes; return the documents that are now complete. Raises UnreadableReply if the body is not JSON."""
+    def feed(self, chunk: bytes) -> Block:
+        """Add bytes; return the documents that are now complete. Raises UnreadableReply if the structure is broken."""
         if self._head.status >= 300:
             self._error_body += chunk[: MAX_ERROR_BYTES - len(self._error_body)]
-            return []
+            return Block()
         try:
             return self._envelope.feed(chunk)
         except EnvelopeError as error:
-            raise self._unreadable(f"not the promised JSON: {error}") from None
+            raise self._broken(error) from None
+
+    def rest(self) -> Block:
+        """The complete documents before the break that were not returned yet; none if the structure is not broken."""
+        return self._envelope.rest() if self.broken else Block()
 
     @property
     def has_enough(self) -> bool:
         """Whether the rest of the body need not be read: it belongs to an error and exceeds `MAX_ERROR_BYTES`."""
         return len(self._error_body) >= MAX_ERROR_BYTES
 
-    def finish(self, now: datetime) -> list[msgspec.Raw]:
+    def finish(self, now: datetime) -> Block:
         """Return the remaining documents. From here on all documents of the reply are valid.
 
         No match can be an empty array, null, a missing key, or 404 with code 40001 (section 12); each returns `[]`.
@@ -122,24 +132,40 @@ class ReplyReader:
             UnreadableReply, Throttled, Unreachable, CredentialsRefused, Refused: errors.py states which are retried.
         """
         is_error = self._head.status >= 300
-        documents = [] if is_error else self._last_documents()
+        documents = Block() if is_error else self._last_documents()
         fields = _fields_or_none(self._error_body) if is_error else self._envelope.fields
         try:
             problem = _problem(self._head, fields)
         except UNREADABLE as error:
             raise self._unreadable(f"not the promised JSON: {error}") from None
-        if problem is None or (self._head.status == 404 and problem.result == _NO_SUCH_ROOM):
+        if problem is None:
+            self._check_shape()
+            return documents
+        if self._head.status == 404 and problem.result == _NO_SUCH_ROOM:
             return documents
         raise _error(self._head, problem, now, verdict)
 
-    def _last_documents(self) -> list[msgspec.Raw]:
+    def _last_documents(self) -> Block:
         try:
-            documents = self._envelope.finish()
+            return self._envelope.finish()
         except EnvelopeError as error:
-            raise self._unreadable(f"not the promised JSON: {error}") from None
-        if not self._envelope.has_payload and not self._envelope.fields.keys() & _ENVELOPE_KEYS:
-            raise self._unreadable(f'JSON without "result" and "{self._head.request.payload}"; is base_url right')
-        return documents
+            raise self._broken(error) from None
+
+    def _check_shape(self) -> None:
+        """A reply without the promised key is an empty day only if nothing else is there instead."""
+        keys, payload = self._envelope.fields.keys(), self._head.request.payload
+        if self._envelope.has_payload:
+            return
+        if others := sorted(keys - _KNOWN_KEYS):
+            named = ", ".join(f'"{key[:_SHOWN_KEY_CHARACTERS]}"' for key in others[:_SHOWN_KEYS])
+            more = ", ..." if len(others) > _SHOWN_KEYS else ""
+            raise self._unreadable(f'unknown shape: no "{payload}", but {named}{more}; is base_url right')
+        if not keys & _ENVELOPE_KEYS:
+            raise self._unreadable(f'JSON without "result" and "{payload}"; is base_url right')
+
+    def _broken(self, error: EnvelopeError) -> UnreadableReply:
+        self.broken = str(error)
+        return self._unreadable(f"not the promised JSON: {error}")
 
     def _unreadable(self, why: str) -> UnreadableReply:
         return _unreadable(self._head, why, self._envelope.size_bytes)
@@ -197,7 +223,7 @@ class Problem:
 
 def _fields_or_none(body: bytes) -> Mapping[str, msgspec.Raw]:
     try:
-        return _RAW_FIELDS.decode(body)
+        return _RAW_FIELDS.decode(body.removeprefix(BOM))
     except UNREADABLE:
         return {}
 

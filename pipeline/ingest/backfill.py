@@ -13,7 +13,7 @@ from pipeline.core.models import DAILY_SOURCES, Period, Source
 from pipeline.ingest.collect import CollectTask, lookback
 from pipeline.ingest.settlement import is_settled, settled_on
 from pipeline.storage import raw
-from pipeline.tables.build import input_window, week_of
+from pipeline.tables.batches import input_window, week_of
 
 CollectPolicy = Literal["backfill", "nightly"]
 

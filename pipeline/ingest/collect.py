@@ -57,12 +57,20 @@ def _collect_reply(app: App, task: CollectTask, request: Request, *, is_part: bo
     try:
         reply = app.clients[task.project].fetch(request, spool)
     except UnreadableAnswer as error:
-        key = raw.land_unreadable(app.vault, location, error.head, error.sink)
-        raise UnreadableReply(f"{error}; kept as {key}", endpoint=error.endpoint, status=error.status) from None
+        kept = _keep_unreadable(app, location, error)
+        raise UnreadableReply(f"{error}; {kept}", endpoint=error.endpoint, status=error.status) from None
     is_new = raw.land(app.vault, location, reply.head, reply.sink, is_part=is_part)
     documents = reply.sink.documents
     _log.debug("response.landed", item=str(task), request=str(request), documents=documents, is_new=is_new)
     return {"replies": 1, "new_pages": int(is_new), "documents": documents if is_new else 0}
+
+
+def _keep_unreadable(app: App, location: raw.RawLocation, error: UnreadableAnswer) -> str:
+    """Land the documents before the break as a part, which does not make the day collected; or keep the evidence."""
+    if not (error.broken and error.sink.documents):
+        return f"kept as {raw.land_unreadable(app.vault, location, error.head, error.sink)}"
+    raw.land(app.vault, location, error.head, error.sink, broken=error.broken)
+    return f"{error.sink.documents} documents before the break are kept provisionally; the day stays unsettled"
 
 
 def _collect_by_room(app: App, task: CollectTask) -> Mapping[str, int]:

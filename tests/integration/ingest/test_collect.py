@@ -187,9 +187,26 @@ def test_a_truncated_reply_is_requested_again(
     assert build(site) == calm_rows
 
 
-def test_a_reply_that_stays_truncated_is_evidence(make_site: Callable[..., Site]) -> None:
-    """A reply truncated on every attempt fails its day, and is kept as evidence with its headers, not as a response."""
+def test_a_reply_that_stays_truncated_is_used_provisionally(make_site: Callable[..., Site]) -> None:
+    """A truncated reply fails its day, which is not collected; the records before the break are rows."""
     site = make_site(WORLD, faults=("truncated_json",))
+    site.configure("max_attempts = 2", "max_attempts = 1")
+    (failure,) = collect(site).failed
+    assert "documents before the break are kept provisionally" in failure.error
+    (receipt,) = (site.folder / "vault/raw").rglob("*.part.json")
+    facts = json.loads(receipt.read_bytes())
+    assert facts["broken"]
+    assert collected_days(site) == set()
+    rows = build(site)
+    assert 0 < len(rows) <= facts["documents"]
+    site.simulator.faults.clear()
+    assert collect(site, hours=1).ok
+    assert len(build(site)) > len(rows)
+
+
+def test_a_reply_truncated_before_its_documents_is_evidence(make_site: Callable[..., Site]) -> None:
+    """A reply without a complete document is kept as evidence with its headers, not as a response."""
+    site = make_site(WORLD, faults=("api_empty_body",))
     site.configure("max_attempts = 2", "max_attempts = 1")
     (failure,) = collect(site).failed
     assert "kept as" in failure.error

@@ -237,6 +237,49 @@ def test_very_many_short_documents_are_all_there() -> None:
     assert [json.loads(bytes(document)) for document in received] == documents
 
 
+def test_short_documents_leave_less_than_a_block() -> None:
+    """Documents of a few bytes, of which one split returns at most 8,000, do not make the buffer grow."""
+    reader, chunk, count = landed("cdr"), b'{"a":1},' * 20_000, 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(envelope, "BLOCK_BYTES", 64 * 1024)
+        count += len(reader.feed(b'{"cdr":['))
+        for _ in range(20):
+            count += len(reader.feed(chunk))
+            assert len(reader._buffer) < 64 * 1024
+        count += len(reader.feed(b"{}]}")) + len(reader.finish())
+    assert count == 400_001
+
+
+@pytest.mark.parametrize("block", [1, 300, 10**6])
+def test_faulty_documents_are_counted_and_cost_no_other(block: int) -> None:
+    """Documents that are no JSON are returned unchanged, and `malformed` has their places."""
+    texts = [
+        b'{"a":1}',
+        b'{"a":NaN}',
+        b'{"b":[{"c":1},{"c":"},{"}]}',
+        b"{'x'}",
+        b"",
+        b'{"d":"\\ud800"}',
+        b'{"e":[1}]',
+        b"7",
+    ]
+    reader, received = Envelope("cdr"), envelope.Block()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(envelope, "BLOCK_BYTES", block)
+        for at in range(0, len(text := b'{"cdr":[%s]}' % b" , ".join(texts)), 7):
+            received.add(reader.feed(text[at : at + 7]))
+        received.add(reader.finish())
+    assert [bytes(document).strip() for document in received] == texts
+    assert received.malformed == [1, 3, 4, 5, 6]
+
+
+def test_an_envelope_is_repaired_too() -> None:
+    """Text beside the list that is no JSON costs no document."""
+    *received, end = split(b'{"desc":"M\xffller \\ud83d","cdr":[{"a":1}],"took":NaN}', 5, 10**6)
+    assert [bytes(document) for document in received] == [b'{"a":1}']
+    assert set(end.fields) == {"desc", "took"}
+
+
 @given(st.lists(st.binary(max_size=5), max_size=6), st.integers(0, 6), st.integers(0, 6))
 def test_documents_are_a_sequence(contents: list[bytes], start: int, stop: int) -> None:
     """`Documents` has the length, items and slices of the list it was made from."""

@@ -399,9 +399,8 @@ def test_a_verdict_is_blind_to_chunks(status: int, body: bytes, cuts: list[int])
         b'{"result": 1' + b"0" * 400 + b"}",
         b'{"result": "0", "desc": "\xff", "cdr": []}',
         b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b', "cdr": []}',
-        b'{"cdr": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
-    ids=["huge number", "bad UTF-8 beside the list", "deep nesting beside the list", "deep nesting in the list"],
+    ids=["huge number", "bad UTF-8 beside the list", "deep nesting beside the list"],
 )
 def test_hostile_json_is_an_error_of_ours(body: bytes) -> None:
     """JSON that breaks parsers is an error that names the request, not a crash."""
