@@ -103,12 +103,13 @@ class WorkerLost(PipelineError):
 class RecordError(PipelineError):
     """One document cannot become a row.
 
-    `path` is the dotted path inside the document, `value` the value at this path (short, never a secret).
+    `path` is the dotted path inside the document, `value` the value at this path (short, never a secret). `is_foreign`:
+    the document belongs to another day, whose response has it too.
     """
 
-    def __init__(self, reason: str, *, path: str = "", value: object = None) -> None:
+    def __init__(self, reason: str, *, path: str = "", value: object = None, is_foreign: bool = False) -> None:
         super().__init__(f"{path}: {reason}" if path else reason)
-        self.reason, self.path, self.value = reason, path, value
+        self.reason, self.path, self.value, self.is_foreign = reason, path, value, is_foreign
 
 
 class FileError(PipelineError):

@@ -31,6 +31,10 @@ STORED = frozenset({"stored", "malformed"})
 """States of media in the vault."""
 
 
+DecisionOutcome = Literal["released", "excluded"]
+"""What can be decided about a record in suspense."""
+
+
 @dataclass(frozen=True, order=True)
 class Period:
     """Inclusive UTC dates, as in the API."""
@@ -58,7 +62,8 @@ class Period:
 class RawResponse:
     """One landed response: the request, its time, and the properties of the body.
 
-    `days` are the UTC dates of its documents.
+    `days` are the UTC dates of its documents. `malformed` are the ordinals of documents that are not JSON. `broken` is
+    why the structure of the body is broken after `documents` documents, if it is.
     """
 
     response_id: str
@@ -73,6 +78,8 @@ class RawResponse:
     documents: int
     days: tuple[date, ...]
     body_key: str
+    malformed: tuple[int, ...] = ()
+    broken: str = ""
 
 
 @dataclass(frozen=True)

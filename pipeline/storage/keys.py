@@ -223,6 +223,25 @@ def build_record_key(project: str, day: date) -> str:
     return f"builds/project={project}/day={day}.json"
 
 
+def day_index_key(project: str, month: date) -> str:
+    """Key of the index of the ids of table `cdr` of a month, given by its first day."""
+    return f"index/cdr/project={project}/month={month:%Y-%m}.bin"
+
+
+def moved_days_key(project: str) -> str:
+    """Key of the days of records that EnableX moved between days."""
+    return f"index/cdr/project={project}/moved.json"
+
+
+def decision_prefix(project: str) -> str:
+    """Prefix of the decisions on records in suspense."""
+    return f"decisions/suspense/project={project}/"
+
+
+def decision_key(project: str, decision_id: str) -> str:
+    return f"{decision_prefix(project)}{decision_id}.json"
+
+
 def billing_prefix(month: date, project: str = "") -> str:
     """Prefix of the exports of a month: of all projects, or of one project with its own revision numbers."""
     return f"reports/billing/{f'project={project}/' if project else ''}month={month:%Y-%m}/"

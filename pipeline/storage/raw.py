@@ -7,7 +7,8 @@ differed from their predecessor.
 
 A request split into parts (a day, room by room) stores one raw response per part. Their receipts (`….part.json`) do not
 make the day collected, because it cannot be determined whether the parts are complete.
-A response that cannot be parsed is stored as evidence under a separate suffix and is not a raw response.
+A response whose structure is broken is such a part too: the documents before the break are used. If there are none, it
+is stored as evidence under a separate suffix and is not a raw response.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -60,7 +61,11 @@ DaysOf = Callable[[Sequence[msgspec.Raw]], set[date]]
 
 
 class Receipt(msgspec.Struct, kw_only=True, forbid_unknown_fields=False):
-    """Request, time, and facts of the response. `page` is the id of the response whose stored body is identical."""
+    """Request, time, and facts of the response. `page` is the id of the response whose stored body is identical.
+
+    `malformed` are the ordinals of documents that are not JSON; earlier versions stored no such response. `broken` is
+    why the structure of the body is broken after `documents` documents.
+    """
 
     format: int = 1
     source: str
@@ -75,6 +80,8 @@ class Receipt(msgspec.Struct, kw_only=True, forbid_unknown_fields=False):
     documents: int
     days: list[date]
     page: str
+    malformed: list[int] = []
+    broken: str | None = None
 
 
 _RECEIPT = msgspec.json.Decoder(Receipt)
@@ -94,6 +101,7 @@ class SpooledBody:
         self._sha256 = hashlib.sha256()
         self.size_bytes = 0
         self.documents = 0
+        self.malformed: list[int] = []
         self.days: set[date] = set()
 
     def write(self, chunk: bytes) -> None:
@@ -103,6 +111,7 @@ class SpooledBody:
             self._zstd.write(chunk)
 
     def note(self, documents: Sequence[msgspec.Raw]) -> None:
+        self.malformed += [self.documents + at for at in getattr(documents, "malformed", ())]
         self.documents += len(documents)
         self.days |= self._days_of(documents)
 
@@ -133,13 +142,20 @@ class RawLocation:
 
 
 def land(
-    vault: ObjectStore, location: RawLocation, head: ReplyHead, spool: SpooledBody, *, is_part: bool = False
+    vault: ObjectStore,
+    location: RawLocation,
+    head: ReplyHead,
+    spool: SpooledBody,
+    *,
+    is_part: bool = False,
+    broken: str | None = None,
 ) -> bool:
     """Land one parseable response; return whether it differs from the previous one to the same request.
 
+    `broken` is why only the part before a break is parseable: it does not make the day collected.
     Idempotent: landing the same response to the same request with the same `asked_at` again changes nothing.
     """
-    suffix = PART_SUFFIX if is_part else RECEIPT_SUFFIX
+    suffix = PART_SUFFIX if is_part or broken else RECEIPT_SUFFIX
     response_id = _response_id(location, head.request, spool.sha256)
     previous = _latest_receipt(vault, location, str(head.request), suffix, before=response_id)
     repeated = previous is not None and previous.sha256 == spool.sha256 and previous.status == head.status
@@ -161,6 +177,8 @@ def land(
         documents=spool.documents,
         days=sorted(spool.days),
         page=body_id,
+        malformed=spool.malformed,
+        broken=broken,
     )
     vault.put_if_absent(location.key(response_id, suffix), msgspec.json.format(msgspec.json.encode(receipt), indent=1))
     return body_id == response_id
@@ -194,6 +212,39 @@ def list_responses(
     return dict(response_ids)
 
 
+@dataclass(frozen=True)
+class Listing:
+    """Whether a response is the newest for its requested day; if not, when it was last collected unchanged."""
+
+    is_current: bool
+    until: datetime
+
+
+def listings(vault: ObjectStore, source: Source, project: str, period: Period) -> dict[tuple[date, str], Listing]:
+    """The listing of every raw response of `period`, by day and id; needs listings only.
+
+    A part is newest if no whole response is newer. A response that repeats its predecessor has a receipt only.
+    """
+    by_day: dict[date, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for name in _raw_names(vault, source, project, period):
+        by_day[name.day][name.response_id].add(name.suffix)
+    return {(day, response_id): listing for day, ids in by_day.items() for response_id, listing in _listings(ids)}
+
+
+def _listings(suffixes: Mapping[str, set[str]]) -> Iterator[tuple[str, Listing]]:
+    """The listings of the responses of one day."""
+    whole = [name for name, stored in suffixes.items() if {BODY_SUFFIX, RECEIPT_SUFFIX} <= stored]
+    newest = max(whole, default="")
+    repeated = sorted(name for name, stored in suffixes.items() if RECEIPT_SUFFIX in stored)
+    for name, stored in suffixes.items():
+        if BODY_SUFFIX in stored and len(stored) > 1:
+            is_current, last = name >= newest, name
+            if not is_current and name in whole:
+                following = min(other for other in whole if other > name)
+                last = max(other for other in repeated if other < following)
+            yield name, Listing(is_current, asked_at_of_response(last))
+
+
 def last_collected(vault: ObjectStore, source: Source, project: str) -> dict[date, datetime]:
     """Time of the last parseable response for every collected day; needs listings only."""
     moments: dict[date, datetime] = {}
@@ -223,6 +274,8 @@ def read_receipt(vault: ObjectStore, source: Source, project: str, day: date, re
         documents=receipt.documents,
         days=tuple(receipt.days),
         body_key=raw_key(source, project, day, response_id, BODY_SUFFIX),
+        malformed=tuple(receipt.malformed),
+        broken=receipt.broken or "",
     )
 
 
@@ -240,18 +293,28 @@ def read_documents(
 
 
 def _documents(vault: ObjectStore, response: RawResponse, split: Split | None) -> Iterator[Sequence[msgspec.Raw]]:
-    envelope = LandedEnvelope(response.source, split) if split else Envelope(response.source)
+    envelope = LandedEnvelope(response.source, split, response.malformed) if split else Envelope(response.source)
     count = 0
+    chunks = prefetch(_body(vault, response), _PREFETCH_CHUNKS)
     try:
-        for chunk in prefetch(_body(vault, response), _PREFETCH_CHUNKS):
-            if documents := envelope.feed(chunk):
-                count += len(documents)
-                yield documents
-        documents = envelope.finish()
+        try:
+            for chunk in chunks:
+                for documents in envelope.blocks(chunk):
+                    count += len(documents)
+                    yield documents
+            documents = envelope.finish()
+        except EnvelopeError:
+            if not response.broken:
+                raise
+            documents = envelope.rest()
+            for _ in chunks:
+                pass  # the digest is compared after the last one
     except (zstandard.ZstdError, EnvelopeError) as error:
         raise FixityError(response.body_key, response.sha256, f"malformed content ({error})") from None
     count += len(documents)
-    if split and count != response.documents:  # the bytes are unchanged: `split` and the parser at landing disagree
+    if (
+        split or response.broken
+    ) and count != response.documents:  # the bytes are unchanged: `split` and the parser at landing disagree
         raise FixityError(response.body_key, f"{response.documents} documents", f"{count}")
     yield documents
 
@@ -309,7 +372,13 @@ def _read_receipt(vault: ObjectStore, key: str) -> Receipt:
 
 def read_receipts(vault: ObjectStore, source: Source, project: str, period: Period | None) -> Iterator[RawResponse]:
     """The raw responses of `period` (None: of all days), by day, oldest first."""
-    names = iter_response_ids(vault, source, project, period)
+    yield from read_named_receipts(vault, source, project, iter_response_ids(vault, source, project, period))
+
+
+def read_named_receipts(
+    vault: ObjectStore, source: Source, project: str, names: Iterable[tuple[date, str]]
+) -> Iterator[RawResponse]:
+    """The raw responses with these days and ids, same order."""
     yield from map_concurrent(lambda name: read_receipt(vault, source, project, *name), names, vault.max_concurrency)
 
 

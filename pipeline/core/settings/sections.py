@@ -248,6 +248,20 @@ class Billing(_Section):
     prices: Prices = Prices()
 
 
+class Suspense(_Section):
+    """Which records are held back until someone decides (docs/guide/billing.md)."""
+
+    max_stay_hours: float = Field(default=24, gt=0, le=120)
+    """Stays that are longer are held."""
+    tolerance_min: float = Field(default=10, ge=0)
+    """Minutes by which a stay may differ from the duration that EnableX states, before the record is held; at least
+    10 % of the stay."""
+    unlisted: Literal["bill", "hold"] = "bill"
+    """Records that EnableX no longer lists."""
+    system_participants: Literal["bill", "skip"] = "bill"
+    """Recorders and streaming views that EnableX adds to a session."""
+
+
 class Privacy(_Section):
     """Columns of tables that are replaced by a keyed token; raw responses in the vault stay as they are."""
 
@@ -327,6 +341,7 @@ class Settings(BaseSettings):
     executor: Executor = Executor()
     run_store: RunStoreSettings = RunStoreSettings()
     billing: Billing = Billing()
+    suspense: Suspense = Suspense()
     privacy: Privacy = Privacy()
     rooms: Rooms = Rooms()
     metrics: Metrics = Metrics()

@@ -117,6 +117,9 @@ def test_keys_are_as_documented() -> None:
         "media/project=acme/day=2026-11-22/r1/28417/chat/chat.json"
     )
     assert keys.manifest_key("acme", day, "28417", 1) == "manifests/project=acme/day=2026-11-22/28417/0001.json"
+    assert keys.day_index_key("acme", date(2026, 11, 1)) == "index/cdr/project=acme/month=2026-11.bin"
+    assert keys.moved_days_key("acme") == "index/cdr/project=acme/moved.json"
+    assert keys.decision_key("acme", response_id) == f"decisions/suspense/project=acme/{response_id}.json"
     assert keys.audit_key("acme", day, response_id) == (
         "audits/project=acme/day=2026-11-22/20261123T021500.123Z-1f0c9a2e.parquet"
     )

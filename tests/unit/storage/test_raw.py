@@ -281,6 +281,82 @@ def test_responses_of_a_period(vault: LocalStore) -> None:
     assert list_responses(vault, "archive", "acme") == list_responses(vault, "cdr", "acm") == {}
 
 
+# --- listings ---
+
+
+def listing(vault: LocalStore) -> dict[str, tuple[bool, int]]:
+    """Whether each response is the newest of its day, and until when it was collected, in minutes."""
+    found = raw.listings(vault, "cdr", "acme", Period(DAY, DAY))
+    assert {day for day, _ in found} <= {DAY}
+    return {name: (each.is_current, (each.until - ASKED) // timedelta(minutes=1)) for (_, name), each in found.items()}
+
+
+def test_the_newest_whole_response_of_a_day_is_current(vault: LocalStore) -> None:
+    """Of the responses of a day the newest one is current; an earlier one was collected until its last repetition."""
+    first = landed(vault, reply(note="A"))
+    assert listing(vault) == {first.response_id: (True, 0)}
+    landed(vault, reply(note="A"), 10)
+    landed(vault, reply(note="A"), 20)
+    assert listing(vault) == {first.response_id: (True, 0)}
+    second = landed(vault, reply(note="B"), 30)
+    assert listing(vault) == {first.response_id: (False, 20), second.response_id: (True, 30)}
+    landed(vault, reply(note="B"), 40)
+    third = landed(vault, reply(note="A"), 50)
+    assert listing(vault) == {
+        first.response_id: (False, 20), second.response_id: (False, 40), third.response_id: (True, 50),
+    }  # fmt: skip
+
+
+def test_a_repeated_response_changes_no_current_listing(vault: LocalStore) -> None:
+    """A repetition of the newest response changes nothing: tables follow from the stored bodies."""
+    landed(vault, reply(note="A"))
+    landed(vault, reply(note="B"), 10)
+    before = raw.listings(vault, "cdr", "acme", Period(DAY, DAY))
+    landed(vault, reply(note="B"), 20)
+    assert raw.listings(vault, "cdr", "acme", Period(DAY, DAY)) == before
+
+
+def test_a_part_is_current_until_a_whole_response_is_newer(vault: LocalStore) -> None:
+    """Parts do not replace each other nor an earlier whole response; a later whole response replaces all parts."""
+    requests = [Request("GET", f"/cdr/room-period/r{n}/2024-03-09/2024-03-10", "cdr") for n in (1, 2)]
+    whole = landed(vault, reply(note="whole"))
+    parts = [
+        landed(vault, reply(note=str(n)), 10 + n, to=head(request), is_part=True) for n, request in enumerate(requests)
+    ]
+    current = dict.fromkeys([part.response_id for part in parts], True) | {whole.response_id: True}
+    assert {name: is_current for name, (is_current, _) in listing(vault).items()} == current
+    newer = landed(vault, reply(note="newer"), 20)
+    assert {name: is_current for name, (is_current, _) in listing(vault).items() if is_current} == {
+        newer.response_id: True
+    }
+
+
+def test_without_a_whole_response_all_parts_are_current(vault: LocalStore) -> None:
+    """Of a day collected in parts only, every part is current."""
+    parts = [landed(vault, reply(note=str(n)), n, is_part=True) for n in range(3)]
+    assert listing(vault) == {part.response_id: (True, n) for n, part in enumerate(parts)}
+
+
+def test_listings_are_those_of_the_readable_responses(vault: LocalStore, tmp_path: Path) -> None:
+    """A body without a receipt has no listing and replaces none; other days have their own."""
+    first = landed(vault, reply(note="A"))
+    broken = landed(vault, reply(note="B"), 10)
+    (tmp_path / "vault" / location().key(broken.response_id, keys.RECEIPT_SUFFIX)).unlink()
+    landed(vault, reply(note="C"), at=location(60, DAY + timedelta(days=1)))
+    assert listing(vault) == {first.response_id: (True, 0)}
+    both = raw.listings(vault, "cdr", "acme", Period(DAY, DAY + timedelta(days=1)))
+    names = [(day, name) for day, listed in list_responses(vault, "cdr", "acme").items() for name in listed]
+    assert sorted(both) == names
+    assert all(each.is_current for each in both.values())
+
+
+def test_named_responses_are_read_in_the_order_given(vault: LocalStore) -> None:
+    """Receipts are read by day and id, in the order of the names."""
+    response_ids = [landed(vault, reply(note=str(n)), n).response_id for n in range(3)]
+    named = [(DAY, name) for name in reversed(response_ids)]
+    assert [found.response_id for found in raw.read_named_receipts(vault, "cdr", "acme", named)] == response_ids[::-1]
+
+
 def test_a_response_without_documents_is_not_opened(vault: LocalStore, tmp_path: Path) -> None:
     """An empty response makes its day collected; its body is not needed to read its documents."""
     landing = landed(vault, reply([]))
