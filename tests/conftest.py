@@ -28,6 +28,7 @@ from pipeline.core.settings.load import load
 from pipeline.core.settings.sections import Settings
 from pipeline.enablex.simulator.server import Simulator
 from pipeline.enablex.simulator.world import SimFile, World
+from pipeline.tables.normalize import field_scanner
 from tests.support.environ import clean_environ
 from tests.support.paths import ROOT
 from tests.support.servers.ceph import ceph_server
@@ -215,6 +216,17 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     if isinstance(report.longrepr, tuple) and NO_SERVER in report.longrepr[2]:
         report.longrepr = (__file__, 0, NO_SERVER)
     return report
+
+
+@pytest.fixture(params=["compiled", "decoding"], scope="module")
+def either_finder(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The finder that was compiled, and the one that stands in for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "decoding":
+            patch.setattr(field_scanner, "_scanner", None)
+        elif field_scanner._scanner is None:
+            pytest.skip("nothing was compiled here")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline.core.arrow_types import BILLED, COUNT, FLAG, MONEY, REAL, TEXT, TIME
 
-TABLES_VERSION = 4
+TABLES_VERSION = 5
 """Part of the inputs digest of every day. Raise it when a column changes its meaning; then all days are built again."""
 
 Privacy = Literal["", "personal"]
@@ -107,18 +107,40 @@ CDR = TableSpec(
         ),
         Column("connect_billed_min", BILLED, "EnableX's own billed minutes", "usage.connect_minutes_cal"),
         Column("room_connect_min", REAL, "connected to the room", "usage.room_connect_minutes"),
-        Column("participant_s", REAL, "exact seconds, from `signal_*` when both ends exist, else `room_*`"),
+        Column("began_at", TIME, "when the connection began, as `participant_s` counts it; never null"),
+        Column("participant_s", REAL, "exact seconds; null if unknown or held (`suspense`)"),
+        Column(
+            "participant_s_from",
+            TEXT,
+            "where the stay is from, also of a held one: `signal` or `room` times; where they are missing,"
+            " `signal_duration`, `room_duration` or `connect_billed_min`",
+        ),
         Column("participant_min", BILLED, "whole minutes, rounded up per connection"),
+        Column("is_system", FLAG, "nothing published and a headless browser: a recorder or streaming view of EnableX"),
+        Column("suspense", TEXT, "why the record is in doubt (table `suspense`); reasons are separated by `, `"),
         Column("price", MONEY, "charged for the connection; currency by account", "price.connect_duration"),
         Column("revision", COUNT, "1 for the first version seen"),
         Column("first_seen_at", TIME, "when the first version was collected"),
         Column("changed_at", TIME, "when this version was first collected"),
+        Column(
+            "last_seen_at",
+            TIME,
+            "when a response last contained the record; null while it is listed",
+        ),
+        Column("is_listed", FLAG, "the newest response for its requested day contains the record"),
         Column("extra", TEXT, "all other fields, and values that fit no column, as JSON"),
     ),
 )
 
-_HISTORY = ("revision", "first_seen_at", "changed_at")
-CDR_CONTENT = tuple(column for column in CDR.columns if column.name not in _HISTORY)
+_HISTORY = ("revision", "first_seen_at", "changed_at", "last_seen_at", "is_listed")
+RATED = (
+    "connect_min_looks_like_seconds", "began_at", "participant_s", "participant_s_from", "participant_min",
+    "is_system", "suspense",
+)  # fmt: skip
+"""Columns of `cdr` that follow from the others, the settings and decisions (normalize/ratings.py)."""
+
+_VERSIONED = tuple(column for column in CDR.columns if column.name not in _HISTORY)
+CDR_CONTENT = tuple(column for column in _VERSIONED if column.name not in RATED)
 """Columns with what EnableX reports of a connection; a change in any of them is a new version."""
 
 CDR_CHANGES = TableSpec(
@@ -127,7 +149,7 @@ CDR_CHANGES = TableSpec(
     ("cdr_id", "revision"),
     "as in `cdr`, by this version's own times",
     (
-        *CDR_CONTENT,
+        *_VERSIONED,
         Column("revision", COUNT, "1 for the first version seen"),
         Column("known_from", TIME, "when this version was first collected"),
         Column("known_to", TIME, "when the next version was first collected"),
@@ -155,7 +177,8 @@ CDR_QUALITY = TableSpec(
 
 SESSIONS = TableSpec(
     "sessions",
-    "one session: start, end, participants, duration, recordings",
+    "one session: start, end, participants, duration, recordings. Connections of one `conf_num` with starts at most 24"
+    " hours apart are one session; if its first and last start are further apart, one per UTC day",
     ("conf_num",),
     "UTC date of the first connection; the whole session counts on that day",
     (
@@ -173,6 +196,7 @@ SESSIONS = TableSpec(
         Column("connections", COUNT, "CDRs; a rejoin is another one"),
         Column("unique_users", COUNT, "distinct `user_ref`, and every connection without one"),
         Column("sip_connections", COUNT, "SIP or telephone legs"),
+        Column("suspense", COUNT, "connections in suspense without a decision"),
         Column("participant_s", REAL, "sum over connections, seconds"),
         Column("participant_min", BILLED, "sum over connections of whole minutes"),
         Column("connect_billed_min", BILLED, "sum of EnableX's own billed minutes"),
@@ -180,11 +204,11 @@ SESSIONS = TableSpec(
         Column("subscribed_min", REAL, "sum over connections"),
         Column("screen_min", REAL, "sum over connections"),
         Column("price", MONEY, "sum over connections"),
-        Column("is_recorded", FLAG, "the archive lists a recording"),
-        Column("is_transcoded", FLAG, "the archive lists transcoded video"),
+        Column("is_recorded", FLAG, "the archive lists a recording of it"),
+        Column("is_transcoded", FLAG, "the archive lists transcoded video of it"),
         Column("recording_min", BILLED, "`participant_min` if recorded, else 0"),
         Column("transcoding_min", BILLED, "first in to last out in whole minutes if transcoded, else 0"),
-        Column("media_files", COUNT, "files the archive lists"),
+        Column("media_files", COUNT, "files the archive lists for it; each file belongs to one session"),
     ),
 )
 
@@ -199,6 +223,7 @@ USAGE_DAILY = TableSpec(
         Column("billing_code", TEXT, "your cost centre"),
         Column("sessions", COUNT, "sessions that started this day"),
         Column("connections", COUNT, "CDRs"),
+        Column("suspense", COUNT, "connections in suspense without a decision"),
         Column("unique_users", COUNT, "distinct `user_ref`, and every connection without one"),
         Column("participant_s", REAL, "exact seconds"),
         Column("participant_min", BILLED, "whole minutes, rounded up per connection"),
@@ -225,6 +250,7 @@ MEDIA = TableSpec(
         Column("kind", TEXT, "recording, transcoded, chat, metadata, other-…"),
         Column("name", TEXT, "cleaned base name of the URL path"),
         Column("url", TEXT, "URL in the archive listing, without query and user"),
+        Column("session_began_at", TIME, "`first_connected_at` of the session it belongs to, if there is one"),
         Column("first_listed_at", TIME, "first collected listing that names it"),
         Column("expires_at", TIME, "earliest time at which EnableX may delete it"),
         Column("state", TEXT, "pending, stored, malformed (complete, but it cannot be opened), lost"),
@@ -312,6 +338,35 @@ REJECTS = TableSpec(
     ),
 )
 
+SUSPENSE = TableSpec(
+    "suspense",
+    "one CDR that was read but cannot be believed or rated, or a document that could not be read; with its decision",
+    ("suspense_id",),
+    "as in `cdr`; of a document that could not be read, the requested day (of consecutive ones the first that has it)",
+    (
+        Column("suspense_id", TEXT, "`cdr_id`; for a reject `reject-` and 24 hex digits of the document's SHA-256"),
+        Column("conf_num", TEXT, "session"),
+        Column("room_id", TEXT, "room"),
+        Column("owner_ref", TEXT, "your tenant"),
+        Column("billing_code", TEXT, "your cost centre"),
+        Column(
+            "reasons",
+            TEXT,
+            "separated by `, `: stay_too_long, stay_contradicts, stay_unknown, times_missing, vendor_minutes,"
+            " same_id_twice, not_listed, rejected",
+        ),
+        Column("detail", TEXT, "what was found; for a reject its reason"),
+        Column("is_held", FLAG, "its minutes are in no sum and on no bill until it is released"),
+        Column("at_stake_min", BILLED, "whole minutes that the record would bill; null if unknown"),
+        Column("began_at", TIME, "as in `cdr`; null for a reject"),
+        Column("source_key", TEXT, "key in the vault of the newest response that contains it"),
+        Column("ordinal", COUNT, "position in that response, from 0"),
+        Column("decision", TEXT, "open, released or excluded"),
+        Column("decided_at", TIME, "when it was decided"),
+        Column("decided_because", TEXT, "the reason given for the decision"),
+    ),
+)
+
 DRIFT = TableSpec(
     "drift",
     "one undocumented field in the newest response for a day; its values are in `extra`",
@@ -359,10 +414,10 @@ AUDITS = TableSpec(
     ),
 )
 
-TABLES: dict[str, TableSpec] = {
-    spec.name: spec
-    for spec in (CDR, CDR_CHANGES, CDR_QUALITY, SESSIONS, USAGE_DAILY, MEDIA, CHAT, ROOMS, REJECTS, DRIFT, AUDITS)
-}
+_SPECS = (
+    CDR, CDR_CHANGES, CDR_QUALITY, SESSIONS, USAGE_DAILY, MEDIA, CHAT, ROOMS, REJECTS, SUSPENSE, DRIFT, AUDITS,
+)  # fmt: skip
+TABLES: dict[str, TableSpec] = {spec.name: spec for spec in _SPECS}
 
 PERSONAL_COLUMNS = tuple(
     dict.fromkeys(column.name for spec in TABLES.values() for column in spec.columns if column.privacy == "personal")

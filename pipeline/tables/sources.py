@@ -5,14 +5,16 @@ The rows of a day come from all raw responses requested for a day up to `LATE_AR
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import TIME
 from pipeline.core.concurrency import map_concurrent
@@ -22,7 +24,7 @@ from pipeline.storage import raw
 from pipeline.storage.audit_records import read_audit_record
 from pipeline.storage.base import ObjectStore, read_bytes
 from pipeline.storage.manifests import current_manifests
-from pipeline.tables.normalize import archives, chat, rooms
+from pipeline.tables.normalize import archives, cdr, chat, rooms
 from pipeline.tables.normalize.cdr_batch import (
     BATCH_DOCUMENTS,
     OBSERVATION,
@@ -33,6 +35,7 @@ from pipeline.tables.normalize.cdr_batch import (
     split_documents,
 )
 from pipeline.tables.normalize.drift import Drift
+from pipeline.tables.normalize.identity import with_derived_ids
 from pipeline.tables.schemas import AUDITS
 
 LATE_ARRIVAL_DAYS = 3
@@ -40,22 +43,41 @@ LATE_ARRIVAL_DAYS = 3
 midnight, `to_date` inclusive or exclusive, a filter on either end of the connection, records written late. EnableX
 keeps files for 3 days and the default lookback is 3 days. A document further away becomes a reject."""
 
+LONG_CONNECTION_DAYS = 5
+"""The same for a connection that began near the requested day: where EnableX filters by connect time, a long connection
+is listed days before its record."""
+
 _SHOWN_CHARACTERS = 200
 _MAX_CHAT_BYTES = 64 * 2**20
 """A chat file is read into memory; 64 MiB is a week of messages at one per second."""
 
 
-OBSERVED = pa.schema([*list(OBSERVATION)[:-1], pa.field("seen_at", TIME)])
-"""A row of `cdr` from one response, and the time of the request."""
+OBSERVED = pa.schema([*OBSERVATION, pa.field("response", pa.int32()), pa.field("seen_at", TIME)])
+"""What one response reports of a connection, the number of the response, and the time of the request."""
 
 
 @dataclass(frozen=True)
 class CdrReadings:
-    """Observations (schema `OBSERVED`), rejects, and undocumented fields."""
+    """Observations (schema `OBSERVED`), rejects, and undocumented fields.
+
+    `rejected` are the documents of the rejects that belong to this day, for table `suspense`.
+    """
 
     rows: pa.Table
     rejects: list[Row]
+    rejected: list[RejectedDocument]
     drift: Drift
+
+
+@dataclass(frozen=True)
+class RejectedDocument:
+    """A CDR without a row: its id in table `suspense`, why, and what can be read of it (by column of `cdr`)."""
+
+    suspense_id: str
+    detail: str
+    source_key: str
+    ordinal: int
+    values: Row
 
 
 @dataclass(frozen=True)
@@ -67,33 +89,62 @@ class ArchiveReadings:
     documents: int
 
 
-def read_cdr(vault: ObjectStore, response: RawResponse, room_cache: RoomDetailsCache) -> Iterator[CdrReadings]:
-    """Observations from one response, in batches of up to 8,000 documents; `room_cache` is shared between responses."""
+def read_cdr(
+    vault: ObjectStore, response: RawResponse, room_cache: RoomDetailsCache, *, number: int = 0, key: bytes = b""
+) -> Iterator[CdrReadings]:
+    """Observations from one response, in batches of up to 8,000 documents; `room_cache` is shared between responses.
+
+    `number` identifies the response in the rows; `key` is that of derived ids.
+    """
     ordinal = 0
     for documents in raw.read_documents(vault, response, split_documents):
         for start in range(0, len(documents), BATCH_DOCUMENTS):
             piece = documents[start : start + BATCH_DOCUMENTS]
             batch = read_batch(piece, ordinal, room_cache)
+            rows = with_derived_ids(_without_distant(batch, response), key)
+            rows = rows.append_column("response", pa.repeat(pa.scalar(number, pa.int32()), rows.num_rows))
+            rows = rows.append_column("seen_at", pa.repeat(pa.scalar(response.asked_at, TIME), rows.num_rows))
+            rejects = sorted(batch.rejects.items())
+            batch.drift.documents = len(piece)
+            yield CdrReadings(
+                rows,
+                [_reject(response.body_key, response.source, at, error) for at, error in rejects],
+                [_rejected(piece[at - ordinal], response, at, error) for at, error in rejects if not error.is_foreign],
+                batch.drift,
+            )
             ordinal += len(piece)
-            yield _observations(batch, response)
 
 
-def _observations(batch: Batch, response: RawResponse) -> CdrReadings:
+def _without_distant(batch: Batch, response: RawResponse) -> pa.Table:
+    """The rows of a batch that can belong to the requested day; others become rejects."""
     rows = batch.rows
-    days = rows["day"].to_numpy()
-    is_far = np.abs(days - np.datetime64(response.day, "D")) > np.timedelta64(LATE_ARRIVAL_DAYS, "D")
-    if is_far.any():
-        for far in rows.filter(pa.array(is_far)).select(["ordinal", "day"]).to_pylist():
-            batch.rejects[far["ordinal"]] = _too_far(far["day"], response)
-        rows = rows.filter(pa.array(~is_far))
-    rows = rows.drop_columns(["ordinal"]).append_column("seen_at", _constant(response.asked_at, rows.num_rows))
-    rejects = [_reject(response.body_key, response.source, at, error) for at, error in sorted(batch.rejects.items())]
-    batch.drift.documents = rows.num_rows + len(rejects)
-    return CdrReadings(rows, rejects, batch.drift)
+    distance = _days_from(rows["day"], response)
+    began_near = np.zeros(rows.num_rows, bool)
+    for name in ("signal_connected_at", "room_connected_at"):
+        days = pc.cast(pc.fill_null(rows[name], pa.scalar(0, TIME)), pa.date32())
+        began_near |= _days_from(days, response) <= LATE_ARRIVAL_DAYS
+    is_near = (distance <= LATE_ARRIVAL_DAYS) | (began_near & (distance <= LONG_CONNECTION_DAYS))
+    if is_near.all():
+        return rows
+    distant = rows.select(["ordinal", "day"]).filter(pa.array(~is_near)).to_pylist()
+    for row, is_own in zip(distant, began_near[~is_near].tolist(), strict=True):
+        batch.rejects[row["ordinal"]] = _too_far(row["day"], response, is_foreign=not is_own)
+    return rows.filter(pa.array(is_near))
 
 
-def _constant(moment: datetime, count: int) -> pa.Array:
-    return pa.repeat(pa.scalar(moment, TIME), count)
+def _days_from(days: pa.ChunkedArray, response: RawResponse) -> np.ndarray:
+    distance: np.ndarray = np.abs(days.to_numpy() - np.datetime64(response.day, "D")) // np.timedelta64(1, "D")
+    return distance
+
+
+def _rejected(document: msgspec.Raw, response: RawResponse, ordinal: int, error: RecordError) -> RejectedDocument:
+    suspense_id = f"reject-{hashlib.sha256(document).hexdigest()[:24]}"
+    detail = f"{error.path}: {error.reason}" if error.path else error.reason
+    try:
+        values = cdr.readable_values(decoded(document))
+    except (RecordError, RecursionError):
+        values = {}
+    return RejectedDocument(suspense_id, detail, response.body_key, ordinal, values)
 
 
 @dataclass(frozen=True)
@@ -236,9 +287,9 @@ def _require_near(day: date, response: RawResponse) -> None:
         raise _too_far(day, response)
 
 
-def _too_far(day: date, response: RawResponse) -> RecordError:
+def _too_far(day: date, response: RawResponse, *, is_foreign: bool = True) -> RecordError:
     reason = f"more than {LATE_ARRIVAL_DAYS} days from {response.day}, the day asked for"
-    return RecordError(reason, path="trans_date", value=str(day))
+    return RecordError(reason, path="trans_date", value=str(day), is_foreign=is_foreign)
 
 
 def _reject(source_key: str, source: str, ordinal: int, error: RecordError | RecursionError) -> Row:

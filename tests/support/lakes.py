@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.errors import PipelineError
 from pipeline.core.models import ListedFile, Period, Source
 from pipeline.enablex.protocol import ReplyHead, ReplyReader, Request, period_request, rooms_request
 from pipeline.storage import LocalStore, raw
 from pipeline.storage.manifests import append_entry
 from pipeline.tables import parquet
-from pipeline.tables.build import Builder, plan_sequences
+from pipeline.tables.batches import BuildResult, plan_sequences
+from pipeline.tables.build import Builder, periods_around
 from pipeline.tables.document_days import document_days
+from pipeline.tables.normalize.ratings import RatingRules
 from pipeline.tables.schemas import TABLES
 from tests.support.cdrs import BEGIN
 from tests.support.records import stored_entry
@@ -35,6 +38,7 @@ class Lake:
     private: tuple[str, ...] = ()
     key: bytes = b""
     table_names: tuple[str, ...] = tuple(TABLES)
+    rules: RatingRules = field(default_factory=RatingRules)
     _replies: int = field(default=0)
 
     @property
@@ -47,7 +51,7 @@ class Lake:
 
     @property
     def builder(self) -> Builder:
-        return Builder(self.lake, self.vault, timedelta(hours=72), self.private, self.key)
+        return Builder(self.lake, self.vault, timedelta(hours=72), self.private, self.key, self.rules)
 
     def land_documents(
         self, documents: Iterable[Any], *, day: date = DAY, hour: float = 0, source: Source = "cdr"
@@ -90,12 +94,29 @@ class Lake:
 
     def build(self, period: Period | None = None) -> list[str]:
         """Build what is stale; return the names of the batches."""
-        batches = self.builder.stale(PROJECT, period, self.table_names)
-        results = [built for sequence in plan_sequences(batches, 1) for built in self.builder.build(sequence)]
-        for built in results:
-            if built.error:
-                raise built.error
-        return [str(batch) for batch in batches]
+        names, moved = self._build([period])
+        while moved:
+            more, moved = self._build(periods_around(moved))
+            names += more
+        return names
+
+    def _build(self, periods: Sequence[Period | None]) -> tuple[list[str], set[date]]:
+        names: list[str] = []
+        results: list[BuildResult] = []
+        errors: list[PipelineError] = []
+        for period in periods:
+            batches = self.builder.stale(PROJECT, period, self.table_names)
+            names += map(str, batches)
+            for sequence in plan_sequences(batches, 1):
+                for built in list(self.builder.build(sequence)):
+                    if built.error:
+                        errors.append(built.error)
+                    if built.result:
+                        results.append(built.result)
+        moved = self.builder.find_moved(results, PROJECT)
+        if errors:
+            raise errors[0]
+        return names, moved
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         return parquet.read_arrow(table, lake=self.lake).to_pylist()

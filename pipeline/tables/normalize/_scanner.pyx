@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """Locate documents and the values of given keys in JSON: one pass over the bytes, without the GIL.
 
-The input must be JSON: only keys and the ends of values are located. Other input gives wrong positions, but none
-outside the input.
+The cells of a document that is not JSON are undefined, but inside of it. Its end is where its structure ends: outside of
+strings, brackets open and close, whatever their kinds; a document ends at a comma at depth 0.
 """
 
 import numpy as np
@@ -93,7 +93,7 @@ cdef class Scanner:
         """
         cdef int32_t[::1] likely = np.array(self._firsts)
         cdef Walk walk
-        cdef Place start, at
+        cdef Place start, at, comma
         begin(&walk)
         if text.shape[0] == 0:
             return 0, members(&walk)
@@ -105,19 +105,23 @@ cdef class Scanner:
             while start < walk.end and walk.document < documents.shape[0]:
                 walk.first = walk.count
                 at = self._object(&walk, start, 0, likely, starts, lengths, kinds)
-                irregular[walk.document] = at == NULL
-                if at == NULL:
+                comma = NULL
+                if at != NULL:
+                    comma = spaces(at, walk.end)
+                if comma == walk.end:
                     walk.count = walk.first
-                    at = skipped(start, walk.end)
-                if at == NULL:
                     break
+                irregular[walk.document] = comma == NULL or comma[0] != b","
+                if irregular[walk.document]:
+                    walk.count = walk.first
+                    comma = at = ended(start, walk.end)
+                    if comma == NULL:
+                        break
+                    while at > start and is_space((at - 1)[0]):
+                        at -= 1
                 documents[walk.document, 0], documents[walk.document, 1] = start - walk.base, at - walk.base
-                at = spaces(at, walk.end)
-                if at >= walk.end or at[0] != b",":
-                    walk.count = walk.first
-                    break
                 walk.document += 1
-                start = spaces(at + 1, walk.end)
+                start = spaces(comma + 1, walk.end)
         return walk.document, members(&walk)
 
     cdef Place _object(self, Walk* walk, Place at, int32_t node, int32_t[::1] likely, int64_t[:, ::1] starts,
@@ -235,9 +239,13 @@ cdef bint note(Walk* walk, int32_t node, Place name, Py_ssize_t length, Value* v
 
 cdef inline Place spaces(Place at, Place end) noexcept nogil:
     """The position after white space."""
-    while at < end and (at[0] == b" " or at[0] == b"\n" or at[0] == b"\r" or at[0] == b"\t"):
+    while at < end and is_space(at[0]):
         at += 1
     return at
+
+
+cdef inline bint is_space(uint8_t symbol) noexcept nogil:
+    return symbol == b" " or symbol == b"\n" or symbol == b"\r" or symbol == b"\t"
 
 
 cdef Place valued(Place at, Place end, Value* value) noexcept nogil:
@@ -266,19 +274,32 @@ cdef Place valued(Place at, Place end, Value* value) noexcept nogil:
     return at
 
 
-cdef Place skipped(Place at, Place end) noexcept nogil:
-    """One value of any kind and depth; return the position after it, or NULL if it has no end."""
+cdef Place ended(Place at, Place end) noexcept nogil:
+    """The comma after a document of any content and depth; NULL if the text or the list ends before."""
+    cdef Py_ssize_t depth = 0
     cdef uint8_t kind
-    if at[0] == b"{" or at[0] == b"[":
-        return nested(at, end, end - at)
-    if at[0] == b'"':
-        return quoted(at, end, &kind)
-    return plain(at, end)
+    while at < end:
+        if at[0] == b'"':
+            at = quoted(at, end, &kind)
+            if at == NULL:
+                return NULL
+            continue
+        if at[0] == b"," and depth == 0:
+            return at
+        if at[0] == b"{" or at[0] == b"[":
+            depth += 1
+        elif at[0] == b"}" or at[0] == b"]":
+            depth -= 1
+            if depth < 0:
+                return NULL
+        at += 1
+    return NULL
 
 
 cdef Place plain(Place at, Place end) noexcept nogil:
-    """One number, true, false or null; return the position after it."""
-    while at < end and at[0] > b" " and at[0] != b"," and at[0] != b"}" and at[0] != b"]":
+    """One number, true, false or null; return the position after it. It contains no byte of the structure."""
+    while (at < end and at[0] > b" " and at[0] != b"," and at[0] != b"}" and at[0] != b"]" and at[0] != b'"'
+            and at[0] != b"{" and at[0] != b"["):
         at += 1
     return at
 
@@ -318,25 +339,6 @@ cdef Place nested(Place at, Place end, Py_ssize_t most_depth) noexcept nogil:
                 return at + 1
         at += 1
     return NULL
-
-
-def is_plain(const uint8_t[::1] text):
-    """Whether all bytes are ASCII and none is a backslash."""
-    cdef uint64_t many = 0, some
-    cdef Py_ssize_t at = 0, size = text.shape[0]
-    cdef bint is_found = False
-    if size == 0:
-        return True
-    with nogil:
-        while at + 8 <= size:
-            memcpy(&some, &text[at], 8)
-            many |= some
-            at += 8
-        while at < size:
-            many |= text[at]
-            at += 1
-        is_found = (many & <uint64_t> 0x8080808080808080) != 0 or memchr(&text[0], 92, size) != NULL  # a backslash
-    return not is_found
 
 
 def gathered(const uint8_t[::1] text, const int64_t[:, ::1] starts, const int32_t[:, ::1] lengths,

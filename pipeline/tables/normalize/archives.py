@@ -14,11 +14,12 @@ from typing import Any
 
 from pipeline.core.errors import RecordError
 from pipeline.core.models import ListedFile, RawResponse
+from pipeline.enablex.lenient import REPAIRED
 from pipeline.storage import keys
 from pipeline.tables.normalize import values
 
 _KINDS = {"recording": "recording", "transcoded": "transcoded", "chatdata": "chat", "metadata": "metadata"}
-_NOT_FILES = {"_id", "trans_date", "conf_num", "app_id", "room_id"}
+_NOT_FILES = {"_id", "trans_date", "conf_num", "app_id", "room_id", REPAIRED}
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,15 @@ def listed_files(readings: Iterable[tuple[RawResponse, ArchiveRecord]]) -> list[
     """All files ever listed, each once, sorted by identity.
 
     Identity is (conf_num, kind, name), because URLs change between listings. A second file with the same base name in
-    one record gets a numbered name by its position. `day` and `first_listed_at` are those of the first listing, `url`
-    is that of the last.
+    one record gets a numbered name by its position. `day`, `ended_at` and `first_listed_at` are those of the first
+    listing of the file, `url` is that of the last.
     """
     files: dict[tuple[str, str, str], ListedFile] = {}
-    first: dict[str, ArchiveRecord] = {}
     last: dict[str, ArchiveRecord] = {}
     for response, record in sorted(readings, key=lambda reading: (reading[0].asked_at, reading[0].response_id)):
         if record == last.get(record.conf_num):
             continue  # most records: every response lists all sessions of a day again
         last[record.conf_num] = record
-        origin = first.setdefault(record.conf_num, record)
         for kind, name, url in _named(record.urls):
             earlier = files.get((record.conf_num, kind, name))
             files[record.conf_num, kind, name] = (
@@ -85,13 +84,13 @@ def listed_files(readings: Iterable[tuple[RawResponse, ArchiveRecord]]) -> list[
                 if earlier
                 else ListedFile(
                     project=response.project,
-                    day=origin.ended_at.date(),
+                    day=record.ended_at.date(),
                     conf_num=record.conf_num,
-                    room_id=origin.room_id,
+                    room_id=record.room_id,
                     kind=kind,
                     name=name,
                     url=url,
-                    ended_at=origin.ended_at,
+                    ended_at=record.ended_at,
                     first_listed_at=response.asked_at,
                 )
             )

@@ -6,14 +6,14 @@ Source: enablex-api.md section 4 (both documented shapes), 11 and 12 (observed b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import hmac
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
-from decimal import Decimal
 from typing import Any
 
 from pipeline.core.errors import RecordError
 from pipeline.core.models import Row
-from pipeline.tables.normalize import values
+from pipeline.enablex.lenient import REPAIRED
 from pipeline.tables.normalize.row_reader import Path, RowReader, path_tree, unknown_paths
 from pipeline.tables.schemas import CDR_CONTENT
 
@@ -22,7 +22,10 @@ FIELDS: tuple[tuple[str, Path, Any], ...] = tuple(
 )
 """(column, path in the document, type) of every column that is taken from one path."""
 
-IDENTITY = ("app_id", "conf_num", "call_log_id", "call_num", "user_ref", "signal_connected_at")
+IDENTITY = (
+    "conf_num", "app_id", "call_log_id", "call_num", "user_ref", "user_name", "user_ip", "room_id",
+    "signal_connected_at", "room_connected_at",
+)  # fmt: skip
 """Columns that identify a connection without `cdr_id` (section 11.9)."""
 
 TIMES = (
@@ -64,7 +67,7 @@ WITHOUT_COLUMN: tuple[Path, ...] = (
     *(("room", "room_details", "settings", name) for name in _SETTINGS),
     ("user", "confName"),
     ("sigserver", "ip"),
-    ("$repaired",),
+    (REPAIRED,),
 )
 """Documented fields without a column: stored in `extra` and not reported as unknown."""
 
@@ -73,10 +76,10 @@ _DOCUMENTED = path_tree([*(path for _, path, _ in FIELDS), *SECRETS, QUALITY, *W
 
 
 def cdr_row(document: Any) -> Row:
-    """Turn one CDR document into one row of `cdr`, except for the columns of its history.
+    """Turn one CDR document into the columns of `cdr` that are read from it (`CDR_CONTENT`).
 
-    Row: one participant's connection. Key: `cdr_id`. Times: UTC, milliseconds. A value that fits no column leaves a
-    null and stays in `extra` under its path, like every field without a column.
+    Row: one participant's connection. `cdr_id` is null if the document has none. Times: UTC, milliseconds. A value that
+    fits no column leaves a null and stays in `extra` under its path, like every field without a column.
 
     Raises:
         RecordError: not an object, no `conf_num`, or no time at all (section 11.8: nothing else is required).
@@ -90,11 +93,12 @@ def cdr_row(document: Any) -> Row:
         raise RecordError("no readable time in the whole document", path="trans_date", value=document.get("trans_date"))
     row["is_sip"] = bool(row["is_sip"])
     row["cdr_id_is_derived"] = row["cdr_id"] is None
-    row["cdr_id"] = row["cdr_id"] or derived_id(row)
-    row["participant_s"] = participant_s(row)
-    row["participant_min"] = whole_minutes(row["participant_s"])
-    row["connect_min_looks_like_seconds"] = looks_like_seconds(row["connect_min"], row["participant_s"])
     return row
+
+
+def readable_values(document: Any) -> Row:
+    """What can be read of a document that is no row; empty if it is not an object."""
+    return _READER.row(document) if isinstance(document, dict) else {}
 
 
 def unknown_fields(document: Any) -> Iterator[Path]:
@@ -109,29 +113,11 @@ def row_day(row: Row) -> date:
     return moment.astimezone(UTC).date()
 
 
-def participant_s(row: Mapping[str, Any]) -> float | None:
-    """Exact seconds of a connection: `signal_*` when both ends exist, else `room_*` (section 11.6); never negative."""
-    for connected, disconnected in (
-        ("signal_connected_at", "signal_disconnected_at"),
-        ("room_connected_at", "room_disconnected_at"),
-    ):
-        start, end = row[connected], row[disconnected]
-        if start and end and end >= start:
-            return float((end - start).total_seconds())
-    return None
+def derived_id(values: Sequence[Any], key: bytes) -> str:
+    """A key for a document without `cdr_id`, from its `IDENTITY`, and its moment if it has no connect time.
 
-
-def whole_minutes(seconds: float | None) -> Decimal | None:
-    """Minutes rounded up (section 10: "per-minute basis"), as billed."""
-    return None if seconds is None else Decimal(-(-round(seconds * 1000) // 60_000))
-
-
-def looks_like_seconds(connect_min: float | None, stay_s: float | None) -> bool | None:
-    """Whether minutes far exceed the stay (section 11.7); None if either is unknown."""
-    return None if connect_min is None or stay_s is None else connect_min > 1.5 * stay_s / 60 + 2
-
-
-def derived_id(row: Mapping[str, Any]) -> str:
-    """A key for a document without `cdr_id` (section 11.9)."""
-    parts = [values.text(row[name]) if isinstance(row[name], str) else str(row[name] or "") for name in IDENTITY]
-    return "derived-" + hashlib.sha256("\x1f".join(part or "" for part in parts).encode()).hexdigest()[:24]
+    With a key it is keyed, so that it does not reveal pseudonymised values.
+    """
+    content = "\x1f".join("" if value is None else str(value) for value in values).encode()
+    digest = hmac.new(key, content, hashlib.sha256) if key else hashlib.sha256(content)
+    return f"derived-{digest.hexdigest()[:24]}"

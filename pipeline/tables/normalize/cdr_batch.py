@@ -8,7 +8,7 @@ another value in place of an object fall back to `cdr_row`, which is the definit
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,16 +17,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.arrow_types import BILLED, REAL, TEXT
+from pipeline.core.arrow_types import TEXT
 from pipeline.core.errors import RecordError
 from pipeline.core.models import Row
-from pipeline.enablex.envelope import UNREADABLE
-from pipeline.storage.documents import Documents
+from pipeline.enablex import lenient
+from pipeline.enablex.lenient import TOO_DEEP, UNREADABLE
+from pipeline.storage.documents import MAX_SPLIT, Documents
 from pipeline.tables.normalize import cdr
-from pipeline.tables.normalize.arrow_ops import decimals, mask
+from pipeline.tables.normalize.arrow_ops import mask
 from pipeline.tables.normalize.drift import Drift, example_text
 from pipeline.tables.normalize.extra_column import Pieces, extra_column, misfit_pieces, rest_pieces
-from pipeline.tables.normalize.field_scanner import MAX_SPLIT, FieldScanner, ScanResult
+from pipeline.tables.normalize.field_scanner import FieldScanner, ScanResult
 from pipeline.tables.normalize.json_cells import EMPTY, OBJECT, Members
 from pipeline.tables.normalize.row_reader import Path, RowReader, get_path, is_secret, path_tree, unknown_paths
 from pipeline.tables.schemas import CDR_CONTENT, arrow_schema
@@ -42,9 +43,7 @@ OBSERVATION = pa.schema(
         pa.field("ordinal", pa.int64()),
     ]
 )
-"""A row of `cdr` from one document, its day, its quality as JSON, its position in the response."""
-
-_TOO_DEEP = "nested too deeply"
+"""What is read from one document: its content, its day, its quality as JSON, its position in the response."""
 
 
 @dataclass
@@ -69,56 +68,115 @@ def read_batch(
     """
     documents, rooms = Documents.of(documents), rooms or RoomDetailsCache()
     try:
-        return _read_batch(documents, first_ordinal, rooms)
-    except RecursionError:
-        if len(documents) == 1:
-            return Batch(OBSERVATION.empty_table(), {first_ordinal: RecordError(_TOO_DEEP)})
-    half = len(documents) // 2
-    first = read_batch(documents[:half], first_ordinal, rooms)
-    second = read_batch(documents[half:], first_ordinal + half, rooms)
-    first.drift.include(second.unknown, second.drift.examples, second.drift.documents)
-    return Batch(pa.concat_tables([first.rows, second.rows]), first.rejects | second.rejects, first.drift)
-
-
-def _read_batch(documents: Documents, first_ordinal: int, rooms: RoomDetailsCache) -> Batch:
-    batch = Batch(OBSERVATION.empty_table())
-    batch.rows, irregular = _plain_rows(documents, rooms, batch)
-    if irregular.any():
-        batch.rows = batch.rows.filter(pa.array(~irregular))
-        _add_irregular(batch, documents, np.flatnonzero(irregular).tolist())
+        batch = _read_batch(documents, rooms)
+    except UNREADABLE:  # a value that the scanner passes and no decoder accepts: find the documents that hold one
+        unreadable = np.array([not _is_plain(document) for document in documents], bool)
+        if not unreadable.any():
+            raise
+        batch = _read_batch(replace(documents, malformed=unreadable, scanned=None), rooms)
     ordinals = pc.add(batch.rows["ordinal"], first_ordinal)
     batch.rows = batch.rows.set_column(batch.rows.schema.get_field_index("ordinal"), "ordinal", ordinals)
     batch.rejects = {at + first_ordinal: error for at, error in batch.rejects.items()}
     return batch
 
 
-def decoded(document: msgspec.Raw) -> Any:
-    """Any JSON value; RecordError if the bytes are not JSON (for example text with half a surrogate pair)."""
+def _read_batch(documents: Documents, rooms: RoomDetailsCache) -> Batch:
+    batch = Batch(OBSERVATION.empty_table())
+    batch.rows, irregular = _plain_rows(documents, rooms, batch)
+    if irregular.any():
+        batch.rows = batch.rows.filter(pa.array(~irregular))
+        whole = {at: documents[at] for at in np.flatnonzero(irregular).tolist()}
+        faulty = {at: bytes(document) for at, document in whole.items() if not _is_json(document)}
+        _add_whole(batch, {at: document for at, document in whole.items() if at not in faulty})
+        _add_repaired(batch, faulty, rooms)
+    return batch
+
+
+_MAX_PLAIN_DEPTH = 64
+"""Documents nested more deeply are read one by one, so that a depth at which a parser stops costs no other document."""
+
+
+def _is_plain(document: msgspec.Raw) -> bool:
+    """Whether every value of a document can be decoded in a batch."""
+    try:
+        level, depth = [msgspec.json.decode(document)], 0
+    except UNREADABLE:
+        return False
+    while level and depth <= _MAX_PLAIN_DEPTH:
+        inner = (value.values() if isinstance(value, dict) else value for value in level)
+        level, depth = [value for values in inner for value in values if isinstance(value, dict | list)], depth + 1
+    return not level
+
+
+def _is_json(document: msgspec.Raw) -> bool:
+    """Whether a document needs no repair."""
+    try:
+        msgspec.json.decode(document)
+    except RecursionError:
+        return True
+    except UNREADABLE:
+        return False
+    return True
+
+
+def decoded(document: msgspec.Raw | bytes) -> Any:
+    """Any JSON value, repaired if necessary; RecordError if the bytes are no JSON object after the repair either."""
     try:
         return msgspec.json.decode(document)
     except RecursionError:
-        raise RecordError(_TOO_DEEP) from None
-    except UNREADABLE as error:
-        raise RecordError(f"not JSON: {error}") from None
+        raise RecordError(TOO_DEEP) from None
+    except UNREADABLE:
+        content = lenient.repaired(bytes(document))
+    if content is None:
+        raise _not_json(bytes(document))
+    try:
+        return msgspec.json.decode(content)
+    except RecursionError:
+        raise RecordError(TOO_DEEP) from None
 
 
-def _add_irregular(batch: Batch, documents: Documents, irregular: list[int]) -> None:
-    """Read the irregular documents one by one."""
+def _not_json(document: bytes) -> RecordError:
+    message, excerpt = lenient.fault(document)
+    return RecordError(f"not JSON: {message}", value=excerpt)
+
+
+def _add_whole(batch: Batch, documents: Mapping[int, msgspec.Raw | bytes]) -> None:
+    """Read documents one by one, by place."""
     rows = []
-    for at in irregular:
+    for at, content in documents.items():
         try:
-            document = decoded(documents[at])
+            document = decoded(content)
             row = cdr.cdr_row(document)
+            unknown = [
+                (".".join(path), example_text(path, get_path(document, path))) for path in cdr.unknown_fields(document)
+            ]
+            quality = document.get("stats_quality")
+            encoded = msgspec.json.encode(quality) if quality and isinstance(quality, dict) else None
+        except RecursionError:
+            batch.rejects[at] = RecordError(TOO_DEEP)
+            continue
         except RecordError as error:
             batch.rejects[at] = error.with_traceback(None)  # a traceback would keep all documents in memory
             continue
-        quality = document.get("stats_quality")
-        encoded = msgspec.json.encode(quality) if quality and isinstance(quality, dict) else None
         rows.append({**row, "day": cdr.row_day(row), "stats_quality": encoded, "ordinal": at})
-        for path in cdr.unknown_fields(document):
-            batch.drift.add(".".join(path), 1, example_text(path, get_path(document, path)))
+        for path, example in unknown:
+            batch.drift.add(path, 1, example)
     if rows:
         batch.rows = pa.concat_tables([batch.rows, pa.Table.from_pylist(rows, schema=OBSERVATION)])
+
+
+def _add_repaired(batch: Batch, documents: Mapping[int, bytes], rooms: RoomDetailsCache) -> None:
+    """Repair documents that are not JSON, and read them as one batch; those beyond repair are rejects."""
+    repaired = {at: lenient.repaired(document) for at, document in documents.items()}
+    contents = {at: content for at, content in repaired.items() if content is not None}
+    batch.rejects |= {at: _not_json(document) for at, document in documents.items() if at not in contents}
+    if not contents:
+        return
+    places = np.array(list(contents), np.int64)
+    rows, irregular = _plain_rows(Documents.of(list(contents.values()), is_json=True), rooms, batch)
+    rows = rows.set_column(rows.schema.get_field_index("ordinal"), "ordinal", pa.array(places))
+    batch.rows = pa.concat_tables([batch.rows, rows.filter(pa.array(~irregular))])
+    _add_whole(batch, {at: documents[at] for at in places[irregular].tolist()})
 
 
 # --- documents to columns -----------------------------------------------------------------------------------------
@@ -168,13 +226,7 @@ def _plain_rows(documents: Documents, rooms: RoomDetailsCache, batch: Batch) -> 
     irregular |= mask(pc.or_(pc.is_null(columns["conf_num"]), pc.is_null(moments)))
     irregular |= rooms.is_irregular[places]
     columns["cdr_id_is_derived"] = pc.is_null(columns["cdr_id"])
-    columns["cdr_id"] = _with_derived_ids(columns)
     columns["is_sip"] = pc.fill_null(columns["is_sip"], False)
-    stay_ms = _stay_ms(columns)
-    columns["participant_s"] = pc.divide(pc.cast(stay_ms, REAL), 1000.0)
-    columns["participant_min"] = _whole_minutes(stay_ms)
-    limit_min = pc.add(pc.divide(pc.multiply(columns["participant_s"], 1.5), 60.0), 2.0)
-    columns["connect_min_looks_like_seconds"] = pc.greater(columns["connect_min"], limit_min)
     columns["day"] = pc.cast(moments, pa.date32())
     columns["stats_quality"] = _quality(scanned)
     columns["ordinal"] = pa.array(np.arange(len(irregular)), pa.int64())
@@ -277,7 +329,7 @@ class RoomDetailsCache:
 
     def _read(self, texts: list[str | None]) -> None:
         contents = [b"{}" if text is None else text.encode() for text in texts]
-        scanned = _ROOM_SCANNER.scan(Documents.of(contents))
+        scanned = _ROOM_SCANNER.scan(Documents.of(contents, is_json=True))
         columns, misfits = _columns(scanned, _ROOM_FIELDS)
         pieces, irregular = _pieces(scanned, _ROOM_REST, misfits)
         columns["extra"] = extra_column(len(texts), pieces)
@@ -327,31 +379,3 @@ def _room_row(text: bytes) -> tuple[Row | None, list[tuple[str, str | None]]]:
         for path in unknown_paths(document, _ROOM_DOCUMENTED)
     ]
     return _ROOM_READER.row(document), unknown
-
-
-# --- derived columns ------------------------------------------------------------------------------------------------
-
-
-def _with_derived_ids(columns: dict[str, pa.Array]) -> pa.Array:
-    missing = mask(columns["cdr_id_is_derived"])
-    if not missing.any():
-        return columns["cdr_id"]
-    identity = pa.table({name: columns[name] for name in cdr.IDENTITY}).filter(pa.array(missing))
-    derived = pa.array([cdr.derived_id(row) for row in identity.to_pylist()], TEXT)
-    return pc.replace_with_mask(columns["cdr_id"], pa.array(missing), derived)
-
-
-def _stay_ms(columns: dict[str, pa.Array]) -> pa.Array:
-    """`participant_s` in milliseconds: `signal_*` when both ends exist, else `room_*`; never negative."""
-    stays = []
-    for side in ("signal", "room"):
-        start, end = (pc.cast(columns[f"{side}_{edge}_at"], pa.int64()) for edge in ("connected", "disconnected"))
-        stay = pc.subtract(end, start)
-        stays.append(pc.if_else(pc.greater_equal(stay, 0), stay, None))
-    return pc.coalesce(*stays)
-
-
-def _whole_minutes(stay_ms: pa.Array) -> pa.Array:
-    ms = pc.fill_null(stay_ms, 0).to_numpy()
-    minutes = decimals(-(-ms // 60_000) * 10**BILLED.scale, BILLED)
-    return pc.if_else(pc.is_null(stay_ms), None, minutes)

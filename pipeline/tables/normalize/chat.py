@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from pipeline.core.errors import RecordError
 from pipeline.core.models import Row
-from pipeline.enablex.envelope import UNREADABLE
+from pipeline.enablex import lenient
+from pipeline.enablex.lenient import UNREADABLE
 from pipeline.tables.normalize.row_reader import RowReader
 from pipeline.tables.schemas import CHAT
 
@@ -29,7 +28,7 @@ def chat_messages(content: bytes) -> list[Any]:
     if not content.strip():
         return []
     try:
-        document = msgspec.json.decode(content)
+        document = lenient.decoded(content)
     except UNREADABLE as error:
         raise RecordError(f"not JSON: {error}") from None
     lists = [document] if isinstance(document, list) else list(_lists(document))
@@ -47,6 +46,6 @@ def chat_row(document: Any) -> Row:
 
 def _lists(document: Any) -> Iterator[list[Any]]:
     if isinstance(document, dict):
-        for value in document.values():
-            if isinstance(value, list):
+        for key, value in document.items():
+            if isinstance(value, list) and key != lenient.REPAIRED:
                 yield value

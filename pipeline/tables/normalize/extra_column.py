@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import TEXT
-from pipeline.enablex.envelope import UNREADABLE
+from pipeline.enablex.lenient import UNREADABLE
 from pipeline.tables.normalize.arrow_ops import mask
 from pipeline.tables.normalize.json_cells import EMPTY, Members, is_bare
 from pipeline.tables.normalize.row_reader import Path, drop_empty, is_secret, without_secrets

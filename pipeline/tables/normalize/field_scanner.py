@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from msgspec.structs import astuple
 
 from pipeline.core.arrow_types import TEXT
-from pipeline.enablex.envelope import UNREADABLE
-from pipeline.storage.documents import Documents
+from pipeline.enablex.lenient import UNREADABLE
+from pipeline.storage.documents import MAX_SPLIT, Documents
 from pipeline.tables.normalize.arrow_ops import mask
 from pipeline.tables.normalize.json_cells import (
     EMPTY,
@@ -42,9 +42,7 @@ except ImportError:  # installed without a compiler
     _scanner = None  # type: ignore[assignment]
 
 
-MAX_SPLIT = 8000
-"""Documents per call of `split`: a block of a response has at most this number of documents of 1 kB or more. Further
-shorter ones are returned by the next call."""
+_RAW = msgspec.json.Decoder(msgspec.Raw)
 
 
 def is_compiled() -> bool:
@@ -81,8 +79,11 @@ class FieldScanner:
         scanned.finish(documents, self._compiled.scan(documents.text, documents.places, *scanned.buffers))
         return scanned
 
-    def split(self, text: bytearray) -> Documents | None:
-        """Split into complete documents, at most `MAX_SPLIT`, and scan them; None without the compiled scanner."""
+    def split(self, text: bytearray, malformed: Sequence[int] = ()) -> Documents | None:
+        """Split into complete documents, at most `MAX_SPLIT`, and scan them; None without the compiled scanner.
+
+        `malformed` are the places of documents that are not JSON: they are irregular.
+        """
         if not _scanner:
             return None
         scanned, places = _Scanned(self, MAX_SPLIT), np.empty((MAX_SPLIT, 2), np.int64)
@@ -90,7 +91,9 @@ class FieldScanner:
         places = places[:count]
         end = int(places[-1, 1]) if len(places) else 0
         with memoryview(text) as view:
-            documents = Documents(bytes(view[:end]), places, scanned)
+            is_malformed = np.zeros(len(places), bool)
+            is_malformed[[at for at in malformed if at < len(places)]] = True
+            documents = Documents(bytes(view[:end]), places, scanned, is_malformed)
         scanned.finish(documents, unknown)
         return documents
 
@@ -109,27 +112,39 @@ class FieldScanner:
 
 
 def _not_text(documents: Documents) -> np.ndarray:
-    """A mask of documents with invalid UTF-8 or half a surrogate pair, which neither scanner detects inside values."""
-    text = documents.text
-    if (_scanner and _scanner.is_plain(text)) or _is_text(text):
-        return np.zeros(len(documents), bool)
-    alone = map(bytes, documents)
-    return np.array([not _is_text(document) and not _is_json(document) for document in alone], bool)
+    """A mask of documents that are not JSON as far as known, or have invalid UTF-8, which no scanner detects."""
+    is_bad = _not_json(documents) if documents.malformed is None else documents.malformed.copy()
+    if documents.text.isascii():
+        return is_bad
+    for first in range(0, len(documents), _GROUP):
+        places = documents.places[first : first + _GROUP].tolist()
+        if not _is_text(documents.text[places[0][0] : places[-1][1]]):
+            is_bad[first : first + _GROUP] |= [not _is_text(documents.text[start:end]) for start, end in places]
+    return is_bad
+
+
+_GROUP = 64
+"""Documents that are checked together."""
 
 
 def _is_text(content: bytes) -> bool:
-    """Whether it is UTF-8 without escaped surrogates, which may be half of a pair."""
     try:
-        if not content.isascii():
-            content.decode()
+        content.decode()
     except UnicodeDecodeError:
         return False
-    return b"\\" not in content or (b"\\ud" not in content and b"\\uD" not in content)
+    return True
 
 
-def _is_json(document: bytes) -> bool:
+def _not_json(documents: Documents) -> np.ndarray:
+    """A mask of documents whose syntax is not JSON."""
+    if _is_json(b"[" + b",".join(documents) + b"]"):
+        return np.zeros(len(documents), bool)
+    return np.array([not _is_json(document) for document in documents], bool)
+
+
+def _is_json(content: bytes | msgspec.Raw) -> bool:
     try:
-        msgspec.json.decode(document)
+        _RAW.decode(content)
     except UNREADABLE:
         return False
     return True

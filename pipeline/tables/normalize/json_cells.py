@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import BILLED, FLAG, MONEY, REAL, TEXT, TIME
-from pipeline.enablex.envelope import UNREADABLE
+from pipeline.enablex.lenient import UNREADABLE
 from pipeline.tables.normalize import values
 from pipeline.tables.normalize.arrow_ops import decimals, mask
 from pipeline.tables.normalize.row_reader import Path

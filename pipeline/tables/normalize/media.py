@@ -17,24 +17,28 @@ from pipeline.storage.manifests import Entry
 from pipeline.tables.normalize.values import timestamp
 from pipeline.tables.schemas import MEDIA
 
-Entries = Mapping[tuple[str, str, str], Entry]
-"""Manifest entries by (conf_num, kind, name)."""
+FileIdentity = tuple[str, str, str]
+"""(conf_num, kind, name)"""
+
+Entries = Mapping[FileIdentity, Entry]
+"""Manifest entries by file."""
 
 
-def expires_at(file: ListedFile, first_connected_at: Mapping[str, datetime], retention: timedelta) -> datetime:
+def expires_at(file: ListedFile, session_began_at: datetime | None, retention: timedelta) -> datetime:
     """The earliest time at which EnableX may delete a file; it existed when it was first listed."""
-    return min(file.ended_at, file.first_listed_at, first_connected_at.get(file.conf_num, file.ended_at)) + retention
+    return min(file.ended_at, file.first_listed_at, session_began_at or file.ended_at) + retention
 
 
 def media_rows(
     files: Iterable[ListedFile],
     entries: Entries,
-    first_connected_at: Mapping[str, datetime],
+    began_at: Mapping[FileIdentity, datetime],
     retention: timedelta,
 ) -> list[Row]:
-    """One row of `media` per listed file, in the order of `files`."""
+    """One row of `media` per listed file, in the order of `files`; `began_at`: when the session of a file began."""
     return [
-        _media_row(file, entries.get(file.identity), expires_at(file, first_connected_at, retention)) for file in files
+        _media_row(file, entries.get(file.identity), expires_at(file, began_at.get(file.identity), retention))
+        for file in files
     ]
 
 

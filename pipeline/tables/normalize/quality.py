@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import REAL, TEXT
 from pipeline.core.models import Row
-from pipeline.enablex.envelope import UNREADABLE
+from pipeline.enablex.lenient import UNREADABLE
 from pipeline.storage.documents import Documents
 from pipeline.tables.normalize import values
 from pipeline.tables.normalize.arrow_ops import mask

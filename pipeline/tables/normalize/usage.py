@@ -17,7 +17,16 @@ from pipeline.tables.schemas import USAGE_DAILY
 _KEY = ("room_id", "owner_ref", "billing_code")
 _MEASURED = ("published_min", "subscribed_min", "screen_min")
 _BILLED = ("participant_min", "connect_billed_min", "sip_min", "recording_min", "transcoding_min")
-_COUNTED = ("sessions", "connections", "anonymous", "participant_ms", *_MEASURED, "media_files", "media_bytes")
+_COUNTED = (
+    "sessions",
+    "connections",
+    "suspense",
+    "anonymous",
+    "participant_ms",
+    *_MEASURED,
+    "media_files",
+    "media_bytes",
+)
 
 PART = pa.schema(
     [
@@ -40,6 +49,7 @@ def connection_parts(connections: pa.Table, sessions: Sessions) -> pa.Table:
         key,
         user_ref=connections["user_ref"],
         connections=_ones(connections),
+        suspense=pc.cast(connections["is_open"], COUNT),
         anonymous=pc.cast(pc.is_null(connections["user_ref"]), COUNT),
         participant_ms=connections["participant_ms"],
         participant_min=participant_min,
@@ -60,18 +70,20 @@ def session_parts(sessions: pa.Table) -> pa.Table:
     )
 
 
-def media_parts(media: list[Row], sessions: pa.Table) -> pa.Table:
-    """Parts of stored files, on the day of their archive record; owner and billing code are from `sessions`."""
-    stored = [row for row in media if row["state"] in STORED]
-    conf_nums = pa.array([row["conf_num"] for row in stored], TEXT)
-    at = pc.index_in(conf_nums, sessions["conf_num"].combine_chunks())
-    key = {name: sessions[name].combine_chunks().take(at) for name in _KEY}
-    key["room_id"] = pc.coalesce(pa.array([row["room_id"] for row in stored], TEXT), key["room_id"])
+def media_parts(media: list[Row], owners: pa.Table) -> pa.Table:
+    """Parts of stored files, on the day of their archive record; owner and billing code are from their sessions.
+
+    `owners` has the columns of the session of each file, by `file`, the index in `media`.
+    """
+    stored = [index for index, row in enumerate(media) if row["state"] in STORED]
+    at = pc.index_in(pa.array(stored, COUNT), owners["file"].combine_chunks())
+    key = {name: owners[name].combine_chunks().take(at) for name in _KEY}
+    key["room_id"] = pc.coalesce(pa.array([media[index]["room_id"] for index in stored], TEXT), key["room_id"])
     return _parts(
-        pa.array([row["day"] for row in stored], pa.date32()),
+        pa.array([media[index]["day"] for index in stored], pa.date32()),
         key,
         media_files=pa.array([1] * len(stored), COUNT),
-        media_bytes=pa.array([row["size_bytes"] for row in stored], COUNT),
+        media_bytes=pa.array([media[index]["size_bytes"] for index in stored], COUNT),
     )
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from pipeline.enablex.envelope import Envelope
 from pipeline.enablex.protocol import ReplyHead, period_request
 from pipeline.storage import LocalStore, raw
-from pipeline.tables.build import Builder, plan_sequences
+from pipeline.tables.batches import plan_sequences
+from pipeline.tables.build import Builder
 from pipeline.tables.document_days import document_days
 from pipeline.tables.schemas import TABLES
 from tests.benchmarks.records import DAY, records

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,16 +25,15 @@ from pipeline.billing.month_reader import read_month
 from pipeline.core.errors import UnreadableReply
 from pipeline.core.settings.sections import Billing, Settings
 from pipeline.enablex.protocol import room_period_requests
+from pipeline.storage.decisions import DecidedRecord, write_decision
+from pipeline.storage.decisions import Decision as StoredDecision
 from pipeline.storage.keys import asked_at_of_response, parse_raw_key
 from pipeline.tables.normalize import cdr
-from pipeline.tables.schemas import TABLES
-from tests.support.lakes import FIRST_REQUEST_AT, PROJECT, Lake
+from pipeline.tables.normalize.ratings import RatingRules
+from tests.support.lakes import DAY, FIRST_REQUEST_AT, PROJECT, Lake
 from tests.support.oracle import Decision, Reply, Tables, recompute
 from tests.support.table_differences import Difference, compare
 from tests.support.worlds import FAULTS, World, make_world, merged
-
-RULES_ARE_IMPLEMENTED = False
-"""Until the product follows the rules: what it lacks is skipped, and worlds with other faults than these may differ."""
 
 WORLDS = 1000 * int(os.environ["SOAK_TIMES"]) if "SOAK_TIMES" in os.environ else 200
 PER_LAKE = 8
@@ -42,13 +42,7 @@ SIZE = int(os.environ.get("ORACLE_SIZE", "6"))
 CHOSEN_FAULTS = os.environ["ORACLE_FAULTS"].split(",") if os.environ.get("ORACLE_FAULTS") else FAULTS
 CHOSEN_SEED = os.environ.get("ORACLE_SEED")
 
-KNOWN_SHAPES = (
-    "old_shape", "corrections", "unknown_fields", "duplicates", "reordered", "late_records", "late_archives",
-    "growing_archives", "filter_by_connect", "to_date_exclusive", "missing_ends", "taken_back", "unreadable", "parts",
-)  # fmt: skip
-"""What EnableX documents or is known to do: the product always coped with these."""
-
-_TABLES = ("cdr", "cdr_history", "sessions", "usage_daily", "rejects", *(["suspense"] if "suspense" in TABLES else []))
+_TABLES = ("cdr", "cdr_history", "sessions", "usage_daily", "rejects", "suspense")
 _IN_MEMORY = Path("/dev/shm")
 Row = dict[str, Any]
 
@@ -56,8 +50,7 @@ Row = dict[str, Any]
 @pytest.mark.parametrize("first", range(0, WORLDS, PER_LAKE))
 def test_tables_and_lines_equal_the_oracle(first: int) -> None:
     """Every table and every billing line equals the oracle's, cell by cell, whatever the faults of EnableX."""
-    faults = CHOSEN_FAULTS if RULES_ARE_IMPLEMENTED else KNOWN_SHAPES
-    worlds = [make_world(seed, size=SIZE, faults=faults) for seed in range(first, first + PER_LAKE)]
+    worlds = [make_world(seed, size=SIZE, faults=CHOSEN_FAULTS) for seed in range(first, first + PER_LAKE)]
     if found := differences(merged(worlds)):
         alone = next((world for world in worlds if differences(world)), None)
         pytest.fail(_report(*(_smallest(alone) if alone else (merged(worlds), found))))
@@ -69,12 +62,6 @@ def test_one_world_equals_the_oracle() -> None:
     world = make_world(int(CHOSEN_SEED or 0), size=SIZE, faults=CHOSEN_FAULTS)
     if differences(world):
         pytest.fail(_report(*_smallest(world)))
-
-
-@pytest.mark.xfail(not RULES_ARE_IMPLEMENTED, strict=True, reason="the product does not follow the rules yet")
-def test_worlds_with_all_faults_equal_the_oracle() -> None:
-    """The first worlds with every fault have no difference."""
-    assert [seed for seed in range(5) if differences(make_world(seed, size=SIZE))] == []
 
 
 @pytest.mark.parametrize("first", range(0, WORLDS, 100))
@@ -177,27 +164,29 @@ def _rejected_marks(world: World, tables: Tables) -> set[str]:
 
 def differences(world: World) -> list[Difference]:
     """Every cell in which the product differs from the oracle."""
-    rules = replace(world.rules, label=cdr.derived_id)
-    if not RULES_ARE_IMPLEMENTED:
-        rules = replace(rules, decisions=(), system_participants="bill", unlisted="bill")
+    rules = replace(world.rules, label=lambda identity: cdr.derived_id(list(identity.values()), b""))
     try:
         expected = recompute(world.replies, rules).rows
     except AssertionError as error:
         return [Difference("cdr", (), "cdr_id", error, "different ids")]
     with tempfile.TemporaryDirectory(dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None) as folder:
-        lake = Lake(Path(folder), table_names=(*_TABLES, "media"))
+        rating = RatingRules(
+            rules.max_stay_hours * 3_600_000,
+            rules.tolerance_min * 60_000,
+            holds_unlisted=rules.unlisted == "hold",
+            skips_system=rules.system_participants == "skip",
+        )
+        lake = Lake(Path(folder), table_names=(*_TABLES, "media"), rules=rating)
         refused = [found for reply in world.replies if (found := _land(lake, reply))]
-        _decide(lake, rules.decisions)
         lake.build()
+        if rules.decisions:
+            _decide(lake, rules.decisions)
+            lake.build()
         rows = {name: lake.rows(name) for name in _TABLES}
         months = sorted({line["day"].replace(day=1) for line in expected["lines"]} or {date(2026, 11, 1)})
         rows["lines"] = [line for month in months for line in _lines(lake, world, month, Path(folder))]
     rows["rejects"] = [_reject(row) for row in rows["rejects"]]
-    return refused + [
-        one
-        for table in (*_TABLES, "lines")
-        for one in compare(table, rows[table], expected[table], may_lack_columns=not RULES_ARE_IMPLEMENTED)
-    ]
+    return refused + [one for table in (*_TABLES, "lines") for one in compare(table, rows[table], expected[table])]
 
 
 def _land(lake: Lake, reply: Reply) -> Difference | None:
@@ -213,9 +202,21 @@ def _land(lake: Lake, reply: Reply) -> Difference | None:
 
 
 def _decide(lake: Lake, decisions: Sequence[Decision]) -> None:
-    """Store the decisions of operators."""
-    if decisions:
-        raise NotImplementedError(f"the product has no decisions yet; {lake.folder}")
+    """Store the decisions of operators, each for the days on which the record stands."""
+    days: dict[str, list[date]] = defaultdict(list)
+    for row in lake.rows("suspense"):
+        days[row["suspense_id"]].append(row["day"])
+    for one in decisions:
+        minutes = None if one.at_stake_min is None else Decimal(one.at_stake_min)
+        records = tuple(
+            DecidedRecord(one.suspense_id, day, one.reasons, minutes) for day in days[one.suspense_id] or [DAY]
+        )
+        outcome: Any = {"release": "released", "exclude": "excluded"}[one.decision]
+        write_decision(
+            lake.lake,
+            PROJECT,
+            StoredDecision(decided_at=one.decided_at, outcome=outcome, because=one.because, records=records),
+        )
 
 
 def _lines(lake: Lake, world: World, month: date, folder: Path) -> list[Row]:

@@ -153,15 +153,26 @@ def test_the_newest_url_is_the_one_to_ask() -> None:
     assert file.url == "https://other.enablex.io/new/a1.mkv"
 
 
+FIRST_LISTING = (DAY, "65ec60000c3a9e0012ab0001", datetime(2024, 3, 9, 14, 33, 5, 120_000, UTC))
+
+
 def test_a_corrected_time_does_not_move_a_file() -> None:
-    """Day, room and end of all files of a session are those of its first reading, so that no key ever moves."""
+    """Day, room and end of a file are those of the first record that lists it, so that no key ever moves."""
     first = {**DOCUMENT, "transcoded": None}
     later = {**DOCUMENT, "trans_date": "2024-03-10T00:10:00.000Z", "room_id": "other"}
-    files = listed(first, later)
-    assert len(files) == 5
-    assert {(file.day, file.room_id, file.ended_at) for file in files} == {
-        (DAY, "65ec60000c3a9e0012ab0001", datetime(2024, 3, 9, 14, 33, 5, 120_000, UTC))
-    }
+    files = {(file.kind, file.name): (file.day, file.room_id, file.ended_at) for file in listed(first, later)}
+    corrected = (date(2024, 3, 10), "other", datetime(2024, 3, 10, 0, 10, tzinfo=UTC))
+    assert files.pop(("transcoded", "t1.mp4")) == corrected  # listed by the corrected record only
+    assert files == dict.fromkeys(files, FIRST_LISTING)
+    assert len(files) == 4
+
+
+def test_each_record_of_a_session_dates_its_own_files() -> None:
+    """A session number that lives for weeks has several archive records: a file of the last is not of the first day."""
+    last = {"conf_num": DOCUMENT["conf_num"], "trans_date": "2024-03-29T14:00:00.000Z", "recording": "https://h/z.mkv"}
+    files = {file.name: file.day for file in listed(DOCUMENT, last, DOCUMENT)}
+    assert files.pop("z.mkv") == date(2024, 3, 29)
+    assert set(files.values()) == {DAY}
 
 
 def test_two_files_of_one_name_are_two_files() -> None:

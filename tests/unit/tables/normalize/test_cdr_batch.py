@@ -182,12 +182,38 @@ def test_an_undocumented_field_is_counted_once() -> None:
     ["user__name", "room__room_details__name", "user__confName", "user__token", "sigserver__ip", "stats_quality"],
 )
 def test_bytes_that_are_no_text(place: str) -> None:
-    """A document with bytes that are no UTF-8, wherever they stand, is a reject, and the others are rows."""
+    """A document with bytes that are no UTF-8, wherever they stand, is a row like the others."""
     broken = msgspec.Raw(bytes(raw(changed(NEW, **{place: "HERE"}))).replace(b"HERE", b"\xff"))
     raws = [raw(NEW), broken, raw(OLD)]
     batch = read_batch(raws)
-    assert sorted(batch.rejects) == [1]
-    assert sorted(batch.rows["ordinal"].to_pylist()) == [0, 2]
+    assert batch.rejects == {}
+    assert sorted(batch.rows["ordinal"].to_pylist()) == [0, 1, 2]
+    assert_same(batch, raws)
+
+
+FAULTY = {
+    "pair": ("user__name", b'"\\ud83d lone"'), "word": ("usage__connect_minutes", b"NaN"),
+    "time": ("room__connect_dt", b"Infinity"), "zeros": ("usage__connect_minutes", b"0031"),
+    "flag": ("sip", b"True"), "text": ("call_num", b"undefined"), "personal": ("user__ip", b"None"),
+    "room": ("room__room_details__settings__scheduled", b"-Infinity"), "rest": ("sigserver__ip", b"1e400"),
+    "definition": ("room__room_details__data", b'{"a": 1e400, "b": [NaN]}'),
+    "huge": ("price__connect_duration", b"1e999"),
+    "list": ("usage__connect_minutes", b"[NaN]"), "comma": ("user__name", b'"A",'),
+    "control": ("user__ref", b'"a\x01b"'),
+    "value twice": ("user__name", b'"A" "B"'), "single": ("user__name", b"'A'"), "escape": ("conf_num", b'"\\x41"'),
+    "key": ("beta", b'{"\\ud800": "\\ud800"}'), "unknown": ("beta", b"NaN"), "comment": ("beta", b"/* 1 */ 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FAULTY)
+def test_a_faulty_document_is_the_same_in_a_batch(kind: str) -> None:
+    """A document that is no JSON becomes the row or reject that it is alone, and costs no other one."""
+    place, value = FAULTY[kind]
+    faulty = msgspec.Raw(bytes(raw(changed(NEW, **{place: "HERE"}))).replace(b'"HERE"', value))
+    raws = [raw(NEW), faulty, raw(OLD), faulty]
+    batch = read_batch(raws, 5)
+    assert_same(batch, raws, 5)
+    assert {5, 7} <= set(batch.rows["ordinal"].to_pylist())
 
 
 def test_rejects_hold_no_documents() -> None:

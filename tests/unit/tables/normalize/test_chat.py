@@ -46,13 +46,28 @@ def test_no_messages(content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b'[{"sender": "A', b"hello", b"\xff\xfe", b"[" * 5000, b'["\\ud800"]'],
-    ids=["cut", "no JSON", "no text", "too deep", "half a pair"],
+    "content", [b'[{"sender": "A', b"hello", b"\xff\xfe", b"[" * 5000],
+    ids=["cut", "no JSON", "no text", "too deep"],
 )  # fmt: skip
 def test_an_unreadable_file_has_a_reason(content: bytes) -> None:
     """A file that is cut or no JSON is refused whole: it becomes one reject."""
     with pytest.raises(RecordError, match="not JSON"):
         chat_messages(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(b'{"chat": [{"message": "\\ud83d lone"}]}', "\ufffd lone"), (b'[{"message": "M\xffller"}]', "M\ufffdller")],
+)
+def test_text_that_is_no_text_is_repaired(content: bytes, text: str) -> None:
+    """Half of a surrogate pair, or a byte that is no UTF-8, costs one character and no message."""
+    assert [message["message"] for message in chat_messages(content)] == [text]
+
+
+def test_the_list_of_repairs_is_no_list_of_messages() -> None:
+    """The paths of repaired values are not read as messages."""
+    with pytest.raises(RecordError, match="no list of messages"):
+        chat_messages(b'{"a": NaN}')
 
 
 @pytest.mark.parametrize("content", [b'"hello"', b"7", b"null", b'{"a": {"b": 1}}'])
