@@ -54,6 +54,9 @@ def connection_sums(connection: Connection, now: datetime, rounding: str, *, is_
     reported = connection.disconnected_at - connection.connected_at
     if connection.corrected_at is not None and now >= connection.corrected_at:
         reported *= 1.25
+    if abs(stay - reported - timedelta(seconds=connection.signal_margin_s)) > max(timedelta(minutes=10), stay / 10):
+        at_stake = minutes(stay, "ceil_per_connection")
+        return {"connections": Decimal(1), "suspense": Decimal(1), "suspense_min": at_stake}  # held: no minutes
     vendor = ZERO if connection.old_shape else minutes(reported, "ceil_per_connection")
     billed = vendor if rounding == "vendor" and not connection.old_shape else minutes(stay, rounding)
     return {

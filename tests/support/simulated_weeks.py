@@ -275,6 +275,8 @@ _SENTENCES = [
     (r"(.+): files at risk: .*", "at risk", "some"),
     (r"(.+): files lost so far: (\d+); .*", "lost", ""),
     (r"(.+): no day is overdue for collection", "missing", "ok"),
+    (r"(.+): no record is in suspense", "suspense", "ok"),
+    (r"(.+): records in suspense: ([^;]*); .*", "suspense", ""),
     (r"(.+): days overdue for collection: .*", "missing", "some"),
 ]
 

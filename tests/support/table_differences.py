@@ -13,9 +13,6 @@ from typing import Any
 
 from tests.support.oracle import KEYS
 
-_REJECTED_COLUMNS = ("suspense_id", "day", "reasons", "decision")
-"""Columns of `suspense` for a reject: the others depend on how much of the document can be read."""
-
 _TOLERANCE = 1e-9
 """Of floats: sums of the product are exact, and rounded once."""
 
@@ -37,9 +34,7 @@ class Difference:
         return f"{self.table} [{key}] {self.column or 'row'}: product {self.product!s}, oracle {self.oracle!s}"
 
 
-def compare(
-    table: str, product: Iterable[Row], oracle: Iterable[Row], *, may_lack_columns: bool = False
-) -> list[Difference]:
+def compare(table: str, product: Iterable[Row], oracle: Iterable[Row]) -> list[Difference]:
     """Rows that one side lacks or has twice, and cells that differ, sorted by key."""
     ours, theirs = _by_key(table, product), _by_key(table, oracle)
     found = []
@@ -50,8 +45,7 @@ def compare(
             continue
         for column, value in there[0].items():
             if column not in here[0]:
-                if not may_lack_columns:
-                    found.append(Difference(table, key, column, "no column", value))
+                found.append(Difference(table, key, column, "no column", value))
             elif not _is_equal(table, column, here[0][column], value):
                 found.append(Difference(table, key, column, here[0][column], value))
     return found
@@ -60,8 +54,6 @@ def compare(
 def _by_key(table: str, rows: Iterable[Row]) -> dict[tuple[Any, ...], list[Row]]:
     result: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        if table == "suspense" and row["reasons"] == "rejected":
-            row = {name: row[name] for name in _REJECTED_COLUMNS}  # noqa: PLW2901 - the rest depends on the document
         key = tuple(row[name] for name in KEYS[table])
         if table != "lines" or any(
             value for name, value in row.items() if name not in KEYS[table] and name != "project"

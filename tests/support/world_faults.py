@@ -423,9 +423,11 @@ BREAKAGES = ("lone_surrogate", "not_utf8", "nan", "huge_number", "trailing_comma
 
 def repaired(sound: Document, breakage: str) -> Document:
     """The document with one breakage, and what it stands for: it replaces `user.agent` or a number of `usage`."""
+    if not isinstance(sound.value, dict):
+        return sound
     if breakage == "trailing_comma":
         return Document(sound.raw[:-1] + b",}", None, is_json=False)
-    if not isinstance(sound.value, dict) or not isinstance(sound.value.get("user"), dict):
+    if not isinstance(sound.value.get("user"), dict):
         return sound
     texts = {"lone_surrogate": (b'"x\\ud83d y"', "x\ufffd y"), "not_utf8": (b'"M\xfcller"', "M\ufffdller")}
     numbers = {"nan": (b"NaN", "NaN"), "huge_number": (b"1e400", "1e400")}

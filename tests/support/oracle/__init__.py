@@ -23,7 +23,7 @@ KEYS = {
     "cdr_history": ("cdr_id", "revision"),
     "sessions": ("day", "conf_num"),
     "usage_daily": _ATTRIBUTED,
-    "suspense": ("suspense_id",),
+    "suspense": ("suspense_id", "day"),
     "rejects": ("asked_at", "ordinal"),
     "lines": _ATTRIBUTED,
 }
@@ -50,15 +50,16 @@ def recompute(replies: Iterable[Reply], rules: Rules) -> Tables:
     connections = [connection(record, listed, rules) for record in records(observed, rules)]
     files, archive_rejects = listed_files(one for one in stored if one.reply.source == "archive")
     found = sessions(connections, files)
+    suspense = suspense_rows(connections, rejects, listed, rules)
     return Tables(
         {
             "cdr": [one.row for one in connections],
             "cdr_history": [row for one in connections for row in history(one.record)],
             "sessions": [session_row(session) for session in found],
             "usage_daily": usage_rows(found),
-            "suspense": suspense_rows(connections, rejects, listed, rules),
+            "suspense": suspense,
             "rejects": reject_rows([*rejects, *archive_rejects]),
-            "lines": lines(found, rules),
+            "lines": lines(found, suspense, rules),
         },
         connections,
     )

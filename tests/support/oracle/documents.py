@@ -129,6 +129,7 @@ _NOT_EXTRA = {path for path, _ in FIELDS.values()} | {
 MOMENTS = ("trans_at", "signal_disconnected_at", "room_disconnected_at", "signal_connected_at", "room_connected_at")
 """The first of these that a document has is its moment."""
 
+TEXTS = sorted(name for name, (_, read) in FIELDS.items() if read is _text and name != "cdr_id")
 CONNECT_TIMES = ("signal_connected_at", "room_connected_at")
 
 
@@ -140,6 +141,18 @@ def columns(value: Any) -> Columns:
     """
     if not isinstance(value, dict):
         raise Rejected("not an object")
+    row = readable(value)
+    if row["conf_num"] is None:
+        raise Rejected("missing or unreadable")
+    if moment(row) is None:
+        raise Rejected("no readable time")
+    return row
+
+
+def readable(value: Any) -> Columns:
+    """What can be read of any document; nothing of one that is not an object."""
+    if not isinstance(value, dict):
+        return dict.fromkeys(FIELDS)
     row: Columns = {}
     extra = _rest(value, "")
     for name, (path, read) in FIELDS.items():
@@ -152,10 +165,6 @@ def columns(value: Any) -> Columns:
                 _put(extra, path, _without_secrets(found))
     row["is_sip"] = bool(row["is_sip"])
     row["extra"] = extra or None
-    if row["conf_num"] is None:
-        raise Rejected("missing or unreadable")
-    if moment(row) is None:
-        raise Rejected("no readable time")
     return row
 
 

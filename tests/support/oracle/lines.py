@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from tests.support.oracle.documents import day_of, moment
 from tests.support.oracle.inputs import Rules
-from tests.support.oracle.records import within_days
 from tests.support.oracle.rows import Connection, Row
 from tests.support.oracle.sessions import ATTRIBUTION, Session, attributed
+from tests.support.oracle.stays import REJECTED
 
 MEASURES = (
     "connections", "participant_s", "participant_min", "sip_min", "connect_billed_min", "recording_min",
@@ -22,13 +21,16 @@ MEASURES = (
 )  # fmt: skip
 
 
-def lines(all_sessions: Iterable[Session], rules: Rules) -> list[Row]:
-    """Lines of all months: one per billing day, owner, billing code and room."""
+def lines(all_sessions: Iterable[Session], suspense: Iterable[Row], rules: Rules) -> list[Row]:
+    """Lines of all months: one per billing day, owner, billing code and room.
+
+    A record in suspense counts on the line of its connection; a reject on its requested day.
+    """
     zone = ZoneInfo(rules.zone)
     sums: dict[tuple[Any, ...], dict[str, Any]] = defaultdict(lambda: dict.fromkeys(MEASURES, 0))
     for session in all_sessions:
         for one in session.connections:
-            line = sums[began_at(one).astimezone(zone).date(), *attributed(one, session)]
+            line = sums[one.start.astimezone(zone).date(), *attributed(one, session)]
             minutes = counted_minutes(one, rules)
             line["connections"] += 1
             line["participant_s"] += one.counted_s
@@ -41,6 +43,12 @@ def lines(all_sessions: Iterable[Session], rules: Rules) -> list[Row]:
         if session.has("transcoded"):
             key = (session.start.astimezone(zone).date(), *(session.attribution(name) for name in ATTRIBUTION))
             sums[key]["transcoding_min"] += rounded(session.seconds, rules)
+    for row in suspense:
+        if row["decision"] == "open" and row["reasons"] == REJECTED:
+            requested = datetime.combine(row["day"], time(0), UTC)
+            line = sums[requested.astimezone(zone).date(), *(row[name] for name in ATTRIBUTION)]
+            line["suspense"] += 1
+            line["suspense_min"] += row["at_stake_min"] or 0
     return [dict(zip(("day", *ATTRIBUTION), key, strict=True)) | line for key, line in sums.items()]
 
 
@@ -48,25 +56,8 @@ def in_month(all_lines: Iterable[Row], month: date) -> list[Row]:
     return [line for line in all_lines if (line["day"].year, line["day"].month) == (month.year, month.month)]
 
 
-def began_at(one: Connection) -> datetime:
-    """When a connection began, for billing: as its stay is counted, if that is near its record."""
-    row = one.row
-    by_signal = (
-        row["signal_connected_at"]
-        and row["signal_disconnected_at"]
-        and row["signal_disconnected_at"] >= row["signal_connected_at"]
-    )
-    start = row["signal_connected_at"] if by_signal else row["room_connected_at"] or row["signal_connected_at"]
-    if start and within_days(start.date(), day_of(row)):
-        found: datetime = start
-        return found
-    recorded = moment(row)
-    assert recorded is not None
-    return recorded
-
-
 def counted_minutes(one: Connection, rules: Rules) -> Decimal:
-    if rules.rounding == "vendor" and one.is_rated and one.billed_min is not None and not _is_skipped(one, rules):
+    if rules.rounding == "vendor" and one.billed_min is not None:
         return one.billed_min
     return rounded(one.counted_s, rules)
 
@@ -76,7 +67,3 @@ def rounded(seconds: Fraction, rules: Rules) -> Decimal:
         thousandths = Decimal(seconds.numerator) / Decimal(seconds.denominator) / 60
         return thousandths.quantize(Decimal("0.001"), ROUND_HALF_UP)
     return Decimal(-(-seconds // 60))
-
-
-def _is_skipped(one: Connection, rules: Rules) -> bool:
-    return bool(one.row["is_system"]) and rules.system_participants == "skip"

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from tests.support.oracle import stays
-from tests.support.oracle.documents import CONNECT_TIMES, Columns, Rejected, columns, day_of
+from tests.support.oracle.documents import CONNECT_TIMES, TEXTS, Columns, Rejected, columns, day_of
 from tests.support.oracle.inputs import Document, Reply, Rules, StoredReply
 
 IDENTITY = (
@@ -58,6 +58,8 @@ class Record:
     is_derived: bool
     observations: list[Observation]
     reasons: dict[str, bool] = field(default_factory=dict)
+    shares_id: bool = False
+    """Its id was given to other records too."""
 
     @property
     def newest(self) -> Columns:
@@ -160,7 +162,7 @@ def _records_of_id(key: str, same_id: list[Observation], rules: Rules, *, is_der
         for one in together:
             by_conf[one.row["conf_num"] if are_apart else ""].append(one)
         for conf_num, rivals in by_conf.items():
-            ordered = sorted(rivals, key=lambda one: _rank(one.row, rules), reverse=True)
+            ordered = sorted(rivals, key=lambda one: _rank(one.row), reverse=True)
             for number, one in enumerate(ordered):
                 slots[conf_num, number].append(one)
     result = []
@@ -169,7 +171,7 @@ def _records_of_id(key: str, same_id: list[Observation], rules: Rules, *, is_der
         name = key if place == 1 else f"{key}#{place}"
         is_suspect = place > 1 and not is_derived
         reasons = {stays.SAME_ID_TWICE: number > 0} if is_suspect else {}
-        result.append(Record(name, is_derived, numbered, reasons))
+        result.append(Record(name, is_derived, numbered, reasons, shares_id=len(slots) > 1))
     return result
 
 
@@ -180,10 +182,9 @@ def identity_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**identity, "trans_at": None if has_connect_time else row["trans_at"]}
 
 
-def _rank(row: Columns, rules: Rules) -> tuple[Any, ...]:
-    seconds = stays.stay(row, rules).seconds
-    trans_at = row["trans_at"] or _NEVER
-    return trans_at, seconds is not None, seconds or 0, json.dumps(row, default=str, sort_keys=True)
+def _rank(row: Columns) -> tuple[Any, ...]:
+    content = json.dumps(row, default=str, sort_keys=True)
+    return row["trans_at"] or _NEVER, stays.by_times(row), [row[name] or "" for name in TEXTS], content
 
 
 # --- derived ids that are versions of other records ---------------------------------------------------------------
@@ -191,6 +192,7 @@ def _rank(row: Columns, rules: Rules) -> tuple[Any, ...]:
 
 def _joined(found: list[Record]) -> list[Record]:
     """Derived records become versions of the first record that they fit."""
+    found, apart = [one for one in found if not one.shares_id], [one for one in found if one.shares_id]
     by_preference = sorted(found, key=lambda record: (record.is_derived, -record.identity_size, record.id))
     heads: list[Record] = []
     members: dict[str, list[Record]] = defaultdict(list)
@@ -204,7 +206,7 @@ def _joined(found: list[Record]) -> list[Record]:
         for member in members[head.id]:
             head.observations += member.observations
         head.observations.sort(key=lambda one: one.seen_at)
-    return heads
+    return [*heads, *apart]
 
 
 def _fits(record: Record, head: Record, members: list[Record]) -> bool:
@@ -238,7 +240,7 @@ class Listing:
         return stored.first_at == newest
 
     def last_seen_at(self, stored: StoredReply) -> datetime:
-        return stored.last_at if stored.is_replaced else stored.first_at
+        return stored.last_at if stored.is_replaced and not stored.reply.is_part else stored.first_at
 
 
 def listing(replies: Iterable[StoredReply]) -> Listing:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 from tests.support.oracle import stays
-from tests.support.oracle.documents import CONNECT_TIMES, day_of, moment
+from tests.support.oracle.documents import CONNECT_TIMES, day_of, moment, readable
 from tests.support.oracle.inputs import Decision, Rules, in_order
 from tests.support.oracle.records import Listing, Record, Reject, versions, within_days
 
@@ -80,22 +80,24 @@ def connection(record: Record, listed: Listing, rules: Rules) -> Connection:
         "suspense": names,
         "is_listed": is_listed,
         "is_system": is_system,
-        "last_seen_at": max(listed.last_seen_at(one.place.stored) for one in record.observations),
+        "last_seen_at": None
+        if is_listed
+        else max(listed.last_seen_at(one.place.stored) for one in record.observations),
         "revision": newest.revision,
         "first_seen_at": all_versions[0].known_from,
         "changed_at": newest.known_from,
     }
-    start, end = _span(newest.row, is_believed=decision == "released" or "stay_too_long" not in reasons)
+    row["began_at"], end = _span(newest.row, is_believed=decision == "released" or "stay_too_long" not in reasons)
     return Connection(
         row,
         found,
         reasons,
         decision,
         decided,
-        start,
+        row["began_at"],
         end,
         counted_s=found.seconds if counts and found.seconds is not None else Fraction(0),
-        billed_min=newest.row["connect_billed_min"] if stays.is_plausible_billed(newest.row, found) else None,
+        billed_min=newest.row["connect_billed_min"] if counts and "vendor_minutes" not in reasons else None,
         record=record,
     )
 
@@ -125,31 +127,49 @@ def suspense_rows(
             "reasons": one.row["suspense"],
             "is_held": any(one.reasons.values()),
             "at_stake_min": one.at_stake_min,
-            "started_at": one.start,
+            "began_at": one.start,
             **_decided(one.decision, one.decided),
         }
         for one in connections
         if one.reasons
     ]
-    by_content: dict[str, Reject] = {}
-    for reject in rejects:
-        if listed.has(reject.place.stored):
-            first = by_content.setdefault(reject.document.sha256, reject)
-            if reject.place.stored.reply.day < first.place.stored.reply.day:
-                by_content[reject.document.sha256] = reject
-    for sha256, reject in by_content.items():
-        suspense_id = f"reject-{sha256[:24]}"
-        decided = _decision(suspense_id, stays.REJECTED, None, rules)
-        is_excluded = decided is not None and decided.decision == "exclude"
-        rows.append(
-            {
-                "suspense_id": suspense_id,
-                "day": reject.place.stored.reply.day,
-                "reasons": stays.REJECTED,
-                **_decided("excluded" if is_excluded else "open", decided if is_excluded else None),
-            }
-        )
-    return rows
+    return rows + [_rejected(reject, rules) for reject in _listed_rejects(rejects, listed)]
+
+
+def _listed_rejects(rejects: Iterable[Reject], listed: Listing) -> list[Reject]:
+    """Rejects that EnableX lists now, of consecutive days on the first; not those that belong to another day."""
+    found = {
+        (reject.document.sha256, reject.place.stored.reply.day): reject
+        for reject in rejects
+        if listed.has(reject.place.stored) and not _is_foreign(reject)
+    }
+    return [reject for (sha256, day), reject in found.items() if (sha256, day - timedelta(days=1)) not in found]
+
+
+def _is_foreign(reject: Reject) -> bool:
+    if not reject.reason.startswith("more than 3 days"):
+        return False
+    row = readable(reject.document.value)
+    starts = [row[name].date() for name in CONNECT_TIMES if row[name]]
+    return not any(within_days(start, reject.place.stored.reply.day) for start in starts)
+
+
+def _rejected(reject: Reject, rules: Rules) -> Row:
+    row = readable(reject.document.value if reject.document.is_json else None)
+    minutes = stays.stay(row, rules).minutes
+    suspense_id = f"reject-{reject.document.sha256[:24]}"
+    decided = _decision(suspense_id, stays.REJECTED, minutes, rules)
+    is_excluded = decided is not None and decided.decision == "exclude"
+    return {
+        "suspense_id": suspense_id,
+        "day": reject.place.stored.reply.day,
+        **{name: row[name] for name in ("conf_num", "room_id", "owner_ref", "billing_code")},
+        "reasons": stays.REJECTED,
+        "is_held": True,
+        "at_stake_min": minutes,
+        "began_at": None,
+        **_decided("excluded" if is_excluded else "open", decided if is_excluded else None),
+    }
 
 
 def reject_rows(rejects: Iterable[Reject]) -> list[Row]:
@@ -186,8 +206,7 @@ def _span(row: Mapping[str, Any], *, is_believed: bool) -> tuple[datetime, datet
     """Start and end of a connection in its session (rules, section 6)."""
     day, moment_of_row = day_of(row), moment(row)
     assert moment_of_row is not None
-    starts = [row[name] for name in CONNECT_TIMES if row[name] and within_days(row[name].date(), day)]
-    start = min(starts, default=moment_of_row)
+    start = stays.began_at(row, day, moment_of_row)
     ends = [row[name] for name in ("signal_disconnected_at", "room_disconnected_at") if row[name]]
     ends = [end for end in ends if within_days(end.date(), day) and end >= start]
     end = max(ends, default=max(moment_of_row, start))

@@ -51,8 +51,8 @@ class Session:
         return any(file.kind == kind for file in self.files)
 
     def attribution(self, name: str) -> Any:
-        """The last value that is not null, by day and id."""
-        ordered = sorted(self.connections, key=lambda one: (one.row["day"], one.row["cdr_id"]))
+        """The last value that is not null, by start, day and id."""
+        ordered = sorted(self.connections, key=lambda one: (one.start, one.row["day"], one.row["cdr_id"]))
         return next((one.row[name] for one in reversed(ordered) if one.row[name] is not None), None)
 
 
@@ -95,7 +95,8 @@ def _session_of(file: ListedFile, same_conf: list[Session]) -> Session | None:
         (one.start, number)
         for number, session in enumerate(same_conf)
         for one in session.connections
-        if file.moment.date() - 3 * _DAY <= one.start.date() <= file.moment.date() + _DAY
+        if file.moment.date() - 3 * _DAY <= one.start.date()
+        and (one.start.date() <= file.moment.date() or one.start <= file.moment + _HOUR)
     ]
     before = [one for one in near if one[0] <= file.moment + _HOUR]
     if not near:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -39,9 +39,26 @@ def stay(row: Mapping[str, Any], rules: Rules) -> Stay:
         if start and end and end >= start:
             return Stay(seconds_between(start, end), side)
     for name, unit_s in (("signal_duration_s", 1), ("room_duration_s", 1), ("connect_billed_min", 60)):
-        if row[name] is not None and 0 <= Fraction(row[name]) * unit_s < rules.max_stay_hours * 3600:
+        if row[name] is not None and 0 <= Fraction(row[name]) * unit_s <= rules.max_stay_hours * 3600:
             return Stay(Fraction(row[name]) * unit_s, name.removesuffix("_s"))
     return Stay(None, None)
+
+
+def by_times(row: Mapping[str, Any]) -> Fraction:
+    """Exact seconds by the first pair of times that has them; -1 if none has."""
+    found = stay({**row, "signal_duration_s": None, "room_duration_s": None, "connect_billed_min": None}, Rules())
+    return Fraction(-1) if found.seconds is None else found.seconds
+
+
+def began_at(row: Mapping[str, Any], day: date, otherwise: datetime) -> datetime:
+    """Connect time on the side that the stay is from, else the other one, if it is near the day of the record."""
+    has_signal = row["signal_connected_at"] and row["signal_disconnected_at"]
+    by_signal = has_signal and row["signal_disconnected_at"] >= row["signal_connected_at"]
+    for side in ("signal", "room") if by_signal else ("room", "signal"):
+        start: datetime | None = row[f"{side}_connected_at"]
+        if start and abs((start.date() - day).days) <= 3:
+            return start
+    return otherwise
 
 
 def reasons(row: Mapping[str, Any], found: Stay, rules: Rules) -> dict[str, bool]:
@@ -78,6 +95,7 @@ def exceeds(minutes: Any, found: Stay) -> bool:
 
 def _stated_s(row: Mapping[str, Any], side: str) -> Fraction | None:
     """The duration that EnableX states beside the times of this side, seconds."""
-    if row[f"{side}_duration_s"] is not None:
-        return Fraction(row[f"{side}_duration_s"])
-    return None if row["connect_billed_min"] is None else Fraction(row["connect_billed_min"]) * 60
+    for name, unit_s in ((f"{side}_duration_s", 1), ("connect_billed_min", 60)):
+        if row[name] is not None and row[name] >= 0:
+            return Fraction(row[name]) * unit_s
+    return None
