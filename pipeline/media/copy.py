@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,6 +27,7 @@ from pipeline.storage.manifests import (
     read_entries,
 )
 from pipeline.tables import parquet
+from pipeline.tables.normalize.sessions import FILE_DAYS, FILE_TOLERANCE
 from pipeline.tables.normalize.values import timestamp
 from pipeline.tables.sources import LATE_ARRIVAL_DAYS, ArchiveListingCache, read_archives
 
@@ -86,14 +87,14 @@ def plan(app: App, project: str) -> MediaPlan:
         return MediaPlan([], [], [])
     days = Period(min(file.day for file in files.values()), max(file.day for file in files.values()))
     entries = read_entries(app.vault, project, days)
-    first_connected_at = _first_connected(app, project, days)
+    began_at = _session_starts(app, project, days, files.values())
     ages = [timedelta(hours=hours) for hours in app.settings.media.recheck_after_hours]
     now = app.clock()
     lost = {identity for identity, entry in entries.items() if entry.state == "lost" and _is_recent(entry, now)}
     return MediaPlan(
-        plan_media(files.values(), entries, first_connected_at, app.retention),
-        plan_rechecks(files.values(), entries, first_connected_at, app.retention, ages, now),
-        plan_media([file for file in files.values() if file.identity in lost], {}, first_connected_at, app.retention),
+        plan_media(files.values(), entries, began_at, app.retention),
+        plan_rechecks(files.values(), entries, began_at, app.retention, ages, now),
+        plan_media([file for file in files.values() if file.identity in lost], {}, began_at, app.retention),
     )
 
 
@@ -102,11 +103,20 @@ def _is_recent(entry: Entry, now: datetime) -> bool:
     return at is not None and now - at < _RECENTLY_LOST
 
 
-def _first_connected(app: App, project: str, days: Period) -> Mapping[str, datetime]:
-    sessions = parquet.read_arrow(
-        "sessions", days.widened(1), ["conf_num", "first_connected_at"], project=project, lake=app.lake
-    ).to_pylist()
-    return {session["conf_num"]: session["first_connected_at"].astimezone(UTC) for session in sessions}
+def _session_starts(
+    app: App, project: str, days: Period, files: Iterable[ListedFile]
+) -> dict[tuple[str, str, str], datetime]:
+    """When the session of each file began, for files whose session was built."""
+    columns = ["conf_num", "first_connected_at"]
+    sessions = parquet.read_arrow("sessions", days.widened(FILE_DAYS + 1), columns, project=project, lake=app.lake)
+    starts: dict[str, list[datetime]] = {}
+    for session in sessions.sort_by("first_connected_at").to_pylist():
+        starts.setdefault(session["conf_num"], []).append(session["first_connected_at"].astimezone(UTC))
+    began_at = {}
+    for file in files:
+        if earlier := [start for start in starts.get(file.conf_num, ()) if start <= file.ended_at + FILE_TOLERANCE]:
+            began_at[file.identity] = earlier[-1]
+    return began_at
 
 
 def archive_file(app: App, item: MediaItem) -> Entry | FileError:

@@ -8,19 +8,19 @@ from datetime import date, datetime, timedelta
 
 from pipeline.core.models import ListedFile, MediaItem
 from pipeline.storage.manifests import Entry
-from pipeline.tables.normalize.media import Entries, expires_at
+from pipeline.tables.normalize.media import Entries, FileIdentity, expires_at
 from pipeline.tables.normalize.values import timestamp
 
 
 def plan_media(
     files: Iterable[ListedFile],
     entries: Entries,
-    first_connected_at: Mapping[str, datetime],
+    began_at: Mapping[FileIdentity, datetime],
     retention: timedelta,
 ) -> list[MediaItem]:
-    """Listed files that no manifest names, sorted by deadline."""
+    """Listed files that no manifest names, sorted by deadline. `began_at`: when the session of a file began."""
     pending = [
-        MediaItem(file, expires_at(file, first_connected_at, retention))
+        MediaItem(file, expires_at(file, began_at.get(file.identity), retention))
         for file in files
         if file.identity not in entries
     ]
@@ -49,7 +49,7 @@ class Recheck:
 def plan_rechecks(
     files: Iterable[ListedFile],
     entries: Entries,
-    first_connected_at: Mapping[str, datetime],
+    began_at: Mapping[FileIdentity, datetime],
     retention: timedelta,
     ages: Sequence[timedelta],
     now: datetime,
@@ -58,7 +58,7 @@ def plan_rechecks(
     deadline.
     """
     due = [
-        Recheck(MediaItem(file, expires_at(file, first_connected_at, retention)), entry)
+        Recheck(MediaItem(file, expires_at(file, began_at.get(file.identity), retention)), entry)
         for file in files
         if (entry := entries.get(file.identity)) and _is_due(entry, ages, now)
     ]

@@ -37,32 +37,37 @@ FILES = st.lists(
 
 
 @pytest.mark.parametrize(
-    ("first_connected", "expected"),
-    [
-        ({}, ENDED_AT),
-        ({"284170002063": ENDED_AT - 5 * HOUR}, ENDED_AT - 5 * HOUR),
-        ({"284170002063": ENDED_AT + 5 * HOUR}, ENDED_AT),
-        ({"another": ENDED_AT - 5 * HOUR}, ENDED_AT),
-    ],
+    ("began_at", "expected"),
+    [(None, ENDED_AT), (ENDED_AT - 5 * HOUR, ENDED_AT - 5 * HOUR), (ENDED_AT + 5 * HOUR, ENDED_AT)],
 )
-def test_the_clock_starts_at_the_earliest_known_moment(
-    first_connected: dict[str, datetime], expected: datetime
-) -> None:
-    """72 hours count from the session's first connection if it exists and is earlier, else from its end."""
-    assert expires_at(listed_file(), first_connected, RETENTION) == expected + RETENTION
+def test_the_clock_starts_at_the_earliest_known_moment(began_at: datetime | None, expected: datetime) -> None:
+    """72 hours count from the start of its session if that exists and is earlier, else from the archive record."""
+    assert expires_at(listed_file(), began_at, RETENTION) == expected + RETENTION
 
 
-@given(FILES, st.dictionaries(st.sampled_from(["1", "2", "3"]), st.integers(-9, 9)), st.randoms(use_true_random=False))
-def test_the_plan_is_in_order_of_deadline(files: list[ListedFile], connected: dict[str, int], random: Any) -> None:
+@given(FILES, st.dictionaries(st.integers(0, 9), st.integers(-9, 9)), st.randoms(use_true_random=False))
+def test_the_plan_is_in_order_of_deadline(files: list[ListedFile], began: dict[int, int], random: Any) -> None:
     """The plan does not depend on the order of the files: sorted by deadline, every file once."""
-    first = {conf_num: ENDED_AT + hours * HOUR for conf_num, hours in connected.items()}
-    plan = plan_media(files, {}, first, RETENTION)
+    began_at = {files[at].identity: ENDED_AT + hours * HOUR for at, hours in began.items() if at < len(files)}
+    plan = plan_media(files, {}, began_at, RETENTION)
     deadlines = [item.expires_at for item in plan]
     assert deadlines == sorted(deadlines)
     assert sorted(item.file.identity for item in plan) == sorted(file.identity for file in files)
     shuffled = list(files)
     random.shuffle(shuffled)
-    assert plan_media(shuffled, {}, first, RETENTION) == plan
+    assert plan_media(shuffled, {}, began_at, RETENTION) == plan
+
+
+def test_files_of_one_number_have_the_deadlines_of_their_sessions() -> None:
+    """Two files with one `conf_num` belong to different sessions: each has its own start, in plans and rows."""
+    files = [listed_file(name=name) for name in ("a", "b", "c")]
+    began_at = {files[0].identity: ENDED_AT - 5 * HOUR, files[1].identity: ENDED_AT - 2 * HOUR}
+    deadlines = [start + RETENTION for start in (ENDED_AT - 5 * HOUR, ENDED_AT - 2 * HOUR, ENDED_AT)]
+    entries = {file.identity: stored_entry(file, STORED, AT) for file in files}
+    assert [item.expires_at for item in plan_media(files, {}, began_at, RETENTION)] == deadlines
+    rechecks = plan_rechecks(files, entries, began_at, RETENTION, (HOUR,), AT + 2 * HOUR)
+    assert [recheck.item.expires_at for recheck in rechecks] == deadlines
+    assert [made["expires_at"] for made in media_rows(files, entries, began_at, RETENTION)] == deadlines
 
 
 @given(FILES, st.data())
@@ -147,7 +152,7 @@ def test_after_its_deadline_a_file_is_not_rechecked() -> None:
     """After the deadline EnableX may have deleted the file, so it is not compared."""
     file = listed_file()
     entries = {file.identity: stored_entry(file, STORED, AT)}
-    deadline = expires_at(file, {}, RETENTION)
+    deadline = expires_at(file, None, RETENTION)
     assert len(plan_rechecks([file], entries, {}, RETENTION, AGES, deadline - HOUR)) == 1
     assert plan_rechecks([file], entries, {}, RETENTION, AGES, deadline) == []
 
