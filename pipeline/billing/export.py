@@ -26,25 +26,23 @@ from pipeline.billing.line_items import ITEMS, LINES, MEASURES
 from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth
 from pipeline.billing.month_reader import _BATCH_ROWS, _ITEMS_PARQUET, _PARQUET, MonthTotals, _batches, read_month
 from pipeline.billing.pricing import prices_differ, prices_in_month, rate
-from pipeline.billing.sweep import sweep_date, unswept
+from pipeline.billing.readiness import TABLES_READ, unsettled_days, unsettled_text
+from pipeline.billing.suspense import SuspenseTotal, read_suspense, suspense_text, suspense_totals
 from pipeline.core.context import App, chosen_projects
 from pipeline.core.errors import ConfigError, FixityError, ObjectDiffers, PipelineError, StoreUnavailable
-from pipeline.core.models import DAILY_SOURCES, RunResult
+from pipeline.core.models import RunResult
 from pipeline.core.settings.prices import AMOUNTS
 from pipeline.core.settings.sections import BillingCsv
 from pipeline.core.tempfiles import disk_errors, temp_folder
-from pipeline.ingest.settlement import is_settled
-from pipeline.storage import raw
 from pipeline.storage.base import READ_BYTES, Checksums, ObjectStore, read_bytes
 from pipeline.storage.keys import billing_key, billing_prefix, parse_billing_key
 from pipeline.tables import parquet
-from pipeline.tables.build import Builder, builder_for
+from pipeline.tables.build import builder_for
 from pipeline.tables.normalize.arrow_ops import mask
 
 CONTROLS, ITEMS_FILE, USAGE = "controls.json", "items.parquet", "usage.parquet"
 PRICES = "prices"
 """Key of the prices in the settings of `controls.json`; missing when nothing has a price."""
-_TABLES_READ = ("cdr", "sessions", "media", "rejects")
 
 
 class WrittenFile(msgspec.Struct):
@@ -57,6 +55,7 @@ class WrittenFile(msgspec.Struct):
 class ControlTotals(msgspec.Struct, kw_only=True):
     """`controls.json`: the inputs and sums of an export; times and decimals as text.
 
+    `suspense`: open records by project and reasons; `accepts_suspense`: exported in spite of them.
     `compared_revision`: the revision that `corrections.csv` starts from; controls of earlier releases have none.
     """
 
@@ -69,6 +68,8 @@ class ControlTotals(msgspec.Struct, kw_only=True):
     is_provisional: bool
     unsettled: dict[str, dict[str, list[date]]]
     settings: dict[str, Any]
+    suspense: dict[str, dict[str, SuspenseTotal]] = {}
+    accepts_suspense: bool = False
     known_until: dict[str, datetime | None]
     stage_totals: dict[str, dict[str, dict[str, Any]]] = msgspec.field(name="hops")
     corrections: dict[str, int]
@@ -123,12 +124,13 @@ class ExportSeries:
     def lines(self, revision: int) -> pa.Table:
         """The exported lines of a revision."""
         with self.lake.open(self.key(revision, USAGE)) as stream:
-            return pq.read_table(stream)
+            return line_items.with_all_measures(pq.read_table(stream))
 
     def items(self, revision: int) -> Iterator[pa.Table]:
         """The items of a revision, in batches of about 262,144 rows."""
         with self.lake.open(self.key(revision, ITEMS_FILE)) as stream:
-            yield from _batches(stream, ITEMS.names)
+            for items in _batches(stream):
+                yield line_items.with_all_measures(items).select(ITEMS.names)
 
 
 @dataclass(frozen=True)
@@ -139,55 +141,15 @@ class Export:
     is_new: bool
 
 
-def unsettled_days(app: App, builder: Builder, project: str, month: BillingMonth) -> dict[str, list[date]]:
-    """Days that prevent a final export of a month, by state: `missing`, `provisional`, `unswept`, `unbuilt`; empty
-    states omitted. An unswept day has settled, but was not collected again after the month (`pipeline.billing.sweep`).
-
-    Days before the project's `start_date` are not required.
-    """
-    start_date = app.settings.projects[project].start_date or date.min
-    days = [day for day in month.required_days if day >= start_date]
-    collected = {source: raw.last_collected(app.vault, source, project) for source in DAILY_SOURCES}
-    lookback_days = app.settings.collect.lookback_days
-    missing = [day for day in days if any(day not in times for times in collected.values())]
-    provisional = [
-        day
-        for day in days
-        if day not in missing
-        and not all(is_settled(day, times.get(day), lookback_days) for times in collected.values())
-    ]
-    batches = builder.stale(project, month.partition_days, _TABLES_READ)
-    unbuilt = sorted(day for batch in batches for day in batch.days)
-    settled = [day for day in days if day not in {*missing, *provisional}]
-    before_sweep = unswept(settled, collected["cdr"], sweep_date(month, lookback_days))
-    by_state = {
-        "missing": missing,
-        "provisional": provisional,
-        "unswept": before_sweep if app.settings.billing.sweep else [],
-        "unbuilt": unbuilt,
-    }
-    return {state: in_state for state, in_state in by_state.items() if in_state}
-
-
-def unsettled_text(days: dict[str, list[date]], month: BillingMonth) -> str:
-    """Error text: why a month is not final, and the next step."""
-    meanings = {
-        "missing": "never collected; `postroom nightly` collects them, or set `start_date` if the project began later",
-        "provisional": "may still change",
-        "unswept": (
-            "not collected again after the month; `postroom nightly` collects them in the month after, or run"
-            f" `postroom billing sweep --month {month}`"
-        ),
-        "unbuilt": "not built from the collected responses; run `postroom build`",
-    }
-    parts = [
-        f"{len(in_state)} days {meanings[state]} ({in_state[0]} to {in_state[-1]})" for state, in_state in days.items()
-    ]
-    return f"month not settled: {'; '.join(parts)}; use --provisional to export anyway"
-
-
 def export_month(
-    app: App, month: BillingMonth, projects: list[str], unsettled: dict[str, dict[str, list[date]]], *, series: str = ""
+    app: App,
+    month: BillingMonth,
+    projects: list[str],
+    unsettled: dict[str, dict[str, list[date]]],
+    *,
+    series: str = "",
+    suspense: dict[str, dict[str, SuspenseTotal]] | None = None,
+    accepts_suspense: bool = False,
 ) -> Export:
     """Export a month of these projects as a new revision, unless it equals the last revision.
 
@@ -224,6 +186,8 @@ def export_month(
             compared_revision=compared.revision if compared else None,
             is_provisional=is_provisional,
             unsettled=unsettled,
+            suspense=suspense or {},
+            accepts_suspense=accepts_suspense,
             settings=settings,
             known_until={each.project: each.known_until for each in months},
             stage_totals={each.project: _stage_totals(each, lines, owners) for each in months},
@@ -277,6 +241,7 @@ class ExportSummary:
     is_new: bool
     is_provisional: bool
     unsettled: dict[str, dict[str, list[date]]]
+    suspense: dict[str, dict[str, SuspenseTotal]]
     path: str
     corrections: dict[str, int]
     projects: dict[str, dict[str, Any]]
@@ -291,6 +256,7 @@ def export_summary(export: Export, series: str, focus: dict[str, int] | None) ->
         is_new=export.is_new,
         is_provisional=controls.is_provisional,
         unsettled=controls.unsettled,
+        suspense=controls.suspense,
         path=billing_key(date.fromisoformat(f"{controls.month}-01"), controls.revision, "", series),
         corrections=controls.corrections,
         projects={project: totals["lines"] for project, totals in controls.stage_totals.items()},
@@ -307,7 +273,7 @@ def _inputs(lake: ObjectStore, project: str, month: BillingMonth) -> dict[str, s
     near = {day + timedelta(days=away) for day in media for away in range(-RECORD_REACH_DAYS, RECORD_REACH_DAYS + 1)}
     digests: dict[str, str] = {}
     for day in sorted(near.union(month.partition_days)):
-        tables = _TABLES_READ if day in month.partition_days else ("sessions", "media")
+        tables = TABLES_READ if day in month.partition_days else ("sessions", "media")
         built = parquet.read_build_record(lake, project, day).tables
         digests |= {f"{name}/{day}": built[name].sha256 for name in tables if name in built}
     return digests
@@ -436,9 +402,17 @@ def _merged(folder: Path, paths: list[Path]) -> Iterator[bytes]:
 
 
 def export_billing(
-    app: App, month: BillingMonth, *, project: str | None = None, provisional: bool = False, focus: bool = False
+    app: App,
+    month: BillingMonth,
+    *,
+    project: str | None = None,
+    provisional: bool = False,
+    accept_suspense: bool = False,
+    focus: bool = False,
 ) -> RunResult[ExportSummary | None]:
     """Export a month as the next revision, unless nothing changed; a month that is not settled only if `provisional`.
+
+    With open records in suspense, a month is exported only if `provisional` or `accept_suspense`.
 
     With `focus` the revision is also written as FOCUS, which needs prices (ConfigError without).
     """
@@ -455,7 +429,16 @@ def export_billing(
         for name, days in unsettled.items():
             outcome.add_failure(f"{name} {month}", unsettled_text(days, month))
         return outcome
-    export = export_month(app, month, names, unsettled, series=project or "")
+    totals = {name: suspense_totals(read_suspense(app.lake, name, month)) for name in names}
+    suspense = {name: by_reason for name, by_reason in totals.items() if by_reason}
+    if suspense and not provisional and not accept_suspense:
+        for name, by_reason in suspense.items():
+            outcome.add_failure(f"{name} {month}", suspense_text(by_reason, month))
+        return outcome
+    accepts = bool(suspense) and accept_suspense
+    export = export_month(
+        app, month, names, unsettled, series=project or "", suspense=suspense, accepts_suspense=accepts
+    )
     outcome.add_success(1, revisions=int(export.is_new))
     written = (
         write_focus(ExportSeries(app.lake, month, project or ""), export.controls, app.settings.billing.csv)

@@ -8,13 +8,14 @@ All measures are decimals from whole milliseconds, thousandths of a minute and b
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth
+from pipeline.billing.month import BillingMonth
 from pipeline.core.arrow_types import BILLED, COUNT, FLAG, TEXT, TIME
 from pipeline.core.models import STORED
 from pipeline.core.settings.sections import Rounding
@@ -32,12 +33,15 @@ MEASURES = {
     "recording_min": BILLED,
     "transcoding_min": BILLED,
     "storage_gb_months": GB_MONTHS,
+    "suspense": COUNT,
+    "suspense_min": BILLED,
 }
 _ITEM = {"kind": TEXT, "item": TEXT, "conf_num": TEXT}
 _SEEN = {"first_seen_at": TIME, "changed_at": TIME}
 
 ITEMS = pa.schema([*_ITEM.items(), *LINE_KEY.items(), *MEASURES.items(), *_SEEN.items()])
-"""Measures of one connection (`item`: `cdr_id`), session (`conf_num`) or file (`conf_num/kind/name`)."""
+"""Measures of one connection (`item`: `cdr_id`), session (`conf_num`), file (`conf_num/kind/name`) or record in
+suspense (`suspense_id`)."""
 
 REPEATED = ("kind", "project", "owner_ref", "billing_code", "room_id")
 """Text columns of items with few distinct values; dictionary-encoded in memory."""
@@ -50,32 +54,34 @@ ENCODED_ITEMS = pa.schema(
 LINES = pa.schema([*LINE_KEY.items(), *MEASURES.items()])
 
 CDR_COLUMNS = (
-    "cdr_id", "conf_num", "trans_at", "is_sip", "room_id", "owner_ref", "billing_code", "room_connected_at",
-    "signal_connected_at", "signal_disconnected_at", "participant_s", "connect_billed_min", "first_seen_at",
-    "changed_at",
+    "cdr_id", "conf_num", "began_at", "is_sip", "room_id", "owner_ref", "billing_code", "participant_s",
+    "connect_billed_min", "suspense", "first_seen_at", "changed_at",
 )  # fmt: skip
 SESSION_COLUMNS = (
     "conf_num", "room_id", "owner_ref", "billing_code", "first_connected_at", "duration_s", "is_recorded",
     "is_transcoded",
 )  # fmt: skip
-MEDIA_COLUMNS = ("conf_num", "room_id", "kind", "name", "state", "size_bytes", "stored_at")
+MEDIA_COLUMNS = ("conf_num", "room_id", "kind", "name", "session_began_at", "state", "size_bytes", "stored_at")
+SUSPENSE_COLUMNS = (
+    "suspense_id", "conf_num", "room_id", "owner_ref", "billing_code", "reasons", "at_stake_min", "began_at",
+    "decision",
+)  # fmt: skip
 
 _ATTRIBUTION = ("owner_ref", "billing_code", "room_id")
-_DAY_MS = 86_400_000
 _MINUTE_MS = 60_000
 
 
 def connection_items(
-    rows: pa.Table, partition: Column, sessions: pa.Table, project: str, month: BillingMonth, rounding: Rounding
+    rows: pa.Table, sessions: pa.Table, project: str, month: BillingMonth, rounding: Rounding
 ) -> pa.Table:
     """Items of connections that began in the month (schema `ENCODED_ITEMS`), in the order of `rows`.
 
-    `rows`: `CDR_COLUMNS` of table `cdr`. `partition`: the UTC day of the partition of each row. `sessions`: those of
-    the surrounding days; they provide room, owner and billing code that a connection lacks. Columns of `REPEATED` may
-    be encoded.
+    `rows`: `CDR_COLUMNS` of table `cdr`. `sessions`: those of the surrounding days, sorted by `conf_num` and start;
+    they provide room, owner and billing code that a connection lacks. Columns of `REPEATED` may be encoded. EnableX's
+    own minutes count only where they can be believed; with rounding "vendor", measured ones are used elsewhere.
     """
-    rows, days = _in_month(month, rows, _start_ms(rows, partition))
-    at = _session_indexes(rows["conf_num"], sessions)
+    rows, days = _in_month(month, rows, _ms(rows["began_at"]))
+    at = _session_indexes(rows["conf_num"], rows["began_at"], sessions)
     stay_ms = participant_ms(rows)
     is_believed, billed = _vendor_minutes(rows)
     minutes = billed_minutes(stay_ms, rounding)
@@ -105,7 +111,7 @@ def connection_items(
 def session_items(sessions: pa.Table, project: str, month: BillingMonth, rounding: Rounding) -> pa.Table:
     """Items of transcoded sessions that began in the month: from the first connection to the last disconnection."""
     sessions = sessions.filter(pc.fill_null(sessions["is_transcoded"], False))
-    sessions, days = _in_month(month, sessions, pc.cast(sessions["first_connected_at"], COUNT).to_numpy())
+    sessions, days = _in_month(month, sessions, _ms(sessions["first_connected_at"]))
     length_ms = np.rint(sessions["duration_s"].to_numpy() * 1000).astype(np.int64)
     return _items(
         sessions.num_rows,
@@ -123,7 +129,7 @@ def file_items(media: pa.Table, sessions: pa.Table, project: str, month: Billing
     """Items of files in the vault before the end of the month: on the day of storing; older ones on the first day."""
     stored = pc.and_(pc.is_in(media["state"], pa.array(sorted(STORED))), pc.is_valid(media["stored_at"]))
     media = media.filter(pc.and_(stored, pc.less(media["stored_at"], pa.scalar(month.ends_at, TIME))))
-    at = _session_indexes(media["conf_num"], sessions)
+    at = _session_indexes(media["conf_num"], media["session_began_at"], sessions)
     begins_ms, ends_ms = month.midnights_ms[0], month.midnights_ms[-1]
     kept_from_ms = np.maximum(pc.cast(media["stored_at"], COUNT).to_numpy(), begins_ms)
     sizes = pc.fill_null(media["size_bytes"], 0).to_numpy()
@@ -137,6 +143,31 @@ def file_items(media: pa.Table, sessions: pa.Table, project: str, month: Billing
         **{name: _session_values(sessions, name, at) for name in ("owner_ref", "billing_code")},
         room_id=_with_session_values(media["room_id"], sessions, "room_id", at),
         storage_gb_months=decimals(byte_months(sizes, ends_ms - kept_from_ms, ends_ms - begins_ms), GB_MONTHS),
+    )
+
+
+def suspense_items(
+    suspense: pa.Table, partition: date, sessions: pa.Table, project: str, month: BillingMonth
+) -> pa.Table:
+    """Items of open records in suspense that began in the month; a record without a begin counts on its partition.
+
+    `sessions` provide room, owner and billing code as for connections, so that both are in the same line.
+    """
+    midnight = pa.scalar(datetime(partition.year, partition.month, partition.day, tzinfo=UTC), TIME)
+    rows, days = _in_month(month, suspense, _ms(pc.fill_null(suspense["began_at"], midnight)))
+    is_open = pc.equal(rows["decision"], "open")
+    rows, days = rows.filter(is_open), days.filter(is_open.combine_chunks())
+    at = _session_indexes(rows["conf_num"], rows["began_at"], sessions)
+    return _items(
+        rows.num_rows,
+        kind="suspense",
+        item=rows["suspense_id"],
+        conf_num=rows["conf_num"],
+        project=project,
+        day=days,
+        **{name: _with_session_values(rows[name], sessions, name, at) for name in _ATTRIBUTION},
+        suspense=pa.array(np.ones(rows.num_rows, np.int64)),
+        suspense_min=pc.fill_null(rows["at_stake_min"], pa.scalar(0, BILLED)),
     )
 
 
@@ -182,6 +213,14 @@ def totals(rows: pa.Table, columns: Sequence[str] = tuple(MEASURES)) -> dict[str
 def with_provisional_flag(rows: pa.Table, *, is_provisional: bool) -> pa.Table:
     """The rows with a last column `is_provisional`."""
     return rows.append_column("is_provisional", pa.array(np.full(rows.num_rows, is_provisional), FLAG))
+
+
+def with_all_measures(rows: pa.Table) -> pa.Table:
+    """The rows of an earlier revision, with 0 for measures that its version did not have."""
+    for name, kind in MEASURES.items():
+        if name not in rows.schema.names:
+            rows = rows.append_column(name, pa.repeat(pa.scalar(0, kind), rows.num_rows))
+    return rows
 
 
 def key_text(rows: pa.Table, keys: Iterable[str] = tuple(LINE_KEY)) -> pa.ChunkedArray:
@@ -257,21 +296,10 @@ def _in_month(month: BillingMonth, rows: pa.Table, start_ms: np.ndarray) -> tupl
     return rows, month.dates(numbers)
 
 
-def _start_ms(rows: pa.Table, partition: Column) -> np.ndarray:
-    """Start of each connection, from the times that `participant_s` counts: the signalling times if both exist and the
-    end is not before the start, else the room's, else the start of signalling. If it is unknown or far from the
-    partition day, the time of the record; if that is far too, the partition day.
-    """
-    partition_ms = pc.cast(partition, pa.int32()).to_numpy().astype(np.int64) * _DAY_MS
-    signal, room = rows["signal_connected_at"], rows["room_connected_at"]
-    by_signal = pc.fill_null(pc.greater_equal(rows["signal_disconnected_at"], signal), False)
-    started_at = pc.if_else(by_signal, signal, pc.coalesce(room, signal))
-    result: np.ndarray = partition_ms
-    for times in (rows["trans_at"], started_at):
-        times_ms = pc.fill_null(pc.cast(times, COUNT), np.iinfo(np.int64).min // 2).to_numpy()
-        is_near = np.abs(times_ms // _DAY_MS - partition_ms // _DAY_MS) <= RECORD_REACH_DAYS
-        result = np.where(is_near, times_ms, result)
-    return result
+def _ms(times: Column) -> np.ndarray:
+    """Times without nulls as milliseconds since 1970."""
+    ms: np.ndarray = pc.cast(times, COUNT).to_numpy()
+    return ms
 
 
 def _with_session_values(column: Column, sessions: pa.Table, name: str, at: pa.Array) -> Column:
@@ -284,34 +312,33 @@ def _session_values(sessions: pa.Table, name: str, at: pa.Array) -> pa.Array:
     return sessions[name].combine_chunks().take(at)
 
 
-def _session_indexes(conf_nums: Column, sessions: pa.Table) -> pa.Array:
-    """Index of the session of each row; null if unknown. The chunks of `sessions` are searched in turn until all are
-    found, because a hash table is built for each chunk.
+def _session_indexes(conf_nums: Column, began_at: Column, sessions: pa.Table) -> pa.Array:
+    """Index of the session of each row: the last one of its `conf_num` that began at `began_at` or before.
+
+    Null if unknown. `sessions` are sorted by `conf_num` and start.
     """
-    names = conf_nums.combine_chunks()
-    at, unknown, offset = np.full(len(names), -1), np.arange(len(names)), 0
-    for chunk in sessions["conf_num"].chunks:
-        if not len(unknown):
-            break
-        searched = names if len(unknown) == len(names) else names.take(pa.array(unknown))
-        indexes = pc.fill_null(pc.index_in(searched, chunk), -1).to_numpy()
-        at[unknown[indexes >= 0]] = offset + indexes[indexes >= 0]
-        unknown = unknown[indexes < 0]
-        offset += len(chunk)
-    return pa.array(at, mask=at < 0)
+    if not sessions.num_rows:
+        return pa.nulls(len(conf_nums), pa.int64())
+    names = sessions["conf_num"].combine_chunks()
+    codes = np.cumsum(~repeats_before(names)) - 1
+    code_of_row = pc.index_in(conf_nums.combine_chunks(), names.filter(pa.array(~repeats_before(names))))
+    of_row = pc.fill_null(code_of_row, -1).to_numpy().astype(np.int64)
+    starts, began = _ms(sessions["first_connected_at"]), pc.fill_null(pc.cast(began_at, COUNT), -1).to_numpy()
+    at = np.searchsorted(codes * _CODE + starts, of_row * _CODE + began, side="right") - 1
+    is_known = (of_row >= 0) & (at >= 0) & (codes[at] == of_row)
+    return pa.array(at, mask=~is_known)
+
+
+_CODE = 1 << 43
+"""Milliseconds since 1970 of any time are below this."""
 
 
 def _vendor_minutes(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each row has minutes of EnableX that can be minutes of its stay, and their thousandths, else 0.
-
-    Not believed: negative ones, and those more than half above the stay and 2 minutes, if the stay is known (seconds in
-    the field of minutes, section 11.7 of enablex-api.md).
-    """
-    has_minutes = mask(pc.is_valid(rows["connect_billed_min"]))
-    thousandths = np.where(has_minutes, unscaled(rows["connect_billed_min"]), 0)
-    is_above = mask(pc.is_valid(rows["participant_s"])) & (thousandths > participant_ms(rows) // 40 + 2000)
-    is_believed = has_minutes & (thousandths >= 0) & ~is_above
-    return is_believed, np.where(is_believed, thousandths, 0)
+    """Whether each row has minutes of EnableX that can be believed, and their thousandths, else 0."""
+    is_absurd = pc.match_substring(pc.fill_null(rows["suspense"], ""), "vendor_minutes")
+    is_rated = pc.and_(pc.is_valid(rows["connect_billed_min"]), pc.is_valid(rows["participant_s"]))
+    is_believed = mask(pc.and_(is_rated, pc.invert(is_absurd)))
+    return is_believed, np.where(is_believed, unscaled(rows["connect_billed_min"]), 0)
 
 
 def _items(count: int, **columns: Any) -> pa.Table:

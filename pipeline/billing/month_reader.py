@@ -47,17 +47,19 @@ class MonthTotals:
 
 @dataclass
 class Sessions:
-    """The sessions around a day, nearest day first. Each day is read once if days are requested in order."""
+    """The sessions around a day. Each day is read once if days are requested in order."""
 
     lake: ObjectStore
     project: str
     days: dict[date, pa.Table] = field(default_factory=dict)
 
     def around(self, day: date) -> pa.Table:
-        near = Period(day, day).widened(RECORD_REACH_DAYS)
+        """Those that can have connections of a partition, or own its files; sorted by `conf_num` and start."""
+        near = Period(day, day).widened(RECORD_REACH_DAYS + 1)
         for cached in [cached for cached in self.days if cached < near.first]:
             del self.days[cached]
-        return pa.concat_tables([self.of(other) for other in sorted(near, key=lambda other: abs(other - day))])
+        sessions = pa.concat_tables([self.of(other) for other in near])
+        return sessions.sort_by([("conf_num", "ascending"), ("first_connected_at", "ascending")])
 
     def of(self, day: date) -> pa.Table:
         if day not in self.days:
@@ -106,9 +108,10 @@ def read_month(app: App, folder: Path, project: str, month: BillingMonth) -> Mon
             for rows in prefetch(table_day(app.lake, "cdr", project, day, line_items.CDR_COLUMNS, line_items.REPEATED)):
                 result.cdr_rows += rows.num_rows
                 result.cdr_ms += int(line_items.participant_ms(rows).sum())
-                partition = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
-                add(line_items.connection_items(rows, partition, around, project, month, rounding))
+                add(line_items.connection_items(rows, around, project, month, rounding))
             add(line_items.session_items(sessions.of(day), project, month, rounding))
+            for rows in table_day(app.lake, "suspense", project, day, line_items.SUSPENSE_COLUMNS):
+                add(line_items.suspense_items(rows, day, around, project, month))
         sessions.days.clear()
         for day in parquet.list_partitions(app.lake, "media", project):
             if day <= month.ends_at.date():
@@ -150,9 +153,10 @@ def table_day(
             yield from _batches(stream, list(columns), encoded)
 
 
-def _batches(stream: Any, columns: list[str], encoded: tuple[str, ...] = ()) -> Iterator[pa.Table]:
+def _batches(stream: Any, columns: list[str] | None = None, encoded: tuple[str, ...] = ()) -> Iterator[pa.Table]:
     """Batches of whole row groups, because dictionary-encoded batches end at every row group."""
-    with pq.ParquetFile(stream, read_dictionary=[name for name in encoded if name in columns]) as file:
+    with pq.ParquetFile(stream, read_dictionary=[name for name in encoded if columns and name in columns]) as file:
+        columns = columns or file.schema_arrow.names
         groups = range(file.num_row_groups)
         starts = [0, *accumulate(file.metadata.row_group(at).num_rows for at in groups)]
         for _, batch in groupby(groups, key=lambda at: starts[at] // _BATCH_ROWS):

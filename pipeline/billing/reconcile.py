@@ -70,7 +70,7 @@ def _used_connections(lake: ObjectStore, project: str, month: BillingMonth, roun
     sessions, adjacent, empty = Sessions(lake, project), (month.previous, month.next), _ITEM_MINUTES.empty_table()
     now, then, near = [empty], [empty], [empty]
     for day in month.partition_days:
-        items = partial(_items, day=day, sessions=sessions.around(day), project=project, rounding=rounding, unit=unit)
+        items = partial(_items, sessions=sessions.around(day), project=project, rounding=rounding, unit=unit)
         day_items = [empty]
         for rows in table_day(lake, "cdr", project, day, CDR_COLUMNS):
             day_items.append(items(rows, month=month))
@@ -101,11 +101,10 @@ def _is_near_end(month: BillingMonth, day: date) -> bool:
 
 
 def _items(
-    rows: pa.Table, *, day: date, sessions: pa.Table, project: str, month: BillingMonth, rounding: Rounding, unit: str
+    rows: pa.Table, *, sessions: pa.Table, project: str, month: BillingMonth, rounding: Rounding, unit: str
 ) -> pa.Table:
     """Items of the rows of one partition, as in an export."""
-    partition = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
-    return _item_minutes(partial(connection_items, rows, partition, sessions, project, month), rounding, unit)
+    return _item_minutes(partial(connection_items, rows, sessions, project, month), rounding, unit)
 
 
 def _item_minutes(by_rule: Callable[[Rounding], pa.Table], rounding: Rounding, unit: str) -> pa.Table:

@@ -15,7 +15,8 @@ from pipeline.core.models import Period, RunResult
 from pipeline.ingest.collect import CollectTask, collect_tasks
 from pipeline.ingest.settlement import settled_on
 from pipeline.storage import raw
-from pipeline.tables.build import AFFECTED_DAYS, build
+from pipeline.tables.batches import AFFECTED_DAYS
+from pipeline.tables.build import build
 
 
 def sweep_date(month: BillingMonth, lookback_days: int) -> date:

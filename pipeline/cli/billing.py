@@ -24,6 +24,7 @@ from pipeline.cli.options import (
     print_json,
     run_flow,
 )
+from pipeline.cli.suspense import suspense_cli
 from pipeline.core.errors import ConfigError
 from pipeline.core.models import RunResult
 
@@ -56,6 +57,9 @@ def export(
     provisional: Annotated[
         bool, typer.Option("--provisional", help="Export a month that is not settled; every file is marked.")
     ] = False,
+    accept_suspense: Annotated[
+        bool, typer.Option("--accept-suspense", help="Export although records are in suspense; it is recorded.")
+    ] = False,
     form: Annotated[
         str | None, typer.Option("--format", help="focus: also write FOCUS 1.2 as Parquet and CSV; requires prices.")
     ] = None,
@@ -73,11 +77,19 @@ def export(
         ctx,
         "billing export",
         lambda app: export_billing(
-            app, _month(app, month), project=project, provisional=provisional, focus=form == "focus"
+            app,
+            _month(app, month),
+            project=project,
+            provisional=provisional,
+            accept_suspense=accept_suspense,
+            focus=form == "focus",
         ),
         show_export,
         project=project,
     )
+
+
+billing_cli.add_typer(suspense_cli)
 
 
 @billing_cli.command(
@@ -218,6 +230,9 @@ def show_export(console: Console, outcome: RunResult[ExportSummary | None]) -> N
     for project, days in summary.unsettled.items():
         states = ", ".join(f"{len(days_in_state)} days {state}" for state, days_in_state in days.items())
         console.print(Text(f"{project}: provisional: {states}", style="yellow"))
+    for project, totals in summary.suspense.items():
+        reasons = ", ".join(f"{total.records:,} {reasons}" for reasons, total in totals.items())
+        console.print(Text(f"{project}: in suspense: {reasons}", style="yellow"))
     causes = ", ".join(f"{count:,} {cause}" for cause, count in summary.corrections.items())
     revision = f"revision {summary.revision} of {summary.month}"
     result = f"{revision}, corrections: {causes or 'none'}" if summary.is_new else f"nothing changed since {revision}"

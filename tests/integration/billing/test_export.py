@@ -232,7 +232,7 @@ def test_csv_files_have_the_form_of_the_settings(nights: Nights) -> None:
     """
     form = '[billing.csv]\nseparator = ";"\ndecimal = "comma"\nbom = true\n'
     site = nights.site(SETTLED, prices=PRICED + form)
-    command = ["billing", "export", "--month", MONTH, "--format", "focus"]
+    command = ["billing", "export", "--month", MONTH, "--format", "focus", "--accept-suspense"]
     assert site.outcome(*command, now=SETTLED)["revision"] == 1
     made, output = site.folder / "invoice.csv", site.folder / "lines.csv"
     made.write_text("owner_ref,minutes\nnorth,1\n")
@@ -268,8 +268,27 @@ def test_an_unsettled_month_needs_provisional(nights: Nights) -> None:
     assert {row["is_provisional"] for row in usage(site, 1).values()} == {True}
     assert json.loads((folder(site, 1) / "controls.json").read_bytes())["is_provisional"]
     nights.move_on(site, SETTLED)
-    final = site.outcome("billing", "export", "--month", MONTH, now=SETTLED)
+    final = site.outcome("billing", "export", "--month", MONTH, "--accept-suspense", now=SETTLED)
     assert (final["revision"], final["is_provisional"], final["unsettled"]) == (2, False, {})
+
+
+def test_a_final_export_needs_decisions_or_consent(nights: Nights) -> None:
+    """With open records in suspense a final export is refused and writes nothing; with consent it has their number and
+    minutes in its controls and lines.
+    """
+    site = nights.site(SETTLED)
+    refused = site.outcome("billing", "export", "--month", MONTH, now=SETTLED)
+    assert not refused["ok"]
+    assert all("stay_contradicts" in failure["error"] for failure in refused["failed"])
+    assert site.objects("lake/reports") == {}
+    final = site.outcome("billing", "export", "--month", MONTH, "--accept-suspense", now=SETTLED)
+    assert (final["ok"], final["is_provisional"]) == (True, False)
+    controls = json.loads((folder(site, 1) / "controls.json").read_bytes())
+    assert controls["accepts_suspense"] is True
+    totals = [total for by_reasons in controls["suspense"].values() for total in by_reasons.values()]
+    lines = usage(site, 1).values()
+    assert sum(total["records"] for total in totals) == sum(line["suspense"] for line in lines) > 0
+    assert sum(Decimal(total["at_stake_min"]) for total in totals) == sum(line["suspense_min"] for line in lines) > 0
 
 
 def test_what_was_collected_must_be_built(nights: Nights) -> None:
@@ -354,7 +373,7 @@ def test_amounts_are_true_and_are_corrected(nights: Nights) -> None:
     site = nights.site(MID, prices=PRICED)
     export(site, MID)
     nights.move_on(site, SETTLED)
-    outcome = site.outcome("billing", "export", "--month", MONTH, now=SETTLED)
+    outcome = site.outcome("billing", "export", "--month", MONTH, "--accept-suspense", now=SETTLED)
     corrections = assert_adds_up(site, 2)
     assert any(row["cause"] == "late" and Decimal(row["participant_amount"]) for row in corrections)
     assert {row["cause"] for row in corrections if row["kind"] == "amount"} == {"apportioned"}
@@ -386,7 +405,7 @@ def test_amounts_are_true_and_are_corrected(nights: Nights) -> None:
     site.config.write_text(site.config.read_text().replace("[collect]\n", f"{later}[collect]\n"))
     assert not export(site, SETTLED).details.is_new
     site.config.write_text(site.config.read_text().replace("2026-12-01", "2026-10-20"))
-    refused = site.outcome("billing", "export", "--month", MONTH, now=SETTLED)
+    refused = site.outcome("billing", "export", "--month", MONTH, "--accept-suspense", now=SETTLED)
     assert "billing.prices.sip_min: acme has no price on 19 days from 2026-10-01" in refused["failed"][0]["error"]
 
 
@@ -405,7 +424,8 @@ def test_a_provisional_revision_hides_no_invoice(nights: Nights) -> None:
         site.config.write_text(
             re.sub(r'(project = "globex"\nprice = )"[^"]*"', rf'\1"{price}"', site.config.read_text())
         )
-        done = site.outcome("billing", "export", "--month", MONTH, "--format", "focus", *options, now=SETTLED)
+        command = ["billing", "export", "--month", MONTH, "--format", "focus", "--accept-suspense"]
+        done = site.outcome(*command, *options, now=SETTLED)
         assert done["ok"], done["failed"]
         costs: dict[str | None, dict[int, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
         for row in pq.read_table(site.folder / "lake" / done["path"] / "focus.parquet").to_pylist():
@@ -443,7 +463,7 @@ def test_the_validator_of_focus_accepts_the_export(nights: Nights, validate_focu
     without = nights.site(SETTLED).outcome("billing", "export", "--month", MONTH, "--format", "focus", now=SETTLED)
     assert "[billing.prices]" in without["failed"][0]["error"]
     site = nights.site(SETTLED, prices=PRICED)
-    command = ["billing", "export", "--month", MONTH, "--format", "focus"]
+    command = ["billing", "export", "--month", MONTH, "--format", "focus", "--accept-suspense"]
     first = site.outcome(*command, now=SETTLED)
     assert first["focus"]["usage"] > 20
     assert first["focus"]["corrections"] == 0
@@ -482,7 +502,7 @@ def invoice_of(site: Site, seen_at: datetime) -> dict[str, tuple[str, int]]:
 def vendor_minutes(one: Connection, now: datetime) -> Decimal:
     """The count of EnableX; for old records, which have none, the minutes rounded up."""
     sums = connection_sums(one, now, "ceil_per_connection", is_recorded=False)
-    return sums["connect_billed_min"] or sums["participant_min"]
+    return sums.get("connect_billed_min") or sums.get("participant_min", Decimal(0))
 
 
 def test_an_invoice_is_explained_to_the_last_line(nights: Nights) -> None:

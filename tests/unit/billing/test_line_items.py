@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -19,16 +19,18 @@ from pipeline.billing.line_items import (
     CDR_COLUMNS,
     MEDIA_COLUMNS,
     SESSION_COLUMNS,
-    _start_ms,
+    SUSPENSE_COLUMNS,
     byte_months,
     connection_items,
     file_items,
     plain,
     session_items,
     summed,
+    suspense_items,
+    with_all_measures,
 )
-from pipeline.billing.month import RECORD_REACH_DAYS, BillingMonth, billing_month
-from pipeline.core.arrow_types import BILLED, COUNT, TEXT, TIME
+from pipeline.billing.month import BillingMonth, billing_month
+from pipeline.core.arrow_types import BILLED, COUNT, TEXT
 from pipeline.tables.schemas import TABLES
 from tests.support.paths import ROOT
 
@@ -68,16 +70,14 @@ def test_the_worked_example_of_minutes(rounding: Any) -> None:
         {
             "cdr_id": str(number),
             "conf_num": "1",
-            "signal_connected_at": began,
-            "signal_disconnected_at": ended,
+            "began_at": began,
             "participant_s": (ended - began).total_seconds(),
             "connect_billed_min": Decimal(row[2]) if row[2] else None,
         }
         for number, (row, (began, ended)) in enumerate(zip(rows_in, stays, strict=True))
     ]
     rows = rows_of("cdr", CDR_COLUMNS, connections)
-    days = pa.array([date(2026, 11, 10)] * len(rows_in))
-    items = connection_items(rows, days, sessions, "acme", NOVEMBER, rounding)
+    items = connection_items(rows, sessions, "acme", NOVEMBER, rounding)
     transcoded = session_items(sessions, "acme", NOVEMBER, rounding)
     assert items["participant_min"].to_pylist() == [Decimal(row[column]) for row in rows_in]
     assert pc.sum(items["participant_min"]).as_py() == Decimal(participant[column])
@@ -140,16 +140,18 @@ def test_what_is_no_month_is_refused(text: str) -> None:
         (1800, "0", "0"),
         (1800, None, "30"),
         (0, "2", "2"),
-        (None, "12", "12"),
+        (None, "12", "0"),
         (None, "-12", "0"),
     ],
 )
 def test_the_vendors_minutes_must_be_possible(stay_s: float | None, stated: str | None, billed: str) -> None:
-    """Seconds in the field of minutes and negative minutes are billed by our own stay, and are in no sum of theirs."""
-    row = {"cdr_id": "1", "conf_num": "1", "trans_at": moment("10:00"), "participant_s": stay_s}
-    rows = rows_of("cdr", CDR_COLUMNS, [row | {"connect_billed_min": Decimal(stated) if stated else None}])
+    """Minutes of EnableX that are in suspense, or of a record without a stay, are in no sum; our own stay is billed."""
+    row = {"cdr_id": "1", "conf_num": "1", "began_at": moment("10:00"), "participant_s": stay_s}
+    suspense = None if billed == stated or stated is None else "vendor_minutes"
+    vendor = {"connect_billed_min": Decimal(stated) if stated else None, "suspense": suspense}
+    rows = rows_of("cdr", CDR_COLUMNS, [row | vendor])
     sessions = rows_of("sessions", SESSION_COLUMNS, [])
-    items = connection_items(rows, pa.array([date(2026, 11, 10)]), sessions, "acme", NOVEMBER, "vendor")
+    items = connection_items(rows, sessions, "acme", NOVEMBER, "vendor")
     assert items["participant_min"].to_pylist() == [Decimal(billed)]
     assert items["connect_billed_min"].to_pylist() == [Decimal(billed) if stated == billed else 0]
 
@@ -200,16 +202,16 @@ def test_sums_by_encoded_texts_are_those_by_texts(indices: list[int | None], tex
 
 def test_encoded_texts_change_no_item() -> None:
     """With encoded or plain texts, a connection without room or owner gets those of its session."""
-    sessions = rows_of("sessions", SESSION_COLUMNS, [{"conf_num": "1", "room_id": "r", "owner_ref": "north"}])
+    began = {"began_at": datetime(2026, 11, 10, tzinfo=UTC)}
+    session = {"conf_num": "1", "room_id": "r", "owner_ref": "north", "first_connected_at": began["began_at"]}
+    sessions = rows_of("sessions", SESSION_COLUMNS, [session])
     inputs = [("1", "south", None), ("1", None, "q"), ("2", None, None)]
-    began = {"trans_at": datetime(2026, 11, 10, tzinfo=UTC)}
     cells = [{"cdr_id": c, "conf_num": c, "owner_ref": o, "room_id": r, **began} for c, o, r in inputs]
     rows = rows_of("cdr", CDR_COLUMNS, cells)
     encoded = rows
     for name in ("owner_ref", "room_id"):
         encoded = encoded.set_column(rows.schema.get_field_index(name), name, rows[name].dictionary_encode())
-    days = pa.array([date(2026, 11, 10)] * len(inputs))
-    items = [plain(connection_items(table, days, sessions, "acme", NOVEMBER, "exact")) for table in (rows, encoded)]
+    items = [plain(connection_items(table, sessions, "acme", NOVEMBER, "exact")) for table in (rows, encoded)]
     assert items[0].equals(items[1])
     assert items[0]["owner_ref"].to_pylist() == ["south", "north", None]
     assert items[0]["room_id"].to_pylist() == ["r", "q", None]
@@ -224,57 +226,157 @@ def test_sums_of_more_keys_than_a_number_counts() -> None:
     assert_summed(pa.concat_tables([rows, rows]), list(_KEYS))
 
 
-REACH = timedelta(days=RECORD_REACH_DAYS)
-RECORDED = datetime(2026, 11, 10, 12, tzinfo=UTC)
-SIGNAL = {"signal_connected_at": RECORDED - timedelta(hours=2), "signal_disconnected_at": RECORDED}
-ROOM = {"room_connected_at": RECORDED - timedelta(hours=1)}
+# --- when things began ---
+
+
+NO_SESSIONS = rows_of("sessions", SESSION_COLUMNS, [])
+
+
+def november(day: int, hour: int = 12) -> datetime:
+    return datetime(2026, 11, day, hour, tzinfo=UTC)
+
+
+def test_a_connection_counts_on_the_day_it_began() -> None:
+    """`began_at` decides about day and month, in the time zone of the month."""
+    moments = [datetime(2026, 10, 31, 23, 59, 59, 999_000, UTC), november(1, 0), november(30, 23),
+               datetime(2026, 12, 1, tzinfo=UTC)]  # fmt: skip
+    cells = [{"cdr_id": str(at), "conf_num": "1", "began_at": moment} for at, moment in enumerate(moments)]
+    rows, sessions = rows_of("cdr", CDR_COLUMNS, cells), rows_of("sessions", SESSION_COLUMNS, [])
+    items = connection_items(rows, sessions, "acme", NOVEMBER, "exact")
+    assert items["item"].to_pylist() == ["1", "2"]
+    assert items["day"].to_pylist() == [date(2026, 11, 1), date(2026, 11, 30)]
+    india = connection_items(rows, sessions, "acme", billing_month("2026-11", "Asia/Kolkata"), "exact")
+    assert india["item"].to_pylist() == ["0", "1"]
+
+
+SESSIONS = [
+    {"conf_num": conf_num, "first_connected_at": moment, "owner_ref": owner, "room_id": f"room {owner}",
+     "is_recorded": owner == "b"}
+    for conf_num, moment, owner in (
+        ("1", november(2), "a"), ("1", november(12), "b"), ("1", november(13, 13), "c"), ("2", november(12), "d"),
+    )
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("times", "start"),
+    ("conf_num", "moment", "owner"),
     [
-        ({**SIGNAL, **ROOM}, RECORDED - timedelta(hours=2)),
-        ({**SIGNAL, **ROOM, "signal_disconnected_at": None}, RECORDED - timedelta(hours=1)),
-        ({**SIGNAL, **ROOM, "signal_disconnected_at": RECORDED - timedelta(hours=3)}, RECORDED - timedelta(hours=1)),
-        ({**SIGNAL, **ROOM, "signal_disconnected_at": RECORDED - timedelta(hours=2)}, RECORDED - timedelta(hours=2)),
-        ({**SIGNAL, "signal_disconnected_at": RECORDED - timedelta(hours=3)}, RECORDED - timedelta(hours=2)),
-        ({"signal_connected_at": RECORDED - timedelta(hours=2)}, RECORDED - timedelta(hours=2)),
-        ({}, RECORDED),
-        ({"room_connected_at": RECORDED - REACH - timedelta(days=1)}, RECORDED),
-        ({"room_connected_at": RECORDED - REACH}, RECORDED - REACH),
-        ({"trans_at": None}, datetime(2026, 11, 10, tzinfo=UTC)),
-        ({"trans_at": RECORDED + REACH + timedelta(days=1)}, datetime(2026, 11, 10, tzinfo=UTC)),
-    ],
-    ids=[
-        *("signal", "room", "reversed signal", "signal of 0 s", "reversed signal alone", "half a signal"),
-        *("record", "too early", "just near", "no time", "record too late"),
+        ("1", november(2), "a"),
+        ("1", november(11), "a"),
+        ("1", november(12), "b"),
+        ("1", november(13), "b"),
+        ("1", november(30), "c"),
+        ("1", november(1), None),
+        ("2", november(30), "d"),
+        ("0", november(12), None),
+        ("3", november(12), None),
     ],
 )
-def test_a_connection_counts_from_its_beginning(times: dict[str, datetime | None], start: datetime) -> None:
-    """From the signalling times if both are there and not reversed, else from the room's, else from the record; never
-    from a time more than RECORD_REACH_DAYS from the record's day."""
-    row = dict.fromkeys(("signal_connected_at", "signal_disconnected_at", "room_connected_at")) | {"trans_at": RECORDED}
-    rows = pa.Table.from_pylist([row | times], pa.schema([(name, TIME) for name in row]))
-    [found_ms] = _start_ms(rows, pa.chunked_array([pa.array([RECORDED.date()])]))
-    assert found_ms == start.timestamp() * 1000
+def test_a_connection_belongs_to_the_last_session_that_began(conf_num: str, moment: datetime, owner: Any) -> None:
+    """Of several sessions with one number, the last that began at the begin of a connection or before is its own."""
+    cell = {"cdr_id": "x", "conf_num": conf_num, "began_at": moment, "participant_s": 60.0}
+    sessions = rows_of("sessions", SESSION_COLUMNS, SESSIONS)
+    for table in (sessions, pa.concat_tables([sessions.slice(0, 1), sessions.slice(1)])):
+        items = connection_items(rows_of("cdr", CDR_COLUMNS, [cell]), table, "acme", NOVEMBER, "exact")
+        assert items["owner_ref"].to_pylist() == [owner]
+        assert items["recording_min"].to_pylist() == [1 if owner == "b" else 0]
 
 
-def test_a_clock_that_steps_back_moves_no_minute_to_another_month() -> None:
-    """A connection with reversed signalling times counts in the month in which its room times began, where its stay is
-    counted, and in no other month."""
-    times = {
-        "room_connected_at": "2026-11-30 23:50:00",
-        "signal_connected_at": "2026-12-01 00:00:10",
-        "signal_disconnected_at": "2026-12-01 00:00:05",
-        "trans_at": "2026-12-01 00:00:05",
-    }
-    record = {name: datetime.fromisoformat(text).replace(tzinfo=UTC) for name, text in times.items()}
-    rows = rows_of("cdr", CDR_COLUMNS, [{**record, "cdr_id": "1", "conf_num": "1", "participant_s": 605.0}])
-    days, sessions = pa.array([date(2026, 12, 1)]), rows_of("sessions", SESSION_COLUMNS, [])
-    november, december = (
-        connection_items(rows, days, sessions, "acme", billing_month(month, "UTC"), "ceil_per_connection")
-        for month in ("2026-11", "2026-12")
+def test_a_file_has_the_owner_of_its_session() -> None:
+    """`session_began_at` names the session of a file; a file without one has no owner."""
+    media = [
+        {"conf_num": conf_num, "kind": "recording", "name": str(at), "state": "stored", "size_bytes": 10**9,
+         "stored_at": november(20), "session_began_at": moment}
+        for at, (conf_num, moment) in enumerate(
+            [("1", november(12)), ("1", november(2)), ("1", None), ("2", november(12)), ("9", november(12))]
+        )
+    ]  # fmt: skip
+    items = file_items(
+        rows_of("media", MEDIA_COLUMNS, media), rows_of("sessions", SESSION_COLUMNS, SESSIONS), "acme", NOVEMBER
     )
-    assert november["day"].to_pylist() == [date(2026, 11, 30)]
-    assert november["participant_min"].to_pylist() == [Decimal(11)]
-    assert december.num_rows == 0
+    assert items["owner_ref"].to_pylist() == ["b", "a", None, "d", None]
+
+
+# --- what is believed ---
+
+
+@pytest.mark.parametrize(
+    ("stay_s", "billed", "suspense", "vendor_min", "billed_min"),
+    [
+        (1800.0, "31", None, 31, 31),
+        (1800.0, None, None, 30, 0),
+        (1800.0, "1800", "vendor_minutes", 30, 0),
+        (1800.0, "-30", "times_missing, vendor_minutes", 30, 0),
+        (1800.0, "31", "not_listed", 31, 31),
+        (None, "31", "stay_too_long", 0, 0),
+        (None, "31", None, 0, 0),
+    ],
+)
+def test_only_believed_minutes_of_enablex_are_billed(
+    stay_s: float | None, billed: str | None, suspense: str | None, vendor_min: int, billed_min: int
+) -> None:
+    """With rounding "vendor" EnableX's minutes are billed where they can be believed, else measured ones; a held record
+    has none of either.
+    """
+    cell = {
+        "cdr_id": "x",
+        "conf_num": "1",
+        "began_at": november(10),
+        "participant_s": stay_s,
+        "connect_billed_min": billed and Decimal(billed),
+        "suspense": suspense,
+    }
+    rows, sessions = rows_of("cdr", CDR_COLUMNS, [cell]), rows_of("sessions", SESSION_COLUMNS, [])
+    vendor, own = (connection_items(rows, sessions, "acme", NOVEMBER, kind) for kind in ("vendor", "exact"))
+    assert vendor["participant_min"].to_pylist() == [vendor_min]
+    assert own["participant_min"].to_pylist() == [0 if stay_s is None else 30]
+    assert vendor["connect_billed_min"].to_pylist() == own["connect_billed_min"].to_pylist() == [billed_min]
+    assert vendor["connections"].to_pylist() == [1]
+
+
+def test_open_records_in_suspense_are_items() -> None:
+    """Open records count on the day they began, without a begin on their partition, with whole minutes or 0; decided
+    ones, and those of other months, do not count.
+    """
+    base = {"conf_num": "1", "owner_ref": "t1", "reasons": "stay_too_long", "at_stake_min": Decimal(1500)}
+    cells = [
+        {**base, "suspense_id": "a", "began_at": november(9), "decision": "open"},
+        {**base, "suspense_id": "b", "began_at": None, "decision": "open", "at_stake_min": None},
+        {**base, "suspense_id": "c", "began_at": november(9), "decision": "released"},
+        {**base, "suspense_id": "d", "began_at": november(9), "decision": "excluded"},
+        {**base, "suspense_id": "e", "began_at": datetime(2026, 10, 31, tzinfo=UTC), "decision": "open"},
+    ]
+    rows = rows_of("suspense", SUSPENSE_COLUMNS, cells)
+    items = plain(suspense_items(rows, date(2026, 11, 10), NO_SESSIONS, "acme", NOVEMBER))
+    found = items.select(["kind", "item", "day", "owner_ref", "suspense", "suspense_min", "connections"]).to_pylist()
+    assert found == [
+        {"kind": "suspense", "item": "a", "day": date(2026, 11, 9), "owner_ref": "t1", "suspense": 1,
+         "suspense_min": 1500, "connections": 0},
+        {"kind": "suspense", "item": "b", "day": date(2026, 11, 10), "owner_ref": "t1", "suspense": 1,
+         "suspense_min": 0, "connections": 0},
+    ]  # fmt: skip
+    assert suspense_items(rows.slice(0, 0), date(2026, 11, 10), NO_SESSIONS, "acme", NOVEMBER).num_rows == 0
+
+
+def test_a_record_in_suspense_is_in_the_line_of_its_connection() -> None:
+    """A record without owner or room has those of its session, as its connection has; a reject keeps what it has."""
+    base = {"reasons": "stay_too_long", "decision": "open"}
+    cells = [
+        {**base, "suspense_id": "a", "conf_num": "1", "began_at": november(12)},
+        {**base, "suspense_id": "b", "conf_num": "1", "began_at": november(12), "owner_ref": "own"},
+        {**base, "suspense_id": "reject-1", "conf_num": "1", "began_at": None},
+        {**base, "suspense_id": "reject-2", "conf_num": None, "began_at": None, "owner_ref": "own"},
+    ]
+    sessions = rows_of("sessions", SESSION_COLUMNS, SESSIONS)
+    items = plain(
+        suspense_items(rows_of("suspense", SUSPENSE_COLUMNS, cells), date(2026, 11, 10), sessions, "acme", NOVEMBER)
+    )
+    assert items["owner_ref"].to_pylist() == ["b", "own", None, "own"]
+    assert items["room_id"].to_pylist() == ["room b", "room b", None, None]
+
+
+def test_an_earlier_revision_has_all_measures() -> None:
+    """Measures that an earlier version of the program did not export are 0 in its lines; others stay."""
+    lines = pa.table({"project": ["acme"], "connections": pa.array([3], COUNT)})
+    (row,) = with_all_measures(lines).to_pylist()
+    assert (row["connections"], row["suspense"], row["suspense_min"]) == (3, 0, 0)
