@@ -6,7 +6,8 @@ from pipeline.core.context import SKIPPED, App, chosen_projects
 from pipeline.core.models import Period, RunResult
 from pipeline.ingest.backfill import BackfillPlan, estimate, missing_days, portions
 from pipeline.ingest.collect import collect_tasks
-from pipeline.tables.build import AFFECTED_DAYS, build
+from pipeline.tables.batches import AFFECTED_DAYS
+from pipeline.tables.build import build
 
 
 def plan_backfill(app: App, period: Period, *, project: str | None = None) -> RunResult[BackfillPlan]:

@@ -11,7 +11,8 @@ from pipeline.core.models import Period, RunResult
 from pipeline.ingest.backfill import missing_days
 from pipeline.ingest.collect import CollectTask, collect_tasks
 from pipeline.media.copy import copy_media, older_pending
-from pipeline.tables.build import AFFECTED_DAYS, build
+from pipeline.tables.batches import AFFECTED_DAYS
+from pipeline.tables.build import build
 
 
 def nightly(app: App) -> RunResult:

@@ -31,6 +31,17 @@ class FileTotals:
 
 
 @dataclass(frozen=True)
+class SuspenseTotals:
+    """Open records in suspense with one reason, and whole minutes at stake, as far as known.
+
+    A record with several reasons counts for each.
+    """
+
+    records: int
+    at_stake_min: int
+
+
+@dataclass(frozen=True)
 class ObjectTotals:
     """Objects of one kind in a store, and their size."""
 
@@ -70,7 +81,7 @@ class DriftedField:
 class ProjectStatus:
     """One project. `last_done`: time of the last response by source, and of the last audit; `media`: files by state;
     `next_deadline`, `hours_left`: of the most urgent pending file; `unlisted`: recorded sessions without a file;
-    `drift`: undocumented fields of the last 31 days."""
+    `suspense`: open records by reason; `drift`: undocumented fields of the last 31 days."""
 
     days: DayStates
     last_done: dict[str, str]
@@ -82,6 +93,7 @@ class ProjectStatus:
     last_good_runs: dict[str, str]
     lateness: Lateness | None
     unlisted: list[str]
+    suspense: dict[str, SuspenseTotals] = field(default_factory=dict)
     drift: list[DriftedField] = field(default_factory=list)
 
 
@@ -194,6 +206,17 @@ def media_states(media: pa.Table) -> dict[str, FileTotals]:
     return totals
 
 
+def suspense_by_reason(suspense: pa.Table) -> dict[str, SuspenseTotals]:
+    """Open records and minutes by reason, from columns `decision`, `reasons` and `at_stake_min` of `suspense`."""
+    records: Counter[str] = Counter()
+    minutes: Counter[str] = Counter()
+    for row in suspense.to_pylist():
+        for reason in row["reasons"].split(", ") if row["decision"] == "open" else ():
+            records[reason] += 1
+            minutes[reason] += int(row["at_stake_min"] or 0)
+    return {reason: SuspenseTotals(records[reason], minutes[reason]) for reason in sorted(records)}
+
+
 def status(app: App, *, in_full: bool = True) -> RunResult[StatusReport]:
     """Days and files from the stores; last successful runs from the run store.
 
@@ -254,6 +277,9 @@ def _project_status(
         last_done["audit"] = max(audits[max(audits)].values())
     start_date, lookback_days = app.settings.projects[project].start_date, app.settings.collect.lookback_days
     now, pending, columns = app.clock(), media.pending, ["state", "size_bytes"]
+    suspense = parquet.read_arrow(
+        "suspense", columns=["decision", "reasons", "at_stake_min"], project=project, lake=app.lake
+    )
     return ProjectStatus(
         days=day_states(collected["cdr"], start_date, now.date(), lookback_days),
         last_done={what: moment.isoformat() for what, moment in last_done.items()},
@@ -265,6 +291,7 @@ def _project_status(
         last_good_runs=_last_successes(app, project),
         lateness=lateness,
         unlisted=unlisted,
+        suspense=suspense_by_reason(suspense),
         drift=drift,
     )
 

@@ -57,6 +57,12 @@ DAYS = Metric(
     ("project", "state"),
     "Days that are missing (never collected), provisional (may still change) or settled.",
 )
+SUSPENSE = Metric(
+    "postroom_suspense_records",
+    "gauge",
+    ("project", "reason"),
+    "Records in suspense without a decision; one with several reasons counts for each.",
+)
 GOOD_RUN = Metric(
     "postroom_last_success_timestamp_seconds",
     "gauge",
@@ -91,7 +97,7 @@ _COUNTED = (
 COUNTS = tuple(metric.count for metric in _COUNTED if metric.count)
 """Names of counts in the run store."""
 
-METRICS = (FILES, BYTES, AT_RISK, DEADLINE, DAYS, GOOD_RUN, OBSERVED, RUNS, *_COUNTED)
+METRICS = (FILES, BYTES, AT_RISK, DEADLINE, DAYS, SUSPENSE, GOOD_RUN, OBSERVED, RUNS, *_COUNTED)
 
 
 def read_metrics(
@@ -113,6 +119,8 @@ def read_metrics(
         values[DAYS][name, "missing"] = len(project.days.missing)
         values[DAYS][name, "provisional"] = len(project.days.provisional)
         values[DAYS][name, "settled"] = project.days.settled
+        for reason, suspended in project.suspense.items():
+            values[SUSPENSE][name, reason] = suspended.records
     for command, ended_at in status.last_good_runs.items():
         values[GOOD_RUN][command,] = _seconds(ended_at)
     for (command, exit_code), number in ends.items():

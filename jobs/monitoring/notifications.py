@@ -40,12 +40,13 @@ def _job_state(command: str, project: str, failed: Sequence[Failure]) -> Conditi
 
 
 def status_states(status: RunResult[StatusReport], missing_days: int) -> Iterator[Condition]:
-    """Three conditions per project, from the result of `status`: files at risk, files lost, days missing."""
+    """Conditions of each project, from the result of `status`: files at risk, files lost, days missing, suspense."""
     latest = datetime.fromisoformat(status.details.now).date() - timedelta(days=missing_days)
     for name, project in status.details.projects.items():
         yield _at_risk(name, [file for file in status.at_risk if file["project"] == name])
         yield _lost(name, project.media["lost"].files if "lost" in project.media else 0)
         yield _missing(name, [day for day in project.days.missing if date.fromisoformat(day) < latest])
+        yield _suspense(name, {reason: totals.records for reason, totals in project.suspense.items()})
 
 
 def _at_risk(project: str, files: Sequence[Row]) -> Condition:
@@ -74,6 +75,16 @@ def _missing(project: str, days: Sequence[str]) -> Condition:
     listed = ", ".join(days[:_MAX_LISTED_DAYS])
     sentence = f"{project}: days overdue for collection: {listed}{more}; `postroom nightly` collects them"
     return Condition(subject, "some", sentence)
+
+
+def _suspense(project: str, records: Mapping[str, int]) -> Condition:
+    """The state names reasons and records, so that each further record is sent too."""
+    subject = f"{project}/records in suspense"
+    if not records:
+        return Condition(subject, OK, f"{project}: no record is in suspense")
+    listed = ", ".join(f"{count} {reason}" for reason, count in records.items())
+    hint = "`postroom billing suspense list` shows them; a final export needs a decision"
+    return Condition(subject, listed, f"{project}: records in suspense: {listed}; {hint}")
 
 
 def changed_conditions(states: Iterable[Condition], notified: Mapping[str, str]) -> list[Condition]:

@@ -162,6 +162,9 @@ def _summary(console: Console, outcome: RunResult, facts: DemoFacts, staged: Sim
         f"{counts['files_copied']:,} files, {render.bytes_text(counts['bytes_copied'])}, with SHA-256 in manifests"
         + (f"; {counts['malformed']} malformed at the source" if counts["malformed"] else ""),
     )
+    if facts.table_rows["suspense"]:
+        hint = "`postroom billing suspense list` shows them"
+        grid.add_row("[yellow]in suspense[/]", f"{facts.table_rows['suspense']:,} records that need a decision: {hint}")
     for file in outcome.at_risk:
         name = f"{file['project']}/{file['conf_num']}/{file['kind']}/{file['name']}"
         grid.add_row("[yellow]at risk[/]", f"{name}: {render.hours_text(file['hours_left'])}")

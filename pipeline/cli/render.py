@@ -144,6 +144,9 @@ def show_status(console: Console, outcome: RunResult[StatusReport]) -> None:
         if unlisted := project.unlisted:
             text = f"{name}: sessions with automatic recording, but without a listed file: {_days_text(unlisted)}"
             console.print(Text(f"{text}; ask EnableX before the files expire", "yellow"))
+        if project.suspense:
+            listed = ", ".join(f"{totals.records:,} {reason}" for reason, totals in project.suspense.items())
+            console.print(Text(f"{name}: in suspense: {listed}; `postroom billing suspense list` shows them", "yellow"))
         for drifted in project.drift:
             example = f", for example {drifted.example}" if drifted.example else ""
             seen = f"since {drifted.first_day}, in {drifted.share:.1%} of the CDRs"

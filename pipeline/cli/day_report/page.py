@@ -46,6 +46,11 @@ DAY_SQL = {
         FROM cdr WHERE day = DATE '{day}' GROUP BY ALL ORDER BY ALL""",
     "rejects": """
         SELECT source, reason, count(*) AS rows FROM rejects WHERE day = DATE '{day}' GROUP BY ALL ORDER BY ALL""",
+    "suspense": """
+        SELECT * FROM (
+            SELECT reasons, decision, count(*) AS records, sum(at_stake_min) AS at_stake_min
+            FROM suspense WHERE day = DATE '{day}' GROUP BY ALL)
+        ORDER BY decision <> 'open', records DESC, reasons, decision""",
     "drift": """
         SELECT path, documents, documents_total, example, first_day
         FROM (SELECT *, min(day) OVER (PARTITION BY project, source, path) AS first_day FROM drift)
@@ -76,6 +81,7 @@ class DayFacts:
     hours: Sequence[Row]
     lateness: Sequence[Row]
     rejects: Sequence[Row]
+    suspense: Sequence[Row]
     drift: Sequence[Row]
     media: Sequence[Row]
     open_files: Sequence[Row]
@@ -93,7 +99,8 @@ def day_page(facts: DayFacts) -> str:
         el("title", title),
         el("style", Html(CSS)),
     )
-    main = el("main", _usage(facts), _hours(facts), _late(facts), _drift(facts), _audits(facts), _media(facts))
+    sections = (_usage, _hours, _late, _suspense, _drift, _audits, _media)
+    main = el("main", [section(facts) for section in sections])
     footer = el("footer", f"Generated from the tables at {_moment(facts.now)}. Days and hours are UTC.")
     return f"<!DOCTYPE html>\n{el('html', head, el('body', _header(facts), main, footer), lang='en')}\n"
 
@@ -104,11 +111,13 @@ def _header(facts: DayFacts) -> Html:
     files = {row["state"]: row["files"] for row in facts.media}
     at_risk = sum(_is_at_risk(row, facts.now) for row in facts.open_files)
     problems = sum(row["verdict"] != "ok" for row in facts.audits)
+    suspended = sum(row["records"] for row in facts.suspense if row["decision"] == "open")
     tiles = [
         ("sessions", totals["sessions"], ""),
         ("connections", totals["connections"], ""),
         ("participant minutes", totals["participant_min"], ""),
         ("recorded minutes", totals["recording_min"], ""),
+        ("records in suspense", suspended, "soon" if suspended else ""),
         ("files in the vault", files.get("stored", 0) + files.get("malformed", 0), ""),
         ("files at risk", at_risk, "soon" if at_risk else ""),
         ("files lost", files.get("lost", 0), "bad" if files.get("lost") else ""),
@@ -220,6 +229,26 @@ def _late(facts: DayFacts) -> Html:
         )
         if facts.rejects
         else None,
+    )
+
+
+def _suspense(facts: DayFacts) -> Html:
+    rows = [
+        (
+            row["reasons"].replace("_", " "),
+            row["decision"],
+            f"{row['records']:,}",
+            "unknown" if row["at_stake_min"] is None else number_text(row["at_stake_min"]),
+        )
+        for row in facts.suspense
+    ]
+    return _section(
+        "Suspense",
+        "Records that are not believed or cannot be rated. Those that are open need a decision before a final export:"
+        " `postroom billing suspense list`."
+        if rows
+        else "No record of this day is in suspense.",
+        table(("reasons", "decision", "records", "minutes at stake"), rows, numbers=(2, 3)) if rows else None,
     )
 
 

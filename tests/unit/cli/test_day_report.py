@@ -68,6 +68,10 @@ FACTS = DayFacts(
         {"late_h": None, "is_corrected": False, "rows": 1},
     ],
     rejects=[{"source": "cdr", "reason": "no time at all", "rows": 2}],
+    suspense=[
+        {"reasons": "stay_too_long", "decision": "open", "records": 2, "at_stake_min": Decimal(18_934_650)},
+        {"reasons": "stay_unknown", "decision": "excluded", "records": 1, "at_stake_min": None},
+    ],
     drift=[
         {"path": "usage.region", "documents": 30, "documents_total": 40, "example": "<eu>", "first_day": "2026-11-20"}
     ],
@@ -127,6 +131,9 @@ def test_numbers_of_charts_are_text() -> None:
         "104 rows: 3 corrected after first collection, 2 rejected",
         "within 1 h 100 (97%)",
         "no time at all 2",
+        "records in suspense 2",
+        "stay too long open 2 18,934,650",
+        "stay unknown excluded 1 unknown",
         "files at risk 2",
         "stored 40 (1.2 GB)",
         "soon.mkv 3 h left",
@@ -167,7 +174,7 @@ def test_the_page_is_self_contained() -> None:
 
 def test_a_day_without_data_has_a_page() -> None:
     """Before anything is collected, the page states it as text, without empty charts."""
-    quiet = DayFacts(FACTS.day, NOW, {"acme": None}, [], [], [], [], [], [], [], [])
+    quiet = DayFacts(FACTS.day, NOW, {"acme": None}, [], [], [], [], [], [], [], [], [])
     page = Read(day_page(quiet))
     assert "svg" not in {tag for tag, _ in page.tags}
     for expected in (

@@ -16,11 +16,22 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from jobs.status import DriftedField, FileTotals, Lateness, ObjectTotals, ProjectStatus, StatusReport
-from pipeline.billing.invoice import MEASURED, compare, read_invoice, summarize_differences
+from jobs.status import (
+    DriftedField,
+    FileTotals,
+    Lateness,
+    ObjectTotals,
+    ProjectStatus,
+    StatusReport,
+    SuspenseTotals,
+)
+from pipeline.billing.export import ExportSummary
+from pipeline.billing.invoice import MEASURED, RULES, compare, read_invoice, summarize_differences
+from pipeline.billing.line_items import MEASURES
 from pipeline.billing.reconcile import InvoiceComparison
+from pipeline.billing.suspense import SuspenseTotal
 from pipeline.cli import render
-from pipeline.cli.billing import show_comparison
+from pipeline.cli.billing import show_comparison, show_export
 from pipeline.cli.doctor_checks import Check, DoctorReport
 from pipeline.core.models import Row, RunResult
 from pipeline.ingest.settlement import DayStates
@@ -132,6 +143,7 @@ def _status() -> RunResult[StatusReport]:
         last_good_runs={},
         lateness=None,
         unlisted=[],
+        suspense={"not_listed": SuspenseTotals(1, 31), "stay_too_long": SuspenseTotals(1_234, 18_934_590)},
     )
     report = StatusReport(
         now="2026-11-23T02:15:00+00:00",
@@ -231,20 +243,41 @@ def table_odd_names(console: Console) -> None:
 
 
 def comparison(console: Console) -> None:
-    none = dict.fromkeys(("late", "elsewhere"), 0)
-    ours = [
-        {"cdr_id": "65ec6b1f0c3a9e0012ab34cd", "here": 1, "ours": 30_000, **none},
-        {"cdr_id": "65ec6b1f0c3a9e0012ab34ce", "here": 1, "ours": 12_000, **none},
-        {"cdr_id": "65ec6b1f0c3a9e0012ab34cf", "here": 1, "ours": 45_000, **none, "late": 45_000},
-        {"cdr_id": "65ec6b1f0c3a9e0012ab34d0", "here": 1, "ours": 1_234_000, **none},
+    made = [
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34cd", "here": 1, "ours": 30_000, "billed": 31_000},
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34cb", "here": 1, "ours": 30_000, "exact": 29_502},
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34ce", "here": 1, "ours": 12_000},
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34cf", "here": 1, "ours": 45_000, "late_ours": 45_000},
+        {"cdr_id": "65ec6b1f0c3a9e0012ab34d0", "here": 1, "ours": 1_234_000},
     ]
-    content = b"cdr_id,minutes\n65ec6b1f0c3a9e0012ab34cd,31\n65ec6b1f0c3a9e0012ab34ce,12\n[made-up],90.5\n"
+    none = dict.fromkeys([name for name in MEASURED.names if pa.types.is_integer(MEASURED.field(name).type)], 0)
+    ours = [{**none, **dict.fromkeys(RULES, row["ours"]), **row} for row in made]
+    content = b"cdr_id,minutes\n65ec6b1f0c3a9e0012ab34cd,31\n65ec6b1f0c3a9e0012ab34cb,31\n"
+    content += b"65ec6b1f0c3a9e0012ab34ce,12\n[made-up],90.5\n"
     lines = compare(pa.Table.from_pylist(ours, MEASURED), read_invoice(content, "invoice.csv"))
     explained = summarize_differences(lines)
     comparison = InvoiceComparison("2026-11", ["acme"], "participant_min", ["cdr_id"], explained, output="l.csv")
     outcome = RunResult("billing compare", details=comparison)
-    outcome.add_failure("2026-11", "1 missing here, 1 missing there: -1,143.500 minutes")
+    outcome.add_failure("2026-11", "1 different, 1 missing here, 1 missing there: -1,142.500 minutes")
     show_comparison(console, outcome, lines)
+
+
+def export(console: Console) -> None:
+    sums = {"connections": 1234, **dict.fromkeys(list(MEASURES)[1:], Decimal("0.000")), "amount": Decimal("0.00")}
+    projects = {
+        "acme": sums | {"storage_gb_months": Decimal("0E-9"), "participant_min": Decimal("12345.500")},
+        "globex": sums | {"storage_gb_months": Decimal("0.000000007"), "amount": Decimal("9876.54")},
+    }
+    unsettled = {"acme": {"missing": [date(2026, 11, 29), date(2026, 11, 30)]}}
+    path = "reports/billing/month=2026-11/revision=0002/"
+    suspense = {"acme": {"stay_too_long": SuspenseTotal(2, Decimal(18_934_650))}}
+    summary = ExportSummary("2026-11", 2, True, True, unsettled, suspense, path, {"late": 3}, projects)
+    show_export(console, RunResult("billing export", details=summary))
+
+
+def table_of_small_numbers(console: Console) -> None:
+    numbers = [Decimal("0E-9"), Decimal("0.000000001"), Decimal("-1234567.5"), None]
+    render.show_table(console, pa.table({"storage_gb_months": pa.array(numbers, pa.decimal128(18, 9))}))
 
 
 CASES: dict[str, Callable[[Console], None]] = {
@@ -266,6 +299,8 @@ CASES: dict[str, Callable[[Console], None]] = {
         table_empty,
         table_odd_names,
         comparison,
+        export,
+        table_of_small_numbers,
     )
 }
 

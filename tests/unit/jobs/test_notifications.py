@@ -63,7 +63,7 @@ def test_files_and_days_are_conditions() -> None:
     ok = {state.subject: state.state for state in status_states(status(), 2)}
     assert set(ok.values()) == {OK}
     not_ok = status(at_risk=3, lost=2, missing=("2026-11-19", "2026-11-20", "2026-11-21", "2026-11-22"))
-    at_risk, lost, missing = status_states(not_ok, 2)
+    at_risk, lost, missing, _ = status_states(not_ok, 2)
     assert at_risk.sentence.startswith("acme: files at risk: 3; c1/recording/a.mkv has 5 h left")
     assert lost.sentence.startswith("acme: files lost so far: 2;")
     assert missing.sentence.startswith("acme: days overdue for collection: 2026-11-19, 2026-11-20; ")
