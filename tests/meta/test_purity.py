@@ -29,6 +29,7 @@ PURE = [
     "pipeline/core/settings/sections.py",
     "pipeline/core/urls.py",
     "pipeline/enablex/envelope.py",
+    "pipeline/enablex/lenient.py",
     "pipeline/enablex/protocol.py",
     "pipeline/enablex/rooms.py",
     "pipeline/ingest/settlement.py",
