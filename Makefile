@@ -81,6 +81,7 @@ soak: install servers
 	SOAK_TIMES=20 $(BIN)/python -m pytest -n 2 tests/integration/rooms/test_plan_apply.py \
 		tests/integration/media/test_faulty_transfers.py tests/integration/media/test_killed.py \
 		tests/integration/media/test_s3_vault.py tests/integration/jobs/test_simulated_weeks.py \
+		tests/integration/tables/test_bad_documents.py \
 		tests/integration/tables/test_oracle.py
 
 mutants: install

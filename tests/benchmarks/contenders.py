@@ -14,7 +14,8 @@ from pathlib import Path
 def postroom(folder: Path) -> None:
     """Raw to all tables: versions, quality, sessions, usage, typed and deduplicated."""
     from pipeline.storage import LocalStore
-    from pipeline.tables.build import Builder, plan_sequences
+    from pipeline.tables.batches import plan_sequences
+    from pipeline.tables.build import Builder
     from pipeline.tables.schemas import TABLES
 
     builder = Builder(LocalStore(folder / "lake"), LocalStore(folder / "vault"), timedelta(hours=72))

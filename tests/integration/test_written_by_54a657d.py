@@ -67,6 +67,8 @@ def site(make_site: Callable[..., Site]) -> Site:
     site.configure(
         "[projects.acme]\n", '[billing.prices]\ncurrency = "USD"\nparticipant_min = "0.004"\n[projects.acme]\n'
     )
+    # the sample has a correction that contradicts its times; it was billed then
+    site.configure("[collect]\n", "[suspense]\ntolerance_min = 1000\n[collect]\n")
     for name in ("vault", "lake"):
         shutil.copytree(SAMPLE / name, site.folder / name)
     shutil.copyfile(SAMPLE / "run_store.sqlite", site.settings().run_store.url.removeprefix("sqlite:///"))
@@ -99,10 +101,15 @@ def as_now(table: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def assert_same_rows(site: Site) -> None:
-    """Every table has the sample's rows, in the same order."""
-    assert {TABLE_NAMES.get(table, table) for table in TABLES_THEN} == set(TABLES) - {"drift"}  # added later
+    """Every table has the sample's rows, in the same order; columns that were added later are left out."""
+    assert {TABLE_NAMES.get(table, table) for table in TABLES_THEN} == set(TABLES) - {
+        "drift",
+        "suspense",
+    }  # added later
     for table in TABLES_THEN:
-        assert rows(site, TABLE_NAMES.get(table, table)) == rows_written(table), table
+        then = rows_written(table)
+        now = [{name: row[name] for name in then[0]} for row in rows(site, TABLE_NAMES.get(table, table))]
+        assert now == then, table
 
 
 def entries(site: Site) -> dict[tuple[str, str, str], manifests.Entry]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.core.models import Period
 from pipeline.ingest.backfill import portions
 from pipeline.ingest.collect import CollectTask
-from pipeline.tables.build import input_window
+from pipeline.tables.batches import input_window
 
 FIRST = date(2024, 1, 1)
 
