@@ -153,6 +153,8 @@ def export_month(
 ) -> Export:
     """Export a month of these projects as a new revision, unless it equals the last revision.
 
+    It is provisional if days are not settled, or if open records in suspense were not accepted.
+
     Memory: 262,144 connections, the lines of the month, and the items of changed lines.
 
     Raises:
@@ -162,8 +164,10 @@ def export_month(
     numbered = ExportSeries(app.lake, month, series)
     previous = numbered.last()
     inputs = {project: _inputs(app.lake, project, month) for project in projects}
-    settings, is_provisional = _settings(app, projects, month), bool(unsettled)
-    if previous and (previous.inputs, previous.settings, previous.unsettled) == (inputs, settings, unsettled):
+    settings = _settings(app, projects, month)
+    is_provisional = bool(unsettled) or (bool(suspense) and not accepts_suspense)
+    is_same = previous and (previous.inputs, previous.settings, previous.unsettled) == (inputs, settings, unsettled)
+    if previous and is_same and (is_provisional or not previous.is_provisional):
         return Export(previous, is_new=False)
     with temp_folder() as folder:
         months = [read_month(app, folder, project, month) for project in projects]
