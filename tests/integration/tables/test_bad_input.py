@@ -12,6 +12,7 @@ import pytest
 import zstandard
 
 from pipeline.enablex.simulator.world import World
+from pipeline.tables import read_arrow
 from tests.conftest import NOW, Site
 
 
@@ -122,23 +123,46 @@ def test_an_unreachable_api_is_said_once_with_its_host(site: Site) -> None:
 
 @pytest.mark.parametrize("fault", ["api_503_html", "api_502_text", "api_empty_body", "truncated_json"])
 def test_a_page_that_is_not_json_is_kept_and_named(site: Site, fault: str) -> None:
-    """An unreadable response is not landed and builds nothing; the error names the request and the response."""
+    """An unreadable response does not make its day collected; the error names the request and the response. What stood
+    whole before the break is landed as a part.
+    """
     site.simulator.faults.on(fault)
     outcome = site.outcome("collect", "--from", "2026-11-22", "--to", "2026-11-22", "--source", "cdr")
     assert not outcome["ok"]
     assert "GET /cdr/period/2026-11-22" in outcome["failed"][0]["error"]
-    assert not any(name.endswith((".json.zst", ".receipt.json")) for name in site.objects())
+    landed = [name for name in site.objects("vault/raw") if name.endswith((".json.zst", ".receipt.json"))]
+    assert not [name for name in landed if not (fault == "truncated_json" and name.endswith(".json.zst"))]
     site.simulator.faults.clear()
     assert site.outcome("nightly")["ok"]
 
 
 def test_an_unreadable_reply_is_kept_as_evidence(site: Site) -> None:
-    """The bytes of a reply that was cut are in the vault under the key that the error names."""
-    site.simulator.faults.on("truncated_json")
+    """The bytes of a reply without a whole document are in the vault under the key that the error names."""
+    site.simulator.faults.on("api_502_text")
     outcome = site.outcome("collect", "--from", "2026-11-22", "--to", "2026-11-22", "--source", "cdr")
     key = outcome["failed"][0]["error"].rpartition("kept as ")[2]
-    body = zstandard.ZstdDecompressor().decompressobj().decompress((site.folder / "vault" / key).read_bytes())
-    assert body.startswith(b'{"result"')
+    assert zstandard.ZstdDecompressor().decompressobj().decompress((site.folder / "vault" / key).read_bytes())
+
+
+def test_what_stood_whole_before_a_break_is_used(site: Site) -> None:
+    """The documents of a cut reply are rows, the day stays uncollected, and the next whole reply completes it."""
+    site.simulator.faults.on("truncated_json")
+    outcome = site.outcome("collect", "--from", "2026-11-22", "--to", "2026-11-22", "--source", "cdr")
+    assert "documents before the break are kept provisionally" in outcome["failed"][0]["error"]
+    (body,) = (site.folder / "vault").rglob("*.json.zst")
+    assert zstandard.ZstdDecompressor().decompressobj().decompress(body.read_bytes()).startswith(b'{"result"')
+    assert site.run("build").returncode == 0
+    before = ids(site)
+    assert before
+    site.simulator.faults.clear()
+    assert site.outcome("nightly")["ok"]
+    assert before < ids(site)
+
+
+def ids(site: Site) -> set[str]:
+    """`cdr_id` of all rows of table `cdr`."""
+    with site.app() as app:
+        return set(read_arrow("cdr", columns=["cdr_id"], lake=app.lake)["cdr_id"].to_pylist())
 
 
 def mounted(folder: Path, *options: str) -> bool:

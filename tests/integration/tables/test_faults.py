@@ -140,13 +140,17 @@ def test_a_record_in_two_shapes_is_billed_once(lake: Lake, order: tuple[int, ...
     assert_counted_once(lake)
 
 
-def test_a_record_that_gets_its_id_has_a_history(lake: Lake) -> None:
-    """The version without `cdr_id` is an earlier version of the row with it."""
+def test_a_record_that_gets_its_id_is_not_corrected(lake: Lake) -> None:
+    """The row gets the id that EnableX states later; an id alone makes no revision, other content does."""
     land(lake, call(DROP, call_log_id="log-1"))
     land(lake, call("65ec", call_log_id="log-1"), asked_on=NIGHT + timedelta(days=1))
     lake.build()
+    assert cells(lake, "cdr", "cdr_id", "revision", "cdr_id_is_derived") == [("65ec", 1, False)]
+    assert lake.rows("cdr_history") == []
+    land(lake, call("65ec", call_log_id="log-1", user__role="viewer"), asked_on=NIGHT + timedelta(days=2))
+    lake.build()
     assert cells(lake, "cdr", "cdr_id", "revision") == [("65ec", 2)]
-    assert cells(lake, "cdr_history", "cdr_id", "revision", "cdr_id_is_derived") == [("65ec", 1, True)]
+    assert cells(lake, "cdr_history", "cdr_id", "revision") == [("65ec", 1)]
 
 
 # --- F4: one id for two records ---
@@ -170,7 +174,7 @@ def test_one_id_with_two_stays_loses_none(lake: Lake) -> None:
 
 
 def test_one_id_in_two_sessions_loses_none(lake: Lake) -> None:
-    """An id of two tenants is two connections, both billed, both listed in suspense."""
+    """An id of two tenants is two connections, both billed; the one that is numbered is listed in suspense."""
     land(
         lake,
         call("a1", room__room_details__owner_ref="t1"),
@@ -178,9 +182,9 @@ def test_one_id_in_two_sessions_loses_none(lake: Lake) -> None:
     )
     lake.build()
     assert cells(lake, "cdr", "cdr_id", "owner_ref", "participant_min", "suspense") == [
-        ("a1", "t1", 30, "same_id_twice"), ("a1#2", "t2", 9, "same_id_twice"),
+        ("a1", "t1", 30, None), ("a1#2", "t2", 9, "same_id_twice"),
     ]  # fmt: skip
-    assert cells(lake, "suspense", "suspense_id", "is_held") == [("a1", False), ("a1#2", False)]
+    assert cells(lake, "suspense", "suspense_id", "is_held") == [("a1#2", False)]
     assert_counted_once(lake)
 
 
@@ -387,14 +391,16 @@ def test_a_decision_is_kept_when_tables_are_not(lake: Lake, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("holds", "minutes"), [(False, 30), (True, None)])
 def test_a_record_that_is_no_longer_listed_is_named(tmp_path: Path, holds: bool, minutes: int | None) -> None:
-    """A record that the newest reply of its day lacks is kept and in suspense; whether it is billed is a setting."""
+    """A record that the newest reply of its day lacks is kept, in suspense, with the time it was last seen; a setting
+    determines if it is billed.
+    """
     lake = RuledLake(tmp_path, rules=RatingRules(holds_unlisted=holds))
     land(lake, call("a"), call("b"))
     land(lake, call("a"), asked_on=NIGHT + timedelta(days=1))
     lake.build()
-    first, last = (datetime(2026, 11, day, 2, tzinfo=UTC) for day in (21, 22))
+    seen_at = datetime(2026, 11, 21, 2, tzinfo=UTC)
     assert cells(lake, "cdr", "cdr_id", "participant_min", "is_listed", "last_seen_at", "suspense") == [
-        ("a", 30, True, last, None), ("b", minutes, False, first, "not_listed"),
+        ("a", 30, True, None, None), ("b", minutes, False, seen_at, "not_listed"),
     ]  # fmt: skip
     assert cells(lake, "suspense", "suspense_id", "is_held", "at_stake_min") == [("b", holds, 30)]
     assert_counted_once(lake)
