@@ -9,7 +9,7 @@ the tables. Ids are stored as 64-bit hashes, 12 bytes each, one object per month
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import chain, groupby
@@ -97,9 +97,19 @@ class RecordDays:
         if not built:
             return set()
         months = sorted({month for day in built for month in _near_months(day)})
-        entries = np.concatenate([_entries(built), *(self._other_entries(month, built) for month in months)])
+        stored = {month: self._stored_month(month) for month in months}
+        known_months = [
+            np.frombuffer(content, _ENTRY) if content is not None else self._month_of_tables(month)
+            for month, content in stored.items()
+        ]
+        is_other = [~np.isin(entries["day"], [_number(day) for day in built]) for entries in known_months]
+        others = [entries[mask] for entries, mask in zip(known_months, is_other, strict=True)]
+        entries = np.concatenate([_entries(built), *others])
         entries.sort(order=["id", "day"])
-        self._write(entries, {_month(day) for day in built})
+        for month in sorted({_month(day) for day in built}):
+            content = _of_month(entries, month)
+            if content != stored[month]:
+                self.lake.overwrite(day_index_key(self.project, month), [content])
         all_days, new_days = self._moved(), set[date]()
         for record, days in chain(_repeated(entries), moved.items()):
             known = all_days.get(record, set())
@@ -113,14 +123,18 @@ class RecordDays:
             )
         return new_days
 
-    def _other_entries(self, month: date, built: Mapping[date, np.ndarray]) -> np.ndarray:
-        """The entries of a month, without those of built days; read from the tables if the index lacks them."""
+    def _stored_month(self, month: date) -> bytes | None:
+        """The index of a month; None if there is none, or it is cut."""
         try:
-            entries = np.frombuffer(read_bytes(self.lake, day_index_key(self.project, month)), _ENTRY)
-        except (ObjectMissing, ValueError):
-            days = [day for day in list_partitions(self.lake, "cdr", self.project) if _month(day) == month]
-            entries = _entries({day: self._stored_ids(day) for day in days})
-        return entries[~np.isin(entries["day"], [_number(day) for day in built])]
+            content = read_bytes(self.lake, day_index_key(self.project, month))
+        except ObjectMissing:
+            return None
+        return content if len(content) % _ENTRY.itemsize == 0 else None
+
+    def _month_of_tables(self, month: date) -> np.ndarray:
+        """The entries of a month that the index lacks."""
+        days = [day for day in list_partitions(self.lake, "cdr", self.project) if _month(day) == month]
+        return _entries({day: self._stored_ids(day) for day in days})
 
     def _stored_ids(self, day: date) -> np.ndarray:
         try:
@@ -129,11 +143,11 @@ class RecordDays:
         except ObjectMissing:
             return np.zeros(0, np.uint64)
 
-    def _write(self, entries: np.ndarray, months: Iterable[date]) -> None:
-        for month in sorted(months):
-            first, last = _number(month), _number((month + timedelta(days=31)).replace(day=1))
-            inside = entries[(entries["day"] >= first) & (entries["day"] < last)]
-            self.lake.overwrite(day_index_key(self.project, month), [inside.tobytes()])
+
+def _of_month(entries: np.ndarray, month: date) -> bytes:
+    first, last = _number(month), _number((month + timedelta(days=31)).replace(day=1))
+    inside: np.ndarray = entries[(entries["day"] >= first) & (entries["day"] < last)]
+    return inside.tobytes()
 
 
 _MOVED = msgspec.json.Decoder(dict[int, set[date]])
