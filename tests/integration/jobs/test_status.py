@@ -130,7 +130,7 @@ def test_queries_of_as_known_on_md(make_site: Callable[..., Site]) -> None:
         site.outcome("build")
     assert run_query(lake, sql).to_pylist() != then
     text = (ROOT / "docs/guide/as-known-on.md").read_text()
-    as_known, since = (
+    as_known, since, unlisted = (
         query.replace("2026-11-20", str(day)).replace("2026-11-23 06:00:00Z", moment.isoformat())
         for query in re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     )
@@ -138,6 +138,7 @@ def test_queries_of_as_known_on_md(make_site: Callable[..., Site]) -> None:
     changed = run_query(lake, since).to_pylist()
     assert changed
     assert all(row["changed_at"] > moment for row in changed)
+    assert all(row["last_seen_at"] for row in run_query(lake, unlisted).to_pylist())
 
 
 def test_usage_equals_the_cdrs(make_site: Callable[..., Site]) -> None:
