@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 
@@ -140,14 +140,17 @@ class Builder(BuildContext):
         base = hashlib.sha256("\n".join(common).encode())
         audits = audit_keys(self.vault, project)
 
+        @cache  # all days of a week have the same linked days
+        def names_around(linked: date) -> list[tuple[date, list[str]]]:
+            return sorted(raw.list_responses(self.vault, "cdr", project, input_window(linked)).items())
+
         for day, manifests in zip(days, manifest_keys(self.vault, project, days), strict=True):
             total = base.copy()
             for near in input_window(day):
                 for source in SOURCES:
                     total.update(f"{source} {near} {' '.join(responses[source].get(near, []))}\n".encode())
             for linked in linked_days(week_of(day), links):
-                names = raw.list_responses(self.vault, "cdr", project, input_window(linked))
-                total.update(f"moved {linked} {sorted(names.items())}\n".encode())
+                total.update(f"moved {linked} {names_around(linked)}\n".encode())
             total.update("\n".join(manifests).encode())
             total.update("".join(f"\n{key}" for key in audits.get(day, ())).encode())
             total.update("".join(f"\n{decision}" for decision in decided.get(day, ())).encode())
@@ -217,8 +220,14 @@ def build(
 
 
 def periods_around(days: Iterable[date]) -> list[Period]:
-    """Periods with the days whose tables depend on records of these days."""
-    return [Period(day, day).widened(SESSION_REACH_DAYS) for day in sorted(days)]
+    """Periods with the days whose tables depend on records of these days; in order, no day in two of them."""
+    periods: list[Period] = []
+    for day in sorted(days):
+        near = Period(day, day).widened(SESSION_REACH_DAYS)
+        if periods and near.first <= periods[-1].last:  # a day in two periods would be built twice, at the same time
+            near = Period(periods.pop().first, near.last)
+        periods.append(near)
+    return periods
 
 
 def _build(
