@@ -19,7 +19,16 @@ from pipeline.billing.month import BillingMonth
 from pipeline.core.arrow_types import BILLED, COUNT, FLAG, TEXT, TIME
 from pipeline.core.models import STORED
 from pipeline.core.settings.sections import Rounding
-from pipeline.tables.normalize.arrow_ops import Column, decimals, mask, repeats_before, unscaled
+from pipeline.tables.normalize.arrow_ops import (
+    Column,
+    decimals,
+    mask,
+    number_and_time,
+    numbered,
+    repeats_before,
+    unscaled,
+)
+from pipeline.tables.normalize.ratings import believed_vendor_minutes
 
 SECONDS = pa.decimal128(18, 3)
 GB_MONTHS = pa.decimal128(18, 9)
@@ -319,25 +328,18 @@ def _session_indexes(conf_nums: Column, began_at: Column, sessions: pa.Table) ->
     """
     if not sessions.num_rows:
         return pa.nulls(len(conf_nums), pa.int64())
-    names = sessions["conf_num"].combine_chunks()
-    codes = np.cumsum(~repeats_before(names)) - 1
-    code_of_row = pc.index_in(conf_nums.combine_chunks(), names.filter(pa.array(~repeats_before(names))))
+    codes, names = numbered(sessions["conf_num"])
+    code_of_row = pc.index_in(conf_nums.combine_chunks(), names)
     of_row = pc.fill_null(code_of_row, -1).to_numpy().astype(np.int64)
     starts, began = _ms(sessions["first_connected_at"]), pc.fill_null(pc.cast(began_at, COUNT), -1).to_numpy()
-    at = np.searchsorted(codes * _CODE + starts, of_row * _CODE + began, side="right") - 1
+    at = np.searchsorted(number_and_time(codes, starts), number_and_time(of_row, began), side="right") - 1
     is_known = (of_row >= 0) & (at >= 0) & (codes[at] == of_row)
     return pa.array(at, mask=~is_known)
 
 
-_CODE = 1 << 43
-"""Milliseconds since 1970 of any time are below this."""
-
-
 def _vendor_minutes(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Whether each row has minutes of EnableX that can be believed, and their thousandths, else 0."""
-    is_absurd = pc.match_substring(pc.fill_null(rows["suspense"], ""), "vendor_minutes")
-    is_rated = pc.and_(pc.is_valid(rows["connect_billed_min"]), pc.is_valid(rows["participant_s"]))
-    is_believed = mask(pc.and_(is_rated, pc.invert(is_absurd)))
+    is_believed = mask(pc.and_(pc.is_valid(rows["connect_billed_min"]), believed_vendor_minutes(rows)))
     return is_believed, np.where(is_believed, unscaled(rows["connect_billed_min"]), 0)
 
 

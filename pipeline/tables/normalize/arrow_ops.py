@@ -28,6 +28,19 @@ def repeats_before(column: Column) -> np.ndarray:
     return same
 
 
+def numbered(column: Column) -> tuple[np.ndarray, pa.Array]:
+    """The number from 0 of each row's value, and the distinct values; equal values are adjacent."""
+    values = column.combine_chunks()
+    is_new = ~repeats_before(values)
+    return np.cumsum(is_new) - 1, values.filter(pa.array(is_new))
+
+
+def number_and_time(numbers: np.ndarray, times_ms: np.ndarray) -> np.ndarray:
+    """A number from 0 and a time in milliseconds since 1970, below 2**43, as one integer that sorts like both."""
+    keys: np.ndarray = numbers.astype(np.int64) * (1 << 43) + times_ms
+    return keys
+
+
 def last_valid(column: Column, starts: np.ndarray) -> Column:
     """For each group of consecutive rows, its last non-null value; `starts` are the first rows of the groups."""
     valid = np.where(mask(pc.is_valid(column)), np.arange(len(column)), -1)

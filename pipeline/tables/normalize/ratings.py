@@ -130,6 +130,12 @@ def whole_minutes(stay_ms: np.ndarray) -> pa.Array:
     return decimals(-(-np.maximum(stay_ms, 0) // _MINUTE_MS) * 10**BILLED.scale, BILLED)
 
 
+def believed_vendor_minutes(rows: pa.Table) -> Column:
+    """Whether EnableX's minutes of each row of `cdr` count: it has a stay, and they are not absurd for it."""
+    is_absurd = pc.match_substring(pc.fill_null(rows["suspense"], ""), "vendor_minutes")
+    return pc.and_(pc.is_valid(rows["participant_s"]), pc.invert(is_absurd))
+
+
 def is_open(suspense: Column, outcome: np.ndarray) -> np.ndarray:
     """Whether each row is in suspense without a decision."""
     open_rows: np.ndarray = mask(pc.is_valid(suspense)) & (outcome == OPEN)

@@ -17,8 +17,16 @@ import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import BILLED, COUNT, MONEY, REAL, TEXT, TIME
 from pipeline.core.models import ListedFile
-from pipeline.tables.normalize.arrow_ops import decimals, last_valid, mask, per_million, repeats_before
-from pipeline.tables.normalize.ratings import Rated, ended_ms, is_open
+from pipeline.tables.normalize.arrow_ops import (
+    decimals,
+    last_valid,
+    mask,
+    number_and_time,
+    numbered,
+    per_million,
+    repeats_before,
+)
+from pipeline.tables.normalize.ratings import Rated, believed_vendor_minutes, ended_ms, is_open
 from pipeline.tables.schemas import CDR, SESSIONS
 
 LONGEST_MS = 24 * 3600 * 1000
@@ -59,15 +67,13 @@ CONNECTION = pa.schema(
 def connection_table(rated: Rated) -> pa.Table:
     """Rows of `cdr` (with `day`) as `CONNECTION`. EnableX's minutes count only where they can be believed."""
     rows = rated.rows
-    is_believed = pc.and_(
-        pc.is_valid(rows["participant_s"]),
-        pc.invert(pc.match_substring(pc.fill_null(rows["suspense"], ""), "vendor_minutes")),
-    )
     columns = {
         "ended_at": pa.array(ended_ms(rows), COUNT).cast(TIME),
         "is_open": pa.array(is_open(rows["suspense"], rated.outcome)),
         "participant_ms": pc.cast(pc.round(pc.multiply(rows["participant_s"], 1000.0)), COUNT),
-        "connect_billed_min": pc.if_else(is_believed, rows["connect_billed_min"], pa.scalar(None, BILLED)),
+        "connect_billed_min": pc.if_else(
+            believed_vendor_minutes(rows), rows["connect_billed_min"], pa.scalar(None, BILLED)
+        ),
         **{name: per_million(rows[name]) for name in _MEASURED},
     }
     arrays = [columns[name] if name in columns else rows[name] for name in CONNECTION.names]
@@ -95,27 +101,20 @@ class SessionFiles:
 
     def sessions_of(self, conf_nums: pa.ChunkedArray, began_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Files of connections sorted by `conf_num` and start: indexes of files, and of the connection of each."""
-        names = conf_nums.combine_chunks()
-        codes = np.cumsum(~repeats_before(names)) - 1
-        code_of_file = pc.index_in(self._conf_nums, names.filter(pa.array(~repeats_before(names))))
+        codes, names = numbered(conf_nums)
+        code_of_file = pc.index_in(self._conf_nums, names)
         files = np.flatnonzero(mask(pc.is_valid(code_of_file)))
         if not len(files):
             return files, files
         of_file = code_of_file.drop_null().to_numpy().astype(np.int64)
         ended_ms = self._ended_ms[files]
-        keys = _keys(codes, began_ms)
-        latest = (
-            np.searchsorted(keys, _keys(of_file, ended_ms + FILE_TOLERANCE // timedelta(milliseconds=1)), side="right")
-            - 1
-        )
-        day = ended_ms // _DAY_MS
-        at = np.full(len(files), -1)
-        for candidate, is_right in ((latest + 1, np.less_equal), (latest, np.greater_equal)):
-            inside = (candidate >= 0) & (candidate < len(codes))
-            place = np.where(inside, candidate, 0)
-            limit = day if is_right is np.less_equal else day - FILE_DAYS
-            fits = inside & (codes[place] == of_file) & is_right(began_ms[place] // _DAY_MS, limit)
-            at[fits] = place[fits]
+        limit = number_and_time(of_file, ended_ms + FILE_TOLERANCE // timedelta(milliseconds=1))
+        following = np.searchsorted(number_and_time(codes, began_ms), limit, side="right")
+        day, began_day = ended_ms // _DAY_MS, began_ms // _DAY_MS
+        latest, after = np.maximum(following - 1, 0), np.minimum(following, len(codes) - 1)
+        is_latest = (following > 0) & (codes[latest] == of_file) & (began_day[latest] >= day - FILE_DAYS)
+        is_after = (following < len(codes)) & (codes[after] == of_file) & (began_day[after] <= day)
+        at = np.where(is_latest, latest, np.where(is_after, after, -1))
         return files[at >= 0], at[at >= 0]
 
     def counts(self, files: np.ndarray, at: np.ndarray, sessions: int) -> np.ndarray:
@@ -125,12 +124,6 @@ class SessionFiles:
         columns = [np.bincount(at[is_kind], minlength=sessions) for is_kind in masks]
         counts: np.ndarray = np.column_stack(columns)
         return counts
-
-
-def _keys(codes: np.ndarray, times_ms: np.ndarray) -> np.ndarray:
-    """Session and time as one number that sorts like both."""
-    keys: np.ndarray = codes.astype(np.int64) * (1 << 43) + times_ms
-    return keys
 
 
 def session_table(connections: pa.Table, files: SessionFiles) -> tuple[Sessions, pa.Table]:
