@@ -20,8 +20,8 @@ from pipeline.storage.decisions import DecidedRecord, Decision, write_decision
 from pipeline.tables import parquet
 from pipeline.tables.batches import SESSION_REACH_DAYS
 from pipeline.tables.build import build
+from pipeline.tables.suspense import REJECTED
 
-REJECTED = "rejected"
 _MAX_NAMED = 5
 
 

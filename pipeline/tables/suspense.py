@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.arrow_types import BILLED, TEXT, TIME
 from pipeline.core.models import Row
-from pipeline.tables.normalize.arrow_ops import decimals, mask
+from pipeline.tables.normalize.arrow_ops import mask
 from pipeline.tables.normalize.ratings import (
     UNKNOWN,
     Decisions,
@@ -20,6 +20,7 @@ from pipeline.tables.normalize.ratings import (
     RatingRules,
     rate,
     stake_min,
+    whole_minutes,
 )
 from pipeline.tables.schemas import CDR_CONTENT, SUSPENSE, arrow_schema
 from pipeline.tables.sources import RejectedDocument
@@ -47,7 +48,7 @@ def suspended(rated: Rated, source_keys: Sequence[str], decisions: Decisions) ->
         "reasons": rows["suspense"],
         "detail": pa.nulls(len(at), TEXT),
         "is_held": pa.array(rated.is_held[at]),
-        "at_stake_min": _minutes(stake_ms),
+        "at_stake_min": pc.if_else(pa.array(stake_ms == UNKNOWN), pa.scalar(None, BILLED), whole_minutes(stake_ms)),
         "began_at": rows["began_at"],
         "source_key": pa.array([source_keys[number] for number in responses.tolist()], TEXT),
         "ordinal": rows["ordinal"],
@@ -88,8 +89,3 @@ def _rejected_row(document: RejectedDocument, at_stake_min: Decimal | None, deci
         "decided_at": decision.decided_at if decision else None,
         "decided_because": decision.because if decision else None,
     }
-
-
-def _minutes(stake_ms: np.ndarray) -> pa.Array:
-    minutes = decimals(-(-np.maximum(stake_ms, 0) // 60_000) * 10**BILLED.scale, BILLED)
-    return pc.if_else(pa.array(stake_ms == UNKNOWN), pa.scalar(None, BILLED), minutes)
