@@ -21,6 +21,7 @@ from pipeline.cli.options import (
     open_run,
     output_format,
     parse_choice,
+    parse_month,
     print_json,
     run_flow,
 )
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.billing.export import ExportSummary
-    from pipeline.billing.month import BillingMonth
     from pipeline.billing.reconcile import InvoiceComparison
-    from pipeline.core.context import App
 
 _MAX_LINES = 20
 """Maximum unexplained lines printed as a table."""
@@ -78,7 +77,7 @@ def export(
         "billing export",
         lambda app: export_billing(
             app,
-            _month(app, month),
+            parse_month(app, month),
             project=project,
             provisional=provisional,
             accept_suspense=accept_suspense,
@@ -108,7 +107,7 @@ def sweep(
     from pipeline.billing.sweep import sweep_month
 
     return run_flow(
-        ctx, "billing sweep", lambda app: sweep_month(app, _month(app, month), project=project), project=project
+        ctx, "billing sweep", lambda app: sweep_month(app, parse_month(app, month), project=project), project=project
     )
 
 
@@ -152,7 +151,7 @@ def compare(
     with open_run(given, load_options_settings(given)) as app:
         csv_form = app.settings.billing.csv
         outcome, lines = compare_invoice(
-            app, file, _month(app, month), headers=headers, decimal=mark, unit=unit, project=project
+            app, file, parse_month(app, month), headers=headers, decimal=mark, unit=unit, project=project
         )
 
     def write(stream: IO[bytes]) -> None:
@@ -245,12 +244,3 @@ def show_export(console: Console, outcome: RunResult[ExportSummary | None]) -> N
 def _sum_text(total: Decimal | int) -> str:
     """With thousands separators, and without an exponent."""
     return f"{total:,}" if isinstance(total, int) else f"{total:,f}"
-
-
-def _month(app: App, text: str) -> BillingMonth:
-    from pipeline.billing.month import billing_month
-
-    try:
-        return billing_month(text, app.settings.billing.time_zone)
-    except ValueError as error:
-        raise ConfigError(f"--month {error}") from None

@@ -21,6 +21,7 @@ from pipeline.core.models import Details_co, Period, RunResult
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipeline.billing.month import BillingMonth
     from pipeline.core.context import App
     from pipeline.core.progress import Progress
     from pipeline.core.settings.load import Loaded
@@ -184,6 +185,16 @@ def parse_day(option: str, text: str) -> date:
         return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).date()
     except ValueError:
         raise ConfigError(f"{option} {text}: not a date; use the form 2026-11-22") from None
+
+
+def parse_month(app: App, text: str) -> BillingMonth:
+    """A month `YYYY-MM` in `billing.time_zone`."""
+    from pipeline.billing.month import billing_month
+
+    try:
+        return billing_month(text, app.settings.billing.time_zone)
+    except ValueError as error:
+        raise ConfigError(f"--month {error}") from None
 
 
 def parse_moment(text: str | None) -> datetime | None:

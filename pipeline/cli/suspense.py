@@ -8,8 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.cli.options import ProjectName, run_flow
-from pipeline.core.errors import ConfigError
+from pipeline.cli.options import ProjectName, parse_month, run_flow
 from pipeline.core.models import DecisionOutcome, RunResult
 
 if TYPE_CHECKING:
@@ -127,14 +126,10 @@ def _filter(
     ids: list[str] | None = None,
     decided: bool = False,
 ) -> SuspenseFilter:
-    from pipeline.billing.month import billing_month
     from pipeline.billing.suspense import SuspenseFilter
 
-    try:
-        parsed = billing_month(month, app.settings.billing.time_zone) if month else None
-    except ValueError as error:
-        raise ConfigError(f"--month {error}") from None
-    return SuspenseFilter(parsed, project, tuple(ids or ()), reason, decided)
+    chosen = parse_month(app, month) if month else None
+    return SuspenseFilter(chosen, project, tuple(ids or ()), reason, decided)
 
 
 def show_suspense(console: Console, outcome: RunResult[SuspenseRecords]) -> None:
