@@ -202,14 +202,11 @@ def list_responses(
     vault: ObjectStore, source: Source, project: str, period: Period | None = None
 ) -> dict[date, list[str]]:
     """Ids of the raw responses of `period`, by day, oldest first; needs listings only."""
-    suffixes: dict[tuple[date, str], set[str]] = defaultdict(set)
-    for name in _raw_names(vault, source, project, period):
-        suffixes[name.day, name.response_id].add(name.suffix)
-    response_ids: dict[date, list[str]] = defaultdict(list)
-    for (day, response_id), stored in sorted(suffixes.items()):
-        if BODY_SUFFIX in stored and len(stored) > 1:
-            response_ids[day].append(response_id)
-    return dict(response_ids)
+    stored_ids = {
+        day: sorted(response_id for response_id, stored in ids.items() if _is_stored(stored))
+        for day, ids in sorted(_suffixes_by_day(vault, source, project, period).items())
+    }
+    return {day: response_ids for day, response_ids in stored_ids.items() if response_ids}
 
 
 @dataclass(frozen=True)
@@ -225,10 +222,23 @@ def listings(vault: ObjectStore, source: Source, project: str, period: Period) -
 
     A part is newest if no whole response is newer. A response that repeats its predecessor has a receipt only.
     """
+    by_day = _suffixes_by_day(vault, source, project, period)
+    return {(day, response_id): listing for day, ids in by_day.items() for response_id, listing in _listings(ids)}
+
+
+def _suffixes_by_day(
+    vault: ObjectStore, source: Source, project: str, period: Period | None
+) -> dict[date, dict[str, set[str]]]:
+    """The suffixes of the objects of each response id, by day."""
     by_day: dict[date, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for name in _raw_names(vault, source, project, period):
         by_day[name.day][name.response_id].add(name.suffix)
-    return {(day, response_id): listing for day, ids in by_day.items() for response_id, listing in _listings(ids)}
+    return by_day
+
+
+def _is_stored(suffixes: set[str]) -> bool:
+    """Whether these are a body and its receipt."""
+    return BODY_SUFFIX in suffixes and len(suffixes) > 1
 
 
 def _listings(suffixes: Mapping[str, set[str]]) -> Iterator[tuple[str, Listing]]:
@@ -237,7 +247,7 @@ def _listings(suffixes: Mapping[str, set[str]]) -> Iterator[tuple[str, Listing]]
     newest = max(whole, default="")
     repeated = sorted(name for name, stored in suffixes.items() if RECEIPT_SUFFIX in stored)
     for name, stored in suffixes.items():
-        if BODY_SUFFIX in stored and len(stored) > 1:
+        if _is_stored(stored):
             is_current, last = name >= newest, name
             if not is_current and name in whole:
                 following = min(other for other in whole if other > name)
